@@ -1,0 +1,50 @@
+"""Every error that dvfl raises on purpose.
+
+    DvflError
+    ├── SourceError         a video source cannot be opened or read
+    ├── ClipError           a clip has the wrong type, rank, channels or length
+    ├── ArtifactError       a model file is missing, damaged, foreign or too new
+    ├── EngineUnavailable   an engine or device that was asked for cannot be used
+    ├── CheckpointError     a PyTorch checkpoint cannot be read or does not fit the model
+    ├── RecipeError         a training recipe or a data set it names is wrong
+    ├── ExportError         an export could not be made or did not agree with PyTorch
+    └── OutputError         an output file cannot be written
+
+The commands turn each of them into one line on standard error and exit status 2.
+"""
+
+
+class DvflError(Exception):
+    """Base of all errors raised by dvfl: says what was wrong, with which value, and the fix."""
+
+
+class SourceError(DvflError):
+    """A source cannot be opened, or no frame of it can be decoded."""
+
+
+class ClipError(DvflError, ValueError):
+    """A clip handed to the API is not a (T, H, W, 3) uint8 array."""
+
+
+class ArtifactError(DvflError):
+    """A model file is not a readable dvfl artifact."""
+
+
+class EngineUnavailable(DvflError):
+    """An explicitly chosen engine, provider or device cannot be used here."""
+
+
+class CheckpointError(DvflError):
+    """A checkpoint cannot be read or does not fit the model."""
+
+
+class RecipeError(DvflError, ValueError):
+    """A recipe, or a data set that it names, is wrong."""
+
+
+class ExportError(DvflError):
+    """An export could not be made."""
+
+
+class OutputError(DvflError):
+    """An output file cannot be written."""

@@ -1,0 +1,56 @@
+"""What the runtime hands back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """The model's answer for one clip.
+
+    Attributes:
+        label: name of the winning class.
+        class_id: its index in `Recognizer.labels`.
+        confidence: its score, 0 to 1.
+        scores: (num_classes,) float32 softmax scores.
+        top: the `top_k` best (label, score) pairs, best first.
+        start_s: where the clip's window starts on the source's clock, seconds.
+        end_s: where it ends, seconds.
+        latency_ms: from the clip being complete to the scores being there, milliseconds.
+        source: name of the source, "" for `predict`.
+        dropped_frames: frames of a live source dropped since the last prediction.
+    """
+
+    label: str
+    class_id: int
+    confidence: float
+    scores: NDArray[np.float32] = field(repr=False)
+    top: tuple[tuple[str, float], ...] = field(repr=False)
+    start_s: float = 0.0
+    end_s: float = 0.0
+    latency_ms: float = 0.0
+    source: str = ""
+    dropped_frames: int = 0
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One action in [start_s, end_s), from smoothed and merged predictions.
+
+    Attributes:
+        start_s: first moment of the action on the source's clock, seconds.
+        end_s: the moment it is over, seconds.
+        label: name of the class.
+        confidence: mean smoothed score of the class over the segment, 0 to 1.
+        source: name of the source.
+    """
+
+    start_s: float
+    end_s: float
+    label: str
+    confidence: float
+    source: str = ""

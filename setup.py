@@ -1,0 +1,77 @@
+"""All metadata of the distribution; tool settings are in pyproject.toml."""
+
+from pathlib import Path
+
+from setuptools import setup
+
+HERE = Path(__file__).parent
+version: dict[str, str] = {}
+exec((HERE / "dvfl_runtime" / "version.py").read_text(encoding="utf-8"), version)
+
+MEDIA = ["av>=12", "opencv-python-headless>=4.8"]
+TOML = 'tomli>=2; python_version < "3.11"'
+EXTRAS = {
+    "cpu": ["onnxruntime>=1.21", *MEDIA],
+    "gpu": ["onnxruntime-gpu>=1.21", *MEDIA],
+    # cv2, TensorRT and CUDA are JetPack's own; a pip build of them would hide those
+    "jetson": ["av>=12"],
+    "openvino": ["openvino>=2025.0", *MEDIA],
+    "train": ["torch>=2.6", "matplotlib>=3.8", "tqdm>=4.66", TOML, *MEDIA],
+    "export": ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.21", *MEDIA],
+    "bench": ["onnxruntime>=1.21", *MEDIA],
+}
+EXTRAS["dev"] = sorted(
+    {
+        *EXTRAS["openvino"],
+        *EXTRAS["train"],
+        *EXTRAS["export"],
+        *EXTRAS["bench"],
+        "build",
+        "hypothesis",
+        "import-linter",
+        "mypy",
+        "pre-commit",
+        "pytest",
+        "ruff",
+    }
+)
+
+setup(
+    name="dvfl",
+    version=version["__version__"],
+    description="On-device human action recognition in video: train, export, run.",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    package_dir={
+        "dvfl_runtime": "dvfl_runtime",
+        "dvfl_models": "models/dvfl_models",
+        "dvfl_export": "export/dvfl_export",
+        "dvfl_bench": "benchmarks/dvfl_bench",
+    },
+    packages=[
+        "dvfl_runtime",
+        "dvfl_runtime.engines",
+        "dvfl_runtime.sources",
+        "dvfl_models",
+        "dvfl_export",
+        "dvfl_bench",
+    ],
+    package_data={
+        "dvfl_runtime": ["py.typed", "data/*"],
+        "dvfl_models": ["py.typed", "recipes/*.toml", "labels/*.json"],
+        "dvfl_export": ["py.typed"],
+        "dvfl_bench": ["py.typed"],
+    },
+    install_requires=["numpy>=1.23"],
+    extras_require=EXTRAS,
+    entry_points={
+        "console_scripts": [
+            "dvfl-recognize=dvfl_runtime.cli:main",
+            "dvfl-export=dvfl_export.cli:main",
+            "dvfl-train=dvfl_models.cli:main",
+            "dvfl-bench=dvfl_bench.cli:main",
+        ]
+    },
+)
