@@ -43,8 +43,20 @@ class ClipSpec:
     window_s: float = 2.0
 
     def __post_init__(self) -> None:
-        if self.num_frames < 1:
-            raise ValueError(f"num_frames must be >= 1, got {self.num_frames}")
+        for name in ("num_frames", "frame_interval"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not (math.isfinite(self.window_s) and self.window_s > 0):
+            raise ValueError(f"window_s must be a finite number > 0, got {self.window_s}")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if len(values) != 3 or not all(math.isfinite(v) for v in values):
+                raise ValueError(f"{name} must be three finite numbers, got {values}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be > 0, got {self.std}")
+        self._check_geometry()
+
+    def _check_geometry(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size must be (height, width), both >= 1, got {self.size}")
         if self.crop not in get_args(Crop):
@@ -56,16 +68,6 @@ class ClipSpec:
             )
         if self.resize is not None and self.resize < max(self.size):
             raise ValueError(f"resize must be >= the crop {self.size}, got {self.resize}")
-        for name in ("mean", "std"):
-            values = getattr(self, name)
-            if len(values) != 3 or not all(math.isfinite(v) for v in values):
-                raise ValueError(f"{name} must be three finite numbers, got {values}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be > 0, got {self.std}")
-        if self.frame_interval < 1:
-            raise ValueError(f"frame_interval must be >= 1, got {self.frame_interval}")
-        if not (math.isfinite(self.window_s) and self.window_s > 0):
-            raise ValueError(f"window_s must be a finite number > 0, got {self.window_s}")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the spec as JSON-ready values."""
@@ -83,4 +85,7 @@ class ClipSpec:
             raise ValueError(f"unknown ClipSpec fields {unknown}; known are {sorted(names)}")
         if missing := sorted(names - set(values)):
             raise ValueError(f"missing ClipSpec fields {missing}")
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**fields)

@@ -1,0 +1,183 @@
+"""Reading and writing checkpoints: official ones, plain state_dicts and our own."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet, VideoFocalNetConfig
+from dvfl_runtime.errors import CheckpointError
+from dvfl_runtime.files import replacing
+from dvfl_runtime.spec import ClipSpec
+
+StateDict = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        state_dict: weights by official key names.
+        sha256: of the file.
+        config: the network, where the file says it (our own files do).
+        variant: its name, "" if the file does not say it.
+        labels: class names in the order of the logits, empty if the file does not say them.
+        spec: the clips it was trained on, None if the file does not say it.
+        training: data and measured accuracy, as our trainer wrote them.
+        trainer: the optimiser and all else that a resumed training needs; empty in foreign files.
+    """
+
+    state_dict: StateDict
+    sha256: str
+    config: VideoFocalNetConfig | None = None
+    variant: str = ""
+    labels: tuple[str, ...] = ()
+    spec: ClipSpec | None = None
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    trainer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads an official `.pth` ({"model": ...}), a plain state_dict or our own checkpoint.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, a pickle of objects, or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; give the path of a .pth file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        raise CheckpointError(
+            f"{path} holds pickled Python objects or is damaged, and is not loaded because that "
+            f"could run code; save it again as torch.save(model.state_dict(), path)"
+        ) from err
+    except (RuntimeError, EOFError, ValueError, OSError) as err:
+        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
+        raise CheckpointError(f"{path} is not a readable PyTorch checkpoint: {reason}") from err
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a state_dict")
+    state = content.get("model", content)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} holds no state_dict, neither at the top nor under 'model'")
+    about = json.loads(content["dvfl"]) if "dvfl" in content else {}
+    return Checkpoint(
+        state_dict=state,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        config=VideoFocalNetConfig(**about["config"]) if about else None,
+        variant=about.get("variant", ""),
+        labels=tuple(about.get("labels", ())),
+        spec=ClipSpec.from_dict(about["spec"]) if about else None,
+        training=about.get("training", {}),
+        trainer=content.get("trainer", {}),
+    )
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: VideoFocalNet,
+    *,
+    about: Mapping[str, Any],
+    trainer: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes our checkpoint, complete or not at all; readable with `weights_only=True`.
+
+    Args:
+        path: the file.
+        model: its weights and config are stored.
+        about: JSON-ready `variant`, `labels`, `spec`, `training`.
+        trainer: tensors and plain values that a resumed training needs.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    described = {"config": dataclasses.asdict(model.config), **about}
+    content = {"model": model.state_dict(), "dvfl": json.dumps(described)}
+    if trainer is not None:
+        content["trainer"] = dict(trainer)
+    with replacing(path) as part:
+        torch.save(content, part)
+
+
+def load_checkpoint(model: VideoFocalNet, path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads `path` and loads its weights into `model`, strictly.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or with the missing, unexpected and
+            wrong-shape keys and the variant that would fit.
+    """
+    checkpoint = read_checkpoint(path)
+    if report := compare(model.state_dict(), checkpoint.state_dict):
+        fits = matching_variant(checkpoint.state_dict)
+        hint = f"; these weights fit variant {fits!r}" if fits else ""
+        raise CheckpointError(f"{path} does not fit the model: {report}{hint}")
+    model.load_state_dict(checkpoint.state_dict)
+    return checkpoint
+
+
+def compare(wanted: StateDict, given: StateDict) -> str:
+    """Says how two state_dicts differ in keys and shapes; "" if they do not."""
+    wrong = [
+        f"{k} {tuple(given[k].shape)} instead of {tuple(wanted[k].shape)}"
+        for k in wanted
+        if k in given and given[k].shape != wanted[k].shape
+    ]
+    parts = []
+    for what, keys in (
+        ("missing", [k for k in wanted if k not in given]),
+        ("unexpected", [k for k in given if k not in wanted]),
+        ("wrong shape", wrong),
+    ):
+        if keys:
+            more = f", ... ({len(keys)} in all)" if len(keys) > 4 else ""
+            parts.append(f"{what}: {', '.join(keys[:4])}{more}")
+    return "; ".join(parts)
+
+
+def num_classes_of(state: StateDict) -> int | None:
+    """Width of the classification head, None if there is none."""
+    return int(state["head.weight"].shape[0]) if "head.weight" in state else None
+
+
+def matching_variant(state: StateDict) -> str:
+    """Name of the variant that the weights fit exactly, "" if there is none."""
+    num_classes = num_classes_of(state)
+    if num_classes is None:
+        return ""
+    for name, config in VARIANTS.items():
+        with torch.device("meta"):
+            wanted = VideoFocalNet(dataclasses.replace(config, num_classes=num_classes))
+        if not compare(wanted.state_dict(), state):
+            return name
+    return ""
+
+
+def init_from_focalnet(model: nn.Module, state: StateDict) -> dict[str, list[str]]:
+    """Loads what matches of an ImageNet FocalNet (2D) state_dict; the rest keeps its values.
+
+    The spatial part has the same key names (arXiv 2307.06947, section 4.1); the temporal part and
+    the head do not exist in it.
+
+    Returns:
+        "loaded", "not_in_file" and "skipped" (in the file, but absent or of another shape here).
+    """
+    own = model.state_dict()
+    loaded = [k for k, v in state.items() if k in own and own[k].shape == v.shape]
+    model.load_state_dict({k: state[k] for k in loaded}, strict=False)
+    return {
+        "loaded": loaded,
+        "not_in_file": [k for k in own if k not in loaded],
+        "skipped": [k for k in state if k not in loaded],
+    }

@@ -1,0 +1,25 @@
+"""Counting multiply-accumulates."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_macs(model: nn.Module, clip_shape: tuple[int, int, int, int]) -> int:
+    """Multiply-accumulates of one clip through the matrix products and convolutions of `model`.
+
+    Runs on the meta device: no memory, no arithmetic. One MAC is two FLOPs; the official script
+    prints MACs under the label "gflops".
+
+    Args:
+        model: takes (B, T, C, H, W).
+        clip_shape: (T, C, H, W).
+    """
+    shadow = copy.deepcopy(model).to("meta").eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        shadow(torch.empty(1, *clip_shape, device="meta"))
+    return int(counter.get_total_flops()) // 2

@@ -1,0 +1,376 @@
+"""Video-FocalNet (arXiv 2307.06947) and its distilled `nano` form, DVFL-Net (arXiv 2507.12426).
+
+Deviations from the official modules, none of which changes a number at inference:
+
+- Tokens keep the layout (B, T, H, W, C) from the patch embedding to the head; T, H and W are read
+  from the input, nothing is baked in.
+- The temporal convolutions run as (k, 1) convolutions over (B, C, T, H*W) instead of as
+  convolutions over B*H*W sequences of length T. Their weights keep the official shape (C, C, k).
+- Nothing is stored on a module in `forward`: gates and modulators are local values.
+- Stochastic depth drops a block for a whole clip, not for single frames of it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+PATCH_SIZE = 4
+NUM_STAGES = 4
+
+
+@dataclass(frozen=True)
+class VideoFocalNetConfig:
+    """Everything that defines a network; the names are those of the official configuration.
+
+    Attributes:
+        embed_dim: channels of the first stage; each later stage doubles them.
+        depths: blocks in each of the four stages.
+        num_classes: width of the logits.
+        focal_levels: L per stage, the number of context levels.
+        focal_windows: kernel of the first level per stage; each next level adds 2.
+        mlp_ratio: hidden width of the MLP over the stage's width.
+        tubelet_size: frames per patch; 1 embeds each frame by itself.
+        use_conv_embed: overlapped embeddings (7x7 stride 4, then 3x3 stride 2).
+        use_layerscale: scale both residual branches by a learnt vector.
+        layerscale_value: what that vector starts at.
+        use_postln: normalise after a branch instead of before it.
+        use_postln_in_modulation: LayerNorm on the modulated output.
+        normalize_modulator: divide the gathered context by L + 1.
+        drop_path_rate: stochastic depth of the last block; earlier ones grow linearly to it.
+
+    Raises:
+        ValueError: if a value is out of range or two options exclude each other.
+    """
+
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (1, 1, 2, 1)
+    num_classes: int = 101
+    focal_levels: tuple[int, ...] = (2, 2, 2, 2)
+    focal_windows: tuple[int, ...] = (3, 3, 3, 3)
+    mlp_ratio: float = 4.0
+    tubelet_size: int = 1
+    use_conv_embed: bool = False
+    use_layerscale: bool = False
+    layerscale_value: float = 1e-4
+    use_postln: bool = False
+    use_postln_in_modulation: bool = False
+    normalize_modulator: bool = False
+    drop_path_rate: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("depths", "focal_levels", "focal_windows"):
+            values = tuple(getattr(self, name))  # JSON and TOML bring lists
+            object.__setattr__(self, name, values)
+            if len(values) != NUM_STAGES or min(values) < 1:
+                raise ValueError(f"{name} must be {NUM_STAGES} numbers >= 1, got {values}")
+        for name in ("embed_dim", "num_classes", "tubelet_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if any(window % 2 == 0 for window in self.focal_windows):
+            raise ValueError(f"focal_windows must be odd, got {self.focal_windows}")
+        if self.tubelet_size > 1 and self.use_conv_embed:
+            raise ValueError("use_conv_embed works on single frames; set tubelet_size=1 with it")
+        if not 0 <= self.drop_path_rate < 1:
+            raise ValueError(f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}")
+
+
+VARIANTS: dict[str, VideoFocalNetConfig] = {
+    "femto": VideoFocalNetConfig(embed_dim=32, depths=(1, 1, 2, 1)),
+    "pico": VideoFocalNetConfig(embed_dim=48, depths=(1, 1, 2, 1)),
+    "nano": VideoFocalNetConfig(embed_dim=96, depths=(1, 1, 2, 1)),
+    "tiny": VideoFocalNetConfig(embed_dim=96, depths=(2, 2, 6, 2)),
+    "small": VideoFocalNetConfig(embed_dim=96, depths=(2, 2, 18, 2)),
+    "base": VideoFocalNetConfig(embed_dim=128, depths=(2, 2, 18, 2)),
+}
+
+
+def focal_kernels(window: int, levels: int) -> list[int]:
+    """Kernel sizes of the context levels: `window`, `window + 2`, ..."""
+    return [window + 2 * level for level in range(levels)]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drops the branch of a whole clip with probability `rate`."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) -> (B, ...)."""
+        if not self.training or self.rate == 0:
+            return x
+        keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.rate
+        return x * keep / (1 - self.rate)
+
+
+class PatchEmbed(nn.Module):
+    """A strided convolution per frame (or tubelet), then LayerNorm."""
+
+    def __init__(self, in_dim: int, dim: int, config: VideoFocalNetConfig, *, stem: bool) -> None:
+        super().__init__()
+        self.tubelet = config.tubelet_size if stem else 1
+        self.proj: nn.Conv2d | nn.Conv3d
+        stride = PATCH_SIZE if stem else 2
+        if self.tubelet > 1:
+            kernel = (self.tubelet, stride, stride)
+            self.proj = nn.Conv3d(in_dim, dim, kernel, stride=kernel)
+        elif config.use_conv_embed:
+            kernel_size, padding = (7, 2) if stem else (3, 1)
+            self.proj = nn.Conv2d(in_dim, dim, kernel_size, stride=stride, padding=padding)
+        else:
+            self.proj = nn.Conv2d(in_dim, dim, stride, stride=stride)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, C, H, W) -> (B, T', H', W', dim)."""
+        if self.tubelet > 1:
+            x = self.proj(x.transpose(1, 2)).permute(0, 2, 3, 4, 1)  # via (B, C, T, H, W)
+        else:
+            batch, frames = x.shape[:2]
+            x = self.proj(x.flatten(0, 1)).permute(0, 2, 3, 1)  # (B*T, C, H, W) -> (B*T, H, W, C)
+            x = x.reshape(batch, frames, *x.shape[1:])
+        out: Tensor = self.norm(x)
+        return out
+
+
+def gather_context(
+    ctx: Tensor, gates: Tensor, layers: nn.ModuleList | list[nn.Module], dims: tuple[int, ...]
+) -> Tensor:
+    """Hierarchical contextualisation and gated aggregation (arXiv 2307.06947, eq. 5-8).
+
+    Args:
+        ctx: (N, C, *P), the projected tokens.
+        gates: (N, L + 1, *P).
+        layers: the L context layers, each (N, C, *P) -> (N, C, *P), activation included.
+        dims: which dimensions the global context is the mean of.
+
+    Returns:
+        (N, C, *P), the context of all levels.
+    """
+    total = torch.zeros_like(ctx)
+    for level, layer in enumerate(layers):
+        ctx = layer(ctx)
+        total = total + ctx * gates[:, level : level + 1]
+    return total + F.gelu(ctx.mean(dims, keepdim=True)) * gates[:, len(layers) :]
+
+
+class TemporalConv(nn.Conv1d):
+    """A dense convolution over time, computed at all pixels at once."""
+
+    def __init__(self, dim: int, kernel: int) -> None:
+        super().__init__(dim, dim, kernel, padding=kernel // 2, bias=False)
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, C, T, H*W) -> (B, C, T, H*W)."""
+        return F.conv2d(input, self.weight.unsqueeze(-1), padding=(self.kernel_size[0] // 2, 0))
+
+
+class SpatioTemporalFocalModulation(nn.Module):
+    """out = proj(q * spatial modulator * temporal modulator) (arXiv 2307.06947, eq. 9)."""
+
+    def __init__(self, dim: int, window: int, levels: int, config: VideoFocalNetConfig) -> None:
+        super().__init__()
+        self.dim, self.levels = dim, levels
+        self.normalize_modulator = config.normalize_modulator
+        self.f = nn.Linear(dim, 2 * dim + levels + 1)
+        self.h = nn.Conv2d(dim, dim, 1)
+        self.proj = nn.Linear(dim, dim)
+        self.f_temporal = nn.Linear(dim, dim + levels + 1)
+        self.h_temporal = nn.Conv1d(dim, dim, 1)
+        kernels = focal_kernels(window, levels)
+        self.focal_layers = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(dim, dim, k, padding=k // 2, groups=dim, bias=False), nn.GELU())
+            for k in kernels
+        )
+        self.focal_layers_temporal = nn.ModuleList(
+            nn.Sequential(TemporalConv(dim, k), nn.GELU()) for k in kernels
+        )
+        self.ln = nn.LayerNorm(dim) if config.use_postln_in_modulation else None
+
+    def modulators(self, ctx: Tensor, gates: Tensor, temporal: Tensor) -> tuple[Tensor, Tensor]:
+        """The spatial and the temporal modulator, each (B, T, H, W, C).
+
+        Args:
+            ctx: (B, T, H, W, C), spatial context projection.
+            gates: (B, T, H, W, L + 1).
+            temporal: (B, T, H, W, C + L + 1), temporal context projection and gates.
+        """
+        batch, frames, height, width, dim = ctx.shape
+        scale = 1 / (self.levels + 1) if self.normalize_modulator else 1.0
+        # (B, T, H, W, C) -> (B*T, C, H, W), which lies channels last in memory
+        ctx = ctx.flatten(0, 1).permute(0, 3, 1, 2)
+        gates = gates.flatten(0, 1).permute(0, 3, 1, 2)
+        spatial = gather_context(ctx, gates, self.focal_layers, (2, 3)) * scale
+        spatial = self.h(spatial).permute(0, 2, 3, 1).reshape(batch, frames, height, width, dim)
+        # (B, T, H, W, C) -> (B, C, T, H*W)
+        temporal = temporal.flatten(2, 3).permute(0, 3, 1, 2)
+        ctx, gates = torch.split(temporal, [dim, self.levels + 1], dim=1)
+        across = gather_context(ctx, gates, self.focal_layers_temporal, (2,)) * scale
+        across = F.conv2d(across, self.h_temporal.weight.unsqueeze(-1), self.h_temporal.bias)
+        return spatial, across.permute(0, 2, 3, 1).reshape(batch, frames, height, width, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, H, W, C) -> (B, T, H, W, C)."""
+        q, ctx, gates = torch.split(self.f(x), [self.dim, self.dim, self.levels + 1], dim=-1)
+        spatial, across = self.modulators(ctx, gates, self.f_temporal(x))
+        x = q * spatial * across
+        if self.ln is not None:
+            x = self.ln(x)
+        out: Tensor = self.proj(x)
+        return out
+
+
+class Mlp(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., C) -> (..., C)."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class Block(nn.Module):
+    """Modulation and MLP, each in a residual branch."""
+
+    def __init__(
+        self, dim: int, window: int, levels: int, config: VideoFocalNetConfig, drop_path: float
+    ) -> None:
+        super().__init__()
+        self.postln = config.use_postln
+        self.norm1 = nn.LayerNorm(dim)
+        self.modulation = SpatioTemporalFocalModulation(dim, window, levels, config)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+        self.gamma_1: nn.Parameter | None = None
+        self.gamma_2: nn.Parameter | None = None
+        if config.use_layerscale:
+            self.gamma_1 = nn.Parameter(torch.full((dim,), config.layerscale_value))
+            self.gamma_2 = nn.Parameter(torch.full((dim,), config.layerscale_value))
+
+    def branch(
+        self, x: Tensor, norm: nn.Module, layer: nn.Module, gamma: nn.Parameter | None
+    ) -> Tensor:
+        """One residual branch: normalisation before or after `layer`, then LayerScale."""
+        out: Tensor = norm(layer(x)) if self.postln else layer(norm(x))
+        dropped: Tensor = self.drop_path(out if gamma is None else gamma * out)
+        return dropped
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, H, W, C) -> (B, T, H, W, C)."""
+        x = x + self.branch(x, self.norm1, self.modulation, self.gamma_1)
+        return x + self.branch(x, self.norm2, self.mlp, self.gamma_2)
+
+
+class Stage(nn.Module):
+    """Blocks of one width, then the embedding into the next."""
+
+    def __init__(
+        self, index: int, config: VideoFocalNetConfig, drop_paths: Iterator[float]
+    ) -> None:
+        super().__init__()
+        dim = config.embed_dim * 2**index
+        self.blocks = nn.ModuleList(
+            Block(dim, config.focal_windows[index], config.focal_levels[index], config, rate)
+            for _, rate in zip(range(config.depths[index]), drop_paths, strict=False)
+        )
+        self.downsample = None
+        if index + 1 < NUM_STAGES:
+            self.downsample = PatchEmbed(dim, 2 * dim, config, stem=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, H, W, C) -> (B, T, H/2, W/2, 2C), or unchanged in shape in the last stage."""
+        for block in self.blocks:
+            x = block(x)
+        if self.downsample is not None:
+            x = self.downsample(x.permute(0, 1, 4, 2, 3))  # to (B, T, C, H, W)
+        return x
+
+
+class VideoFocalNet(nn.Module):
+    """The classifier: patch embedding, four stages, LayerNorm, mean over pixels and frames, head.
+
+    The same module serves any number of frames and any picture of at least 32 x 32 px.
+    """
+
+    def __init__(self, config: VideoFocalNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        last = max(sum(config.depths) - 1, 1)
+        rates = iter(config.drop_path_rate * block / last for block in range(last + 1))
+        self.patch_embed = PatchEmbed(3, config.embed_dim, config, stem=True)
+        self.layers = nn.ModuleList(Stage(index, config, rates) for index in range(NUM_STAGES))
+        dim = config.embed_dim * 2 ** (NUM_STAGES - 1)
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, config.num_classes)
+        init_weights(self, "official")
+
+    def forward_stages(self, clip: Tensor) -> list[Tensor]:
+        """Tokens after each of the four stages, each (B, T, H, W, C).
+
+        Args:
+            clip: (B, T, 3, H, W) float, normalised.
+        """
+        x = self.patch_embed(clip)
+        stages = []
+        for stage in self.layers:
+            x = stage(x)
+            stages.append(x)
+        return stages
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """Logits of normalised clips: (B, T, 3, H, W) float -> (B, num_classes)."""
+        x = self.norm(self.forward_stages(clip)[-1])
+        out: Tensor = self.head(x.mean((1, 2, 3)))
+        return out
+
+
+def init_weights(model: nn.Module, scheme: str) -> None:
+    """Initialises all Linear layers; the convolutions keep PyTorch's own initialisation.
+
+    Args:
+        model: changed in place.
+        scheme: "official" (truncated normal, 0.02) or "xavier" (Xavier uniform). The modulation is
+            a product of three projections: from 0.02 it starts on a plateau, so networks trained
+            from scratch learn two to three times sooner from "xavier" (measured; models/README).
+
+    Raises:
+        ValueError: if the scheme is unknown.
+    """
+    if scheme not in ("official", "xavier"):
+        raise ValueError(f"init must be 'official' or 'xavier', got {scheme!r}")
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            if scheme == "xavier":
+                nn.init.xavier_uniform_(module.weight)
+            else:
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            nn.init.zeros_(module.bias)
+
+
+def build_model(
+    variant: str, *, num_classes: int = 101, drop_path_rate: float = 0.0
+) -> VideoFocalNet:
+    """Builds a variant by name with official initialisation.
+
+    Raises:
+        ValueError: if the variant is unknown.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown variant {variant!r}; known are {', '.join(VARIANTS)}")
+    config = dataclasses.replace(
+        VARIANTS[variant], num_classes=num_classes, drop_path_rate=drop_path_rate
+    )
+    return VideoFocalNet(config)
