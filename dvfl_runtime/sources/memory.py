@@ -1,0 +1,105 @@
+"""Frames that are in memory already, or that the caller's own code makes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.errors import ClipError, SourceError
+from dvfl_runtime.sources.frame import Frame
+
+
+class MemorySource:
+    """An (N, H, W, 3) uint8 array, or an iterable of (H, W, 3) uint8 arrays or Frames.
+
+    Arrays have no timestamps: frame `i` is at `i / fps`. Frames keep their times. The arrays are
+    handed on as they are, not copied.
+
+    Args:
+        items: the frames.
+        fps: the clock of arrays, frames per second.
+
+    Raises:
+        ClipError: if an array of frames has another type, rank or number of channels.
+    """
+
+    name = "frames"
+    live = False
+
+    def __init__(self, items: NDArray[Any] | Iterable[NDArray[Any] | Frame], fps: float) -> None:
+        self.duration_s: float | None = None
+        if isinstance(items, np.ndarray):
+            _check_array(items)
+            self.duration_s = len(items) / fps
+        self._items = items
+        self._fps = fps
+        self.rewindable = iter(items) is not items
+        self._used = False
+        self._closed = threading.Event()
+
+    def frames(self) -> Iterator[Frame]:
+        """Yields the frames.
+
+        Raises:
+            SourceError: if there is none, or an iterator is asked for its frames a second time.
+            ClipError: if one is not an (H, W, 3) uint8 array or its time does not increase.
+        """
+        if self._closed.is_set():
+            raise SourceError("the frames are closed; open them again with open_source(...)")
+        if self._used and not self.rewindable:
+            raise SourceError(
+                "an iterator of frames can be read only once; pass a list or an array to read twice"
+            )
+        self._used = True
+        last_s = -math.inf
+        index = -1
+        for index, item in enumerate(self._items):
+            if self._closed.is_set():
+                return
+            frame = self._frame(item, index)
+            if not last_s < frame.time_s < math.inf:
+                raise ClipError(
+                    f"frame {index}: time_s {frame.time_s} is not after {last_s}, the time of the "
+                    f"frame before; pass frames in the order of time"
+                )
+            last_s = frame.time_s
+            yield frame
+        if index < 0:
+            raise SourceError("no frames: the array or iterable is empty; pass at least one frame")
+
+    def close(self) -> None:
+        """Ends a running `frames()` before its next frame; the caller's iterable stays open."""
+        self._closed.set()
+
+    def _frame(self, item: object, index: int) -> Frame:
+        if isinstance(item, Frame):
+            _check_image(item.image, index)
+            return dataclasses.replace(item, index=index)
+        return Frame(_check_image(item, index), index / self._fps, index)
+
+
+def _check_array(frames: NDArray[Any]) -> None:
+    if frames.ndim != 4 or frames.shape[-1] != 3:
+        hint = "; pass image[None] for a single picture" if frames.ndim == 3 else ""
+        raise ClipError(f"frames must have the shape (N, H, W, 3), got {frames.shape}{hint}")
+    if frames.dtype != np.uint8:
+        raise ClipError(f"frames must be uint8 RGB from 0 to 255, got {frames.dtype}")
+
+
+def _check_image(image: object, index: int) -> NDArray[np.uint8]:
+    if not isinstance(image, np.ndarray):
+        raise ClipError(
+            f"frame {index} must be an (H, W, 3) uint8 NumPy array or a Frame, "
+            f"got {type(image).__name__}"
+        )
+    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
+        raise ClipError(f"frame {index} must have the shape (H, W, 3), got {image.shape}")
+    if image.dtype != np.uint8:
+        raise ClipError(f"frame {index} must be uint8 RGB from 0 to 255, got {image.dtype}")
+    return image

@@ -1,0 +1,69 @@
+"""Small videos for tests, written with PyAV, and the folder of real clips."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+SHARED_CLIPS = Path(__file__).resolve().parents[1].parent / "shared" / "clips"
+
+
+def shared_clip(name: str) -> Path:
+    """Returns the path of a real clip, or skips the test where the clips are not installed."""
+    path = SHARED_CLIPS / name
+    if not path.is_file():
+        pytest.skip(f"needs the real clip {path}")
+    return path
+
+
+def pictures(count: int, height: int = 64, width: int = 96) -> Iterable[NDArray[np.uint8]]:
+    """Yields noise with a bright bar that moves right by two pixels per picture."""
+    for i in range(count):
+        image = np.random.default_rng(i).integers(0, 60, (height, width, 3), np.uint8)
+        left = 2 * i % (width - 6)
+        image[:, left : left + 6] = 250
+        yield image
+
+
+def write_video(
+    path: Path,
+    images: Iterable[NDArray[np.uint8]],
+    *,
+    codec: str = "libx264",
+    ticks: Sequence[int] | None = None,
+    time_base: Fraction = Fraction(1, 25),
+    pix_fmt: str = "yuv420p",
+    options: dict[str, str] | None = None,
+) -> Path:
+    """Writes a video; `ticks` are its timestamps in `time_base`, 0, 1, 2 ... unless given."""
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream(codec, rate=25, options={"g": "15", **(options or {})})
+        stream.codec_context.time_base = time_base
+        stream.pix_fmt = pix_fmt
+        for i, image in enumerate(images):
+            if i == 0:
+                stream.height, stream.width = image.shape[:2]
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts = ticks[i] if ticks else i
+            frame.time_base = time_base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def damage_packets(path: Path, numbers: Iterable[int]) -> Path:
+    """Overwrites the content of the given packets of a video with 0xff bytes, in place."""
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for number in numbers:
+        start, size = packets[number]
+        data[start + 4 : start + size] = b"\xff" * (size - 4)
+    path.write_bytes(data)
+    return path
