@@ -1,0 +1,151 @@
+"""From a decoded picture to what the model sees: resize and crop, written once for all users.
+
+Training's validation, int8 calibration, export verification and the device call these same
+functions. `crop="center"` never antialiases, because the official pipeline does not and its weights
+were trained on that; `crop="letterbox"` averages over areas when it shrinks, so that a camera of
+any resolution gives a small input the same picture.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.errors import ClipError, DvflError
+from dvfl_runtime.spec import ClipSpec
+
+Image = NDArray[np.uint8]
+
+MAX_ASPECT = 100  # beyond it a resized picture would need gigabytes; no camera is that wide
+
+
+def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
+    """Returns (width, height), px, of a picture scaled so that its short side is `short_side`."""
+    scale = short_side / min(width, height)
+    if width <= height:
+        return short_side, int(height * scale + 0.5)
+    return int(width * scale + 0.5), short_side
+
+
+def preprocess_frame(image: Image, spec: ClipSpec) -> Image:
+    """Resizes and crops one picture to the model's input.
+
+    Args:
+        image: (h, w, 3) RGB uint8 of any size.
+        spec: the model's contract.
+
+    Returns:
+        (H, W, 3) RGB uint8, in memory of its own.
+
+    Raises:
+        ClipError: if the picture is not an (h, w, 3) uint8 array.
+        DvflError: if OpenCV is not installed.
+    """
+    check_image(image)
+    height, width = image.shape[:2]
+    if spec.resize is None:
+        return _letterbox(image, spec)
+    resized = _resize(image, resized_size(width, height, spec.resize))
+    (h, w), (rh, rw) = spec.size, resized.shape[:2]
+    y, x = (rh - h) // 2, (rw - w) // 2
+    return resized[y : y + h, x : x + w].copy()
+
+
+def preprocess_clip(clip: Image, spec: ClipSpec) -> Image:
+    """Preprocesses each frame of a clip: (T, h, w, 3) -> (T, H, W, 3).
+
+    Raises:
+        ClipError: if the clip is not (T, h, w, 3) uint8 with T = `spec.num_frames`.
+        DvflError: if OpenCV is not installed.
+    """
+    check_clip(clip, spec)
+    return np.stack([preprocess_frame(image, spec) for image in clip])
+
+
+def spatial_views(image: Image, spec: ClipSpec, views: int) -> list[Image]:
+    """Cuts the spatial views that the published evaluation averages over.
+
+    Args:
+        image: (h, w, 3) RGB uint8.
+        spec: the model's contract.
+        views: 1 for the spec's own crop; 3 for the official three-crop: the short side scaled to
+            the crop size, then crops at the left, right and middle of the long side.
+
+    Returns:
+        `views` pictures (H, W, 3).
+
+    Raises:
+        ValueError: if `views` is neither 1 nor 3, or is 3 for a model whose input is not square.
+        ClipError: if the picture is not an (h, w, 3) uint8 array.
+        DvflError: if OpenCV is not installed.
+    """
+    if views == 1:
+        return [preprocess_frame(image, spec)]
+    if views != 3:
+        raise ValueError(f"spatial views must be 1 or 3, got {views}")
+    side = spec.size[0]
+    if spec.size != (side, side):
+        raise ValueError(f"3 spatial views need a square input, this model's is {spec.size}")
+    check_image(image)
+    resized = _resize(image, resized_size(image.shape[1], image.shape[0], side))
+    rh, rw = resized.shape[:2]
+    step_y, step_x = (rh - side) // 2, (rw - side) // 2  # one of them is 0
+    corners = [(k * step_y, k * step_x) for k in (0, 2, 1)]
+    return [resized[y : y + side, x : x + side].copy() for y, x in corners]
+
+
+def check_image(image: object) -> None:
+    """Raises ClipError unless `image` is an (h, w, 3) uint8 array that can be resized."""
+    if not isinstance(image, np.ndarray):
+        raise ClipError(f"a frame must be a numpy array (H, W, 3), got {type(image).__name__}")
+    if image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
+        raise ClipError(f"a frame must be RGB with shape (H, W, 3), got shape {image.shape}")
+    if image.dtype != np.uint8:
+        raise ClipError(f"a frame must be uint8 in 0-255, got dtype {image.dtype}; convert it")
+    short, long = sorted(image.shape[:2])
+    if long > MAX_ASPECT * short:
+        raise ClipError(f"a frame of {image.shape[1]}x{image.shape[0]} px is too narrow to resize")
+
+
+def check_clip(clip: object, spec: ClipSpec) -> None:
+    """Raises ClipError unless `clip` is a (T, h, w, 3) uint8 array with the model's T."""
+    wanted = f"({spec.num_frames}, H, W, 3)"
+    if not isinstance(clip, np.ndarray):
+        raise ClipError(f"a clip must be a numpy array {wanted}, got {type(clip).__name__}")
+    if clip.ndim != 4 or clip.shape[3] != 3:
+        raise ClipError(f"a clip must be RGB with shape {wanted}, got shape {clip.shape}")
+    if clip.dtype != np.uint8:
+        raise ClipError(f"a clip must be uint8 in 0-255, got dtype {clip.dtype}; convert it")
+    if len(clip) != spec.num_frames:
+        raise ClipError(
+            f"this model takes {spec.num_frames} frames, got {len(clip)}; pick them with "
+            f"sampling.uniform_indices, or hand the whole video to classify() or stream()"
+        )
+    check_image(clip[0])
+
+
+def _letterbox(image: Image, spec: ClipSpec) -> Image:
+    height, width = image.shape[:2]
+    h, w = spec.size
+    scale = min(w / width, h / height)
+    rw = min(w, max(1, int(width * scale + 0.5)))
+    rh = min(h, max(1, int(height * scale + 0.5)))
+    canvas = np.empty((h, w, 3), np.uint8)
+    canvas[:] = np.clip(np.rint(spec.mean), 0, 255).astype(np.uint8)
+    y, x = (h - rh) // 2, (w - rw) // 2
+    canvas[y : y + rh, x : x + rw] = _resize(image, (rw, rh), antialias=scale < 1)
+    return canvas
+
+
+def _resize(image: Image, size: tuple[int, int], *, antialias: bool = False) -> Image:
+    """Scales to `size` = (width, height): bilinear with half-pixel centres, or by area means."""
+    try:
+        import cv2
+    except ImportError as err:
+        raise DvflError(
+            "OpenCV (cv2) is not importable and frames cannot be resized without it; "
+            "run: pip install 'dvfl[cpu]' (on a Jetson use JetPack's own OpenCV)"
+        ) from err
+    how = cv2.INTER_AREA if antialias else cv2.INTER_LINEAR
+    out = cv2.resize(np.ascontiguousarray(image), size, interpolation=how)
+    return np.asarray(out, np.uint8)

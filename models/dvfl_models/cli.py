@@ -1,0 +1,73 @@
+"""The command `dvfl-train`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from dvfl_models.recipe import read_recipe, recipe_names
+from dvfl_models.train import Trainer
+from dvfl_runtime.errors import DvflError
+from dvfl_runtime.version import __version__
+
+EPILOG = """\
+examples:
+  dvfl-train actions5_pretrain
+        train a bundled recipe; everything lands in runs/actions5_pretrain
+  dvfl-train actions5_pretrain --resume
+        go on after a stop: the result is the one of an uninterrupted run
+  dvfl-train my.toml --set optim.steps=100 --set optim.lr=5e-4 --out /tmp/try
+        a recipe of your own, with changes
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `dvfl-train`."""
+    out = argparse.ArgumentParser(
+        prog="dvfl-train",
+        description="Train a Video-FocalNet from a TOML recipe.",
+        epilog=f"{EPILOG}\nbundled recipes: {', '.join(recipe_names())}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("recipe", help="name of a bundled recipe, or a .toml file")
+    out.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value"
+    )
+    out.add_argument("--resume", action="store_true", help="go on from the folder's last.pth")
+    out.add_argument("--out", type=Path, help="folder of the run (default: runs/<recipe's name>)")
+    out.add_argument("--workers", type=int, default=1, help="processes that make clips (default 1)")
+    out.add_argument("--threads", type=int, help="threads of the training (default: PyTorch's)")
+    out.add_argument("--version", action="version", version=f"dvfl {__version__}")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="dvfl-train: %(message)s")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        recipe = read_recipe(args.recipe, args.set)
+        folder = args.out or Path("runs") / recipe.name
+        trainer = Trainer(recipe, folder, resume=args.resume)
+        confusions = trainer.run(workers=args.workers, progress=sys.stderr.isatty())
+    except DvflError as err:
+        print(f"dvfl-train: error: {err}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dvfl-train: stopped; go on with --resume", file=sys.stderr)
+        return 130
+    for name, confusion in confusions.items():
+        print(f"{name}: {confusion.accuracy:.1%} of {confusion.clips} clips")
+    print(f"wrote {folder / 'final.pth'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
