@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -54,3 +55,28 @@ class Segment:
     label: str
     confidence: float
     source: str = ""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What really runs, as opposed to what was asked for.
+
+    Attributes:
+        model: path of the model file, or the artifact's name where there is no file.
+        name: the artifact's own name.
+        engine: such as "onnxruntime".
+        provider: what inside the engine executes, such as "CPUExecutionProvider".
+        device: "cpu" or "cuda".
+        precision: "fp32", "fp16" or "int8".
+        fused_ops: custom operators that run by a native kernel.
+        versions: of dvfl, of the engine and of the tools that made the model file.
+    """
+
+    model: str
+    name: str
+    engine: str
+    provider: str
+    device: str
+    precision: str
+    fused_ops: tuple[str, ...]
+    versions: Mapping[str, str]

@@ -1,0 +1,45 @@
+"""On-device recognition of human actions in video.
+
+from dvfl_runtime import Recognizer
+
+with Recognizer() as recognizer:
+    for segment in recognizer.segments("video.mp4"):
+        print(segment.start_s, segment.end_s, segment.label)
+"""
+
+from dvfl_runtime.artifact import Artifact
+from dvfl_runtime.engines.fake import FakeEngine
+from dvfl_runtime.errors import (
+    ArtifactError,
+    ClipError,
+    DvflError,
+    EngineUnavailable,
+    OutputError,
+    SourceError,
+)
+from dvfl_runtime.recognizer import Recognizer
+from dvfl_runtime.results import Info, Prediction, Segment
+from dvfl_runtime.smoothing import Smoothing
+from dvfl_runtime.sources import Frame, Source
+from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.version import __version__
+
+__all__ = [
+    "Artifact",
+    "ArtifactError",
+    "ClipError",
+    "ClipSpec",
+    "DvflError",
+    "EngineUnavailable",
+    "FakeEngine",
+    "Frame",
+    "Info",
+    "OutputError",
+    "Prediction",
+    "Recognizer",
+    "Segment",
+    "Smoothing",
+    "Source",
+    "SourceError",
+    "__version__",
+]

@@ -1,0 +1,142 @@
+"""ONNX Runtime, on the CPU or on CUDA, without silent fallback from one to the other.
+
+CUDA has not yet been run on a GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.engines.cpus import usable_cpus
+from dvfl_runtime.engines.cuda import cuda_problem
+from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
+
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+INPUT, OUTPUT = "clip", "logits"
+
+
+def open_engine(
+    path: str | os.PathLike[str], device: str, num_threads: int | None
+) -> OnnxRuntimeEngine:
+    """Loads a model file into ONNX Runtime; see `dvfl_runtime.engines.open_engine`."""
+    ort = _import()
+    chosen = _device(ort, device)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = num_threads or usable_cpus()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what is fatal also raises, and is reported from there
+    if chosen != "cpu":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    provider = PROVIDERS[chosen]
+    try:
+        session = ort.InferenceSession(os.fspath(path), options, providers=[provider])
+    except Exception as err:  # its exceptions share no base of their own
+        if chosen != "cpu":
+            raise EngineUnavailable(
+                f"onnxruntime cannot run {Path(path)} on {chosen}: {_first_line(err)}; "
+                f"pass device='cpu'"
+            ) from err
+        raise ArtifactError(
+            f"onnxruntime {ort.__version__} cannot load model {Path(path)}: {_first_line(err)}; "
+            f"copy or export it again, or upgrade onnxruntime"
+        ) from err
+    if session.get_providers()[0] != provider:
+        raise EngineUnavailable(
+            f"onnxruntime fell back from {provider} to {session.get_providers()[0]}; "
+            f"pass device='cpu' if that is meant"
+        )
+    _check_signature(session, path)
+    return OnnxRuntimeEngine(session, ort.__version__, chosen, os.fspath(path))
+
+
+class OnnxRuntimeEngine:
+    """An ONNX Runtime session as an `Engine`."""
+
+    name = "onnxruntime"
+    fused_ops: tuple[str, ...] = ()
+
+    def __init__(self, session: Any, version: str, device: str, path: str) -> None:
+        self.version: str = version
+        self.device: str = device
+        self.provider: str = session.get_providers()[0]
+        self.clip_shape = _static(session.get_inputs()[0].shape)
+        self.num_classes = _static(session.get_outputs()[0].shape)[-1]
+        self._path = path
+        self._session: Any = session
+
+    def run(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Executes the graph: (B, T, H, W, 3) uint8 -> (B, num_classes) float32 logits.
+
+        Raises:
+            ArtifactError: if the graph fails.
+            DvflError: after `close`.
+        """
+        session = self._session
+        if session is None:
+            raise DvflError("this engine is closed; open another one")
+        try:
+            logits = session.run([OUTPUT], {INPUT: np.ascontiguousarray(clips)})[0]
+        except Exception as err:  # its exceptions share no base of their own
+            raise ArtifactError(
+                f"model {self._path} fails on clips of shape {clips.shape}: {_first_line(err)}"
+            ) from err
+        return np.asarray(logits, np.float32)
+
+    def close(self) -> None:
+        """Releases the session once running calls are done; further calls do nothing."""
+        self._session = None
+
+
+def _import() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError as err:
+        raise EngineUnavailable(
+            "onnxruntime is not importable; run: pip install 'dvfl[cpu]' "
+            "(or 'dvfl[gpu]' for an NVIDIA GPU)"
+        ) from err
+    module: ModuleType = onnxruntime
+    return module
+
+
+def _device(ort: ModuleType, device: str) -> str:
+    """Returns "cpu" or "cuda", and raises if CUDA was asked for and cannot be had."""
+    if device == "cpu":
+        return device
+    has_cuda = PROVIDERS["cuda"] in ort.get_available_providers()
+    problem = cuda_problem() if has_cuda else "this onnxruntime is built without CUDA"
+    if device == "auto":
+        return "cpu" if problem else "cuda"
+    if not has_cuda:
+        raise EngineUnavailable(
+            f"device 'cuda': {problem}; run: pip uninstall onnxruntime; pip install 'dvfl[gpu]'"
+        )
+    if problem:
+        raise EngineUnavailable(f"device 'cuda': {problem}; pass device='cpu'")
+    return "cuda"
+
+
+def _check_signature(session: Any, path: str | os.PathLike[str]) -> None:
+    """Raises unless the graph is clip: uint8 (B, T, H, W, 3) -> logits: float32 (B, N)."""
+    inputs = [(i.name, i.type, len(i.shape)) for i in session.get_inputs()]
+    outputs = [(o.name, o.type, len(o.shape)) for o in session.get_outputs()]
+    wanted = [(INPUT, "tensor(uint8)", 5)], [(OUTPUT, "tensor(float)", 2)]
+    if (inputs, outputs) != wanted:
+        raise ArtifactError(
+            f"cannot use model {Path(path)}: its graph maps {inputs} to {outputs}, "
+            f"wanted {wanted[0]} to {wanted[1]}; export it with dvfl-export"
+        )
+
+
+def _static(shape: list[Any]) -> tuple[int | None, ...]:
+    return tuple(n if isinstance(n, int) else None for n in shape)
+
+
+def _first_line(err: Exception) -> str:
+    return (str(err).strip() or type(err).__name__).splitlines()[0]

@@ -1,0 +1,130 @@
+"""The clips of the published evaluation protocol, cut from a whole trimmed video."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.errors import SourceError
+from dvfl_runtime.preprocess import spatial_views
+from dvfl_runtime.sampling import uniform_indices
+from dvfl_runtime.sources import Frame, Source
+from dvfl_runtime.spec import ClipSpec
+
+Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Views:
+    """How many views of a video are averaged.
+
+    Attributes:
+        temporal: clips along time.
+        spatial: crops of each, 1 or 3.
+    """
+
+    temporal: int = 1
+    spatial: int = 1
+
+    @classmethod
+    def parse(cls, views: int | str) -> Views:
+        """Reads 1, or "4x3" for 4 temporal times 3 spatial views.
+
+        Raises:
+            ValueError: if it is neither, or the spatial views are not 1 or 3.
+        """
+        match = re.fullmatch(r"([1-9][0-9]{0,2})(?:x([13]))?", str(views))
+        if match is None:
+            raise ValueError(
+                f'views must be 1 or "TxS" with S of 1 or 3, like "4x3", got {views!r}'
+            )
+        return cls(int(match[1]), int(match[2] or 1))
+
+
+@dataclass(frozen=True, eq=False)
+class WholeVideo:
+    """The clips of a whole video.
+
+    Attributes:
+        clips: temporal x spatial clips, each (T, H, W, 3) uint8.
+        start_s: time of the first frame.
+        end_s: time at which the last frame has been shown.
+        source: name of the source.
+    """
+
+    clips: list[Image]
+    start_s: float
+    end_s: float
+    source: str
+
+
+def sample_video(source: Source, spec: ClipSpec, views: Views) -> WholeVideo:
+    """Picks frames uniformly over all the frames that can really be decoded.
+
+    A rewindable source is decoded twice, so that only the picked frames are in memory. Of another
+    one every preprocessed frame is kept until its end is known.
+
+    Raises:
+        SourceError: if the source is live, or no frame can be decoded.
+        ClipError: if a frame is not (H, W, 3) uint8.
+    """
+    if source.live:
+        raise SourceError(f"{source.name} is live and has no end; use stream() instead")
+    times: list[float] = []
+    cut: dict[int, list[Image]] = {}  # frame number -> its spatial views
+    wanted: set[int] | None = None
+    if source.rewindable:
+        with closing(frames_of(source)) as frames:
+            times = [frame.time_s for frame in frames]
+        wanted = {int(i) for row in _rows(len(times), spec, views) for i in row}
+    with closing(frames_of(source)) as frames:
+        for n, frame in enumerate(frames):
+            if wanted is None:
+                times.append(frame.time_s)
+            if wanted is None or n in wanted:
+                cut[n] = spatial_views(frame.image, spec, views.spatial)
+    if wanted is not None and len(cut) < len(wanted):
+        raise SourceError(f"{source.name} gave fewer frames when it was read again; copy it first")
+    rows = _rows(len(times), spec, views)
+    clips = [np.stack([cut[int(i)][s] for i in row]) for row in rows for s in range(views.spatial)]
+    return WholeVideo(clips, times[0], times[-1] + _interval(times, spec), source.name)
+
+
+def frames_of(source: Source) -> Generator[Frame, None, None]:
+    """Yields the frames of a source; closing this ends the source's own pass at once.
+
+    Raises:
+        SourceError: if there is none.
+    """
+    frames = source.frames()
+    count = 0
+    try:
+        for frame in frames:
+            yield frame
+            count += 1
+    finally:
+        if isinstance(frames, Generator):
+            frames.close()
+    if count == 0:
+        raise SourceError(f"{source.name} has no frames; check that it is a video")
+
+
+def _rows(total: int, spec: ClipSpec, views: Views) -> list[NDArray[np.int64]]:
+    """Returns the (T,) frame indices of each temporal view."""
+    return [
+        uniform_indices(
+            total, spec.num_frames, spec.frame_interval, view=k, num_views=views.temporal
+        )
+        for k in range(views.temporal)
+    ]
+
+
+def _interval(times: list[float], spec: ClipSpec) -> float:
+    if len(times) < 2:
+        return spec.window_s / spec.num_frames
+    return float(np.median(np.diff(times)))

@@ -1,0 +1,87 @@
+"""Which frames make a clip: pure functions of counts and times."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+
+def uniform_indices(
+    total_frames: int,
+    num_frames: int,
+    frame_interval: int = 1,
+    *,
+    view: int = 0,
+    num_views: int = 1,
+) -> NDArray[np.int64]:
+    """Picks frames spread evenly over a trimmed video, as the official validation does.
+
+    The video is cut into `num_frames` equal parts; temporal view k of K takes the frame at
+    (k + 0.5) / K of each part, so the only view of one is the centre.
+
+    Args:
+        total_frames: frames that were really decoded, not what a header claims.
+        num_frames: T.
+        frame_interval: the official sampler's interval, frames.
+        view: k, counted from 0.
+        num_views: K.
+
+    Returns:
+        (T,) indices in [0, total_frames), not decreasing; all 0 if the video is shorter than
+        the interval.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+    for name, value in (
+        ("total_frames", total_frames),
+        ("num_frames", num_frames),
+        ("frame_interval", frame_interval),
+        ("num_views", num_views),
+    ):
+        if value < 1:
+            raise ValueError(f"{name} must be >= 1, got {value}")
+    if not 0 <= view < num_views:
+        raise ValueError(f"view must be in [0, {num_views}), got {view}")
+    if total_frames <= frame_interval - 1:
+        return np.zeros(num_frames, np.int64)
+    part = (total_frames - frame_interval + 1) / num_frames
+    offset = part / 2 if num_views == 1 else part * (view + 0.5) / num_views
+    indices = (np.arange(num_frames) * part + offset).astype(np.int64)
+    return np.clip(indices, 0, total_frames - 1)
+
+
+def window_targets(start_s: float, window_s: float, num_frames: int) -> NDArray[np.float64]:
+    """Returns the (T,) centres, seconds, of the T equal parts of [start_s, start_s + window_s).
+
+    Raises:
+        ValueError: if `num_frames` < 1 or `window_s` <= 0.
+    """
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be >= 1, got {num_frames}")
+    if not window_s > 0:
+        raise ValueError(f"window_s must be > 0, got {window_s}")
+    centres = (np.arange(num_frames, dtype=np.float64) + 0.5) * (window_s / num_frames)
+    return np.asarray(start_s + centres, np.float64)
+
+
+def nearest(times: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
+    """Returns, for each of the (T,) targets, the index of the time nearest to it.
+
+    Of two equally near times the earlier wins. This is what makes clips independent of the
+    frame rate: a pick is never further than half a frame interval from its target.
+
+    Args:
+        times: (N,) seconds, not decreasing.
+        targets: (T,) seconds.
+
+    Raises:
+        ValueError: if there are no times.
+    """
+    t = np.asarray(times, np.float64)
+    wanted = np.asarray(targets, np.float64)
+    if t.size == 0:
+        raise ValueError("times must not be empty")
+    after = np.clip(np.searchsorted(t, wanted, side="left"), 0, t.size - 1)
+    before = np.maximum(after - 1, 0)
+    return np.where(np.abs(wanted - t[before]) <= np.abs(t[after] - wanted), before, after)

@@ -1,0 +1,209 @@
+"""From one prediction per window to stable segments: numbers in, numbers out, no video.
+
+    scores -> EMA -> hysteresis -> minimum duration -> Segment
+
+Windows overlap, so each speaks only for its slot: from midway to the previous window's centre
+until midway to the next one's. The first slot begins with the first window and the last one ends
+with the last window. Slots touch, except at a gap in time, which also ends a segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.results import Prediction, Segment
+
+Scores = NDArray[np.float64]
+
+EPS_S = 1e-6  # times that are equal may differ by rounding
+
+
+@dataclass(frozen=True)
+class Smoothing:
+    """How strongly predictions are smoothed.
+
+    Attributes:
+        alpha: weight of the newest window in the moving average, (0, 1]; 1 is no average.
+        enter: a label is taken up when its smoothed score reaches this.
+        leave: the current label is given up for the best one when its own falls below this;
+            between `leave` and `enter` the current label stays.
+        min_duration_s: no shorter segment is given, except where the stream (or the stretch
+            between two gaps) is itself shorter.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    alpha: float = 0.6
+    enter: float = 0.5
+    leave: float = 0.35
+    min_duration_s: float = 0.75
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha must be in (0, 1], got {self.alpha}")
+        if not 0 <= self.leave <= self.enter <= 1:
+            raise ValueError(
+                f"thresholds must satisfy 0 <= leave <= enter <= 1, "
+                f"got leave={self.leave}, enter={self.enter}"
+            )
+        if not self.min_duration_s >= 0:
+            raise ValueError(f"min_duration_s must be >= 0, got {self.min_duration_s}")
+
+
+def segments(
+    predictions: Iterable[Prediction],
+    labels: Sequence[str],
+    smoothing: Smoothing | None = None,
+) -> Iterator[Segment]:
+    """Merges the predictions of one source, in order of time, into segments.
+
+    Segments are ordered, do not overlap, touch where nothing is missing, and are final: one is
+    given as soon as no later window can change it. Every label gives segments, idle included.
+
+    Raises:
+        ValueError: if the predictions are not in order of time.
+    """
+    segmenter = Segmenter(labels, smoothing)
+    for prediction in predictions:
+        yield from segmenter.push(prediction)
+    yield from segmenter.finish()
+
+
+@dataclass
+class _Run:
+    """Slots in a row that are, or may become, one segment."""
+
+    start_s: float
+    end_s: float
+    total: Scores  # (num_classes,) sum of the smoothed scores of the slots
+    count: int
+    seen: set[int]  # the labels that hysteresis chose in these slots
+    label: int = -1
+
+    def add(self, other: _Run) -> None:
+        self.end_s = other.end_s
+        self.total = self.total + other.total
+        self.count += other.count
+        self.seen |= other.seen
+
+    def best(self) -> int:
+        return max(sorted(self.seen), key=lambda c: float(self.total[c]))
+
+
+class Segmenter:
+    """`segments`, one prediction at a time, for one source.
+
+    Args:
+        labels: names of the classes.
+        smoothing: how strongly to smooth.
+    """
+
+    def __init__(self, labels: Sequence[str], smoothing: Smoothing | None = None) -> None:
+        self.labels = tuple(labels)
+        self.smoothing = smoothing or Smoothing()
+        self._source = ""
+        self._last: Prediction | None = None  # its slot's end is not known yet
+        self._slot_start_s = 0.0
+        self._smoothed: Scores | None = None
+        self._state = -1  # the label that hysteresis holds
+        self._current: _Run | None = None  # a segment for certain; its end may still move
+        self._pending: _Run | None = None  # slots since it was left, not long enough yet
+
+    def push(self, prediction: Prediction) -> list[Segment]:
+        """Takes the next prediction and returns the segments that it makes final.
+
+        Raises:
+            ValueError: if it does not lie after the previous one.
+        """
+        last = self._last
+        out: list[Segment] = []
+        if last is None:
+            self._slot_start_s = prediction.start_s
+        elif prediction.start_s > last.end_s + EPS_S:
+            out = self.finish()
+            self._slot_start_s = prediction.start_s
+        else:
+            cut_s = (_centre(last) + _centre(prediction)) / 2
+            if not cut_s > self._slot_start_s:
+                raise ValueError(
+                    f"predictions must be in order of time, got a window at "
+                    f"{prediction.start_s} s after one at {last.start_s} s"
+                )
+            out = self._close_slot(cut_s)
+        self._source = prediction.source
+        self._last = prediction
+        self._update(np.asarray(prediction.scores, np.float64))
+        return out
+
+    def finish(self) -> list[Segment]:
+        """Ends the stream, or the stretch before a gap, and returns what was still open."""
+        if self._last is None:
+            return []
+        out = self._close_slot(self._last.end_s)
+        if self._current is None and self._pending is not None:  # shorter than the minimum
+            self._current, self._pending = self._pending, None
+            self._current.label = self._current.best()
+        if self._current is not None:
+            if self._pending is not None:
+                self._current.add(self._pending)
+            out.append(self._segment(self._current))
+        self._current = self._pending = self._last = self._smoothed = None
+        self._state = -1
+        return out
+
+    def _update(self, scores: Scores) -> None:
+        """Moves the average and decides which label holds now."""
+        if self._smoothed is None:
+            self._smoothed = scores
+        else:
+            self._smoothed = self._smoothed + self.smoothing.alpha * (scores - self._smoothed)
+        best = int(np.argmax(self._smoothed))
+        if (
+            self._state < 0
+            or self._smoothed[best] >= self.smoothing.enter
+            or self._smoothed[self._state] < self.smoothing.leave
+        ):
+            self._state = best
+
+    def _close_slot(self, end_s: float) -> list[Segment]:
+        """Gives the slot [_slot_start_s, end_s) to a run; returns the segment it ends, if any."""
+        assert self._smoothed is not None
+        slot = _Run(self._slot_start_s, end_s, self._smoothed, 1, {self._state})
+        self._slot_start_s = end_s
+        current = self._current
+        if current is not None and current.label == self._state:
+            if self._pending is not None:  # it came back: too short an excursion to count
+                current.add(self._pending)
+                self._pending = None
+            current.add(slot)
+            return []
+        if self._pending is None:
+            self._pending = slot
+        else:
+            self._pending.add(slot)
+        pending = self._pending
+        if pending.end_s - pending.start_s < self.smoothing.min_duration_s - EPS_S:
+            return []
+        self._pending = None
+        pending.label = pending.best()
+        self._current = pending
+        return [] if current is None else [self._segment(current)]
+
+    def _segment(self, run: _Run) -> Segment:
+        confidence = float(run.total[run.label]) / run.count
+        return Segment(
+            run.start_s,
+            run.end_s,
+            self.labels[run.label],
+            min(max(confidence, 0.0), 1.0),
+            self._source,
+        )
+
+
+def _centre(prediction: Prediction) -> float:
+    return (prediction.start_s + prediction.end_s) / 2
