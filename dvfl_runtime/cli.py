@@ -274,8 +274,8 @@ class _Progress:
             self._put(f"{self._source.name}  {clock(done_s)}")
             return
         part = min(done_s / total_s, 1.0)
-        left_s = (time.monotonic() - self._begin_s) * (1 / part - 1)
-        self._put(f"{self._source.name}  {part:4.0%}  {clock(round(left_s))[:-3]} s left")
+        left_s = round((time.monotonic() - self._begin_s) * (1 / part - 1))
+        self._put(f"{self._source.name}  {part:4.0%}  ETA {left_s // 60}:{left_s % 60:02}")
 
     def _put(self, text: str) -> None:
         if self._shown:

@@ -86,10 +86,13 @@ class WholeTableWriter:
     def __init__(self, stream: Sink, labels: Sequence[str]) -> None:
         self._stream = stream
         self._width = _label_width(labels)
-        stream.write(f"{'label':<{self._width}}  score  source\n")
+        self._begun = False
 
     def write(self, prediction: Prediction) -> None:
-        """Writes one row."""
+        """Writes one row, and before the first one the heads."""
+        if not self._begun:
+            self._begun = True
+            self._stream.write(f"{'label':<{self._width}}  score  source\n")
         self._stream.write(
             f"{prediction.label:<{self._width}}  {prediction.confidence:5.2f}  "
             f"{prediction.source}\n"
@@ -103,10 +106,14 @@ class TimelineWriter:
     def __init__(self, stream: Sink, labels: Sequence[str]) -> None:
         self._stream = stream
         self._width = _label_width(labels)
-        stream.write(f"{'start':>9}  {'end':>9}  {'label':<{self._width}}  confidence\n")
+        self._begun = False
 
     def write(self, segment: Segment) -> None:
-        """Writes one row."""
+        """Writes one row, and before the first one the heads."""
+        if not self._begun:
+            self._begun = True
+            heads = f"{'start':>9}  {'end':>9}  {'label':<{self._width}}  confidence"
+            self._stream.write(heads + "\n")
         bar = "#" * round(segment.confidence * BAR_WIDTH)
         self._stream.write(
             f"{clock(segment.start_s):>9}  {clock(segment.end_s):>9}  "

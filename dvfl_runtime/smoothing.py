@@ -124,17 +124,16 @@ class Segmenter:
         out: list[Segment] = []
         if last is None:
             self._slot_start_s = prediction.start_s
+        elif not _centre(prediction) > _centre(last):
+            raise ValueError(
+                f"predictions must be in order of time, got a window at "
+                f"{prediction.start_s} s after one at {last.start_s} s"
+            )
         elif prediction.start_s > last.end_s + EPS_S:
             out = self.finish()
             self._slot_start_s = prediction.start_s
         else:
-            cut_s = (_centre(last) + _centre(prediction)) / 2
-            if not cut_s > self._slot_start_s:
-                raise ValueError(
-                    f"predictions must be in order of time, got a window at "
-                    f"{prediction.start_s} s after one at {last.start_s} s"
-                )
-            out = self._close_slot(cut_s)
+            out = self._close_slot((_centre(last) + _centre(prediction)) / 2)
         self._source = prediction.source
         self._last = prediction
         self._update(np.asarray(prediction.scores, np.float64))

@@ -1,0 +1,173 @@
+import logging
+import sys
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from artifacts import SPEC, colour_graph, write_colour_model
+from onnx import TensorProto, helper
+
+from dvfl_runtime import ArtifactError, DvflError, EngineUnavailable, FakeEngine
+from dvfl_runtime.engines import cuda, open_engine
+from dvfl_runtime.engines import onnxruntime as ort_engine
+from dvfl_runtime.engines.cpus import usable_cpus
+
+
+@pytest.fixture
+def model(tmp_path):
+    return write_colour_model(tmp_path / "m.onnx")
+
+
+def clips(batch, colour=(255, 0, 51)):
+    return np.full((batch, SPEC.num_frames, *SPEC.size, 3), colour, np.uint8)
+
+
+def test_onnxruntime_gives_the_logits_of_each_clip(model):
+    engine = open_engine("onnxruntime", model, device="cpu", num_threads=1)
+    for batch in (1, 3):
+        logits = engine.run(clips(batch))
+        assert logits.dtype == np.float32
+        assert logits == pytest.approx(np.tile([20.0, 0.0, 4.0], (batch, 1)), rel=1e-5)
+    assert (engine.name, engine.version) == ("onnxruntime", onnxruntime.__version__)
+    assert (engine.provider, engine.device) == ("CPUExecutionProvider", "cpu")
+    assert engine.num_classes == 3
+    assert engine.clip_shape == (None, 4, 8, 8, 3)
+    assert engine.fused_ops == ()
+    engine.close()
+    engine.close()
+    with pytest.raises(DvflError, match="closed"):
+        engine.run(clips(1))
+
+
+def test_auto_logs_what_it_chose(model, caplog):
+    with caplog.at_level(logging.INFO, "dvfl_runtime"):
+        engine = open_engine("auto", model)
+    assert engine.name == "onnxruntime"
+    assert f"using onnxruntime {onnxruntime.__version__}, {engine.provider}" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.INFO, "dvfl_runtime"):
+        open_engine("onnxruntime", model, device="cpu")
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize(
+    ("engine", "device", "message"),
+    [
+        ("tensorflow", "cpu", "unknown engine 'tensorflow'; known are: auto, onnxruntime"),
+        ("fake", "cpu", "unknown engine 'fake'"),
+        ("auto", "tpu", "unknown device 'tpu'; known are: auto, cpu, cuda"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(model, engine, device, message):
+    with pytest.raises(EngineUnavailable, match=message):
+        open_engine(engine, model, device=device)
+
+
+def test_threads_must_be_some(model):
+    with pytest.raises(ValueError, match="num_threads must be >= 1, got 0"):
+        open_engine("auto", model, num_threads=0)
+
+
+def test_a_missing_engine_names_the_extra(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineUnavailable, match=r"pip install 'dvfl\[cpu\]'"):
+        open_engine("onnxruntime", model)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(EngineUnavailable, match=r"no engine is installed .*'dvfl\[cpu\]'"):
+        open_engine("auto", model)
+
+
+def test_cuda_needs_a_build_with_cuda_and_a_driver_that_finds_a_gpu(model, monkeypatch):
+    available = ["CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
+    with pytest.raises(EngineUnavailable, match=r"built without CUDA; .*'dvfl\[gpu\]'"):
+        open_engine("onnxruntime", model, device="cuda")
+    available.insert(0, "CUDAExecutionProvider")  # what onnxruntime-gpu says without any GPU
+    monkeypatch.setattr(ort_engine, "cuda_problem", lambda: "the NVIDIA driver finds no GPU")
+    with pytest.raises(EngineUnavailable, match="finds no GPU; pass device='cpu'"):
+        open_engine("onnxruntime", model, device="cuda")
+    assert open_engine("onnxruntime", model, device="auto").device == "cpu"
+
+
+def test_a_provider_that_falls_back_is_refused(model, monkeypatch):
+    monkeypatch.setattr(ort_engine, "_device", lambda ort, device: "cuda")
+    monkeypatch.setattr(ort_engine, "PROVIDERS", {"cuda": "NoSuchProvider"})
+    with pytest.raises(EngineUnavailable, match="on cuda"):
+        open_engine("onnxruntime", model, device="cuda")
+
+
+def test_the_driver_is_asked(monkeypatch):
+    class Driver:
+        def __init__(self, code):
+            self.cuInit = lambda flags: code
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: Driver(100))
+    assert "cuInit gave 100" in cuda.cuda_problem()
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: Driver(0))
+    assert cuda.cuda_problem() is None
+
+    def absent(name):
+        raise OSError(name)
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", absent)
+    assert "no NVIDIA driver" in cuda.cuda_problem()
+
+
+def test_a_damaged_graph_is_an_artifact_error(model):
+    model.write_bytes(model.read_bytes().replace(b"ReduceMean", b"ReduceNean"))
+    with pytest.raises(ArtifactError, match=r"cannot load model .*m\.onnx"):
+        open_engine("auto", model)
+
+
+def test_a_graph_of_another_shape_is_refused(tmp_path):
+    model = colour_graph()
+    model.graph.output[0].name = model.graph.node[-1].output[0] = "result"
+    onnx.save(model, tmp_path / "m.onnx")
+    with pytest.raises(ArtifactError, match=r"result.*wanted.*logits.*dvfl-export"):
+        open_engine("auto", tmp_path / "m.onnx")
+
+
+def test_a_graph_that_fails_when_it_runs_is_an_artifact_error(tmp_path):
+    model = colour_graph()
+    model.graph.initializer.append(
+        helper.make_tensor("shape", TensorProto.INT64, [2], [7, 7])  # no clip has 49 logits
+    )
+    model.graph.node[-1].output[0] = "flat"
+    model.graph.node.append(helper.make_node("Reshape", ["flat", "shape"], ["logits"]))
+    del model.graph.output[0].type.tensor_type.shape.dim[:]
+    model.graph.output[0].CopyFrom(
+        helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", "N"])
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    engine = open_engine("auto", tmp_path / "m.onnx")
+    assert engine.num_classes in (None, 7)
+    with pytest.raises(ArtifactError, match="fails on clips of shape"):
+        engine.run(clips(1))
+
+
+def test_cpus_respect_affinity_and_quota(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert usable_cpus(tmp_path) == 8
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    assert usable_cpus(tmp_path) == 8
+    (tmp_path / "cpu.max").write_text("150000 100000\n")
+    assert usable_cpus(tmp_path) == 2
+    (tmp_path / "cpu.max").unlink()
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
+    assert usable_cpus(tmp_path) == 8
+    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
+    assert usable_cpus(tmp_path) == 1
+
+
+def test_the_fake_engine_gives_what_it_was_told():
+    engine = FakeEngine([0.25, 0.75])
+    assert engine.num_classes == 2
+    assert np.exp(engine.run(clips(3))) == pytest.approx(np.tile([0.25, 0.75], (3, 1)))
+    engine.close()
+    with pytest.raises(DvflError, match="closed"):
+        engine.run(clips(1))
+    called = FakeEngine(lambda c: c.mean(axis=(1, 2, 3)) / 255)
+    assert np.exp(called.run(clips(2)))[:, 2] == pytest.approx(0.2)

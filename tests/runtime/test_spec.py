@@ -1,0 +1,61 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dvfl_runtime import ClipSpec
+
+
+def test_defaults_are_the_official_ones():
+    spec = ClipSpec()
+    assert (spec.num_frames, spec.size, spec.resize, spec.crop) == (8, (224, 224), 256, "center")
+    assert spec.mean == (123.675, 116.28, 103.53)
+
+
+@given(
+    st.builds(
+        ClipSpec,
+        num_frames=st.integers(1, 64),
+        size=st.tuples(st.integers(1, 256), st.integers(1, 256)),
+        resize=st.integers(256, 512),
+        mean=st.tuples(*[st.floats(0, 255)] * 3),
+        std=st.tuples(*[st.floats(0.1, 255)] * 3),
+        frame_interval=st.integers(1, 8),
+        window_s=st.floats(0.1, 60),
+    )
+)
+def test_json_round_trip(spec):
+    assert ClipSpec.from_dict(json.loads(json.dumps(spec.to_dict()))) == spec
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"num_frames": 0}, "num_frames must be >= 1, got 0"),
+        ({"size": (0, 4)}, "size must be"),
+        ({"size": (4,)}, "size must be"),
+        ({"crop": "squash"}, "crop must be one of"),
+        ({"resize": None}, "resize must be None with crop='letterbox'"),
+        ({"crop": "letterbox"}, "resize must be None with crop='letterbox'"),
+        ({"resize": 200}, "resize must be >= the crop"),
+        ({"mean": (1, 2)}, "mean must be three"),
+        ({"std": (1, 2, 0)}, "std must be > 0"),
+        ({"std": (1, 2, float("inf"))}, "std must be three finite"),
+        ({"frame_interval": 0}, "frame_interval must be >= 1"),
+        ({"window_s": 0}, "window_s must be"),
+        ({"window_s": float("nan")}, "window_s must be"),
+    ],
+)
+def test_values_out_of_range_are_refused(bad, message):
+    with pytest.raises(ValueError, match=message):
+        ClipSpec(**bad)
+
+
+def test_names_must_be_known_and_complete():
+    values = ClipSpec().to_dict()
+    with pytest.raises(ValueError, match=r"unknown ClipSpec fields \['fps'\]"):
+        ClipSpec.from_dict({**values, "fps": 3})
+    del values["mean"]
+    with pytest.raises(ValueError, match=r"missing ClipSpec fields \['mean'\]"):
+        ClipSpec.from_dict(values)
