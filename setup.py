@@ -8,22 +8,24 @@ HERE = Path(__file__).parent
 version: dict[str, str] = {}
 exec((HERE / "dvfl_runtime" / "version.py").read_text(encoding="utf-8"), version)
 
-MEDIA = ["av>=12", "opencv-python-headless>=4.8"]
+AV = "av>=14"  # the first with VideoFrame.rotation
+MEDIA = [AV, "opencv-python-headless>=4.8"]
 TOML = 'tomli>=2; python_version < "3.11"'
+TRAIN = ["torch>=2.6", "kornia>=0.8", "pydantic>=2", "matplotlib>=3.8", "tqdm>=4.66", TOML, *MEDIA]
 EXTRAS = {
     "cpu": ["onnxruntime>=1.21", *MEDIA],
     "gpu": ["onnxruntime-gpu>=1.21", *MEDIA],
     # cv2, TensorRT and CUDA are JetPack's own; a pip build of them would hide those
-    "jetson": ["av>=12"],
+    "jetson": [AV],
     "openvino": ["openvino>=2025.0", *MEDIA],
-    "train": ["torch>=2.6", "matplotlib>=3.8", "tqdm>=4.66", TOML, *MEDIA],
-    "export": ["torch>=2.6", "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.21", *MEDIA],
+    "train": TRAIN,
+    # verification evaluates the exported file with the data code of training
+    "export": [*TRAIN, "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.21"],
     "bench": ["onnxruntime>=1.21", *MEDIA],
 }
 EXTRAS["dev"] = sorted(
     {
         *EXTRAS["openvino"],
-        *EXTRAS["train"],
         *EXTRAS["export"],
         *EXTRAS["bench"],
         "build",
@@ -33,6 +35,8 @@ EXTRAS["dev"] = sorted(
         "pre-commit",
         "pytest",
         "ruff",
+        "setuptools>=68",  # the test of the wheel builds it without an isolated environment
+        "types-tqdm",
     }
 )
 
@@ -71,7 +75,6 @@ setup(
             "dvfl-recognize=dvfl_runtime.cli:main",
             "dvfl-export=dvfl_export.cli:main",
             "dvfl-train=dvfl_models.cli:main",
-            "dvfl-bench=dvfl_bench.cli:main",
         ]
     },
 )

@@ -1,0 +1,1 @@
+"""Latency, accuracy and energy of exported models, measured on the device that runs them."""

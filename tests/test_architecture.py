@@ -1,0 +1,122 @@
+"""The rules that the code base keeps: who imports what and when, names and sizes."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from packages import PACKAGES, RUNTIME
+from shared import ROOT
+
+MODULES = sorted(module for package in PACKAGES for module in package.rglob("*.py"))
+HEAVY = {"torch", "onnx", "onnxruntime", "cv2", "av", "openvino", "tensorrt", "kornia", "pydantic"}
+MAX_IMPORT_S = 0.3
+MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 60
+VAGUE_NAMES = {"util", "utils", "helper", "helpers", "manager", "managers", "misc", "common"}
+TIMED_IMPORT = """
+import json, sys, time
+begin = time.perf_counter()
+import dvfl_runtime
+print(json.dumps([time.perf_counter() - begin, sorted(sys.modules)]))
+"""
+
+
+def each_module(modules: list[Path]) -> pytest.MarkDecorator:
+    names = [str(module.relative_to(ROOT)) for module in modules]
+    return pytest.mark.parametrize("module", modules, ids=names)
+
+
+def parse(module: Path) -> ast.Module:
+    return ast.parse(module.read_text(encoding="utf-8"), str(module))
+
+
+def run_import() -> tuple[float, set[str]]:
+    """Returns how long a fresh process takes to import the runtime, and what it has loaded then."""
+    command = [sys.executable, "-c", TIMED_IMPORT]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    elapsed_s, names = json.loads(result.stdout)
+    return elapsed_s, {name.partition(".")[0] for name in names}
+
+
+def statements_run_at_import(node: ast.AST) -> Iterator[ast.AST]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+            continue
+        yield child
+        yield from statements_run_at_import(child)
+
+
+def imported_packages(statement: ast.AST) -> set[str]:
+    if isinstance(statement, ast.Import):
+        return {alias.name.partition(".")[0] for alias in statement.names}
+    if isinstance(statement, ast.ImportFrom) and statement.module and not statement.level:
+        return {statement.module.partition(".")[0]}
+    return set()
+
+
+def test_imports_point_in_the_allowed_directions() -> None:
+    program = "from importlinter.cli import lint_imports_command as lint; lint()"
+    command = [sys.executable, "-c", program, "--no-cache", "--no-logo"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_importing_the_runtime_is_light_and_quick() -> None:
+    runs = [run_import() for _ in range(5)]
+    assert not runs[0][1] & HEAVY
+    assert min(elapsed_s for elapsed_s, _ in runs) < MAX_IMPORT_S
+
+
+@each_module(sorted(RUNTIME.rglob("*.py")))
+def test_the_runtime_imports_engines_and_decoders_late(module: Path) -> None:
+    early = {
+        name for node in statements_run_at_import(parse(module)) for name in imported_packages(node)
+    }
+    assert not early & HEAVY
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("import av", {"av"}),
+        ("try:\n    from cv2 import resize\nexcept ImportError: pass", {"cv2"}),
+        ("class A:\n    import torch.nn", {"torch"}),
+        ("def f():\n    import av", set()),
+        ("if TYPE_CHECKING:\n    import av", set()),
+        ("from . import av", set()),
+    ],
+)
+def test_early_imports_are_told_from_late_ones(code: str, found: set[str]) -> None:
+    nodes = statements_run_at_import(ast.parse(code))
+    assert {name for node in nodes for name in imported_packages(node)} == found
+
+
+def test_no_module_has_a_name_that_says_nothing() -> None:
+    assert not [str(module) for module in MODULES if module.stem in VAGUE_NAMES]
+
+
+@each_module(MODULES)
+def test_modules_and_functions_stay_readable(module: Path) -> None:
+    assert len(module.read_text(encoding="utf-8").splitlines()) <= MAX_MODULE_LINES
+    functions = (
+        node
+        for node in ast.walk(parse(module))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    )
+    lengths = {node.name: (node.end_lineno or 0) - node.lineno + 1 for node in functions}
+    assert {name: n for name, n in lengths.items() if n > MAX_FUNCTION_LINES} == {}
+
+
+@each_module([module for module in MODULES if module.stem != "cli"])
+def test_only_commands_print(module: Path) -> None:
+    calls = (node for node in ast.walk(parse(module)) if isinstance(node, ast.Call))
+    prints = [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]
+    assert prints == []

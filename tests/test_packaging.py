@@ -1,0 +1,121 @@
+"""The wheel: what is in it, and that it runs where nothing else is installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib import metadata
+from pathlib import Path
+
+import grimp
+import pytest
+from packages import PACKAGES
+from shared import ROOT
+
+SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
+IGNORED = shutil.ignore_patterns("__pycache__")
+DISTRIBUTIONS = {"cv2": "opencv-python-headless"}  # where the import has another name
+ENGINES = {"openvino", "tensorrt"}  # chosen by the user: extras of their own
+TIMELINE_ROW = re.compile(r"^ *(\d+:)?\d+\.\d\d +(\d+:)?\d+\.\d\d +\w+ ", re.MULTILINE)
+
+
+def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Builds the wheel from a copy, because a build/ left by an earlier one would leak into it."""
+    source = tmp_path_factory.mktemp("source")
+    for name in SOURCES:
+        shutil.copy(ROOT / name, source)
+    for package in PACKAGES:
+        shutil.copytree(package, source / package.relative_to(ROOT), ignore=IGNORED)
+    out = tmp_path_factory.mktemp("dist")
+    build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out)
+    result = run(*build, source, cwd=source)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (built,) = out.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def contents(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return set(archive.namelist())
+
+
+@pytest.fixture(scope="module")
+def empty_venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Returns the bin folder of an environment that holds the wheel with its extra `cpu`."""
+    home = tmp_path_factory.mktemp("venv")
+    result = run(sys.executable, "-m", "venv", "--without-pip", home, cwd=home)
+    assert result.returncode == 0, result.stderr
+    binaries = home / "bin"
+    pip = (sys.executable, "-m", "pip", "--python", binaries / "python", "install", "--quiet")
+    result = run(*pip, f"{wheel}[cpu]", "-c", ROOT / "constraints.txt", cwd=home)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return binaries
+
+
+def test_wheel_holds_the_four_packages_and_nothing_else(contents: set[str]) -> None:
+    info = f"dvfl-{metadata.version('dvfl')}.dist-info"
+    assert {name.partition("/")[0] for name in contents} == {*(p.name for p in PACKAGES), info}
+
+
+def test_wheel_holds_every_module(contents: set[str]) -> None:
+    names = {
+        module.relative_to(package.parent).as_posix()
+        for package in PACKAGES
+        for module in package.rglob("*.py")
+    }
+    assert {name for name in contents if name.endswith(".py")} == names
+
+
+def test_wheel_holds_types_recipes_model_and_clip(contents: set[str]) -> None:
+    recipes = (ROOT / "models" / "dvfl_models" / "recipes").glob("*.toml")
+    assert {f"{package.name}/py.typed" for package in PACKAGES} <= contents
+    assert {f"dvfl_models/recipes/{recipe.name}" for recipe in recipes} <= contents
+    assert {"dvfl_runtime/data/bundled.onnx", "dvfl_runtime/data/demo.mp4"} <= contents
+
+
+def test_numpy_is_the_only_hard_dependency() -> None:
+    requirements = metadata.requires("dvfl") or []
+    assert [name for name in requirements if "extra ==" not in name] == ["numpy>=1.23"]
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [("dvfl_runtime.cli", "cpu"), ("dvfl_models.cli", "train"), ("dvfl_export.cli", "export")],
+)
+def test_extra_holds_what_its_command_imports(command: str, extra: str) -> None:
+    graph = grimp.build_graph(
+        *(package.name for package in PACKAGES),
+        include_external_packages=True,
+        exclude_type_checking_imports=True,
+        cache_dir=None,
+    )
+    imported = {name.partition(".")[0] for name in graph.find_upstream_modules(command)}
+    foreign = imported - sys.stdlib_module_names - {package.name for package in PACKAGES}
+    needed = {DISTRIBUTIONS.get(name, name) for name in foreign - ENGINES}
+    assert needed <= {"numpy"} | requirements_of(extra)
+
+
+def requirements_of(extra: str) -> set[str]:
+    pattern = re.compile(r"([\w-]+).*extra == ['\"]" + extra)
+    matches = map(pattern.match, metadata.requires("dvfl") or [])
+    return {match[1] for match in matches if match}
+
+
+def test_runs_where_torch_is_not_installed(empty_venv: Path, tmp_path: Path) -> None:
+    torch = run(empty_venv / "python", "-c", "import torch", cwd=tmp_path)
+    assert "No module named 'torch'" in torch.stderr
+    demo = run(empty_venv / "dvfl-recognize", "--demo", cwd=tmp_path)
+    assert demo.returncode == 0, demo.stderr
+    assert len(TIMELINE_ROW.findall(demo.stdout)) >= 2, demo.stdout
+    assert "Traceback" not in demo.stderr

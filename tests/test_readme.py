@@ -1,0 +1,126 @@
+"""What README.md tells people to type works, and what it links to exists."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from shared import ROOT
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+DATA = ROOT / "dvfl_runtime" / "data"
+# what the examples may name: the bundled clip and the bundled model
+STAND_INS = {"video.mp4": DATA / "demo.mp4", "model.onnx": DATA / "bundled.onnx"}
+FENCE = re.compile(
+    r"^(?P<mark><!-- not run: \S.*-->\n\n?)?```(?P<language>\w+)\n(?P<code>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+LINK = re.compile(r"""\]\(([^)\s]+)\)|(?:src|href)=["']([^"']+)["']""")
+REMOTE = ("http://", "https://", "mailto:", "#")
+TIMEOUT_S = 120
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    code: str
+    is_run: bool
+    line: int
+
+
+def blocks(text: str, *languages: str) -> list[Block]:
+    """Returns the fenced blocks; `<!-- not run: REASON -->` right before one exempts it."""
+    return [
+        Block(m["language"], m["code"], not m["mark"], text.count("\n", 0, m.start("code")))
+        for m in FENCE.finditer(text)
+        if m["language"] in languages
+    ]
+
+
+def commands(block: Block) -> list[str]:
+    """Returns the commands of a shell block; a console block marks them with a dollar sign."""
+    lines = block.code.replace("\\\n", " ").splitlines()
+    if block.language == "console":
+        lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
+    return [part.strip() for line in lines for part in line.split("&&")]
+
+
+def in_readme(items: list[tuple[int, str]]) -> pytest.MarkDecorator:
+    texts = [text for _, text in items]
+    return pytest.mark.parametrize("text", texts, ids=[f"line {line}" for line, _ in items])
+
+
+def local_links(text: str) -> list[str]:
+    links = [match[1] or match[2] for match in LINK.finditer(text)]
+    return [link.partition("#")[0] for link in links if not link.startswith(REMOTE)]
+
+
+SHELL = [(b, command) for b in blocks(README, "bash", "console") for command in commands(b)]
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    for name, original in STAND_INS.items():
+        shutil.copy(original, tmp_path / name)
+    return tmp_path
+
+
+@in_readme([(b.line, b.code) for b in blocks(README, "python") if b.is_run])
+def test_python_runs(text: str, workspace: Path) -> None:
+    command = [sys.executable, "-W", "error", "-c", text]
+    result = subprocess.run(
+        command, cwd=workspace, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@in_readme([(b.line, c) for b, c in SHELL if b.is_run and c.startswith("dvfl-")])
+def test_command_runs(text: str, workspace: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", text],
+        cwd=workspace,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@in_readme([(b.line, command) for b, command in SHELL if command.startswith("make ")])
+def test_make_target_exists(text: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
+    words = shlex.split(text, comments=True)[1:]
+    assert {word for word in words if "=" not in word} <= targets
+
+
+def test_local_links_exist() -> None:
+    assert [link for link in local_links(README) if not (ROOT / link).exists()] == []
+
+
+def test_the_reader_of_the_readme_finds_blocks_commands_and_links() -> None:
+    text = (
+        "# title\n\n```python\nx = 1\n```\n"
+        "<!-- not run: needs a camera -->\n```bash\ndvfl-recognize 0 \\\n  --top-k 1\n```\n"
+        "```console\n$ cd dvfl && make demo\nan answer\n```\n"
+        "[a](LICENSE#x) [b](https://example.org) <img src='p.png'>\n"
+    )
+    (python,) = blocks(text, "python")
+    bash, console = blocks(text, "bash", "console")
+    assert (python.code, python.is_run, python.line) == ("x = 1\n", True, 3)
+    assert (bash.is_run, [shlex.split(c) for c in commands(bash)]) == (
+        False,
+        [["dvfl-recognize", "0", "--top-k", "1"]],
+    )
+    assert (console.is_run, commands(console)) == (True, ["cd dvfl", "make demo"])
+    assert local_links(text) == ["LICENSE", "p.png"]
