@@ -1,0 +1,204 @@
+"""The deploy form: a Video-FocalNet rewritten for inference, equal to the training form.
+
+What differs from `dvfl_models.video_focalnet`, each drawn and measured in export/README.md:
+
+- Input is the uint8 clip; mean and std are in the weights of the patch embedding, which is a matrix
+  product over 4 x 4 x 3 patches. An overlapped embedding pads after the normalisation, so there
+  the mean becomes a map of biases, one per place.
+- LayerNorm's scale and shift are in the next linear; one normalisation feeds both branches.
+- The temporal input projection is in the first temporal convolution, its bias in one per frame.
+- LayerScale is in `proj` and `fc2` (or, with post-normalisation, in the LayerNorm); 1 / (L + 1) of
+  the normalised modulator is in `h` and `h_temporal`.
+
+T, H and W are constants of the module; the batch is free.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dvfl_export.deploy_layers import (
+    FoldedLinear,
+    Grid,
+    Modulation,
+    Normalize,
+    OverlappedEmbedding,
+    PatchProduct,
+)
+from dvfl_export.folding import affine_of, after_norm, before_scale
+from dvfl_models.video_focalnet import (
+    Block,
+    PatchEmbed,
+    SpatioTemporalFocalModulation,
+    Stage,
+    VideoFocalNet,
+    VideoFocalNetConfig,
+)
+from dvfl_runtime.errors import ExportError
+from dvfl_runtime.spec import ClipSpec
+
+# what the rewriting takes care of, or what changes nothing at inference
+KNOWN_OPTIONS = frozenset(
+    {
+        *("embed_dim", "depths", "num_classes", "focal_levels", "focal_windows", "mlp_ratio"),
+        *("tubelet_size", "use_conv_embed", "use_layerscale", "layerscale_value", "use_postln"),
+        *("use_postln_in_modulation", "normalize_modulator", "drop_path_rate"),
+    }
+)
+SMALLEST_PX = 32  # the last stage works on 1/32 of the picture
+
+
+class FoldedMlp(nn.Module):
+    """Linear, GELU, Linear."""
+
+    def __init__(self, block: Block, norm: nn.LayerNorm | None, scale: Tensor | None) -> None:
+        super().__init__()
+        first, second = affine_of(block.mlp.fc1), affine_of(block.mlp.fc2)
+        self.fc1 = FoldedLinear(first if norm is None else after_norm(first, norm))
+        self.fc2 = FoldedLinear(second if scale is None else before_scale(second, scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        return out
+
+
+class DeployBlock(nn.Module):
+    """Modulation and MLP, each in a residual branch; LayerNorm before or after each."""
+
+    def __init__(self, block: Block, grid: Grid) -> None:
+        super().__init__()
+        dim = block.modulation.dim
+        norms, gammas = (block.norm1, block.norm2), (block.gamma_1, block.gamma_2)
+        self.postln = block.postln
+        # the norm behind a branch keeps its affine and takes LayerScale; the one in front gives its
+        # affine to the next linear, and LayerScale goes to the branch's last linear
+        if block.postln:
+            self.norm1 = Normalize(dim, norms[0], gammas[0])
+            self.norm2 = Normalize(dim, norms[1], gammas[1])
+            self.modulation = Modulation(block.modulation, None, None, grid)
+            self.mlp = FoldedMlp(block, None, None)
+        else:
+            self.norm1, self.norm2 = Normalize(dim), Normalize(dim)
+            self.modulation = Modulation(block.modulation, norms[0], gammas[0], grid)
+            self.mlp = FoldedMlp(block, norms[1], gammas[1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T*H*W, C) -> (B, T*H*W, C)."""
+        if self.postln:
+            x = x + self.norm1(self.modulation(x))
+            out: Tensor = x + self.norm2(self.mlp(x))
+            return out
+        x = x + self.modulation(self.norm1(x))
+        out = x + self.mlp(self.norm2(x))
+        return out
+
+
+class DeployVideoFocalNet(nn.Module):
+    """uint8 clips (B, T, H, W, 3) -> float32 logits (B, num_classes)."""
+
+    def __init__(self, model: VideoFocalNet, spec: ClipSpec) -> None:
+        super().__init__()
+        grid = Grid(spec.num_frames, *spec.size)
+        self.patch_embed = embedding(model.patch_embed, grid, spec)
+        grid = self.patch_embed.grid
+        self.layers = nn.ModuleList()
+        for stage in model.layers:
+            assert isinstance(stage, Stage)
+            self.layers.extend(DeployBlock(block, grid) for block in stage.blocks)
+            if stage.downsample is not None:
+                self.layers.append(embedding(stage.downsample, grid, None))
+                grid = self.layers[-1].grid
+        head = affine_of(model.head)
+        self.norm = Normalize(model.head.in_features)
+        self.head = FoldedLinear(after_norm(head, model.norm))
+
+    def forward(self, clip: Tensor) -> Tensor:
+        """(B, T, H, W, 3) uint8 RGB -> (B, num_classes) float32."""
+        # TensorRT takes uint8 at an input only when the cast comes first, so the patches are cut
+        # from floats
+        x = self.patch_embed(clip.to(torch.float32))
+        for layer in self.layers:
+            x = layer(x)
+        out: Tensor = self.head(self.norm(x).mean(1))  # over all frames and pixels
+        return out
+
+
+def embedding(
+    embed: PatchEmbed, source: Grid, pixels: ClipSpec | None
+) -> PatchProduct | OverlappedEmbedding:
+    """The deploy form of an embedding; `pixels` is the spec for the one that reads the clip."""
+    if embed.proj.stride == embed.proj.kernel_size:
+        return PatchProduct(embed, source, pixels)
+    return OverlappedEmbedding(embed, source, pixels)
+
+
+def check_config(config: VideoFocalNetConfig, spec: ClipSpec) -> None:
+    """Refuses what the deploy form cannot reproduce.
+
+    Raises:
+        ExportError: naming the option and its value.
+    """
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if field.name not in KNOWN_OPTIONS and value != field.default:
+            raise ExportError(
+                f"the deploy form does not know the option {field.name}={value!r}; export a model "
+                f"with {field.name}={field.default!r}"
+            )
+    if spec.num_frames % config.tubelet_size:
+        raise ExportError(
+            f"num_frames={spec.num_frames} is not a multiple of tubelet_size="
+            f"{config.tubelet_size}, so frames would be left out; choose a multiple"
+        )
+    if min(spec.size) < SMALLEST_PX:
+        raise ExportError(
+            f"size={spec.size} leaves nothing for the last stage; the least is "
+            f"({SMALLEST_PX}, {SMALLEST_PX})"
+        )
+
+
+def check_layers(model: VideoFocalNet) -> None:
+    """Refuses a model whose layers were exchanged, or whose weights are damaged.
+
+    Raises:
+        ExportError: naming the layer or the weight.
+    """
+    for name, module in model.named_modules():
+        activations = {}
+        if isinstance(module, SpatioTemporalFocalModulation):
+            for stack in ("focal_layers", "focal_layers_temporal"):
+                for level, layer in enumerate(getattr(module, stack)):
+                    activations[f"{name}.{stack}.{level}"] = layer[-1]
+        for place, activation in activations.items():
+            if not isinstance(activation, nn.GELU) or activation.approximate != "none":
+                raise ExportError(
+                    f"{place} ends in {activation}; the deploy form has the exact GELU only"
+                )
+    for name, weight in model.state_dict().items():
+        if not bool(torch.isfinite(weight).all()):
+            raise ExportError(f"weight {name} holds NaN or infinity; the checkpoint is damaged")
+
+
+def deploy_form(model: VideoFocalNet, spec: ClipSpec) -> DeployVideoFocalNet:
+    """Rewrites a trained model for inference on clips of one length and size.
+
+    Args:
+        model: any configuration; left unchanged.
+        spec: gives T, H, W, mean and std.
+
+    Returns:
+        uint8 (B, T, H, W, 3) RGB -> float32 (B, num_classes), in eval mode; equal to the training
+        form on the normalised clip up to float32 rounding.
+
+    Raises:
+        ExportError: if an option, a layer, a weight or the spec cannot be reproduced exactly.
+    """
+    check_config(model.config, spec)
+    check_layers(model)
+    with torch.no_grad():
+        return DeployVideoFocalNet(model, spec).eval()

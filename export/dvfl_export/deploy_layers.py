@@ -1,0 +1,264 @@
+"""The layers of the deploy form: normalisation, linears, embeddings, modulation.
+
+Tokens stay (B, T*H*W, C) between layers. Around a convolution they are permuted, never reshaped
+across a permutation: then OpenVINO and ONNX Runtime absorb the permutation into the convolution.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dvfl_export.folding import (
+    Affine,
+    affine_of,
+    after_norm,
+    after_pixels,
+    before_scale,
+    padded_bias,
+    project_then_convolve,
+)
+from dvfl_models.video_focalnet import PatchEmbed, SpatioTemporalFocalModulation
+from dvfl_runtime.spec import ClipSpec
+
+
+class Grid(NamedTuple):
+    """How many tokens there are along time, height and width."""
+
+    frames: int
+    height: int
+    width: int
+
+    @property
+    def pixels(self) -> int:
+        """Tokens of one frame."""
+        return self.height * self.width
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of one clip."""
+        return self.frames * self.pixels
+
+
+def constant(value: Tensor) -> nn.Parameter:
+    """Rounds folded weights to float32, once."""
+    return nn.Parameter(value.detach().to(torch.float32).contiguous(), requires_grad=False)
+
+
+class FoldedLinear(nn.Module):
+    """x W + b with W stored as (I, O), so that the graph holds one MatMul and one Add."""
+
+    def __init__(self, affine: Affine) -> None:
+        super().__init__()
+        self.weight = constant(affine.weight.T)
+        self.bias = constant(affine.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, I) -> (B, N, O)."""
+        return torch.matmul(x, self.weight) + self.bias
+
+
+class Normalize(nn.Module):
+    """LayerNorm; without the scale and shift that the next linear has taken over."""
+
+    def __init__(self, dim: int, norm: nn.LayerNorm | None = None, scale: Tensor | None = None):
+        super().__init__()
+        weight = torch.ones(dim) if norm is None else norm.weight
+        bias = torch.zeros(dim) if norm is None else norm.bias
+        self.weight = constant(weight if scale is None else weight * scale)
+        self.bias = constant(bias if scale is None else bias * scale)
+        self.eps = 1e-5 if norm is None else norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, C) -> (B, N, C)."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class PatchProduct(nn.Module):
+    """A convolution whose stride is its kernel, as a matrix product over patches."""
+
+    def __init__(self, embed: PatchEmbed, source: Grid, pixels: ClipSpec | None) -> None:
+        super().__init__()
+        weight, bias = embed.proj.weight.detach().double(), affine_of_bias(embed)
+        if pixels is not None:
+            weight, taps = after_pixels(weight, pixels.mean, pixels.std)
+            bias = bias + taps.flatten(1).sum(1)
+        if weight.dim() == 4:
+            weight = weight[:, :, None]  # a tubelet of one frame
+        self.dim, _, self.tubelet, self.stride, _ = weight.shape
+        self.source = source
+        self.grid = Grid(
+            source.frames // self.tubelet,
+            source.height // self.stride,
+            source.width // self.stride,
+        )
+        # (O, I, t, k, k) -> (O, t*k*k*I), the order in which channels-last pixels lie
+        self.linear = FoldedLinear(Affine(weight.permute(0, 2, 3, 4, 1).flatten(1), bias))
+        self.norm = Normalize(self.dim, embed.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, H, W, I) or (B, T*H*W, I) -> (B, T'*H'*W', O)."""
+        source, grid, stride = self.source, self.grid, self.stride
+        channels = x.shape[-1]
+        height, width = grid.height * stride, grid.width * stride
+        if (height, width) != source[1:]:  # a strided convolution leaves the rest out as well
+            x = x.reshape(-1, *source, channels)[:, :, :height, :width]
+        if self.tubelet == 1:
+            # (B, T, H'*k, W'*k, I) -> (B*T*H', k, W', k*I) -> (B*T*H', W', k, k*I)
+            x = x.reshape(-1, stride, grid.width, stride * channels).transpose(1, 2)
+        else:
+            # (B, T'*t, H'*k, W'*k, I) -> (B*T', t, H', k, W', k*I) -> (B*T', H', W', t, k, k*I)
+            x = x.reshape(-1, self.tubelet, grid.height, stride, grid.width, stride * channels)
+            x = x.permute(0, 2, 4, 1, 3, 5)
+        x = x.reshape(-1, grid.tokens, self.tubelet * stride * stride * channels)
+        out: Tensor = self.norm(self.linear(x))
+        return out
+
+
+class OverlappedEmbedding(nn.Module):
+    """A zero-padded convolution per frame, then LayerNorm."""
+
+    def __init__(self, embed: PatchEmbed, source: Grid, pixels: ClipSpec | None) -> None:
+        super().__init__()
+        conv = embed.proj
+        self.stride, self.padding = int(conv.stride[0]), int(conv.padding[0])
+        weight, bias = conv.weight.detach().double(), affine_of_bias(embed)
+        shape = (source.height, source.width)
+        taps = torch.zeros_like(weight)
+        if pixels is not None:
+            weight, taps = after_pixels(weight, pixels.mean, pixels.std)
+        bias_map = padded_bias(taps, shape, self.stride, self.padding) + bias[None, :, None, None]
+        self.source, self.grid = source, Grid(source.frames, *bias_map.shape[2:])
+        self.weight = constant(weight)
+        self.bias_map = constant(bias_map) if pixels is not None else None
+        self.bias = constant(bias) if pixels is None else None
+        self.norm = Normalize(len(weight), embed.norm)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T, H, W, I) or (B, T*H*W, I) -> (B, T*H'*W', O)."""
+        channels = x.shape[-1]
+        # -> (B*T, H, W, I) -> (B*T, I, H, W)
+        x = x.reshape(-1, self.source.height, self.source.width, channels).permute(0, 3, 1, 2)
+        x = F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
+        if self.bias_map is not None:
+            x = x + self.bias_map
+        x = x.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, len(self.weight))
+        out: Tensor = self.norm(x)
+        return out
+
+
+def affine_of_bias(embed: PatchEmbed) -> Tensor:
+    """The bias (O,) of an embedding's convolution."""
+    bias = embed.proj.bias
+    assert bias is not None  # PatchEmbed always makes one
+    return bias.detach().double()
+
+
+class SpatialContext(nn.Module):
+    """The spatial modulator: depthwise convolutions of each frame, gates, global context, `h`."""
+
+    def __init__(
+        self, layer: SpatioTemporalFocalModulation, ctx: Affine, grid: Grid, scale: float
+    ) -> None:
+        super().__init__()
+        self.grid, self.dim, self.levels = grid, layer.dim, layer.levels
+        self.ctx = FoldedLinear(ctx)
+        self.kernels = nn.ParameterList(constant(level[0].weight) for level in layer.focal_layers)
+        h = affine_of(layer.h)
+        self.h = FoldedLinear(Affine(h.weight * scale, h.bias))
+
+    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Normalised tokens (B, T*H*W, C), gates (B, T*H*W, G) -> (B, T*H*W, C)."""
+        height, width = self.grid.height, self.grid.width
+        # (B, T*H*W, C) -> (B*T, H, W, C) -> (B*T, C, H, W)
+        ctx = self.ctx(x).reshape(-1, height, width, self.dim).permute(0, 3, 1, 2)
+        gates = gates.reshape(-1, height, width, gates.shape[-1]).permute(0, 3, 1, 2)
+        total = None
+        for level, kernel in enumerate(self.kernels):
+            padding = kernel.shape[-1] // 2
+            ctx = F.gelu(F.conv2d(ctx, kernel, padding=padding, groups=self.dim))
+            part = ctx * gates[:, level : level + 1]
+            total = part if total is None else total + part
+        everywhere = F.gelu(ctx.mean((2, 3), keepdim=True))
+        total = total + everywhere * gates[:, self.levels : self.levels + 1]
+        # (B*T, C, H, W) -> (B*T, H, W, C) -> (B, T*H*W, C)
+        out: Tensor = self.h(total.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, self.dim))
+        return out
+
+
+class TemporalContext(nn.Module):
+    """The temporal modulator: dense convolutions over time at each pixel, gates, mean, `h`."""
+
+    def __init__(
+        self, layer: SpatioTemporalFocalModulation, ctx: Affine, grid: Grid, scale: float
+    ) -> None:
+        super().__init__()
+        self.grid, self.dim, self.levels = grid, layer.dim, layer.levels
+        kernels = [level[0].weight for level in layer.focal_layers_temporal]
+        first, bias = project_then_convolve(ctx, kernels[0], grid.frames)
+        # (O, I, k) -> (O, I, k, 1)
+        self.kernels = nn.ParameterList(constant(k[..., None]) for k in [first, *kernels[1:]])
+        self.bias = constant(bias)
+        h = affine_of(layer.h_temporal)
+        self.h = FoldedLinear(Affine(h.weight * scale, h.bias))
+
+    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Normalised tokens (B, T*H*W, C), gates (B, T*H*W, G) -> (B, T*H*W, C)."""
+        frames, pixels = self.grid.frames, self.grid.pixels
+        # (B, T*H*W, C) -> (B, T, H*W, C) -> (B, C, T, H*W)
+        ctx = x.reshape(-1, frames, pixels, self.dim).permute(0, 3, 1, 2)
+        gates = gates.reshape(-1, frames, pixels, gates.shape[-1]).permute(0, 3, 1, 2)
+        skip = self.levels + 1  # the spatial gates come first
+        total = None
+        for level, kernel in enumerate(self.kernels):
+            ctx = F.conv2d(ctx, kernel, padding=(kernel.shape[2] // 2, 0))
+            ctx = F.gelu(ctx + self.bias if level == 0 else ctx)
+            part = ctx * gates[:, skip + level : skip + level + 1]
+            total = part if total is None else total + part
+        always = F.gelu(ctx.mean(2, keepdim=True))
+        total = total + always * gates[:, skip + self.levels :]
+        # (B, C, T, H*W) -> (B, T, H*W, C) -> (B, T*H*W, C)
+        out: Tensor = self.h(total.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, self.dim))
+        return out
+
+
+class Modulation(nn.Module):
+    """out = proj(q * spatial modulator * temporal modulator) (arXiv 2307.06947, eq. 9)."""
+
+    def __init__(
+        self,
+        layer: SpatioTemporalFocalModulation,
+        norm: nn.LayerNorm | None,
+        scale: Tensor | None,
+        grid: Grid,
+    ) -> None:
+        super().__init__()
+        dim = layer.dim
+        spatial, temporal = affine_of(layer.f), affine_of(layer.f_temporal)
+        if norm is not None:
+            spatial, temporal = after_norm(spatial, norm), after_norm(temporal, norm)
+        gates = (spatial.rows(2 * dim), temporal.rows(dim))
+        self.q = FoldedLinear(spatial.rows(0, dim))
+        self.gates = FoldedLinear(
+            Affine(torch.cat([g.weight for g in gates]), torch.cat([g.bias for g in gates]))
+        )
+        factor = 1 / (layer.levels + 1) if layer.normalize_modulator else 1.0
+        self.spatial = SpatialContext(layer, spatial.rows(dim, 2 * dim), grid, factor)
+        self.temporal = TemporalContext(layer, temporal.rows(0, dim), grid, factor)
+        proj = affine_of(layer.proj)
+        self.norm = None
+        if layer.ln is not None:
+            proj, self.norm = after_norm(proj, layer.ln), Normalize(dim)
+        self.proj = FoldedLinear(proj if scale is None else before_scale(proj, scale))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, T*H*W, C) -> (B, T*H*W, C)."""
+        gates = self.gates(x)
+        x = self.q(x) * self.spatial(x, gates) * self.temporal(x, gates)
+        if self.norm is not None:
+            x = self.norm(x)
+        out: Tensor = self.proj(x)
+        return out
