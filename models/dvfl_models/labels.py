@@ -1,0 +1,36 @@
+"""Class names of the published data sets, in the official order of the logits."""
+
+from __future__ import annotations
+
+import json
+import os
+from importlib import resources
+from pathlib import Path
+
+from dvfl_runtime.errors import CheckpointError
+
+DATASETS = ("ucf50", "ucf101", "hmdb51", "kinetics400", "ssv2")
+
+
+def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
+    """Reads labels by the name of a data set, from a JSON list, or from a text file of lines.
+
+    Raises:
+        CheckpointError: if there is no such data set or file, or it does not hold distinct names.
+    """
+    if source in DATASETS:
+        file = resources.files("dvfl_models") / "labels" / f"{source}.json"
+        return tuple(json.loads(file.read_text(encoding="utf-8")))
+    path = Path(source)
+    try:
+        text = path.read_text(encoding="utf-8")
+        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as err:
+        raise CheckpointError(
+            f"cannot read labels {str(source)!r}; give a .json list, a text file with one name a "
+            f"line, or one of: {', '.join(DATASETS)}"
+        ) from err
+    labels = tuple(name.strip() for name in names if isinstance(name, str) and name.strip())
+    if not labels or len(set(labels)) != len(labels):
+        raise CheckpointError(f"{path} must hold one or more distinct names, got {labels[:5]}")
+    return labels
