@@ -23,7 +23,8 @@ class ClipSpec:
         size: (H, W) of the model's input, px.
         resize: the short side before the crop, px; `None` with `crop="letterbox"`.
         crop: "center" resizes the short side to `resize` and cuts `size` from the middle;
-            "letterbox" fits the whole picture into `size` and pads with the mean colour.
+            "letterbox" fits the whole picture into `size`, averaging over areas when it shrinks,
+            and pads with the mean colour.
         mean: RGB mean on the 0-255 scale.
         std: RGB standard deviation on the 0-255 scale.
         frame_interval: the official sampler's interval for trimmed videos (1 in its configs).

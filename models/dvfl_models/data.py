@@ -69,6 +69,7 @@ class SyntheticClips:
             num_frames=self.spec.num_frames,
             window_s=float(rng.uniform(*self.part.window_s)),
             size=(height, width),
+            clean=self.part.clean,
         )
         return preprocess_clip(clip, self.spec)
 

@@ -115,7 +115,7 @@ class Trainer:
                 started = time.perf_counter()
                 loss, accuracy = self._train_step(clips, classes)
                 speed = len(clips) / (time.perf_counter() - started)
-                bar.set_postfix(loss=f"{loss:.3f}", clips_s=f"{speed:.0f}", **self.results)
+                bar.set_postfix({"loss": f"{loss:.3f}", "clips/s": f"{speed:.0f}", **self.results})
                 bar.update()
                 self._after_step(loss, accuracy, speed)
         return self._finish()
@@ -138,7 +138,7 @@ class Trainer:
                 f"loss is {loss.item()} at step {self.step}, lr {lr:.2g}; lower optim.lr"
             )
         self.optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_grad)
         self.optimizer.step()
         if self.averaged is not None:
