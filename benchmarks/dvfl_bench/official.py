@@ -1,7 +1,7 @@
 """The official formulation of Video-FocalNet, as a baseline for the deploy form.
 
-Written from the papers (arXiv 2307.06947, 2507.12426) and the facts about the released modules, with
-their structure kept where it costs time on a device:
+Written from the papers (arXiv 2307.06947, 2507.12426) and what is known of the released modules,
+with their structure kept where it costs time on a device:
 
 - (B, T, C, H, W) float clips, normalised outside the network (here: in front of it, in the graph).
 - Tokens (B*T, H*W, C); each module reshapes to pictures and back.
@@ -102,7 +102,10 @@ class OfficialBlock(nn.Module):
         self.gamma_1: nn.Parameter | float = 1.0
         self.gamma_2: nn.Parameter | float = 1.0
         if config.use_layerscale:
-            self.gamma_1, self.gamma_2 = nn.Parameter(torch.ones(dim)), nn.Parameter(torch.ones(dim))
+            self.gamma_1, self.gamma_2 = (
+                nn.Parameter(torch.ones(dim)),
+                nn.Parameter(torch.ones(dim)),
+            )
 
     def forward(self, x: Tensor, frames: int, size: tuple[int, int]) -> Tensor:
         """(B*T, H*W, C) -> (B*T, H*W, C)."""
@@ -112,8 +115,9 @@ class OfficialBlock(nn.Module):
         x = x.reshape(-1, size[0] * size[1], x.shape[-1])
         x = self.norm1(x) if self.postln else x
         x = shortcut + (x if isinstance(self.gamma_1, float) else self.gamma_1 * x)
-        y = self.norm2(self.mlp(x)) if self.postln else self.mlp(self.norm2(x))
-        return x + (y if isinstance(self.gamma_2, float) else self.gamma_2 * y)
+        y: Tensor = self.norm2(self.mlp(x)) if self.postln else self.mlp(self.norm2(x))
+        out: Tensor = x + (y if isinstance(self.gamma_2, float) else self.gamma_2 * y)
+        return out
 
 
 class OfficialEmbed(nn.Module):

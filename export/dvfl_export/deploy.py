@@ -109,10 +109,13 @@ class DeployVideoFocalNet(nn.Module):
         self.layers = nn.ModuleList()
         for stage in model.layers:
             assert isinstance(stage, Stage)
-            self.layers.extend(DeployBlock(block, grid) for block in stage.blocks)
+            for block in stage.blocks:
+                assert isinstance(block, Block)
+                self.layers.append(DeployBlock(block, grid))
             if stage.downsample is not None:
-                self.layers.append(embedding(stage.downsample, grid, None))
-                grid = self.layers[-1].grid
+                downsample = embedding(stage.downsample, grid, None)
+                self.layers.append(downsample)
+                grid = downsample.grid
         head = affine_of(model.head)
         self.norm = Normalize(model.head.in_features)
         self.head = FoldedLinear(after_norm(head, model.norm))

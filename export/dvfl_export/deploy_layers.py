@@ -157,6 +157,17 @@ def affine_of_bias(embed: PatchEmbed) -> Tensor:
     return bias.detach().double()
 
 
+def level_kernels(levels: nn.ModuleList) -> list[Tensor]:
+    """The convolutions' weights of the context levels, first level first."""
+    kernels = []
+    for level in levels:
+        assert isinstance(level, nn.Sequential)
+        weight = level[0].weight
+        assert isinstance(weight, Tensor)
+        kernels.append(weight.detach())
+    return kernels
+
+
 class SpatialContext(nn.Module):
     """The spatial modulator: depthwise convolutions of each frame, gates, global context, `h`."""
 
@@ -166,7 +177,7 @@ class SpatialContext(nn.Module):
         super().__init__()
         self.grid, self.dim, self.levels = grid, layer.dim, layer.levels
         self.ctx = FoldedLinear(ctx)
-        self.kernels = nn.ParameterList(constant(level[0].weight) for level in layer.focal_layers)
+        self.kernels = nn.ParameterList(constant(w) for w in level_kernels(layer.focal_layers))
         h = affine_of(layer.h)
         self.h = FoldedLinear(Affine(h.weight * scale, h.bias))
 
@@ -183,6 +194,7 @@ class SpatialContext(nn.Module):
             part = ctx * gates[:, level : level + 1]
             total = part if total is None else total + part
         everywhere = F.gelu(ctx.mean((2, 3), keepdim=True))
+        assert total is not None  # there is at least one level
         total = total + everywhere * gates[:, self.levels : self.levels + 1]
         # (B*T, C, H, W) -> (B*T, H, W, C) -> (B, T*H*W, C)
         out: Tensor = self.h(total.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, self.dim))
@@ -197,7 +209,7 @@ class TemporalContext(nn.Module):
     ) -> None:
         super().__init__()
         self.grid, self.dim, self.levels = grid, layer.dim, layer.levels
-        kernels = [level[0].weight for level in layer.focal_layers_temporal]
+        kernels = level_kernels(layer.focal_layers_temporal)
         first, bias = project_then_convolve(ctx, kernels[0], grid.frames)
         # (O, I, k) -> (O, I, k, 1)
         self.kernels = nn.ParameterList(constant(k[..., None]) for k in [first, *kernels[1:]])
@@ -219,6 +231,7 @@ class TemporalContext(nn.Module):
             part = ctx * gates[:, skip + level : skip + level + 1]
             total = part if total is None else total + part
         always = F.gelu(ctx.mean(2, keepdim=True))
+        assert total is not None  # there is at least one level
         total = total + always * gates[:, skip + self.levels :]
         # (B, C, T, H*W) -> (B, T, H*W, C) -> (B, T*H*W, C)
         out: Tensor = self.h(total.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, self.dim))

@@ -33,7 +33,7 @@ def affine_of(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> Affine:
 
 
 def after_norm(affine: Affine, norm: nn.LayerNorm) -> Affine:
-    """Takes over the scale and shift of the LayerNorm in front: W (g n + s) + b = (W g) n + (W s + b)."""
+    """Takes over the affine of the LayerNorm in front: W (g n + s) + b = (W g) n + (W s + b)."""
     scale, shift = norm.weight.detach().double(), norm.bias.detach().double()
     return Affine(affine.weight * scale, affine.bias + affine.weight @ shift)
 
@@ -82,13 +82,11 @@ def padded_bias(taps: Tensor, size: tuple[int, int], stride: int, padding: int) 
     return F.conv2d(inside, taps, stride=stride, padding=padding)
 
 
-def project_then_convolve(
-    project: Affine, weight: Tensor, frames: int
-) -> tuple[Tensor, Tensor]:
+def project_then_convolve(project: Affine, weight: Tensor, frames: int) -> tuple[Tensor, Tensor]:
     """One temporal convolution instead of a Linear and a zero-padded temporal convolution.
 
-    conv(F x + b)_t = sum_j W_j F x_(t+j) + sum_(j: t+j inside) W_j b: the padded frames are zeros of
-    the *projected* tokens, so they carry no b, and the bias differs from frame to frame at the edges.
+    conv(F x + b)_t = sum_j W_j F x_(t+j) + sum_(j: t+j inside) W_j b. The padded frames are zeros
+    of the *projected* tokens and carry no b, so the frames at the edges have a bias of their own.
 
     Args:
         project: the Linear, weight (D, I).

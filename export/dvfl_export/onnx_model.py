@@ -39,9 +39,7 @@ def quiet_exporter() -> Iterator[None]:
         registration.setLevel(level)
 
 
-def onnx_from_model(
-    module: nn.Module, spec: ClipSpec, *, opset: int = OPSET
-) -> onnx.ModelProto:
+def onnx_from_model(module: nn.Module, spec: ClipSpec, *, opset: int = OPSET) -> onnx.ModelProto:
     """Exports a module that takes clips.
 
     Args:
@@ -111,7 +109,7 @@ def strip_metadata(model: onnx.ModelProto) -> None:
 
 
 def name_after_modules(graph: onnx.GraphProto) -> None:
-    """Names nodes `module.path/OpType` (`_1`, `_2`, ... if several), and values after their node."""
+    """Names nodes `module.path/OpType` (then `_1`, `_2`, ...), and values after their node."""
     fixed = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
     seen: Counter[str] = Counter()
     renamed: dict[str, str] = {}
