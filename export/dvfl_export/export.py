@@ -10,7 +10,6 @@ from importlib import metadata
 from pathlib import Path
 
 import onnx
-import torch
 
 from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
@@ -31,7 +30,7 @@ from dvfl_models.checkpoint import (
 from dvfl_models.labels import read_labels
 from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, read_artifact
-from dvfl_runtime.errors import CheckpointError, ExportError
+from dvfl_runtime.errors import CheckpointError
 from dvfl_runtime.files import replacing
 from dvfl_runtime.spec import ClipSpec
 from dvfl_runtime.version import __version__

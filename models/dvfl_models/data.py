@@ -122,7 +122,7 @@ class VideoClips:
         return preprocess_clip(images[picks], self.spec), class_id
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def decoded(path: str) -> tuple[Clip, NDArray[np.float64]]:
     """All frames of a short video at most `CACHE_PX` large, (N, h, w, 3), and their times, s."""
     images, times = [], []
@@ -152,6 +152,11 @@ def _listed(part: VideosPart, labels: Sequence[str]) -> list[tuple[str, int]]:
                 f"set its path with --set train.N.index=... or test.N.index=..."
             ) from err
         folder = index.parent
+    for column in (*part.only, *part.exclude):
+        if rows and column not in rows[0]:
+            raise RecipeError(
+                f"data set {part.name!r}: no column {column!r} in {index}; it has {list(rows[0])}"
+            )
     for row in rows:
         row["label"] = part.rename.get(row["label"], row["label"] if not part.rename else "")
     kept = [

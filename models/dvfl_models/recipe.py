@@ -193,10 +193,8 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     table: Any = values
     try:
         for parent in parents:
-            if isinstance(table, list):
-                table = table[int(parent)]
-            else:
-                table = table.setdefault(parent, {})
+            here = int(parent) if isinstance(table, list) else parent
+            table = table.setdefault(here, {}) if isinstance(table, dict) else table[here]
         table[int(last) if isinstance(table, list) else last] = value
     except (ValueError, IndexError, TypeError) as err:
         raise RecipeError(f"setting {setting!r} names nothing in the recipe: {err}") from err

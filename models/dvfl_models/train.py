@@ -50,10 +50,10 @@ class Trainer:
         self.model = self._new_model()
         self.averaged: AveragedModel | None = None
         if optim.ema:
-            average = get_ema_multi_avg_fn(optim.ema)  # type: ignore[no-untyped-call]
+            average = get_ema_multi_avg_fn(optim.ema)
             self.averaged = AveragedModel(self.model, multi_avg_fn=average)
         self.optimizer = self._new_optimizer()
-        self.results: dict[str, float] = {}
+        self.confusions: dict[str, Confusion] = {}
         last = folder / "last.pth"
         if resume and last.exists():
             self._resume(last)
@@ -115,7 +115,9 @@ class Trainer:
                 started = time.perf_counter()
                 loss, accuracy = self._train_step(clips, classes)
                 speed = len(clips) / (time.perf_counter() - started)
-                bar.set_postfix({"loss": f"{loss:.3f}", "clips/s": f"{speed:.0f}", **self.results})
+                bar.set_postfix(
+                    {"loss": f"{loss:.3f}", "clips/s": f"{speed:.0f}", **self.results()}
+                )
                 bar.update()
                 self._after_step(loss, accuracy, speed)
         return self._finish()
@@ -138,7 +140,7 @@ class Trainer:
                 f"loss is {loss.item()} at step {self.step}, lr {lr:.2g}; lower optim.lr"
             )
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_grad)
         self.optimizer.step()
         if self.averaged is not None:
@@ -155,9 +157,9 @@ class Trainer:
             "clips_per_s": f"{speed:.1f}",
         }
         done = self.step == self.recipe.optim.steps
-        if self.tests and self.step % self.recipe.test_every == 0 and not done:
-            self.results = {k: round(v.accuracy, 4) for k, v in self._test().items()}
-        row.update({test.name: self.results.get(test.name, "") for test in self.tests})
+        if self.step % self.recipe.test_every == 0 or done:
+            self.confusions = self._test()
+        row.update({test.name: self.results().get(test.name, "") for test in self.tests})
         self._append_metrics(row)
         if self.step % self.recipe.checkpoint_every == 0 or done:
             self._save_last()
@@ -171,6 +173,10 @@ class Trainer:
                 writer.writeheader()
             writer.writerow(row)
 
+    def results(self) -> dict[str, float]:
+        """Accuracy on each test set at the last test, 0 to 1."""
+        return {name: round(c.accuracy, 4) for name, c in self.confusions.items()}
+
     def _test(self) -> dict[str, Confusion]:
         recipe = self.recipe
         return {
@@ -179,7 +185,7 @@ class Trainer:
         }
 
     def _finish(self) -> dict[str, Confusion]:
-        confusions = self._test()
+        confusions = self.confusions or self._test()  # none: a finished run, resumed
         for name, confusion in confusions.items():
             title = f"{name}: {confusion.accuracy:.1%} of {confusion.clips} clips"
             confusion.save_png(self.folder / f"confusion_{name}.png", title)

@@ -30,7 +30,7 @@ def test_official_and_plain_files_load(
     torch.save({"model": state, "epoch": 119} if official else state, tmp_path / "x.pth")
     twin = build_model("femto", num_classes=5)
     load_checkpoint(twin, tmp_path / "x.pth")
-    assert all(torch.equal(a, b) for a, b in zip(twin.state_dict().values(), state.values()))
+    assert all(torch.equal(value, state[key]) for key, value in twin.state_dict().items())
 
 
 def test_our_own_file_knows_its_network(femto: VideoFocalNet, tmp_path: Path) -> None:
@@ -60,9 +60,7 @@ def test_missing_and_unexpected_keys_are_listed(femto: VideoFocalNet, tmp_path: 
 @pytest.mark.parametrize("variant", list(VARIANTS))
 def test_variant_is_recognised_by_shapes(variant: str) -> None:
     with torch.device("meta"):
-        state = VideoFocalNet(
-            dataclasses.replace(VARIANTS[variant], num_classes=7)
-        ).state_dict()
+        state = VideoFocalNet(dataclasses.replace(VARIANTS[variant], num_classes=7)).state_dict()
     assert matching_variant(state) == variant
 
 
@@ -71,9 +69,7 @@ class Evil:
         return print, ("this must never run",)
 
 
-def test_pickled_objects_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_pickled_objects_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"model": Evil()}, tmp_path / "evil.pth")
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(Evil()))
     for name in ("evil.pth", "raw.pth"):

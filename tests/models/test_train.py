@@ -1,0 +1,202 @@
+"""Training: clips, augmentation, resuming, results, bad data."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import videos
+
+from dvfl_models import read_checkpoint
+from dvfl_models.augment import degrade
+from dvfl_models.cli import main
+from dvfl_models.crossval import cross_validate
+from dvfl_models.data import TrainingBatches, clip_set
+from dvfl_models.evaluate import Confusion
+from dvfl_models.recipe import Recipe, recipe_from
+from dvfl_models.train import Trainer
+from dvfl_runtime.errors import CheckpointError, DvflError, RecipeError
+
+
+def tiny(**changes: object) -> Recipe:
+    synthetic = {"kind": "synthetic", "clips": 2, "first_seed": 10**9}
+    return recipe_from(
+        {
+            "name": "tiny",
+            "labels": ["idle", "bend"],
+            "model": {"variant": "femto", "init": "xavier", "drop_path": 0.2},
+            "clip": {"num_frames": 2, "size": [32, 32], "crop": "letterbox"},
+            "train": [{"kind": "synthetic"}],
+            "test": [synthetic],
+            "optim": {"steps": 4, "batch_size": 2, "ema": 0.5},
+            "checkpoint_every": 2,
+            "test_every": 2,
+            **changes,
+        },
+        "tiny",
+    )
+
+
+def weights(folder: Path, name: str = "final.pth") -> dict[str, torch.Tensor]:
+    return dict(read_checkpoint(folder / name).state_dict)
+
+
+def test_batches_are_a_function_of_the_step() -> None:
+    first, again = TrainingBatches(tiny())[3], TrainingBatches(tiny())[3]
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert first[0].shape == (2, 2, 3, 32, 32)
+    assert not torch.equal(first[0], TrainingBatches(tiny(seed=1))[3][0])
+
+
+def test_batches_leave_the_generator_alone() -> None:
+    torch.manual_seed(0)
+    wanted = torch.rand(1)
+    torch.manual_seed(0)
+    _ = TrainingBatches(tiny())[0]
+    assert torch.equal(torch.rand(1), wanted)
+
+
+def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
+    Trainer(tiny(), tmp_path / "whole").run(workers=0, progress=False)
+    stopped = Trainer(tiny(), tmp_path / "parts")
+    batches = TrainingBatches(tiny())
+    for step in range(3):  # dies after the third step; the checkpoint is of the second
+        stopped._after_step(*stopped._train_step(*batches[step]), 1.0)
+    Trainer(tiny(), tmp_path / "parts", resume=True).run(workers=0, progress=False)
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[key], parts[key]) for key in whole)
+    with (tmp_path / "parts" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
+    assert rows[-1]["synthetic"] != ""
+
+
+def test_results_of_a_run(tmp_path: Path) -> None:
+    confusions = Trainer(tiny(), tmp_path / "run").run(workers=0, progress=False)
+    assert confusions["synthetic"].clips == 4
+    assert (tmp_path / "run" / "confusion_synthetic.png").read_bytes()[:4] == b"\x89PNG"
+    final = read_checkpoint(tmp_path / "run" / "final.pth")
+    assert final.labels == ("idle", "bend")
+    assert final.training["accuracy"]["synthetic"]["clips"] == 4
+    assert final.trainer == {}
+    recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
+    assert recipe["optim"]["steps"] == 4
+
+
+def test_another_recipe_or_run_is_not_overwritten(tmp_path: Path) -> None:
+    Trainer(tiny(), tmp_path / "run").run(workers=0, progress=False)
+    with pytest.raises(DvflError, match="pass --resume"):
+        Trainer(tiny(), tmp_path / "run")
+    with pytest.raises(DvflError, match="another recipe"):
+        Trainer(tiny(seed=2), tmp_path / "run", resume=True)
+    last = tmp_path / "run" / "last.pth"
+    last.write_bytes((tmp_path / "run" / "final.pth").read_bytes())
+    with pytest.raises(CheckpointError, match="weights alone"):
+        Trainer(tiny(), tmp_path / "run", resume=True)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path: Path) -> None:
+    trainer = Trainer(tiny(), tmp_path / "run")
+    with torch.no_grad():
+        trainer.model.head.bias[0] = float("nan")
+    with pytest.raises(DvflError, match=r"loss is nan at step 0, lr 0\.001"):
+        trainer.run(workers=0, progress=False)
+
+
+@pytest.fixture
+def labelled(tmp_path: Path) -> Path:
+    rows = ["file,label,person"]
+    for person in "ab":
+        for label, level in (("idle", 60), ("bend", 200)):
+            frames = [np.full((48, 64, 3), level + k, np.uint8) for k in range(12)]
+            videos.write_video(tmp_path / f"{label}_{person}.mp4", frames)
+            rows.append(f"{label}_{person}.mp4,{label},{person}")
+    rows.append("missing.mp4,other,a")
+    index = tmp_path / "index.csv"
+    index.write_text("\n".join(rows) + "\n")
+    return index
+
+
+def videos_part(index: Path, **more: object) -> dict:
+    return {"kind": "videos", "name": "small", "index": str(index), **more}
+
+
+def test_video_files_are_sampled_by_class_and_tested_once_each(labelled: Path) -> None:
+    recipe = tiny(train=[videos_part(labelled)])
+    clips = clip_set(recipe.train[0], recipe)
+    assert len(clips) == 4
+    clip, class_id = clips[0]
+    assert clip.shape == (2, 32, 32, 3)
+    assert class_id == 0
+    rng = np.random.default_rng(0)
+    drawn = [clips.sample(rng) for _ in range(20)]
+    assert {class_id for _, class_id in drawn} == {0, 1}
+    assert all((clip[:, 16, 16].mean() > 128) == (class_id == 1) for clip, class_id in drawn)
+
+
+def test_filters_and_renaming(labelled: Path) -> None:
+    part = videos_part(labelled, exclude={"person": ["a"]}, rename={"bend": "idle"})
+    recipe = tiny(train=[part])
+    clips = clip_set(recipe.train[0], recipe)
+    assert [class_id for _, class_id in (clips[i] for i in range(len(clips)))] == [0]
+    folder = tiny(train=[videos_part(labelled.parent, rename={"": "idle"})])
+    assert len(clip_set(folder.train[0], folder)) == 4
+
+
+def test_leave_one_group_out_holds_out_what_it_says(labelled: Path, tmp_path: Path) -> None:
+    recipe = tiny(train=[videos_part(labelled)], optim={"steps": 1, "batch_size": 2})
+    results = cross_validate(recipe, "small", "person", [0, 1], tmp_path / "cv", workers=0)
+    assert results["folds"].keys() == {"0", "1"}
+    assert np.sum(results["confusion_counts"]) == 8
+    held_out = json.loads((tmp_path / "cv" / "seed0_personb" / "recipe.json").read_text())
+    assert held_out["train"][0]["exclude"] == {"person": ["b"]}
+    assert held_out["test"][0]["only"] == {"person": ["b"]}
+    assert (tmp_path / "cv" / "confusion.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ({"index": "absent.csv"}, "cannot read absent.csv"),
+        ({"only": {"person": ["z"]}}, "no row of"),
+        ({"only": {"colour": ["red"]}}, "no column 'colour'"),
+    ],
+)
+def test_wrong_data_sets(labelled: Path, part: dict, message: str) -> None:
+    recipe = tiny(train=[videos_part(labelled) | part])
+    with pytest.raises(RecipeError, match=message):
+        TrainingBatches(recipe)
+
+
+def test_degrade_keeps_the_shape_and_can_be_off() -> None:
+    clip = np.random.default_rng(0).integers(0, 255, (2, 32, 48, 3)).astype(np.uint8)
+    assert degrade(clip, np.random.default_rng(0), 0.0) is clip
+    changed = degrade(clip, np.random.default_rng(0), 1.0)
+    assert changed.shape == clip.shape
+    assert changed.dtype == np.uint8
+    assert changed.astype(int).std() < clip.astype(int).std()
+
+
+def test_confusion_adds_up() -> None:
+    one = Confusion(("a", "b"), np.array([[3, 1], [0, 4]]))
+    assert one.accuracy == 7 / 8
+    assert (one + one).clips == 16
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "tiny.toml"
+    path.write_text(
+        'name = "tiny"\nlabels = ["idle", "bend"]\nmodel = {variant = "femto"}\n'
+        'clip = {num_frames = 2, size = [32, 32], crop = "letterbox"}\n'
+        'train = [{kind = "synthetic"}]\noptim = {steps = 9, batch_size = 2}\n'
+    )
+    out = str(tmp_path / "run")
+    assert main([str(path), "--set", "optim.steps=1", "--out", out, "--workers", "0"]) == 0
+    assert "final.pth" in capsys.readouterr().out
+    assert main([str(path), "--out", out]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("dvfl-train: error: ")
+    assert error.count("\n") == 1
