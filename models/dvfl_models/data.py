@@ -22,7 +22,7 @@ from torch.utils.data import Dataset
 
 from dvfl_models.augment import ClipAugmentation, degrade
 from dvfl_models.recipe import Recipe, SyntheticPart, VideosPart
-from dvfl_models.synthetic import render_clip
+from dvfl_models.synthetic import render_clip, render_video
 from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.preprocess import preprocess_clip
 from dvfl_runtime.sampling import nearest, uniform_indices, window_targets
@@ -30,6 +30,7 @@ from dvfl_runtime.sources import open_source
 from dvfl_runtime.spec import ClipSpec
 
 Clip = NDArray[np.uint8]
+Size = tuple[int, int]
 VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".gif", ".m4v"}
 CACHE_PX = 112  # decoded videos are kept in memory at this long side
 
@@ -63,15 +64,36 @@ class SyntheticClips:
                 height = int(height * rng.uniform(0.6, 1))
             else:
                 width = int(width * rng.uniform(0.6, 1))
-        clip = render_clip(
-            self.labels[class_id],
-            seed=seed,
-            num_frames=self.spec.num_frames,
-            window_s=float(rng.uniform(*self.part.window_s)),
-            size=(height, width),
-            clean=self.part.clean,
-        )
+        window_s = float(rng.uniform(*self.part.window_s))
+        if self.part.change:
+            clip = self._changing_clip(class_id, seed, rng, window_s, (height, width))
+        else:
+            clip = render_clip(
+                self.labels[class_id],
+                seed=seed,
+                num_frames=self.spec.num_frames,
+                window_s=window_s,
+                size=(height, width),
+                clean=self.part.clean,
+            )
         return preprocess_clip(clip, self.spec)
+
+    def _changing_clip(
+        self, class_id: int, seed: int, rng: np.random.Generator, window_s: float, size: Size
+    ) -> Clip:
+        """Another action, mostly idle, before or after; the class fills 58 to 85 % of the window.
+
+        Without such clips a network names an action as soon as a corner of it is in the window, and
+        segments come out half a second too long at either end.
+        """
+        others = [name for name in self.labels if name != self.labels[class_id]]
+        idle = "idle" in others and rng.random() < 0.7
+        other = "idle" if idle else str(rng.choice(others))
+        share = float(rng.uniform(0.58, 0.85))
+        parts = [(self.labels[class_id], share * window_s), (other, (1 - share) * window_s)]
+        timeline = parts if rng.random() < 0.5 else parts[::-1]
+        fps = self.spec.num_frames / window_s
+        return np.stack(list(render_video(timeline, seed=seed, fps=fps, size=size)))
 
     def sample(self, rng: np.random.Generator) -> tuple[Clip, int]:
         """See ClipSet."""

@@ -45,6 +45,7 @@ class SyntheticPart(Part):
     weight: float = Field(1.0, gt=0)  # share of the batches, relative to the other tables
     window_s: tuple[float, float] = (1.2, 4.0)  # a clip's span is drawn from this range
     clean: bool = False  # easy scenes: one person well in the picture, a quiet background
+    change: bool = False  # the action changes within the clip; the middle of it gives the class
     clips: int = Field(0, ge=0)  # of a test set, per class
     first_seed: int = 0  # test sets start far from the seeds of training
 
