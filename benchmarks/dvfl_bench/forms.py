@@ -9,10 +9,7 @@ of a 2048^3 float32 matrix product measured between the other runs.
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import json
-import os
-import platform
 import sys
 import tempfile
 import time
@@ -24,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dvfl_bench.machine import describe_machine
 from dvfl_bench.official import official_form
 from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
@@ -98,6 +96,9 @@ def build_runs(
     torch.manual_seed(0)
     model = build_model(variant)
     init_weights(model, "xavier")  # activations of the size that trained weights give
+    for name, value in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.uniform_(value, -0.1, 0.1)  # engines leave out the addition of zeros
     modules: dict[str, torch.nn.Module] = {
         "official": official_form(model.config, model.state_dict(), spec),
         "deploy": deploy_form(model.eval(), spec),
@@ -120,47 +121,44 @@ def build_runs(
 def time_in_turn(
     runs: dict[tuple[str, str], Run], repeats: int
 ) -> dict[tuple[str, str], NDArray[np.float64]]:
-    """Milliseconds of each run, (repeats,), after a warm-up round; a round takes each run once."""
-    times: dict[tuple[str, str], list[float]] = {name: [] for name in runs}
+    """Milliseconds, (2, repeats) per run: on the wall, and of CPU time over all threads.
+
+    One warm-up round; a round takes each run once. CPU time does not grow when other programs take
+    the cores, so it compares forms on a busy machine, where the wall does not.
+    """
+    times: dict[tuple[str, str], list[tuple[float, float]]] = {name: [] for name in runs}
     for round_ in range(repeats + 1):
         for name, run in runs.items():
-            start = time.perf_counter_ns()
+            wall, cpu = time.perf_counter_ns(), time.process_time_ns()
             run()
+            spent = (time.perf_counter_ns() - wall) / 1e6, (time.process_time_ns() - cpu) / 1e6
             if round_:
-                times[name].append((time.perf_counter_ns() - start) / 1e6)
-    return {name: np.array(values) for name, values in times.items()}
+                times[name].append(spent)
+    return {name: np.array(values).T for name, values in times.items()}
 
 
 def statistics(times_ms: NDArray[np.float64]) -> dict[str, float]:
-    """Median, p10, p90, minimum (ms) and n."""
-    p10, median, p90 = np.percentile(times_ms, [10, 50, 90])
-    return {
-        "median_ms": round(float(median), 2),
-        "p10_ms": round(float(p10), 2),
-        "p90_ms": round(float(p90), 2),
-        "min_ms": round(float(times_ms.min()), 2),
-        "n": len(times_ms),
+    """Median, p10, p90 and minimum (ms) of the wall, n, and the minimum of CPU time."""
+    wall, cpu = times_ms
+    p10, median, p90 = np.percentile(wall, [10, 50, 90])
+    values = {
+        "median_ms": median,
+        "p10_ms": p10,
+        "p90_ms": p90,
+        "min_ms": wall.min(),
+        "cpu_min_ms": cpu.min(),
     }
+    return {**{name: round(float(value), 2) for name, value in values.items()}, "n": len(wall)}
 
 
-def describe_machine(threads: int) -> dict[str, Any]:
-    """CPU, cores, load and versions; nothing that names the host."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        model = names[0] if names else model
-    packages = ("torch", "onnx", "onnxruntime", "openvino", "numpy")
-    return {
-        "cpu": model,
-        "architecture": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": threads,
-        "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in packages},
+def ratios(above: NDArray[np.float64], below: NDArray[np.float64]) -> dict[str, float]:
+    """How many times longer `above` takes: by median, by minimum, and by CPU time."""
+    values = {
+        "median": np.median(above[0]) / np.median(below[0]),
+        "min": above[0].min() / below[0].min(),
+        "cpu": above[1].min() / below[1].min(),
     }
+    return {name: round(float(value), 3) for name, value in values.items()}
 
 
 def summarize(times: dict[tuple[str, str], NDArray[np.float64]], gmacs: float) -> dict[str, Any]:
@@ -171,14 +169,8 @@ def summarize(times: dict[tuple[str, str], NDArray[np.float64]], gmacs: float) -
         official, deploy = (times[engine, form] for form in FORMS)
         engines[engine] = {
             **{form: statistics(times[engine, form]) for form in FORMS},
-            "official_over_deploy": {
-                "median": round(float(np.median(official) / np.median(deploy)), 3),
-                "min": round(float(official.min() / deploy.min()), 3),
-            },
-            "deploy_over_floor": {
-                "median": round(float(np.median(deploy) / np.median(floor)), 3),
-                "min": round(float(deploy.min() / floor.min()), 3),
-            },
+            "official_over_deploy": ratios(official, deploy),
+            "deploy_over_floor": ratios(deploy, floor),
         }
     return {"gmacs": round(gmacs, 3), "sgemm_floor": statistics(floor), "engines": engines}
 
@@ -201,15 +193,18 @@ def compare(variant: str, size: int, threads: int, repeats: int) -> dict[str, An
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a table of medians and ratios."""
-    head = f"{'engine':22} {'official ms':>12} {'deploy ms':>10} {'ratio':>6} {'(min)':>6}"
-    lines = [head + f" {'x floor':>8} {'(min)':>6}"]
+    """The result as a table: median ms; ratios of medians, of minima and of CPU time."""
+    head = f"{'engine':22} {'official ms':>12} {'deploy ms':>10}"
+    columns = f" {'median':>7} {'min':>6} {'cpu':>6}"
+    lines = [f"{'':46}   official / deploy      deploy / floor", head + columns * 2]
     for engine, row in result["engines"].items():
-        ratio, floor = row["official_over_deploy"], row["deploy_over_floor"]
-        lines.append(
-            f"{engine:22} {row['official']['median_ms']:12.1f} {row['deploy']['median_ms']:10.1f} "
-            f"{ratio['median']:6.2f} {ratio['min']:6.2f} {floor['median']:8.2f} {floor['min']:6.2f}"
-        )
+        cells = [
+            f"{row[form]['median_ms']:{w}.1f}" for form, w in zip(FORMS, (12, 10), strict=True)
+        ]
+        for name in ("official_over_deploy", "deploy_over_floor"):
+            ratio = row[name]
+            cells.append(f"{ratio['median']:7.2f} {ratio['min']:6.2f} {ratio['cpu']:6.2f}")
+        lines.append(f"{engine:22} " + " ".join(cells))
     lines.append(f"sgemm floor {result['sgemm_floor']['median_ms']:.1f} ms (median)")
     return "\n".join(lines)
 
