@@ -109,6 +109,11 @@ def _device(ort: ModuleType, device: str) -> str:
     """Returns "cpu" or "cuda", and raises if CUDA was asked for and cannot be had."""
     if device == "cpu":
         return device
+    if device == "gpu":
+        raise EngineUnavailable(
+            "onnxruntime does not run on device 'gpu' (Intel's); pass device='cuda' or 'cpu', or "
+            "engine='openvino'"
+        )
     has_cuda = PROVIDERS["cuda"] in ort.get_available_providers()
     problem = cuda_problem() if has_cuda else "this onnxruntime is built without CUDA"
     if device == "auto":

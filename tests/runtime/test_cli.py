@@ -112,7 +112,7 @@ def test_output_goes_to_a_file_and_its_suffix_chooses_jsonl(run, tmp_path):
 def test_the_demo_prints_a_timeline_and_says_what_runs(folder, capsys, monkeypatch):
     monkeypatch.setattr(recognizer, "BUNDLED_MODEL", folder / "m.onnx")
     monkeypatch.setattr(cli, "DEMO_CLIP", folder / "rg.mp4")
-    assert cli.main(["--demo"]) == 0
+    assert cli.main(["--demo", "--engine", "onnxruntime"]) == 0
     out, err = capsys.readouterr()
     heads, *rows = out.splitlines()
     assert heads.split() == ["start", "end", "label", "confidence"]

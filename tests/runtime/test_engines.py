@@ -1,14 +1,15 @@
 import logging
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from artifacts import SPEC, colour_graph, write_colour_model
+from artifacts import SPEC, colour_graph, save, write_colour_model
 from onnx import TensorProto, helper
 
-from dvfl_runtime import ArtifactError, DvflError, EngineUnavailable, FakeEngine
+from dvfl_runtime import ArtifactError, DvflError, EngineUnavailable, FakeEngine, engines
 from dvfl_runtime.engines import cuda, open_engine
 from dvfl_runtime.engines import onnxruntime as ort_engine
 from dvfl_runtime.engines.cpus import usable_cpus
@@ -23,14 +24,20 @@ def clips(batch, colour=(255, 0, 51)):
     return np.full((batch, SPEC.num_frames, *SPEC.size, 3), colour, np.uint8)
 
 
-def test_onnxruntime_gives_the_logits_of_each_clip(model):
-    engine = open_engine("onnxruntime", model, device="cpu", num_threads=1)
-    for batch in (1, 3):
+each_engine = pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+
+
+@each_engine
+def test_an_engine_gives_the_logits_of_each_clip(name, model):
+    package = pytest.importorskip(name)
+    engine = open_engine(name, model, device="cpu", num_threads=1)
+    for batch in (1, 3, 1, 2):
         logits = engine.run(clips(batch))
         assert logits.dtype == np.float32
         assert logits == pytest.approx(np.tile([20.0, 0.0, 4.0], (batch, 1)), rel=1e-5)
-    assert (engine.name, engine.version) == ("onnxruntime", onnxruntime.__version__)
-    assert (engine.provider, engine.device) == ("CPUExecutionProvider", "cpu")
+    assert (engine.name, engine.version) == (name, package.__version__.partition("-")[0])
+    assert engine.provider == {"onnxruntime": "CPUExecutionProvider", "openvino": "CPU"}[name]
+    assert engine.device == "cpu"
     assert engine.num_classes == 3
     assert engine.clip_shape == (None, 4, 8, 8, 3)
     assert engine.fused_ops == ()
@@ -40,7 +47,30 @@ def test_onnxruntime_gives_the_logits_of_each_clip(model):
         engine.run(clips(1))
 
 
-def test_auto_logs_what_it_chose(model, caplog):
+@each_engine
+def test_threads_share_an_engine(name, model):
+    pytest.importorskip(name)
+    engine = open_engine(name, model, device="cpu", num_threads=1)
+    given = [(1 + n % 2, (n, 0, 255 - n)) for n in range(64)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda each: engine.run(clips(*each)), given))
+    for (batch, colour), logits in zip(given, found, strict=True):
+        wanted = np.tile(np.array(colour) * 20 / 255, (batch, 1))
+        np.testing.assert_allclose(logits, wanted, rtol=1e-5, atol=1e-6)
+    engine.close()
+
+
+@each_engine
+def test_results_outlive_later_calls(name, model):
+    pytest.importorskip(name)
+    engine = open_engine(name, model, device="cpu")
+    first = engine.run(clips(1))
+    engine.run(clips(1, (0, 0, 0)))
+    assert first == pytest.approx(np.array([[20.0, 0.0, 4.0]]), rel=1e-5)
+
+
+def test_auto_takes_the_first_installed_and_logs_it(model, caplog, monkeypatch):
+    monkeypatch.setattr(engines, "installed_engines", lambda: ("onnxruntime",))
     with caplog.at_level(logging.INFO, "dvfl_runtime"):
         engine = open_engine("auto", model)
     assert engine.name == "onnxruntime"
@@ -51,12 +81,42 @@ def test_auto_logs_what_it_chose(model, caplog):
     assert caplog.text == ""
 
 
+def test_auto_prefers_what_can_use_the_nvidia_gpu(model, monkeypatch):
+    monkeypatch.setattr(engines, "installed_engines", lambda: ("openvino", "onnxruntime"))
+    monkeypatch.setattr(engines, "cuda_problem", lambda: None)
+    assert open_engine("auto", model).name == "onnxruntime"
+
+
+def test_auto_goes_on_to_an_engine_that_can_load_the_file(tmp_path, caplog):
+    pytest.importorskip("openvino")
+    node = helper.make_node("Twice", ["logits_"], ["logits"], domain="dvfl")
+    body = [helper.make_node("Add", ["x", "x"], ["y"])]
+    opset = [helper.make_opsetid("", 18)]
+    model = colour_graph()
+    model.graph.node[-1].output[0] = "logits_"
+    model.graph.node.append(node)
+    model.functions.append(helper.make_function("dvfl", "Twice", ["x"], ["y"], body, opset))
+    model.opset_import.append(helper.make_opsetid("dvfl", 1))
+    path = save(model, tmp_path / "m.onnx", {})
+    with pytest.raises(ArtifactError, match=r"openvino .* cannot load model .*m\.onnx"):
+        open_engine("openvino", path)
+    with caplog.at_level(logging.INFO, "dvfl_runtime"):
+        engine = open_engine("auto", path)
+    assert engine.name == "onnxruntime"
+    assert "not using openvino" in caplog.text
+    assert engine.run(clips(1)) == pytest.approx(np.array([[40.0, 0.0, 8.0]]), rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("engine", "device", "message"),
     [
-        ("tensorflow", "cpu", "unknown engine 'tensorflow'; known are: auto, onnxruntime"),
+        (
+            "tensorflow",
+            "cpu",
+            "unknown engine 'tensorflow'; known are: auto, openvino, onnxruntime",
+        ),
         ("fake", "cpu", "unknown engine 'fake'"),
-        ("auto", "tpu", "unknown device 'tpu'; known are: auto, cpu, cuda"),
+        ("auto", "tpu", "unknown device 'tpu'; known are: auto, cpu, cuda, gpu"),
     ],
 )
 def test_unknown_names_list_the_known_ones(model, engine, device, message):
@@ -70,9 +130,10 @@ def test_threads_must_be_some(model):
 
 
 def test_a_missing_engine_names_the_extra(model, monkeypatch):
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(EngineUnavailable, match=r"pip install 'dvfl\[cpu\]'"):
-        open_engine("onnxruntime", model)
+    for name, extra in (("onnxruntime", "cpu"), ("openvino", "openvino")):
+        monkeypatch.setitem(sys.modules, name, None)
+        with pytest.raises(EngineUnavailable, match=rf"pip install 'dvfl\[{extra}\]'"):
+            open_engine(name, model)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EngineUnavailable, match=r"no engine is installed .*'dvfl\[cpu\]'"):
         open_engine("auto", model)
@@ -88,6 +149,17 @@ def test_cuda_needs_a_build_with_cuda_and_a_driver_that_finds_a_gpu(model, monke
     with pytest.raises(EngineUnavailable, match="finds no GPU; pass device='cpu'"):
         open_engine("onnxruntime", model, device="cuda")
     assert open_engine("onnxruntime", model, device="auto").device == "cpu"
+
+
+def test_a_device_that_an_engine_cannot_use_is_refused(model):
+    with pytest.raises(EngineUnavailable, match=r"'gpu' .*engine='openvino'"):
+        open_engine("onnxruntime", model, device="gpu")
+    openvino = pytest.importorskip("openvino")
+    with pytest.raises(EngineUnavailable, match=r"'cuda'.*engine='onnxruntime'"):
+        open_engine("openvino", model, device="cuda")
+    if "GPU" not in openvino.Core().available_devices:
+        with pytest.raises(EngineUnavailable, match="openvino lists CPU alone"):
+            open_engine("openvino", model, device="gpu")
 
 
 def test_a_provider_that_falls_back_is_refused(model, monkeypatch):
@@ -114,18 +186,22 @@ def test_the_driver_is_asked(monkeypatch):
     assert "no NVIDIA driver" in cuda.cuda_problem()
 
 
-def test_a_damaged_graph_is_an_artifact_error(model):
+@each_engine
+def test_a_damaged_graph_is_an_artifact_error(name, model):
+    pytest.importorskip(name)
     model.write_bytes(model.read_bytes().replace(b"ReduceMean", b"ReduceNean"))
     with pytest.raises(ArtifactError, match=r"cannot load model .*m\.onnx"):
-        open_engine("auto", model)
+        open_engine(name, model)
 
 
-def test_a_graph_of_another_shape_is_refused(tmp_path):
+@each_engine
+def test_a_graph_of_another_shape_is_refused(name, tmp_path):
+    pytest.importorskip(name)
     model = colour_graph()
     model.graph.output[0].name = model.graph.node[-1].output[0] = "result"
     onnx.save(model, tmp_path / "m.onnx")
     with pytest.raises(ArtifactError, match=r"result.*wanted.*logits.*dvfl-export"):
-        open_engine("auto", tmp_path / "m.onnx")
+        open_engine(name, tmp_path / "m.onnx")
 
 
 def test_a_graph_that_fails_when_it_runs_is_an_artifact_error(tmp_path):
@@ -140,10 +216,19 @@ def test_a_graph_that_fails_when_it_runs_is_an_artifact_error(tmp_path):
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", "N"])
     )
     onnx.save(model, tmp_path / "m.onnx")
-    engine = open_engine("auto", tmp_path / "m.onnx")
+    engine = open_engine("onnxruntime", tmp_path / "m.onnx")
     assert engine.num_classes in (None, 7)
     with pytest.raises(ArtifactError, match="fails on clips of shape"):
         engine.run(clips(1))
+
+
+@each_engine
+def test_a_clip_of_another_shape_is_an_artifact_error(name, model):
+    pytest.importorskip(name)
+    engine = open_engine(name, model, device="cpu")
+    for batch in (1, 2):
+        with pytest.raises(ArtifactError, match="fails on clips of shape"):
+            engine.run(clips(batch)[:, :3])
 
 
 def test_cpus_respect_affinity_and_quota(tmp_path, monkeypatch):

@@ -86,7 +86,8 @@ def test_predict_knows_rgb_from_bgr(r):
         assert (got.source, got.dropped_frames) == ("", 0)
 
 
-def test_info_says_what_runs(r, model):
+def test_info_says_what_runs(model):
+    r = Recognizer(model, engine="onnxruntime")
     info = r.info
     assert (info.model, info.name) == (str(model), "colours")
     assert (info.engine, info.provider, info.device) == (
