@@ -9,6 +9,7 @@ import argparse
 import csv
 import json
 import logging
+import platform
 import sys
 from collections.abc import Sequence
 from datetime import datetime, timezone
@@ -101,6 +102,8 @@ def cross_validate(
         "folds": folds,
         "labels": list(total.labels),
         "confusion_counts": total.counts.tolist(),
+        "machine": f"{platform.machine()}, {torch.backends.cpu.get_cpu_capability()}, "
+        f"{torch.get_num_threads()} threads",
         "torch": torch.__version__,
         "date": datetime.now(timezone.utc).date().isoformat(),
     }
