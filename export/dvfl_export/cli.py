@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dvfl_export.deploy import CONTEXTS
 from dvfl_export.export import Exported, ExportRequest, export
 from dvfl_export.verify import VerificationFailed
 from dvfl_models.checkpoint import read_checkpoint
@@ -50,6 +51,14 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="picture size, px")
     out.add_argument("--window-s", type=float, help="span of a clip in a stream, seconds")
     out.add_argument(
+        "--ops",
+        choices=tuple(CONTEXTS),
+        default="standard",
+        help="standard (default): standard ONNX operators only, runs in every engine; fused: one "
+        "node of domain dvfl per context aggregation, for kernels of your own; runs without them "
+        "in ONNX Runtime, which expands the function in the file, but not in OpenVINO",
+    )
+    out.add_argument(
         "--verify", type=Path, nargs="+", default=[], metavar="CLIPS", help="videos or folders"
     )
     out.add_argument("--version", action="version", version=f"dvfl {__version__}")
@@ -75,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             labels=args.labels,
             spec=_spec(args),
             clips=tuple(args.verify),
+            ops=args.ops,
         )
         exported = export(request, step)
     except VerificationFailed as err:

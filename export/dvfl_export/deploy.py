@@ -22,14 +22,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dvfl_export.deploy_layers import (
+    Contexts,
     FoldedLinear,
     Grid,
     Modulation,
     Normalize,
     OverlappedEmbedding,
     PatchProduct,
+    SpatialContext,
+    TemporalContext,
 )
 from dvfl_export.folding import affine_of, after_norm, before_scale
+from dvfl_export.fused_ops import FusedSpatialContext, FusedTemporalContext, check_fused
 from dvfl_models.video_focalnet import (
     Block,
     PatchEmbed,
@@ -50,6 +54,10 @@ KNOWN_OPTIONS = frozenset(
     }
 )
 SMALLEST_PX = 32  # the last stage works on 1/32 of the picture
+CONTEXTS = {
+    "standard": Contexts(SpatialContext, TemporalContext),
+    "fused": Contexts(FusedSpatialContext, FusedTemporalContext),
+}
 
 
 class FoldedMlp(nn.Module):
@@ -70,7 +78,7 @@ class FoldedMlp(nn.Module):
 class DeployBlock(nn.Module):
     """Modulation and MLP, each in a residual branch; LayerNorm before or after each."""
 
-    def __init__(self, block: Block, grid: Grid) -> None:
+    def __init__(self, block: Block, grid: Grid, contexts: Contexts) -> None:
         super().__init__()
         dim = block.modulation.dim
         norms, gammas = (block.norm1, block.norm2), (block.gamma_1, block.gamma_2)
@@ -80,11 +88,11 @@ class DeployBlock(nn.Module):
         if block.postln:
             self.norm1 = Normalize(dim, norms[0], gammas[0])
             self.norm2 = Normalize(dim, norms[1], gammas[1])
-            self.modulation = Modulation(block.modulation, None, None, grid)
+            self.modulation = Modulation(block.modulation, None, None, grid, contexts)
             self.mlp = FoldedMlp(block, None, None)
         else:
             self.norm1, self.norm2 = Normalize(dim), Normalize(dim)
-            self.modulation = Modulation(block.modulation, norms[0], gammas[0], grid)
+            self.modulation = Modulation(block.modulation, norms[0], gammas[0], grid, contexts)
             self.mlp = FoldedMlp(block, norms[1], gammas[1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -101,7 +109,7 @@ class DeployBlock(nn.Module):
 class DeployVideoFocalNet(nn.Module):
     """uint8 clips (B, T, H, W, 3) -> float32 logits (B, num_classes)."""
 
-    def __init__(self, model: VideoFocalNet, spec: ClipSpec) -> None:
+    def __init__(self, model: VideoFocalNet, spec: ClipSpec, contexts: Contexts) -> None:
         super().__init__()
         grid = Grid(spec.num_frames, *spec.size)
         self.patch_embed = embedding(model.patch_embed, grid, spec)
@@ -111,7 +119,7 @@ class DeployVideoFocalNet(nn.Module):
             assert isinstance(stage, Stage)
             for block in stage.blocks:
                 assert isinstance(block, Block)
-                self.layers.append(DeployBlock(block, grid))
+                self.layers.append(DeployBlock(block, grid, contexts))
             if stage.downsample is not None:
                 downsample = embedding(stage.downsample, grid, None)
                 self.layers.append(downsample)
@@ -187,21 +195,30 @@ def check_layers(model: VideoFocalNet) -> None:
             raise ExportError(f"weight {name} holds NaN or infinity; the checkpoint is damaged")
 
 
-def deploy_form(model: VideoFocalNet, spec: ClipSpec) -> DeployVideoFocalNet:
+def deploy_form(
+    model: VideoFocalNet, spec: ClipSpec, *, ops: str = "standard"
+) -> DeployVideoFocalNet:
     """Rewrites a trained model for inference on clips of one length and size.
 
     Args:
         model: any configuration; left unchanged.
         spec: gives T, H, W, mean and std.
+        ops: "fused" exports each context aggregation as one node of domain `dvfl`, "standard" all
+            in standard operators. In PyTorch both compute the same.
 
     Returns:
         uint8 (B, T, H, W, 3) RGB -> float32 (B, num_classes), in eval mode; equal to the training
         form on the normalised clip up to float32 rounding.
 
     Raises:
-        ExportError: if an option, a layer, a weight or the spec cannot be reproduced exactly.
+        ExportError: if an option, a layer, a weight or the spec cannot be reproduced exactly, or
+            not with these ops.
     """
+    if ops not in CONTEXTS:
+        raise ExportError(f"unknown ops {ops!r}; choose one of: {', '.join(CONTEXTS)}")
     check_config(model.config, spec)
     check_layers(model)
+    if ops == "fused":
+        check_fused(model.config)
     with torch.no_grad():
-        return DeployVideoFocalNet(model, spec).eval()
+        return DeployVideoFocalNet(model, spec, CONTEXTS[ops]).eval()

@@ -183,9 +183,14 @@ class SpatialContext(nn.Module):
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
         """Normalised tokens (B, T*H*W, C), gates (B, T*H*W, G) -> (B, T*H*W, C)."""
+        out: Tensor = self.h(self.aggregate(self.ctx(x), gates))
+        return out
+
+    def aggregate(self, ctx: Tensor, gates: Tensor) -> Tensor:
+        """Projected tokens (B, T*H*W, C), gates (B, T*H*W, G) -> (B, T*H*W, C)."""
         height, width = self.grid.height, self.grid.width
         # (B, T*H*W, C) -> (B*T, H, W, C) -> (B*T, C, H, W)
-        ctx = self.ctx(x).reshape(-1, height, width, self.dim).permute(0, 3, 1, 2)
+        ctx = ctx.reshape(-1, height, width, self.dim).permute(0, 3, 1, 2)
         gates = gates.reshape(-1, height, width, gates.shape[-1]).permute(0, 3, 1, 2)
         total = None
         for level, kernel in enumerate(self.kernels):
@@ -197,8 +202,7 @@ class SpatialContext(nn.Module):
         assert total is not None  # there is at least one level
         total = total + everywhere * gates[:, self.levels : self.levels + 1]
         # (B*T, C, H, W) -> (B*T, H, W, C) -> (B, T*H*W, C)
-        out: Tensor = self.h(total.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, self.dim))
-        return out
+        return total.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, self.dim)
 
 
 class TemporalContext(nn.Module):
@@ -219,9 +223,14 @@ class TemporalContext(nn.Module):
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
         """Normalised tokens (B, T*H*W, C), gates (B, T*H*W, G) -> (B, T*H*W, C)."""
+        out: Tensor = self.h(self.aggregate(x, gates))
+        return out
+
+    def aggregate(self, ctx: Tensor, gates: Tensor) -> Tensor:
+        """Normalised tokens (B, T*H*W, C), gates (B, T*H*W, G) -> (B, T*H*W, C)."""
         frames, pixels = self.grid.frames, self.grid.pixels
         # (B, T*H*W, C) -> (B, T, H*W, C) -> (B, C, T, H*W)
-        ctx = x.reshape(-1, frames, pixels, self.dim).permute(0, 3, 1, 2)
+        ctx = ctx.reshape(-1, frames, pixels, self.dim).permute(0, 3, 1, 2)
         gates = gates.reshape(-1, frames, pixels, gates.shape[-1]).permute(0, 3, 1, 2)
         skip = self.levels + 1  # the spatial gates come first
         total = None
@@ -234,8 +243,14 @@ class TemporalContext(nn.Module):
         assert total is not None  # there is at least one level
         total = total + always * gates[:, skip + self.levels :]
         # (B, C, T, H*W) -> (B, T, H*W, C) -> (B, T*H*W, C)
-        out: Tensor = self.h(total.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, self.dim))
-        return out
+        return total.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, self.dim)
+
+
+class Contexts(NamedTuple):
+    """Which classes aggregate the contexts."""
+
+    spatial: type[SpatialContext]
+    temporal: type[TemporalContext]
 
 
 class Modulation(nn.Module):
@@ -247,6 +262,7 @@ class Modulation(nn.Module):
         norm: nn.LayerNorm | None,
         scale: Tensor | None,
         grid: Grid,
+        contexts: Contexts,
     ) -> None:
         super().__init__()
         dim = layer.dim
@@ -259,8 +275,8 @@ class Modulation(nn.Module):
             Affine(torch.cat([g.weight for g in gates]), torch.cat([g.bias for g in gates]))
         )
         factor = 1 / (layer.levels + 1) if layer.normalize_modulator else 1.0
-        self.spatial = SpatialContext(layer, spatial.rows(dim, 2 * dim), grid, factor)
-        self.temporal = TemporalContext(layer, temporal.rows(0, dim), grid, factor)
+        self.spatial = contexts.spatial(layer, spatial.rows(dim, 2 * dim), grid, factor)
+        self.temporal = contexts.temporal(layer, temporal.rows(0, dim), grid, factor)
         proj = affine_of(layer.proj)
         self.norm = None
         if layer.ln is not None:

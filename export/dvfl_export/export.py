@@ -52,6 +52,7 @@ class ExportRequest:
         spec: of the clips; the checkpoint's own, or the official recipe's, by default.
         clips: videos or folders to verify with; rendered clips if empty.
         name: of the model; the output's stem by default.
+        ops: "standard" or "fused", see export/README.md.
     """
 
     checkpoint: Path
@@ -61,6 +62,7 @@ class ExportRequest:
     spec: ClipSpec | None = None
     clips: tuple[Path, ...] = ()
     name: str = ""
+    ops: str = "standard"
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def export(request: ExportRequest, step: Callable[[str], None] = log.info) -> Ex
         spec = request.spec or checkpoint.spec or ClipSpec()
         clips = video_clips(request.clips, spec) if request.clips else rendered_clips(spec)
         step("fuse")
-        deployed = deploy_form(model, spec)
+        deployed = deploy_form(model, spec, ops=request.ops)
         step("export")
         proto = onnx_from_model(deployed, spec)
         artifact = Artifact(

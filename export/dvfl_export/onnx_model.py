@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
+from dvfl_export.fused_ops import add_functions
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.spec import ClipSpec
 
@@ -75,6 +76,7 @@ def onnx_from_model(module: nn.Module, spec: ClipSpec, *, opset: int = OPSET) ->
     model.ir_version = IR_VERSION
     strip_metadata(model)
     name_after_modules(model.graph)
+    add_functions(model)
     for value in (*model.graph.input, *model.graph.output):
         first = value.type.tensor_type.shape.dim[0]
         if first.HasField("dim_value"):

@@ -86,9 +86,9 @@ def test_a_wrong_graph_is_caught_and_nothing_is_written(
 ) -> None:
     (tmp_path / "x.onnx").write_bytes(b"the old one")
 
-    def perturbed(net: VideoFocalNet, spec: ClipSpec) -> torch.nn.Module:
+    def perturbed(net: VideoFocalNet, spec: ClipSpec, *, ops: str) -> torch.nn.Module:
         with torch.no_grad():
-            deployed = deploy_form(net, spec)
+            deployed = deploy_form(net, spec, ops=ops)
             deployed.head.bias[0] += 0.01
         return deployed
 

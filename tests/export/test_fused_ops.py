@@ -1,0 +1,200 @@
+"""`--ops fused`: nodes of domain dvfl with a body in the file, equal to the standard file."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import numpy_helper
+
+from dvfl_export import ExportRequest, export
+from dvfl_export.cli import main
+from dvfl_export.deploy import deploy_form
+from dvfl_export.fused_ops import function_text
+from dvfl_export.onnx_model import onnx_from_model
+from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model, save_checkpoint
+from dvfl_models.video_focalnet import init_weights
+from dvfl_runtime import ClipSpec, Recognizer
+from dvfl_runtime.errors import ExportError
+
+# height, width and frames all differ, so that none can stand in for another
+SPEC = ClipSpec(num_frames=4, size=(64, 96), resize=96)
+LEVELS, WIDTH, STAGES = 3, 8, 4
+
+
+def network(**options: object) -> VideoFocalNet:
+    torch.manual_seed(0)
+    values = {"embed_dim": WIDTH, "depths": (1,) * STAGES, "num_classes": 5, **options}
+    model = VideoFocalNet(VideoFocalNetConfig(**values)).eval()  # type: ignore[arg-type]
+    init_weights(model, "xavier")
+    for value in model.parameters():
+        if value.dim() == 1:
+            torch.nn.init.uniform_(value, 0.5, 1.5)
+    return model
+
+
+def three_levels() -> VideoFocalNet:
+    return network(focal_levels=(LEVELS,) * STAGES, focal_windows=(5, 3, 3, 3))
+
+
+@pytest.fixture(scope="module")
+def fused() -> onnx.ModelProto:
+    return onnx_from_model(deploy_form(three_levels(), SPEC, ops="fused"), SPEC)
+
+
+@pytest.fixture(scope="module")
+def standard() -> onnx.ModelProto:
+    return onnx_from_model(deploy_form(three_levels(), SPEC), SPEC)
+
+
+def logits(model: onnx.ModelProto, clip: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return session.run(["logits"], {"clip": clip})[0]
+
+
+def random_clip(batch: int) -> np.ndarray:
+    rng = np.random.default_rng(batch)
+    return rng.integers(0, 256, (batch, SPEC.num_frames, *SPEC.size, 3), dtype=np.uint8)
+
+
+def attributes(node: onnx.NodeProto) -> dict:
+    return {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
+
+
+def dvfl_nodes(model: onnx.ModelProto, op_type: str) -> list[onnx.NodeProto]:
+    nodes = [node for node in model.graph.node if node.domain == "dvfl"]
+    return [node for node in nodes if node.op_type == op_type]
+
+
+def test_one_node_of_each_kind_per_block_and_their_functions(fused: onnx.ModelProto) -> None:
+    onnx.checker.check_model(fused, full_check=True)
+    counts = Counter(node.op_type for node in fused.graph.node if node.domain)
+    assert counts == {"SpatialContext": STAGES, "TemporalContext": STAGES}
+    assert [(f.domain, f.name) for f in fused.functions] == [
+        ("dvfl", "SpatialContext"),
+        ("dvfl", "TemporalContext"),
+    ]
+    assert {(o.domain, o.version) for o in fused.opset_import} == {("", 20), ("dvfl", 1)}
+    for function in fused.functions:
+        assert not any(node.domain for node in function.node)
+    # nothing of the aggregation is left outside
+    outside = Counter(node.op_type for node in fused.graph.node)
+    assert outside["Conv"] == 0
+    assert outside["Gelu"] == STAGES  # the MLPs
+    assert "layers.0.modulation.spatial/SpatialContext" in {n.name for n in fused.graph.node}
+
+
+def test_the_contract_of_the_nodes(fused: onnx.ModelProto) -> None:
+    shapes = {w.name: tuple(w.dims) for w in fused.graph.initializer}
+    makers = {node.output[0]: node for node in fused.graph.node}
+    spatial, temporal = (dvfl_nodes(fused, f"{k}Context")[1] for k in ("Spatial", "Temporal"))
+    dim = 2 * WIDTH
+    common = {"frames": 4, "height": 8, "width": 12, "channels": dim, "levels": LEVELS}
+    plugin = {"plugin_namespace": b"dvfl", "plugin_version": b"1"}
+    assert attributes(spatial) == {
+        **common, **plugin, "gate_offset": 0, "kernel_sizes": [3, 5, 7]
+    }  # fmt: skip
+    assert [shapes[name] for name in spatial.input[2:]] == [(dim, 1, k, k) for k in (3, 5, 7)]
+    gates = attributes(temporal)
+    sizes = gates.pop("kernel_sizes")
+    assert gates == {**common, **plugin, "gate_offset": LEVELS + 1}
+    assert [shapes[name] for name in temporal.input[2:]] == [
+        (1, dim, 4, 1),
+        *((dim, dim, k, 1) for k in sizes),
+    ]
+    # the products' outputs as they lie: nothing moved between them and the node
+    assert spatial.input[1] == temporal.input[1]
+    assert makers[spatial.input[0]].op_type == makers[spatial.input[1]].op_type == "Add"
+    assert makers[temporal.input[0]].op_type == "LayerNormalization"
+    # and the next product reads the node's output
+    for node in (spatial, temporal):
+        readers = [n.op_type for n in fused.graph.node if node.output[0] in n.input]
+        assert readers == ["MatMul"]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_onnxruntime_expands_the_functions(
+    fused: onnx.ModelProto, standard: onnx.ModelProto, batch: int
+) -> None:
+    clip = random_clip(batch)
+    wanted = logits(standard, clip)
+    assert np.ptp(wanted) > 0.1
+    np.testing.assert_allclose(logits(fused, clip), wanted, rtol=0, atol=1e-5)
+
+
+def test_parity_bites(fused: onnx.ModelProto, standard: onnx.ModelProto) -> None:
+    """Every attribute that the body reads and every kind of input matters."""
+    clip = random_clip(1)
+    wanted = logits(standard, clip)
+    swapped = onnx.ModelProto()
+    swapped.CopyFrom(fused)
+    node = dvfl_nodes(swapped, "TemporalContext")[0]
+    next(entry for entry in node.attribute if entry.name == "gate_offset").i = 0
+    assert abs(logits(swapped, clip) - wanted).max() > 1e-4
+    for place in (2, 3, 4, 5):  # the bias of the frames, then the kernel of each level
+        changed = onnx.ModelProto()
+        changed.CopyFrom(fused)
+        name = dvfl_nodes(changed, "TemporalContext")[0].input[place]
+        weight = next(w for w in changed.graph.initializer if w.name == name)
+        flipped = np.ascontiguousarray(np.flip(numpy_helper.to_array(weight), 2))
+        weight.CopyFrom(numpy_helper.from_array(flipped, name))
+        assert abs(logits(changed, clip) - wanted).max() > 1e-4, name
+
+
+def test_standard_holds_no_dvfl_domain(standard: onnx.ModelProto) -> None:
+    assert not any(node.domain for node in standard.graph.node)
+    assert [entry.domain for entry in standard.opset_import] == [""]
+    assert not standard.functions
+
+
+def test_in_pytorch_both_forms_are_the_same() -> None:
+    clip = torch.from_numpy(random_clip(2))
+    with torch.no_grad():
+        wanted = deploy_form(three_levels(), SPEC)(clip)
+        assert torch.equal(deploy_form(three_levels(), SPEC, ops="fused")(clip), wanted)
+
+
+@pytest.mark.parametrize("levels", [1, 2, 4])
+@pytest.mark.parametrize("name", ["SpatialContext", "TemporalContext"])
+def test_bodies_for_other_numbers_of_levels(name: str, levels: int) -> None:
+    function = onnx.parser.parse_function(function_text(name, levels))
+    onnx.checker.check_function(function, onnx_context())
+    assert [n.op_type for n in function.node].count("Conv") == levels
+    assert function.input[-1] == f"kernel_{levels}"
+
+
+def onnx_context() -> onnx.checker.C.CheckerContext:
+    context = onnx.checker.C.CheckerContext()
+    context.ir_version, context.opset_imports = 10, {"": 20, "dvfl": 1}
+    return context
+
+
+def test_what_cannot_be_fused_is_refused_by_name() -> None:
+    with pytest.raises(ExportError, match=r"focal_levels=\(2, 2, 3, 3\).*--ops standard"):
+        deploy_form(network(focal_levels=(2, 2, 3, 3)), SPEC, ops="fused")
+    with pytest.raises(ExportError, match="unknown ops 'fast'; choose one of: standard, fused"):
+        deploy_form(network(), SPEC, ops="fast")
+
+
+def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.onnx, "ops")
+    with pytest.raises(ExportError, match=r"install torch >= 2.8"):
+        deploy_form(network(), SPEC, ops="fused")
+
+
+def test_the_command_writes_a_verified_fused_file(tmp_path: Path) -> None:
+    spec = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
+    about = {"variant": "femto", "labels": ["walk", "run", "jump"], "spec": spec.to_dict()}
+    model = build_model("femto", num_classes=3)
+    save_checkpoint(tmp_path / "ours.pth", model.eval(), about=about)
+    output = tmp_path / "fused.onnx"
+    assert main([str(tmp_path / "ours.pth"), "-o", str(output), "--ops", "fused"]) == 0
+    assert dvfl_nodes(onnx.load(output), "SpatialContext")
+    with Recognizer(output, engine="onnxruntime") as recognizer:
+        assert recognizer.info.fused_ops == ()  # no kernel is registered: the functions run
+        recognizer.predict(np.zeros((4, 40, 40, 3), np.uint8))
+    with pytest.raises(ExportError, match="unknown ops"):
+        export(ExportRequest(tmp_path / "ours.pth", output, ops="fast"))
