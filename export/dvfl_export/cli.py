@@ -61,6 +61,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--verify", type=Path, nargs="+", default=[], metavar="CLIPS", help="videos or folders"
     )
+    out.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.json",
+        help="write what the verification found, even if it fails",
+    )
     out.add_argument("--version", action="version", version=f"dvfl {__version__}")
     return out
 
@@ -85,6 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             spec=_spec(args),
             clips=tuple(args.verify),
             ops=args.ops,
+            report=args.report,
         )
         exported = export(request, step)
     except VerificationFailed as err:
@@ -122,15 +129,18 @@ def _spec(args: argparse.Namespace) -> ClipSpec | None:
 
 
 def _summary(exported: Exported, output: Path) -> None:
-    artifact, agreement = exported.artifact, exported.agreement
+    artifact, verification = exported.artifact, exported.verification
     height, width = artifact.spec.size
     print(
         f"wrote {output}: {exported.size_bytes / 1e6:.1f} MB, {artifact.variant}, "
         f"{artifact.precision}, {artifact.spec.num_frames}x{height}x{width}, "
         f"{len(artifact.labels)} classes\n"
-        f"agrees with PyTorch on {agreement.clips} clips: {agreement.engine}, largest logit "
-        f"difference {agreement.max_difference:.1e}, same top-1 {agreement.top1:.0%}"
+        f"agrees with PyTorch on {verification.clips} clips\n{verification.table()}"
     )
+    times = ", ".join(f"{name} {ms:.1f}" for name, ms in exported.median_ms.items())
+    print(f"median ms per clip on this machine: {times}")
+    for name, why in verification.skipped.items():
+        print(f"not verified in {name}: it {why}")
 
 
 if __name__ == "__main__":

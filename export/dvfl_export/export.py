@@ -11,14 +11,16 @@ from pathlib import Path
 
 import onnx
 
+from dvfl_export.clips import clips_of, rendered_videos, video_files
 from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.verify import (
-    Agreement,
+    Verification,
     VerificationFailed,
-    compare_with_pytorch,
-    rendered_clips,
-    video_clips,
+    median_ms,
+    pytorch_logits,
+    verify,
+    write_report,
 )
 from dvfl_models.checkpoint import (
     Checkpoint,
@@ -30,6 +32,7 @@ from dvfl_models.checkpoint import (
 from dvfl_models.labels import read_labels
 from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, read_artifact
+from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.errors import CheckpointError
 from dvfl_runtime.files import replacing
 from dvfl_runtime.spec import ClipSpec
@@ -53,6 +56,7 @@ class ExportRequest:
         clips: videos or folders to verify with; rendered clips if empty.
         name: of the model; the output's stem by default.
         ops: "standard" or "fused", see export/README.md.
+        report: a .json file for the findings of the verification, written even if it fails.
     """
 
     checkpoint: Path
@@ -63,14 +67,23 @@ class ExportRequest:
     clips: tuple[Path, ...] = ()
     name: str = ""
     ops: str = "standard"
+    report: Path | None = None
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What was written: the artifact's description and how it agrees with PyTorch."""
+    """What was written.
+
+    Attributes:
+        artifact: its description.
+        verification: how every engine agrees with PyTorch.
+        median_ms: engine -> time for one clip on this machine.
+        size_bytes: of the file.
+    """
 
     artifact: Artifact
-    agreement: Agreement
+    verification: Verification
+    median_ms: dict[str, float]
     size_bytes: int
 
 
@@ -85,7 +98,7 @@ def export(request: ExportRequest, step: Callable[[str], None] = log.info) -> Ex
         CheckpointError: if the checkpoint or its labels cannot be used.
         ExportError: if the clips to verify with cannot be read.
         VerificationFailed: if the graph and PyTorch differ; the old output stays.
-        OutputError: if the output cannot be written.
+        OutputError: if the output or the report cannot be written.
     """
     with replacing(request.output) as part:  # a folder that is not writable shows before the work
         step("load")
@@ -93,7 +106,8 @@ def export(request: ExportRequest, step: Callable[[str], None] = log.info) -> Ex
         model, variant = _build(request, checkpoint)
         labels = _labels(request, checkpoint)
         spec = request.spec or checkpoint.spec or ClipSpec()
-        clips = video_clips(request.clips, spec) if request.clips else rendered_clips(spec)
+        videos = video_files(request.clips) if request.clips else rendered_videos(spec)
+        clips = clips_of(videos, spec)
         step("fuse")
         deployed = deploy_form(model, spec, ops=request.ops)
         step("export")
@@ -107,20 +121,24 @@ def export(request: ExportRequest, step: Callable[[str], None] = log.info) -> Ex
             training=checkpoint.training,
             tools={"dvfl": __version__, **{tool: metadata.version(tool) for tool in TOOLS}},
         )
-        step("verify")
         _write(proto, artifact, part)
-        agreement = compare_with_pytorch(part, model, clips, spec)
-        if not agreement.passed:
-            raise VerificationFailed(
-                f"{agreement.engine} and PyTorch differ by {agreement.max_difference:.2g} on "
-                f"{agreement.clips} clips, same top-1 on {agreement.top1:.0%}; nothing was written"
-            )
+        engines, skipped = _engines(proto)
+        step(f"verify {len(clips)} clips in {', '.join(engines)}")
+        wanted = pytorch_logits(model, clips, spec)
+        again = clips_of(videos, read_artifact(part).spec)  # as a device will make them
+        verification = verify(part, wanted, again, engines, skipped=skipped)
+        if request.report is not None:
+            write_report(verification, request.report)
+        if not verification.passed:
+            raise VerificationFailed(verification)
+        step("time")
+        times = median_ms(part, engines, again[0])
         step("write")
-        artifact = dataclasses.replace(artifact, parity=dataclasses.asdict(agreement))
+        artifact = dataclasses.replace(artifact, parity=verification.report())
         _write(proto, artifact, part)
         read_artifact(part)
         size = part.stat().st_size
-    return Exported(artifact, agreement, size)
+    return Exported(artifact, verification, times, size)
 
 
 def _build(request: ExportRequest, checkpoint: Checkpoint) -> tuple[VideoFocalNet, str]:
@@ -155,6 +173,18 @@ def _labels(request: ExportRequest, checkpoint: Checkpoint) -> tuple[str, ...]:
             f"{len(labels)} labels for a checkpoint with {width} classes; pass the right --labels"
         )
     return labels
+
+
+def _engines(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
+    """The engines to verify with, and why others are left out."""
+    names = installed_engines()
+    if not proto.functions:
+        return list(names), {}
+    skipped = {"openvino": "does not expand the functions of domain dvfl"}
+    return (
+        [name for name in names if name not in skipped],
+        {name: why for name, why in skipped.items() if name in names},
+    )
 
 
 def _write(proto: onnx.ModelProto, artifact: Artifact, path: Path) -> None:

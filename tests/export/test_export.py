@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from dvfl_models.labels import DATASETS, read_labels
 from dvfl_models.synthetic import render_clip
 from dvfl_models.video_focalnet import VideoFocalNet, init_weights
 from dvfl_runtime import ClipSpec, Recognizer
+from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.errors import CheckpointError, ExportError, OutputError
 
 SPEC = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
@@ -62,6 +64,7 @@ def test_the_artifact_describes_itself(folder: Path) -> None:
     assert about["training"] == {"a": 1}
     assert about["parity"]["max_difference"] < 1e-3
     assert about["parity"]["top1"] == 1.0
+    assert set(about["parity"]["engines"]) == set(installed_engines())
     assert len(about["source_sha256"]) == 64
     assert set(about["tools"]) >= {"dvfl", "torch", "onnx"}
 
@@ -78,7 +81,7 @@ def test_an_official_checkpoint_needs_labels_alone(folder: Path, tmp_path: Path)
 def test_verification_on_real_videos(folder: Path, tmp_path: Path) -> None:
     clips = (CLIPS / "dvfl_golfswing.gif", CLIPS / "mm_ntu.avi")
     exported = export(ExportRequest(folder / "ours.pth", tmp_path / "x.onnx", clips=clips))
-    assert exported.agreement.clips == 2
+    assert exported.verification.clips == 2
 
 
 def test_a_wrong_graph_is_caught_and_nothing_is_written(
@@ -95,7 +98,7 @@ def test_a_wrong_graph_is_caught_and_nothing_is_written(
     module = __import__("sys").modules[export_function.__module__]
     deploy_form = module.deploy_form
     monkeypatch.setattr(module, "deploy_form", perturbed)
-    with pytest.raises(VerificationFailed, match=r"differ by 0\.01"):
+    with pytest.raises(VerificationFailed, match=r"FAILED"):
         export(ExportRequest(folder / "ours.pth", tmp_path / "x.onnx"))
     assert [p.name for p in tmp_path.iterdir()] == ["x.onnx"]
     assert (tmp_path / "x.onnx").read_bytes() == b"the old one"
@@ -135,12 +138,19 @@ def test_no_clip_to_verify_with(folder: Path, tmp_path: Path) -> None:
 
 def test_command(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "x.onnx"
-    assert main([str(folder / "ours.pth"), "-o", str(out), "--window-s", "3"]) == 0
+    report = tmp_path / "report.json"
+    command = [str(folder / "ours.pth"), "-o", str(out), "--window-s", "3"]
+    assert main([*command, "--report", str(report)]) == 0
     printed = capsys.readouterr()
-    assert "same top-1 100%" in printed.out
+    rows = [line.split() for line in printed.out.splitlines()]
+    for name in installed_engines():
+        (row,) = (row for row in rows if row and row[0] == name)
+        assert row[-3:] == ["100.0%", "100.0%", "ok"]
+        assert re.search(rf"median ms per clip .*{name} \d", printed.out)
     assert "verify" in printed.err
     with Recognizer(out) as recognizer:
         assert recognizer.spec == dataclasses.replace(SPEC, window_s=3.0)
+        assert recognizer.artifact.parity == json.loads(report.read_text())
     for wrong in (["none.pth", "-o", "x.onnx"], [str(folder / "ours.pth"), "-o", "x.txt"]):
         assert main(wrong) == 2
         error = capsys.readouterr().err.splitlines()[-1]

@@ -1,0 +1,65 @@
+"""The clips to verify with: each decoded, sampled and preprocessed as the runtime does it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_models.synthetic import ACTIONS, render_clip
+from dvfl_runtime.errors import ExportError, SourceError
+from dvfl_runtime.evaluation import Views, sample_video
+from dvfl_runtime.sources import open_source
+from dvfl_runtime.spec import ClipSpec
+
+Images: TypeAlias = NDArray[np.uint8]
+Video: TypeAlias = Path | Images  # a file, or frames (N, H, W, 3)
+
+VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".gif", ".m4v"}
+
+
+def rendered_videos(spec: ClipSpec, *, count: int = 10, seed: int = 7) -> list[Video]:
+    """Synthetic videos of all actions in turn, larger and with more frames than a clip has."""
+    height, width = spec.size
+    return [
+        render_clip(
+            ACTIONS[number % len(ACTIONS)],
+            seed=seed + number,
+            num_frames=2 * spec.num_frames + 1,
+            window_s=spec.window_s,
+            size=(height * 9 // 8, width * 9 // 8),
+        )
+        for number in range(count)
+    ]
+
+
+def video_files(paths: Iterable[Path]) -> list[Video]:
+    """The files among the paths, and the videos in the folders among them."""
+    return [
+        file
+        for path in paths
+        for file in (sorted(path.iterdir()) if path.is_dir() else [path])
+        if not path.is_dir() or file.suffix.lower() in VIDEO_SUFFIXES
+    ]
+
+
+def clips_of(videos: Sequence[Video], spec: ClipSpec) -> list[Images]:
+    """One clip (T, H, W, 3) per video that can be decoded, spread over the whole of it.
+
+    Raises:
+        ExportError: if not one clip can be decoded.
+    """
+    clips: list[Images] = []
+    problems = []
+    for video in videos:
+        try:
+            clips += sample_video(open_source(video), spec, Views()).clips
+        except SourceError as err:
+            problems.append(str(err))
+    if not clips:
+        why = problems[0] if problems else "no video files there"
+        raise ExportError(f"no clip to verify with could be decoded: {why}")
+    return clips

@@ -1,0 +1,161 @@
+"""The verification bites: one fault in the weights, the colours or the sampling is caught."""
+
+import json
+import math
+from contextlib import closing
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from shared import CLIPS, needs_shared
+
+from dvfl_export import ExportRequest, VerificationFailed, export
+from dvfl_export.cli import main
+from dvfl_export.clips import clips_of, rendered_videos
+from dvfl_export.verify import THRESHOLDS, Agreement, Verification, pytorch_logits, verify
+from dvfl_models import build_model, save_checkpoint
+from dvfl_models.video_focalnet import VideoFocalNet, init_weights
+from dvfl_runtime import ClipSpec
+from dvfl_runtime.engines import installed_engines
+from dvfl_runtime.errors import ExportError
+from dvfl_runtime.sources import open_source
+
+SPEC = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
+ENGINES = installed_engines()
+
+
+def model() -> VideoFocalNet:
+    torch.manual_seed(0)
+    net = build_model("femto", num_classes=6)
+    init_weights(net, "xavier")
+    return net.eval()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("verify")
+    about = {"variant": "femto", "labels": list("abcdef"), "spec": SPEC.to_dict()}
+    save_checkpoint(folder / "m.pth", model(), about=about)
+    export(ExportRequest(folder / "m.pth", folder / "m.onnx"))
+    return folder
+
+
+def verified(file: Path, clips: list[np.ndarray]) -> Verification:
+    """Compares the file on these clips with PyTorch on the rendered ones."""
+    wanted = pytorch_logits(model(), clips_of(rendered_videos(SPEC), SPEC), SPEC)
+    return verify(file, wanted, clips, ENGINES)
+
+
+def assert_caught(found: Verification) -> None:
+    assert [row.engine for row in found.engines] == list(ENGINES)
+    assert not any(row.passed for row in found.engines)
+
+
+def test_the_file_as_it_was_exported_passes(folder: Path) -> None:
+    found = verified(folder / "m.onnx", clips_of(rendered_videos(SPEC), SPEC))
+    assert found.passed
+    assert all(row.max_difference < 1e-4 and row.top5 == 1.0 for row in found.engines)
+
+
+def test_one_perturbed_weight_is_caught(folder: Path, tmp_path: Path) -> None:
+    proto = onnx.load(folder / "m.onnx")
+    weights = [w for w in proto.graph.initializer if len(w.dims) == 2]
+    weight = weights[len(weights) // 2]
+    values = numpy_helper.to_array(weight).copy()
+    values[0, 0] += 0.5
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(proto, tmp_path / "x.onnx")
+    assert_caught(verified(tmp_path / "x.onnx", clips_of(rendered_videos(SPEC), SPEC)))
+
+
+def test_a_graph_that_reads_bgr_is_caught(folder: Path, tmp_path: Path) -> None:
+    proto = onnx.load(folder / "m.onnx")
+    for node in proto.graph.node:
+        node.input[:] = ["bgr" if name == "clip" else name for name in node.input]
+    order = helper.make_tensor("bgr_order", TensorProto.INT64, [3], [2, 1, 0])
+    proto.graph.initializer.append(order)
+    proto.graph.node.insert(0, helper.make_node("Gather", ["clip", "bgr_order"], ["bgr"], axis=4))
+    onnx.save(proto, tmp_path / "x.onnx")
+    assert_caught(verified(tmp_path / "x.onnx", clips_of(rendered_videos(SPEC), SPEC)))
+
+
+def test_a_decoder_that_gives_bgr_is_caught(folder: Path) -> None:
+    videos = [np.ascontiguousarray(video[..., ::-1]) for video in rendered_videos(SPEC)]
+    assert_caught(verified(folder / "m.onnx", clips_of(videos, SPEC)))
+
+
+def test_sampling_one_frame_late_is_caught(folder: Path) -> None:
+    late = [np.concatenate([video[1:], video[-1:]]) for video in rendered_videos(SPEC)]
+    assert_caught(verified(folder / "m.onnx", clips_of(late, SPEC)))
+
+
+def test_a_file_with_another_spec_than_asked_for_is_caught(folder: Path) -> None:
+    wrong = ClipSpec(num_frames=4, size=(32, 32), resize=40, window_s=1.0)
+    assert_caught(verified(folder / "m.onnx", clips_of(rendered_videos(SPEC), wrong)))
+
+
+@needs_shared
+def test_sampling_one_frame_late_in_a_real_video_is_caught(folder: Path) -> None:
+    with closing(open_source(CLIPS / "dvfl_golfswing.gif")) as source:
+        frames = np.stack([frame.image for frame in source.frames()])
+    wanted = pytorch_logits(model(), clips_of([frames], SPEC), SPEC)
+    assert verify(folder / "m.onnx", wanted, clips_of([frames], SPEC), ENGINES).passed
+    late = np.concatenate([frames[1:], frames[-1:]])
+    assert_caught(verify(folder / "m.onnx", wanted, clips_of([late], SPEC), ENGINES))
+
+
+def test_the_command_prints_a_table_and_leaves_the_old_file(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out, report = tmp_path / "x.onnx", tmp_path / "report.json"
+    out.write_bytes(b"the old one")
+    monkeypatch.setitem(THRESHOLDS, "fp32", type(THRESHOLDS["fp32"])(0.0, 1.0))
+    assert main([str(folder / "m.pth"), "-o", str(out), "--report", str(report)]) == 3
+    err = capsys.readouterr().err
+    assert "nothing was written" in err
+    for name in ENGINES:
+        assert any(line.startswith(name) and line.endswith("FAILED") for line in err.splitlines())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.json", "x.onnx"]
+    assert out.read_bytes() == b"the old one"
+    assert json.loads(report.read_text())["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("precision", "passing", "failing"),
+    [
+        ("fp32", (9e-4, 1.0), (2e-3, 1.0)),
+        ("fp32", (0.0, 1.0), (0.0, 0.995)),
+        ("fp16", (1.9e-2, 0.99), (2.1e-2, 1.0)),
+        ("fp16", (0.0, 0.99), (0.0, 0.98)),
+        ("int8", (3.0, 0.98), (0.0, 0.97)),
+    ],
+)
+def test_thresholds_of_each_precision(
+    precision: str, passing: tuple[float, float], failing: tuple[float, float]
+) -> None:
+    threshold = THRESHOLDS[precision]
+    assert threshold.holds(*passing)
+    assert not threshold.holds(*failing)
+    assert not threshold.holds(math.nan, 1.0)
+
+
+def test_the_report_is_json_even_of_logits_that_are_not_finite() -> None:
+    bad = Agreement("a", "1", "CPU", math.nan, math.inf, 0.5, 0.5, False)
+    good = Agreement("b", "1", "CPU", 1e-6, 1e-9, 1.0, 1.0, True)
+    found = Verification("fp32", 2, THRESHOLDS["fp32"], (good, bad), {"c": "why"})
+    report = json.loads(json.dumps(found.report(), allow_nan=False))
+    assert (report["max_difference"], report["top1"], report["passed"]) == (None, 0.5, False)
+    assert report["engines"]["b"]["max_difference"] == 1e-6
+    assert report["skipped"] == {"c": "why"}
+    assert "a: not what PyTorch says on 2 clips" in str(VerificationFailed(found))
+
+
+def test_no_engine_is_an_error(folder: Path) -> None:
+    with pytest.raises(ExportError, match=r"pip install 'dvfl\[export\]'"):
+        verify(folder / "m.onnx", np.zeros((1, 6), np.float32), [np.zeros((4, 32, 32, 3))], [])
