@@ -1,6 +1,6 @@
 """How long one clip takes: a model file through `Recognizer.predict`.
 
-python -m dvfl_bench.latency MODEL.onnx [--threads 2] [--repeats 200] [--json FILE]
+python -m dvfl_bench.latency MODEL.onnx [--engine E] [--threads 2] [--repeats 200] [--json FILE]
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ WARM_UP = 20
 PICTURE = (480, 640)  # what a camera gives; resizing is part of the time
 
 
-def measure(model: Path, *, threads: int, repeats: int) -> dict[str, Any]:
+def measure(model: Path, *, engine: str, threads: int, repeats: int) -> dict[str, Any]:
     """Times `predict` on random pictures of 480 x 640 px, after a warm-up.
 
     Returns:
@@ -35,7 +35,7 @@ def measure(model: Path, *, threads: int, repeats: int) -> dict[str, Any]:
         machine.
     """
     begin_ns = time.perf_counter_ns()
-    with Recognizer(model, num_threads=threads) as recognizer:
+    with Recognizer(model, engine=engine, num_threads=threads) as recognizer:
         shape = (recognizer.spec.num_frames, *PICTURE, 3)
         clip = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         recognizer.predict(clip)
@@ -64,13 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dvfl_bench.latency", description=__doc__)
     parser.add_argument("model", type=Path)
+    parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        result = measure(args.model, threads=args.threads, repeats=args.repeats)
+        result = measure(args.model, engine=args.engine, threads=args.threads, repeats=args.repeats)
         if args.json:
             with replacing(args.json) as part:
                 part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
