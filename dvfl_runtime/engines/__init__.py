@@ -17,8 +17,8 @@ from dvfl_runtime.errors import ArtifactError, EngineUnavailable
 logger = logging.getLogger(__name__)
 
 # engine (its file in this folder has `open_engine`) -> the package it needs; fastest first: on two
-# cores with AMX openvino takes 6.0 ms per clip of the bundled model and 1.3 s to import and load
-# it, onnxruntime 7.3 ms and 0.2 s; nano at 8x224x224 takes 207 and 277 ms.
+# cores with AMX openvino takes 7.4 ms per clip of the bundled model, onnxruntime 8.0; nano at
+# 8x224x224 takes 246 and 312 ms (benchmarks/results/xeon-amx-2core).
 ENGINES = {
     "openvino": "openvino",
     "onnxruntime": "onnxruntime",

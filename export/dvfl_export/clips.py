@@ -9,6 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_models.data import VIDEO_SUFFIXES
 from dvfl_models.synthetic import ACTIONS, render_clip
 from dvfl_runtime.errors import ExportError, SourceError
 from dvfl_runtime.evaluation import Views, sample_video
@@ -17,8 +18,6 @@ from dvfl_runtime.spec import ClipSpec
 
 Images: TypeAlias = NDArray[np.uint8]
 Video: TypeAlias = Path | Images  # a file, or frames (N, H, W, 3)
-
-VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".gif", ".m4v"}
 
 
 def rendered_videos(spec: ClipSpec, *, count: int = 10, seed: int = 7) -> list[Video]:
