@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +32,7 @@ Clip = NDArray[np.uint8]
 Size = tuple[int, int]
 VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".gif", ".m4v"}
 CACHE_PX = 112  # decoded videos are kept in memory at this long side
+CACHED_VIDEOS = 1024  # about 3 GB of videos of 100 frames
 
 
 class ClipSet(Protocol):
@@ -193,6 +193,11 @@ def _listed(part: VideosPart, labels: Sequence[str]) -> list[tuple[str, int]]:
             f"data set {part.name!r}: no row of {index} has a label of {list(labels)} "
             f"and passes its filters"
         )
+    if missing := [path for path, _ in kept if not Path(path).is_file()]:
+        raise RecipeError(
+            f"data set {part.name!r}: {len(missing)} of {len(kept)} files listed in {index} do not "
+            f"exist, the first is {missing[0]}; put the videos beside the list"
+        )
     return kept
 
 
@@ -237,4 +242,3 @@ def quiet_worker(_worker: int) -> None:
     """A loader process uses one thread: the others belong to the training."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"

@@ -162,6 +162,7 @@ def test_leave_one_group_out_holds_out_what_it_says(labelled: Path, tmp_path: Pa
     [
         ({"index": "absent.csv"}, "cannot read absent.csv"),
         ({"only": {"person": ["z"]}}, "no row of"),
+        ({"rename": {"other": "bend"}}, r"1 of 1 files listed in .* do not exist.*missing\.mp4"),
         ({"only": {"colour": ["red"]}}, "no column 'colour'"),
     ],
 )
