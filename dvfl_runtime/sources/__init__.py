@@ -1,4 +1,4 @@
-"""Where frames come from: video files, folders of images, arrays, iterables.
+"""Where frames come from: files, folders of images, arrays, iterables, cameras and streams.
 
 >>> with contextlib.closing(open_source("video.mp4")) as source:
 ...     for frame in source.frames():
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -18,29 +18,70 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.sources.capture import camera, pipeline
 from dvfl_runtime.sources.file import FileSource
 from dvfl_runtime.sources.frame import Frame, Source
+from dvfl_runtime.sources.grabber import Grabbed, Grabber
 from dvfl_runtime.sources.images import ImagesSource
+from dvfl_runtime.sources.jetson import JetsonFileSource, jetson_rtsp
+from dvfl_runtime.sources.live import LiveSource, SourceState, SourceStats
 from dvfl_runtime.sources.memory import MemorySource
+from dvfl_runtime.sources.pipelines import CsiCamera
+from dvfl_runtime.sources.reconnect import LiveOptions
+from dvfl_runtime.sources.rtsp import RtspGrabber, without_secrets
 
-__all__ = ["Frame", "Source", "SourceLike", "open_source"]
+__all__ = [
+    "Frame",
+    "Grabbed",
+    "Grabber",
+    "LiveOptions",
+    "LiveSource",
+    "RtspGrabber",
+    "Source",
+    "SourceLike",
+    "SourceState",
+    "SourceStats",
+    "open_source",
+]
 
 SourceLike: TypeAlias = (
-    str | os.PathLike[str] | NDArray[Any] | Iterable[NDArray[Any] | Frame] | Source
+    int | str | os.PathLike[str] | NDArray[Any] | Iterable[NDArray[Any] | Frame] | Source
 )
 
-_SUPPORTED = "a video file, a folder of images, an array or an iterable of frames"
-_LIVE = re.compile(r"(csi|gst|rtsps?|rtmps?|https?|udp|tcp|srt|mms)(://|:(?=[^/]))", re.I)
+_SUPPORTED = (
+    "a video file, a folder of images, a camera's index, rtsp://, csi://, gst:PIPELINE, an array "
+    "or an iterable of frames"
+)
+_NETWORK = re.compile(r"(rtmps?|https?|udp|tcp|srt|mms)(://|:(?=[^/]))", re.I)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)  # two letters or more: C:// is a drive
 
 
-def open_source(source: SourceLike, *, fps: float = 25.0) -> Source:
+def open_source(
+    source: SourceLike,
+    *,
+    fps: float = 25.0,
+    live: LiveOptions | None = None,
+    on_state: Callable[[SourceState], None] | None = None,
+) -> Source:
     """Opens whatever frames can be read from; a `Source` is returned as it is.
 
+    Live sources are those with an index, `rtsp://`, `csi://` and `gst:`. They connect when
+    `frames()` is called; what can be known before, such as a camera that is not there, is an error
+    at once.
+
     Args:
-        source: path of a video file or of a folder of images, an (N, H, W, 3) uint8 RGB array, an
-            iterable of (H, W, 3) uint8 RGB arrays or of Frames, or a `Source`.
+        source: one of
+            a path of a video file or of a folder of images;
+            a camera's index, as a number or as text where no file has that name;
+            rtsp://HOST/PATH or rtsps://, with NAME:PASSWORD@ before the host if needed;
+            csi://0?width=1280&height=720&fps=30&flip=0, a camera of a Jetson;
+            gst:PIPELINE, GStreamer by OpenCV;
+            jetson:PATH or jetson:rtsp://..., decoded by a Jetson's hardware;
+            an (N, H, W, 3) uint8 RGB array, or an iterable of (H, W, 3) uint8 RGB arrays or Frames;
+            a `Source`.
         fps: the clock of folders, arrays and iterables of arrays, which have no timestamps.
+        live: time limits of a live source.
+        on_state: called with each new state of a live source, from any thread.
 
     Raises:
         SourceError: if it does not exist, cannot be opened, or is of a kind that is not supported.
@@ -49,13 +90,16 @@ def open_source(source: SourceLike, *, fps: float = 25.0) -> Source:
     """
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps must be a finite number > 0, got {fps}")
+    if isinstance(source, str) and source.isdecimal() and not os.path.lexists(source):
+        source = int(source)
+    if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
+        return LiveSource(f"camera {source}", camera(int(source)), options=live, on_state=on_state)
     if isinstance(source, (str, os.PathLike)):
-        return _open_path(os.fsdecode(source), fps)
-    if isinstance(source, (int, np.integer)):
-        raise SourceError(
-            f"cannot open camera {source}: live sources are not supported by this version; "
-            f"pass {_SUPPORTED}"
-        )
+        text = os.fsdecode(source)
+        if (grabber := _live_grabber(text)) is not None:
+            name = without_secrets(text)
+            return LiveSource(name, grabber, options=live, on_state=on_state)
+        return _open_path(text, fps)
     if isinstance(source, Source):
         return source
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray, dict)):
@@ -63,15 +107,31 @@ def open_source(source: SourceLike, *, fps: float = 25.0) -> Source:
     raise SourceError(f"cannot read frames from a {type(source).__name__}; pass {_SUPPORTED}")
 
 
+def _live_grabber(text: str) -> Grabber | None:
+    """Returns what reads this live source, or `None` if it is none."""
+    scheme, colon, rest = text.partition(":")
+    scheme = scheme.lower() if colon else ""
+    if scheme in ("rtsp", "rtsps"):
+        return RtspGrabber(text)
+    if scheme == "csi":
+        return pipeline(CsiCamera.parse(text).pipeline())
+    if scheme == "gst":
+        return pipeline(rest)
+    if scheme == "jetson" and rest.lower().startswith(("rtsp:", "rtsps:")):
+        return jetson_rtsp(rest)
+    return None
+
+
 def _open_path(text: str, fps: float) -> Source:
-    if _LIVE.match(text):
+    if _NETWORK.match(text):
         raise SourceError(
-            f"cannot open {text}: live and network sources are not supported by this version; "
+            f"cannot open {without_secrets(text)}: of network sources only rtsp:// is supported; "
             f"pass {_SUPPORTED}"
         )
     if scheme := _SCHEME.match(text):
         raise SourceError(f"cannot open {text}: unknown scheme {scheme[0]}; pass {_SUPPORTED}")
-    path = Path(text)
+    decode = JetsonFileSource if text.startswith("jetson:") else FileSource
+    path = Path(text.removeprefix("jetson:"))
     if path.is_dir():
         return ImagesSource(path, fps)
     if not path.exists():
@@ -80,4 +140,4 @@ def _open_path(text: str, fps: float) -> Source:
         raise SourceError(f"{text} is not a file or a folder; pass {_SUPPORTED}")
     if path.stat().st_size == 0:
         raise SourceError(f"{text} is empty (0 bytes); record or copy it again")
-    return FileSource(path)
+    return decode(path)

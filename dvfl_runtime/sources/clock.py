@@ -1,4 +1,4 @@
-"""Timestamps of a container as times that strictly increase, without decoding anything."""
+"""Timestamps of a container or a camera as times that strictly increase."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from fractions import Fraction
 
 # H.264 and H.265 reorder at most 16 pictures: a stamp further back than that is a restarted clock.
 REORDER_DEPTH = 16
+
+# A live stamp may be this far from the machine's own clock: frames held up in a network come late
+# in one burst, and a server may begin with the pictures of the last seconds. Seconds.
+MAX_ERROR_S = 5.0
+MAX_SLEW = 1e-3  # seconds per second: ten times the error of a bad crystal, too little to see
+MIN_STEP_S = 1e-3
 
 
 def next_time(stamp_s: float | None, last_s: float, step_s: float) -> float:
@@ -55,4 +61,59 @@ class Clock:
                 self._origin = ticks - round((self._last_s + self._step_s) / self._time_base)
             stamp_s = float((ticks - self._origin) * self._time_base)
         self._last_s = next_time(stamp_s, self._last_s, self._step_s)
+        return self._last_s
+
+
+class LiveClock:
+    """Turns the stamps of a live source into times that follow the machine's own clock.
+
+    The first frame is at 0.0. Stamps give the distance between frames, for they know nothing of
+    the delays on the way; the machine's clock says where a connection begins, so that time goes on
+    over an outage, and it corrects the drift of the camera's clock by at most 0.1 %. A stamp that
+    is missing, negative, not after the one before or further than `MAX_ERROR_S` from the machine's
+    clock is repaired: the frame gets the time of its arrival.
+
+    Attributes:
+        repaired: how many stamps were.
+    """
+
+    def __init__(self) -> None:
+        self.repaired = 0
+        self._first_ns: int | None = None
+        self._last_s = -math.inf
+        self._last_stamp_s = -math.inf
+        self._offset_s: float | None = None  # time minus stamp in this connection
+
+    def reconnected(self) -> None:
+        """Tells that the stamps that follow have a new origin."""
+        self._offset_s = None
+
+    def time_s(self, stamp_s: float | None, arrival_ns: int) -> float:
+        """Returns the time of the next frame, seconds.
+
+        Args:
+            stamp_s: the source's stamp, seconds from any origin; `None` if it has none.
+            arrival_ns: when the frame arrived, in the nanoseconds of `time.monotonic_ns`.
+        """
+        if self._first_ns is None:
+            self._first_ns = arrival_ns
+        arrival_s = (arrival_ns - self._first_ns) / 1e9
+        if stamp_s is None or not 0 <= stamp_s < math.inf:
+            self.repaired += 1
+            self._last_s = max(arrival_s, self._last_s + MIN_STEP_S)
+            return self._last_s
+        last_stamp_s, self._last_stamp_s = self._last_stamp_s, stamp_s
+        if self._offset_s is not None:
+            time_s = stamp_s + self._offset_s
+            error_s = arrival_s - time_s
+            later = stamp_s > last_stamp_s and time_s > self._last_s
+            if later and abs(error_s) <= MAX_ERROR_S:
+                slew_s = MAX_SLEW * (time_s - self._last_s)
+                time_s += min(max(error_s, -slew_s), slew_s)
+                self._offset_s = time_s - stamp_s
+                self._last_s = time_s
+                return time_s
+            self.repaired += 1
+        self._last_s = max(arrival_s, self._last_s + MIN_STEP_S)
+        self._offset_s = self._last_s - stamp_s
         return self._last_s

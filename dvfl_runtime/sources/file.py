@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -74,7 +75,8 @@ class FileSource:
                 for raw in decoding.frames(skip=index):
                     if self._closed.is_set():
                         return
-                    yield Frame(_upright_rgb(raw), clock.time_s(decoding.ticks(raw)), index)
+                    time_s = clock.time_s(decoding.ticks(raw))
+                    yield Frame.later(partial(upright_rgb, raw), time_s, index)
                     index += 1
                 if not decoding.tail_lost:
                     break
@@ -112,7 +114,7 @@ class _Decoding:
         self.damage: str | None = None
         self.damaged_after = -1
         self.tail_lost = False
-        self._errors, self._container, self._stream = _open_video(path)
+        self._errors, self._container, self._stream = open_video(path)
         self._num_threads = num_threads
         self._stream.thread_type = "AUTO" if num_threads > 1 else "NONE"
         self._stream.codec_context.thread_count = num_threads
@@ -218,7 +220,7 @@ class _Decoding:
             self.damaged_after = self._good - 1
 
 
-def _open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoStream]:
+def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoStream]:
     """Opens the container and finds its video stream.
 
     PyAV mutes libav's own log unless the application turns it on, so nothing is set here.
@@ -249,7 +251,7 @@ def _open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, Video
     raise SourceError(f"cannot open {path} as a video: {problem}")
 
 
-def _upright_rgb(raw: VideoFrame) -> NDArray[np.uint8]:
+def upright_rgb(raw: VideoFrame) -> NDArray[np.uint8]:
     """Returns (H, W, 3) uint8 RGB; colour matrix and range are those that the stream states."""
     image = np.asarray(raw.to_ndarray(format="rgb24"), np.uint8)
     quarters = round(raw.rotation / 90) % 4  # counterclockwise

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.errors import ClipError, SourceError
-from dvfl_runtime.sources.frame import Frame
+from dvfl_runtime.sources.frame import Frame, check_image
 
 
 class MemorySource:
@@ -79,9 +79,9 @@ class MemorySource:
 
     def _frame(self, item: object, index: int) -> Frame:
         if isinstance(item, Frame):
-            _check_image(item.image, index)
+            check_image(item.image, index)
             return dataclasses.replace(item, index=index)
-        return Frame(_check_image(item, index), index / self._fps, index)
+        return Frame(check_image(item, index), index / self._fps, index)
 
 
 def _check_array(frames: NDArray[Any]) -> None:
@@ -90,16 +90,3 @@ def _check_array(frames: NDArray[Any]) -> None:
         raise ClipError(f"frames must have the shape (N, H, W, 3), got {frames.shape}{hint}")
     if frames.dtype != np.uint8:
         raise ClipError(f"frames must be uint8 RGB from 0 to 255, got {frames.dtype}")
-
-
-def _check_image(image: object, index: int) -> NDArray[np.uint8]:
-    if not isinstance(image, np.ndarray):
-        raise ClipError(
-            f"frame {index} must be an (H, W, 3) uint8 NumPy array or a Frame, "
-            f"got {type(image).__name__}"
-        )
-    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ClipError(f"frame {index} must have the shape (H, W, 3), got {image.shape}")
-    if image.dtype != np.uint8:
-        raise ClipError(f"frame {index} must be uint8 RGB from 0 to 255, got {image.dtype}")
-    return image

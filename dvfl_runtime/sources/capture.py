@@ -1,0 +1,178 @@
+"""Cameras and GStreamer pipelines, read by OpenCV."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.errors import SourceError
+from dvfl_runtime.sources.grabber import Grabbed
+
+if TYPE_CHECKING:
+    import cv2
+
+TIMEOUT_MS = 4000  # of GStreamer; a V4L2 camera that hangs is given up by OpenCV after 10 s
+PIPELINE_HINT = "try it with gst-launch-1.0"
+NEWEST_BGR = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
+
+
+class CaptureGrabber:
+    """Reads an OpenCV `VideoCapture`.
+
+    Args:
+        what: how errors call it.
+        hint: what may help when it cannot be opened.
+        opening: opens it, and raises what `Grabber.open` may raise.
+
+    Raises:
+        SourceError: if OpenCV is missing.
+    """
+
+    def __init__(self, what: str, hint: str, opening: Callable[[], cv2.VideoCapture]) -> None:
+        _require_cv2()
+        self._what = what
+        self._hint = hint
+        self._opening = opening
+        self._capture: cv2.VideoCapture | None = None
+
+    def open(self) -> None:
+        """Opens the device.
+
+        Raises:
+            SourceError: if there is no such device, or its use is not permitted.
+            OSError: if it cannot be used now.
+        """
+        self._capture = self._opening()
+        if not self._capture.isOpened():
+            raise ConnectionError(f"{self._what} cannot be opened; {self._hint}")
+
+    def read(self) -> Grabbed | None:
+        """Returns the next picture, or `None` at the end of what has a known length.
+
+        Raises:
+            OSError: if none came.
+        """
+        import cv2
+
+        assert self._capture is not None
+        good, bgr = self._capture.read()
+        if not good:
+            if self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+                return None
+            raise ConnectionError(f"{self._what} gives no picture")
+        # 0 or -1 where there is none; of GStreamer the time of the newest frame in its queue of one
+        stamp_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
+        image = np.asarray(bgr, np.uint8)
+        return Grabbed(partial(rgb, image), stamp_ms / 1000 if stamp_ms > 0 else None)
+
+    def close(self) -> None:
+        """Releases the device."""
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.release()
+
+
+def camera(index: int) -> CaptureGrabber:
+    """Returns a grabber of a camera: /dev/video0 is 0 on Linux; what OpenCV finds elsewhere.
+
+    Raises:
+        SourceError: if the index is negative, there is no such camera, its use is not permitted,
+            or OpenCV is missing.
+    """
+    if index < 0:
+        raise SourceError(f"a camera's index must be >= 0, got {index}")
+
+    def opening() -> cv2.VideoCapture:
+        import cv2
+
+        if sys.platform != "linux":
+            return cv2.VideoCapture(index)
+        check_device(Path(f"/dev/video{index}"))
+        capture = cv2.VideoCapture(index, cv2.CAP_V4L2)
+        capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where the driver can: older frames never wait
+        return capture
+
+    if sys.platform == "linux":
+        check_device(Path(f"/dev/video{index}"))
+    return CaptureGrabber(f"camera {index}", "is another program using it?", opening)
+
+
+def pipeline(text: str) -> CaptureGrabber:
+    """Returns a grabber of a GStreamer pipeline.
+
+    Args:
+        text: in gst-launch's notation; one that does not end in an appsink gets one.
+
+    Raises:
+        SourceError: if it is empty, or OpenCV is missing or was built without GStreamer.
+    """
+    if not text.strip():
+        raise SourceError("the pipeline is empty; pass gst:ELEMENT ! ELEMENT ...")
+    check_gstreamer()
+    complete = text if "appsink" in text else f"{text} ! {NEWEST_BGR}"
+    return CaptureGrabber("the pipeline", PIPELINE_HINT, lambda: open_pipeline(complete))
+
+
+def open_pipeline(text: str) -> cv2.VideoCapture:
+    """Starts a complete pipeline, with time-outs where OpenCV has them for GStreamer: from 4.8 on.
+
+    An older one waits for ever in a pipeline that hangs, and opens none with a time-out.
+    """
+    import cv2
+
+    if tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 8):
+        return cv2.VideoCapture(text, cv2.CAP_GSTREAMER)
+    limits = [
+        *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS),
+        *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS),
+    ]
+    return cv2.VideoCapture(text, cv2.CAP_GSTREAMER, limits)
+
+
+def check_device(device: Path) -> None:
+    """Raises SourceError unless the device is there and may be read."""
+    if not device.exists():
+        there = sorted(str(path) for path in device.parent.glob("video*"))
+        raise SourceError(
+            f"there is no camera {device}; pass the index of one that is there: "
+            f"{', '.join(there) or 'none is, connect one'}"
+        )
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise SourceError(
+            f"no permission to use {device}; add the user to the group that owns it (often 'video')"
+        )
+
+
+def check_gstreamer() -> None:
+    """Raises SourceError unless OpenCV can run GStreamer pipelines."""
+    _require_cv2()
+    import cv2
+
+    if not cv2.videoio_registry.hasBackend(cv2.CAP_GSTREAMER):
+        raise SourceError(
+            f"the installed OpenCV {cv2.__version__} has no GStreamer, as all builds from pip; "
+            "uninstall it (pip uninstall opencv-python opencv-python-headless) and use the "
+            "system's, such as JetPack's or Debian's python3-opencv"
+        )
+
+
+def rgb(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Returns (H, W, 3) RGB from BGR, or from (H, W) grey."""
+    import cv2
+
+    code = cv2.COLOR_GRAY2RGB if bgr.ndim == 2 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(bgr, code), np.uint8)
+
+
+def _require_cv2() -> None:
+    try:
+        import cv2  # noqa: F401
+    except ImportError as err:
+        raise SourceError("OpenCV is needed to read cameras; pip install 'dvfl[cpu]'") from err

@@ -1,0 +1,67 @@
+"""Grabber: the small protocol between a live source and what it reads from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Grabbed:
+    """One picture as a grabber reads it.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, or a function that makes it. The function is called only for a
+            picture that is handed out, so a dropped one costs no conversion.
+        stamp_s: the device's own time of the picture, seconds from any origin; `None` if unknown.
+    """
+
+    image: NDArray[np.uint8] | Callable[[], NDArray[np.uint8]] = field(repr=False)
+    stamp_s: float | None = None
+
+
+class Grabber(Protocol):
+    """Reads pictures from a camera or a connection; a `LiveSource` makes a source of it.
+
+        class MyCamera:
+            def open(self):
+                self._device = my_sdk.connect("10.0.0.7")  # raises OSError while it is away
+
+            def read(self):
+                return Grabbed(self._device.next_rgb())  # raises OSError if it went away
+
+            def close(self):
+                self._device.disconnect()
+
+        recognizer.stream(LiveSource("door", MyCamera()))
+
+    All three are called in one thread, in turn: `open`, `read` until it fails, `close`, and the
+    same again after a pause. Neither `open` nor `read` may block for longer than a few seconds:
+    a picture that does not come in time is a `TimeoutError`.
+    """
+
+    def open(self) -> None:
+        """Connects.
+
+        Raises:
+            OSError: (and so ConnectionError, TimeoutError) if it may work later.
+            SourceError: if it can never work, such as a wrong address; it is tried again all the
+                same where it has worked before.
+        """
+        ...
+
+    def read(self) -> Grabbed | None:
+        """Returns the next picture, or `None` at a proper end, after which nothing comes.
+
+        Raises:
+            OSError: if the connection is lost or no picture came in time.
+        """
+        ...
+
+    def close(self) -> None:
+        """Disconnects; also called when `open` has failed."""
+        ...

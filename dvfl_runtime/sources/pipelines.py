@@ -1,0 +1,132 @@
+"""GStreamer pipelines for the cameras and the video decoder of NVIDIA Jetson, as strings.
+
+Not yet run on a Jetson. Elements and caps are those of NVIDIA's Accelerated GStreamer guide for
+JetPack 6 (nvarguscamerasrc, nvv4l2decoder, nvvidconv).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
+
+from dvfl_runtime.errors import SourceError
+
+PARSERS = {"h264": "h264parse", "hevc": "h265parse"}
+DEPAYLOADERS = {"h264": "rtph264depay", "hevc": "rtph265depay"}
+DEMUXERS = {"mov,mp4,m4a,3gp,3g2,mj2": "qtdemux", "matroska,webm": "matroskademux"}
+
+_DECODE = "nvv4l2decoder ! nvvidconv ! video/x-raw,format=BGRx"
+_BGR = "videoconvert ! video/x-raw,format=BGR"
+_NEWEST = "appsink drop=true max-buffers=1 sync=false"
+_EVERY = "appsink drop=false max-buffers=4 sync=false"
+
+
+@dataclass(frozen=True)
+class CsiCamera:
+    """A camera on the CSI connector, as csi://0?width=1280&height=720&fps=30 names it.
+
+    Attributes:
+        sensor: its number.
+        width: of the pictures, pixels.
+        height: of the pictures, pixels.
+        fps: frames per second; the sensor has to know the mode.
+        flip: nvvidconv's flip-method: 0 as it is, 2 upside down, 1 and 3 by a quarter.
+    """
+
+    sensor: int = 0
+    width: int = 1280
+    height: int = 720
+    fps: float = 30.0
+    flip: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("width", "height"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.sensor < 0:
+            raise ValueError(f"sensor must be >= 0, got {self.sensor}")
+        if not (math.isfinite(self.fps) and self.fps > 0):
+            raise ValueError(f"fps must be a finite number > 0, got {self.fps}")
+        if not 0 <= self.flip <= 7:
+            raise ValueError(f"flip must be from 0 to 7, got {self.flip}")
+
+    @classmethod
+    def parse(cls, url: str) -> CsiCamera:
+        """Reads csi://SENSOR?width=W&height=H&fps=F&flip=M; all that follows the sensor is free.
+
+        Raises:
+            SourceError: if a part is unknown or no number in its range.
+        """
+        parts = urlsplit(url)
+        known = {field.name for field in fields(cls)} - {"sensor"}
+        try:
+            pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
+            if parts.path.strip("/") or parts.fragment:
+                raise ValueError(f"{parts.path}{parts.fragment} is too much")
+            given = dict(pairs)
+            if len(given) < len(pairs) or not given.keys() <= known:
+                raise ValueError(f"of {', '.join(sorted(known))} each may be given once")
+            fps = float(given.pop("fps", cls.fps))
+            return cls(int(parts.netloc), fps=fps, **{k: int(v) for k, v in given.items()})
+        except ValueError as err:
+            raise SourceError(
+                f"cannot read {url}: {err}; pass csi://0?width=1280&height=720&fps=30"
+            ) from err
+
+    def pipeline(self) -> str:
+        """Returns the pipeline, ending in an appsink with the newest BGR picture."""
+        rate = Fraction(self.fps).limit_denominator(1001)
+        return (
+            f"nvarguscamerasrc sensor-id={self.sensor} ! video/x-raw(memory:NVMM),"
+            f"width={self.width},height={self.height},"
+            f"framerate={rate.numerator}/{rate.denominator} ! "
+            f"nvvidconv flip-method={self.flip} ! video/x-raw,format=BGRx ! {_BGR} ! {_NEWEST}"
+        )
+
+
+def file_pipeline(path: Path, container: str, codec: str) -> str | None:
+    """Returns the pipeline that decodes every picture of a file by hardware.
+
+    Args:
+        path: the file.
+        container: libav's name of the container format.
+        codec: libav's name of the codec.
+
+    Returns:
+        The pipeline, or `None` where the decoder cannot do it.
+    """
+    if container not in DEMUXERS or codec not in PARSERS:
+        return None
+    return (
+        f"filesrc location={quoted(str(path))} ! {DEMUXERS[container]} ! {PARSERS[codec]} ! "
+        f"{_DECODE} ! {_BGR} ! {_EVERY}"
+    )
+
+
+def rtsp_pipeline(url: str, codec: str, transport: str = "tcp") -> str | None:
+    """Returns the pipeline that decodes an RTSP stream by hardware, or `None` if it cannot."""
+    if codec not in PARSERS:
+        return None
+    return (
+        f"rtspsrc location={quoted(url)} protocols={transport} latency=100 ! "
+        f"{DEPAYLOADERS[codec]} ! {PARSERS[codec]} ! {_DECODE} ! {_BGR} ! {_NEWEST}"
+    )
+
+
+def quoted(text: str) -> str:
+    """Returns the text as one value of gst-launch's notation."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def is_jetson(root: Path = Path("/")) -> bool:
+    """Returns whether this machine is an NVIDIA Jetson."""
+    if (root / "etc/nv_tegra_release").exists():
+        return True
+    model = root / "proc/device-tree/compatible"
+    try:
+        return b"nvidia,tegra" in model.read_bytes()
+    except OSError:
+        return False
