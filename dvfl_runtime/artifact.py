@@ -8,6 +8,7 @@ Wire format: https://protobuf.dev/programming-guides/encoding/; field numbers: o
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -138,6 +139,32 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
         raise ArtifactError(f"cannot read model {file}: {reason}; check the path") from err
     except ArtifactError as err:
         raise ArtifactError(f"cannot use model {file}: {err}") from err.__cause__
+
+
+def graph_sha256(path: str | os.PathLike[str]) -> str:
+    """Returns a digest of all in a model file that computes.
+
+    Labels and reports are left out: what was made from the graph stays good when they change.
+
+    Raises:
+        ArtifactError: if the file cannot be read, is truncated or is not ONNX.
+    """
+    digest = hashlib.sha256()
+    file = Path(path)
+    try:
+        with file.open("rb") as stream:
+            for number, _wire, length in _fields(stream, os.fstat(stream.fileno()).st_size):
+                if number != METADATA_PROPS:
+                    digest.update(b"%d:%d:" % (number, length))
+                    digest.update(stream.read(length))
+    except OSError as err:
+        reason = err.strerror or str(err)
+        raise ArtifactError(f"cannot read model {file}: {reason}; check the path") from err
+    except _Truncated:
+        raise ArtifactError(
+            f"cannot use model {file}: it is not an ONNX file, or was truncated; copy it again"
+        ) from None
+    return digest.hexdigest()
 
 
 class _Truncated(Exception):

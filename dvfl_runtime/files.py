@@ -1,4 +1,4 @@
-"""Outputs that are either complete or absent."""
+"""Outputs that are either complete or absent, and where caches lie."""
 
 from __future__ import annotations
 
@@ -37,3 +37,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Returns where dvfl keeps what it can make again; the folder need not exist.
+
+    `DVFL_CACHE_DIR`, else `dvfl` below `XDG_CACHE_HOME`, else `~/.cache/dvfl`. A relative
+    `XDG_CACHE_HOME` is ignored, as the XDG base directory specification has it.
+    """
+    if chosen := os.environ.get("DVFL_CACHE_DIR"):
+        return Path(chosen)
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "dvfl"

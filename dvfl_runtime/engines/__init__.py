@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import logging
 import os
+from functools import partial
 from typing import Protocol, cast
 
 import numpy as np
@@ -16,14 +17,16 @@ from dvfl_runtime.errors import ArtifactError, EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
-# engine (its file in this folder has `open_engine`) -> the package it needs; fastest first: on two
-# cores with AMX openvino takes 7.4 ms per clip of the bundled model, onnxruntime 8.0; nano at
-# 8x224x224 takes 246 and 312 ms (benchmarks/results/xeon-amx-2core).
+# engine (its file in this folder has `open_engine`) -> the package it needs
 ENGINES = {
+    "tensorrt": "tensorrt",
     "openvino": "openvino",
     "onnxruntime": "onnxruntime",
+    "onnxruntime-tensorrt": "onnxruntime",
 }
-GPU_ENGINES = {"cuda": ("onnxruntime",), "gpu": ("openvino",)}
+# what "auto" measures; onnxruntime-tensorrt builds for minutes and is used by name alone
+CPU_ENGINES = ("openvino", "onnxruntime")
+GPU_ENGINES = {"cuda": ("tensorrt", "onnxruntime"), "gpu": ("openvino",)}
 DEVICES = ("auto", "cpu", "cuda", "gpu")
 
 
@@ -81,8 +84,8 @@ def open_engine(
     """Loads a model file into an engine.
 
     Args:
-        name: of the engine; "auto" takes the fastest one installed that can load the file, and
-            logs which.
+        name: of the engine; "auto" takes the fastest one installed that can load the file, by a
+            short measurement that is remembered (see `choice`), and logs which.
         path: the model file.
         device: "cpu", "cuda", "gpu" (Intel's), or "auto" for the best one the engine can use here.
         num_threads: for CPU work; by default as many as this process may use.
@@ -101,9 +104,9 @@ def open_engine(
     if num_threads is not None and num_threads < 1:
         raise ValueError(f"num_threads must be >= 1, got {num_threads}")
     if name == "auto":
-        engine = _open_first(_candidates(device), path, device, num_threads)
+        engine = _open_auto(path, device, num_threads)
     else:
-        engine = _module(name).open_engine(path, device, num_threads)
+        engine = _open_one(name, path=path, device=device, num_threads=num_threads)
     if "auto" in (name, device):
         logger.info(
             "using %s %s, %s on %s", engine.name, engine.version, engine.provider, engine.device
@@ -112,40 +115,50 @@ def open_engine(
 
 
 def installed_engines() -> tuple[str, ...]:
-    """Returns the names of the engines whose packages are installed, fastest first."""
+    """Returns the names of the engines whose packages are installed.
+
+    What is a second way of using an installed package, such as onnxruntime-tensorrt, is left out.
+    """
     return tuple(
-        name for name, package in ENGINES.items() if importlib.util.find_spec(package) is not None
+        name
+        for name, package in ENGINES.items()
+        if name == package and importlib.util.find_spec(package) is not None
     )
 
 
-def _candidates(device: str) -> list[str]:
-    """Returns the installed engines for a device, the one to try first in front.
+def _open_auto(path: str | os.PathLike[str], device: str, num_threads: int | None) -> Engine:
+    """Opens the fastest engine; an NVIDIA GPU beats any engine on the CPU without measuring."""
+    from dvfl_runtime.engines.choice import open_fastest  # 28 ms, mostly importlib.metadata
 
-    Raises:
-        EngineUnavailable: if there is none.
-    """
-    able = GPU_ENGINES.get(device, tuple(ENGINES))
-    found = [name for name in installed_engines() if name in able]
-    if not found:
-        raise EngineUnavailable(
-            f"no engine is installed (known are: {', '.join(able)}); run: pip install 'dvfl[cpu]'"
-        )
-    if device == "auto" and cuda_problem() is None:  # an NVIDIA GPU beats any engine on the CPU
-        found.sort(key=lambda name: name not in GPU_ENGINES["cuda"])
-    return found
-
-
-def _open_first(
-    names: list[str], path: str | os.PathLike[str], device: str, num_threads: int | None
-) -> Engine:
-    """Opens the file in the first engine that can load it; logs why others could not."""
-    for name in names[:-1]:
+    groups: list[tuple[str, tuple[str, ...]]] = []
+    if device == "auto" and cuda_problem() is None:
+        groups = [("cuda", GPU_ENGINES["cuda"]), ("cpu", CPU_ENGINES)]
+    else:
+        groups = [(device, GPU_ENGINES.get(device, CPU_ENGINES))]
+    installed = installed_engines()
+    error: EngineUnavailable | ArtifactError = EngineUnavailable(
+        f"no engine is installed (known are: {', '.join(groups[-1][1])}); "
+        f"run: pip install 'dvfl[cpu]'"
+    )
+    for chosen, able in groups:
+        names = [name for name in installed if name in able]
+        if not names:
+            continue
         try:
-            return _module(name).open_engine(path, device, num_threads)
-        except ArtifactError as err:  # such as nodes of domain dvfl, which OpenVINO cannot expand
-            logger.info("not using %s: %s", name, err)
-    return _module(names[-1]).open_engine(path, device, num_threads)
+            open_one = partial(_open_one, path=path, device=chosen, num_threads=num_threads)
+            return open_fastest(names, path, open_one, device=chosen, num_threads=num_threads)
+        except (EngineUnavailable, ArtifactError) as err:
+            error = err
+            if chosen == "cuda" != device:
+                logger.info("not using device cuda: %s", err)
+    raise error
+
+
+def _open_one(
+    name: str, *, path: str | os.PathLike[str], device: str, num_threads: int | None
+) -> Engine:
+    return _module(name).open_engine(path, device, num_threads)
 
 
 def _module(name: str) -> _EngineModule:
-    return cast(_EngineModule, importlib.import_module(f"{__name__}.{name}"))
+    return cast(_EngineModule, importlib.import_module(f"{__name__}.{name.replace('-', '_')}"))

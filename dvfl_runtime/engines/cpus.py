@@ -8,27 +8,46 @@ import os
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
+MEMBERSHIP = Path("/proc/self/cgroup")
 
 
-def usable_cpus(cgroup: Path = CGROUP) -> int:
-    """Returns the CPUs allowed by affinity and by the container's quota, at least 1.
+def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """Returns the CPUs allowed by affinity and by the quotas of the control groups, at least 1.
 
     Args:
         cgroup: where the control groups are mounted.
+        membership: the file that says which of them this process is in.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    quota = _quota(cgroup)
-    return max(1, cpus if quota is None else min(cpus, math.ceil(quota)))
+    quotas = [quota for folder in _groups(cgroup, membership) for quota in _quotas(folder)]
+    return max(1, min([cpus, *(math.ceil(quota) for quota in quotas)]))
 
 
-def _quota(cgroup: Path) -> float | None:
-    """Returns the quota in CPUs (cgroup v2, else v1), None where there is no limit."""
+def _groups(cgroup: Path, membership: Path) -> set[Path]:
+    """Returns the folders of this process's groups and of all groups above them.
+
+    In a container they are mounted as its root; a service of systemd is far below.
+    """
+    folders = {cgroup, cgroup / "cpu"}
     with contextlib.suppress(OSError, ValueError):
-        quota, period = (cgroup / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
+        for line in membership.read_text().splitlines():
+            number, controllers, name = line.split(":", 2)
+            if number != "0" and "cpu" not in controllers.split(","):
+                continue
+            root = cgroup if number == "0" else cgroup / "cpu"  # version 2, version 1
+            path = root / name.strip("/")
+            folders |= {path, *(p for p in path.parents if root in p.parents)}
+    return folders
+
+
+def _quotas(folder: Path) -> list[float]:
+    """Returns the quota of a group in CPUs (cgroup v2, else v1), nothing where there is none."""
     with contextlib.suppress(OSError, ValueError):
-        used = int((cgroup / "cpu" / "cpu.cfs_quota_us").read_text())
-        period_us = int((cgroup / "cpu" / "cpu.cfs_period_us").read_text())
-        return used / period_us if used > 0 else None
-    return None
+        quota, period = (folder / "cpu.max").read_text().split()
+        return [] if quota == "max" else [int(quota) / int(period)]
+    with contextlib.suppress(OSError, ValueError):
+        used = int((folder / "cpu.cfs_quota_us").read_text())
+        period_us = int((folder / "cpu.cfs_period_us").read_text())
+        return [used / period_us] if used > 0 else []
+    return []

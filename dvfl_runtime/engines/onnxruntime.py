@@ -1,6 +1,6 @@
 """ONNX Runtime, on the CPU or on CUDA, without silent fallback from one to the other.
 
-CUDA has not yet been run on a GPU.
+CUDA and TensorRT have not yet been run on a GPU.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
+from dvfl_runtime.files import cache_folder
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+TENSORRT = "TensorrtExecutionProvider"
 INPUT, OUTPUT = "clip", "logits"
 
 
@@ -27,44 +29,80 @@ def open_engine(
     """Loads a model file into ONNX Runtime; see `dvfl_runtime.engines.open_engine`."""
     ort = _import()
     chosen = _device(ort, device)
+    return _open(ort, path, chosen, num_threads, [PROVIDERS[chosen]])
+
+
+def open_on_tensorrt(
+    path: str | os.PathLike[str], device: str, num_threads: int | None
+) -> OnnxRuntimeEngine:
+    """Loads a model file into the TensorRT provider; see `onnxruntime_tensorrt`."""
+    ort = _import()
+    if device not in ("auto", "cuda"):
+        raise EngineUnavailable(
+            f"engine 'onnxruntime-tensorrt' runs on device 'cuda' alone, got {device!r}; "
+            f"pass engine='onnxruntime'"
+        )
+    if TENSORRT not in ort.get_available_providers():
+        raise EngineUnavailable(
+            "engine 'onnxruntime-tensorrt': this onnxruntime is built without TensorRT; "
+            "run: pip uninstall onnxruntime; pip install 'dvfl[gpu]'"
+        )
+    chosen = _device(ort, "cuda")
+    kept = cache_folder() / "onnxruntime-tensorrt"
+    options = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(kept)}
+    providers = [(TENSORRT, options), PROVIDERS[chosen]]
+    return _open(ort, path, chosen, num_threads, providers)
+
+
+def _open(
+    ort: ModuleType,
+    path: str | os.PathLike[str],
+    device: str,
+    num_threads: int | None,
+    providers: list[Any],
+) -> OnnxRuntimeEngine:
+    """Makes a session that uses these providers and no others."""
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads or usable_cpus()
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # what is fatal also raises, and is reported from there
-    if chosen != "cpu":
+    if device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    provider = PROVIDERS[chosen]
     try:
-        session = ort.InferenceSession(os.fspath(path), options, providers=[provider])
+        session = ort.InferenceSession(os.fspath(path), options, providers=providers)
     except Exception as err:  # its exceptions share no base of their own
-        if chosen != "cpu":
+        if device != "cpu":
             raise EngineUnavailable(
-                f"onnxruntime cannot run {Path(path)} on {chosen}: {_first_line(err)}; "
+                f"onnxruntime cannot run {Path(path)} on {device}: {_first_line(err)}; "
                 f"pass device='cpu'"
             ) from err
         raise ArtifactError(
             f"onnxruntime {ort.__version__} cannot load model {Path(path)}: {_first_line(err)}; "
             f"copy or export it again, or upgrade onnxruntime"
         ) from err
-    if session.get_providers()[0] != provider:
+    wanted = [p if isinstance(p, str) else p[0] for p in providers]
+    found = session.get_providers()
+    if found[: len(wanted)] != wanted:
         raise EngineUnavailable(
-            f"onnxruntime fell back from {provider} to {session.get_providers()[0]}; "
+            f"onnxruntime fell back from {wanted[0]} to {found[0]}; "
             f"pass device='cpu' if that is meant"
         )
     _check_signature(session, path)
-    return OnnxRuntimeEngine(session, ort.__version__, chosen, os.fspath(path))
+    return OnnxRuntimeEngine(session, ort.__version__, device, wanted, os.fspath(path))
 
 
 class OnnxRuntimeEngine:
     """An ONNX Runtime session as an `Engine`."""
 
-    name = "onnxruntime"
     fused_ops: tuple[str, ...] = ()
 
-    def __init__(self, session: Any, version: str, device: str, path: str) -> None:
+    def __init__(
+        self, session: Any, version: str, device: str, providers: list[str], path: str
+    ) -> None:
+        self.name = "onnxruntime-tensorrt" if TENSORRT in providers else "onnxruntime"
         self.version: str = version
         self.device: str = device
-        self.provider: str = session.get_providers()[0]
+        self.provider: str = "+".join(providers)
         self.clip_shape = _static(session.get_inputs()[0].shape)
         self.num_classes = _static(session.get_outputs()[0].shape)[-1]
         self._path = path

@@ -1,4 +1,4 @@
-"""OpenVINO, on the CPU or on an Intel GPU, computing in float32 wherever the model does.
+"""OpenVINO, on the CPU, on an Intel GPU or where it decides, in float32 wherever the model is.
 
 The Intel GPU has not yet been run.
 """
@@ -18,6 +18,7 @@ from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
 
 INPUT, OUTPUT = "clip", "logits"
+AUTO = "AUTO:GPU,CPU"
 
 
 def open_engine(
@@ -33,12 +34,13 @@ def open_engine(
         # machine; integer arithmetic of int8 models is not touched by it
         "INFERENCE_PRECISION_HINT": "f32",
     }
-    if chosen == "cpu":
+    if chosen == AUTO:
+        config["ENABLE_STARTUP_FALLBACK"] = False  # what is reported at first stays true
+    if chosen == "CPU":
         config["INFERENCE_NUM_THREADS"] = num_threads or usable_cpus()
     model = _read(ov, path)
     _check_signature(model, path)
-    graph = _Graph(ov, core, chosen.upper(), config, os.fspath(path))
-    return OpenVinoEngine(graph, model, chosen)
+    return OpenVinoEngine(_Graph(ov, core, chosen, config, os.fspath(path)), model)
 
 
 class OpenVinoEngine:
@@ -52,9 +54,8 @@ class OpenVinoEngine:
     name = "openvino"
     fused_ops: tuple[str, ...] = ()
 
-    def __init__(self, graph: _Graph, model: Any, device: str) -> None:
+    def __init__(self, graph: _Graph, model: Any) -> None:
         self.version = graph.version
-        self.device = device
         self.clip_shape = _static(model.input(0).partial_shape)
         self.num_classes = _static(model.output(0).partial_shape)[-1]
         self._path = graph.path
@@ -64,6 +65,7 @@ class OpenVinoEngine:
         first = 1 if self.clip_shape[0] is None else self.clip_shape[0]
         self._pools: dict[int | None, _Requests] = {first: graph.compiled(model, first)}
         self.provider = self._pools[first].provider
+        self.device = "gpu" if "GPU" in self.provider else "cpu"
 
     def run(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Executes the graph: (B, T, H, W, 3) uint8 -> (B, num_classes) float32 logits.
@@ -159,21 +161,24 @@ def _import() -> ModuleType:
 
 
 def _device(core: Any, device: str) -> str:
-    """Returns "cpu" or "gpu", and raises if the device asked for cannot be had."""
-    if device in ("auto", "cpu"):
-        return "cpu"
-    if device != "gpu":
+    """Returns OpenVINO's name of a device, and raises if the one asked for cannot be had."""
+    if device == "cpu":
+        return "CPU"
+    if device not in ("auto", "gpu"):
         raise EngineUnavailable(
             f"openvino does not run on device {device!r}; pass device='cpu' or 'gpu' (Intel's), "
             f"or engine='onnxruntime'"
         )
     listed = core.available_devices
-    if not any(name.partition(".")[0] == "GPU" for name in listed):
+    has_gpu = any(name.partition(".")[0] == "GPU" for name in listed)
+    if device == "auto":  # with a GPU, OpenVINO itself decides
+        return AUTO if has_gpu else "CPU"
+    if not has_gpu:
         raise EngineUnavailable(
             f"device 'gpu': openvino lists {', '.join(listed)} alone; install Intel's GPU driver, "
             f"or pass device='cpu'"
         )
-    return "gpu"
+    return "GPU"
 
 
 def _read(ov: ModuleType, path: str | os.PathLike[str]) -> Any:

@@ -1,4 +1,6 @@
 import logging
+import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -69,7 +71,7 @@ def test_results_outlive_later_calls(name, model):
     assert first == pytest.approx(np.array([[20.0, 0.0, 4.0]]), rel=1e-5)
 
 
-def test_auto_takes_the_first_installed_and_logs_it(model, caplog, monkeypatch):
+def test_auto_takes_the_only_one_installed_and_logs_it(model, caplog, monkeypatch):
     monkeypatch.setattr(engines, "installed_engines", lambda: ("onnxruntime",))
     with caplog.at_level(logging.INFO, "dvfl_runtime"):
         engine = open_engine("auto", model)
@@ -81,10 +83,13 @@ def test_auto_takes_the_first_installed_and_logs_it(model, caplog, monkeypatch):
     assert caplog.text == ""
 
 
-def test_auto_prefers_what_can_use_the_nvidia_gpu(model, monkeypatch):
+def test_auto_tries_what_can_use_an_nvidia_gpu_first(model, monkeypatch, caplog):
     monkeypatch.setattr(engines, "installed_engines", lambda: ("openvino", "onnxruntime"))
     monkeypatch.setattr(engines, "cuda_problem", lambda: None)
-    assert open_engine("auto", model).name == "onnxruntime"
+    with caplog.at_level(logging.INFO, "dvfl_runtime"):
+        engine = open_engine("auto", model)
+    assert engine.device == "cpu"
+    assert "not using device cuda: device 'cuda': this onnxruntime is built" in caplog.text
 
 
 def test_auto_goes_on_to_an_engine_that_can_load_the_file(tmp_path, caplog):
@@ -113,7 +118,7 @@ def test_auto_goes_on_to_an_engine_that_can_load_the_file(tmp_path, caplog):
         (
             "tensorflow",
             "cpu",
-            "unknown engine 'tensorflow'; known are: auto, openvino, onnxruntime",
+            "known are: auto, tensorrt, openvino, onnxruntime, onnxruntime-tensorrt",
         ),
         ("fake", "cpu", "unknown engine 'fake'"),
         ("auto", "tpu", "unknown device 'tpu'; known are: auto, cpu, cuda, gpu"),
@@ -167,6 +172,21 @@ def test_a_provider_that_falls_back_is_refused(model, monkeypatch):
     monkeypatch.setattr(ort_engine, "PROVIDERS", {"cuda": "NoSuchProvider"})
     with pytest.raises(EngineUnavailable, match="on cuda"):
         open_engine("onnxruntime", model, device="cuda")
+
+
+def test_the_tensorrt_provider_is_never_replaced_silently(model, monkeypatch):
+    with pytest.raises(EngineUnavailable, match=r"built without TensorRT; .*'dvfl\[gpu\]'"):
+        open_engine("onnxruntime-tensorrt", model)
+    with pytest.raises(EngineUnavailable, match="runs on device 'cuda' alone, got 'cpu'"):
+        open_engine("onnxruntime-tensorrt", model, device="cpu")
+    listed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    with pytest.raises(EngineUnavailable, match=r"device 'cuda': no NVIDIA|finds no GPU"):
+        open_engine("onnxruntime-tensorrt", model)
+    monkeypatch.setattr(ort_engine, "cuda_problem", lambda: None)
+    # this onnxruntime does not have the provider and would take the CPU's; strict mode refuses it
+    with pytest.raises(EngineUnavailable, match="on cuda"):
+        open_engine("onnxruntime-tensorrt", model)
 
 
 def test_the_driver_is_asked(monkeypatch):
@@ -245,6 +265,36 @@ def test_cpus_respect_affinity_and_quota(tmp_path, monkeypatch):
     assert usable_cpus(tmp_path) == 8
     (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
     assert usable_cpus(tmp_path) == 1
+
+
+def test_cpus_respect_the_quotas_of_all_groups_above(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    membership = tmp_path / "membership"
+    membership.write_text("0::/system.slice/camera.service\n")
+    service = tmp_path / "system.slice" / "camera.service"
+    service.mkdir(parents=True)
+    (service / "cpu.max").write_text("max 100000\n")
+    assert usable_cpus(tmp_path, membership) == 8
+    (tmp_path / "system.slice" / "cpu.max").write_text("300000 100000\n")
+    assert usable_cpus(tmp_path, membership) == 3
+    (service / "cpu.max").write_text("120000 100000\n")
+    assert usable_cpus(tmp_path, membership) == 2
+    membership.write_text("5:memory:/m\n4:cpuacct,cpu:/docker/x\n")
+    for name, quota in (("cpu", -1), ("cpu/docker/x", 400000)):
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+        (tmp_path / name / "cpu.cfs_period_us").write_text("100000\n")
+    assert usable_cpus(tmp_path, membership) == 4
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
+def test_a_process_that_may_use_one_cpu_starts_one_thread():
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from dvfl_runtime.engines.cpus import usable_cpus; print(usable_cpus())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
 
 
 def test_the_fake_engine_gives_what_it_was_told():

@@ -1,7 +1,9 @@
+from pathlib import Path
+
 import pytest
 
 from dvfl_runtime import OutputError
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import cache_folder, replacing
 
 
 def names(folder):
@@ -59,3 +61,14 @@ def test_a_full_disk_is_an_output_error(tmp_path):
 def test_errors_about_other_files_keep_their_meaning(tmp_path):
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "out.csv"):
         (tmp_path / "input.txt").read_text()
+
+
+def test_the_cache_folder_follows_the_environment(monkeypatch):
+    monkeypatch.setenv("DVFL_CACHE_DIR", "/chosen")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_folder() == Path("/chosen")
+    monkeypatch.delenv("DVFL_CACHE_DIR")
+    assert cache_folder() == Path("/xdg/dvfl")
+    for useless in ("", "relative"):
+        monkeypatch.setenv("XDG_CACHE_HOME", useless)
+        assert cache_folder() == Path.home() / ".cache" / "dvfl"

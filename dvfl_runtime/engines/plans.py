@@ -1,0 +1,298 @@
+"""TensorRT plans: made from a model file on the device, kept, and made again when stale.
+
+A plan works with the TensorRT and the kind of GPU that it was built with, and nowhere else. The
+module `trt` comes in as an argument: the tests build with TensorRT for RTX, whose parser and
+builder need no GPU.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from dvfl_runtime.artifact import Precision
+from dvfl_runtime.errors import ArtifactError, OutputError
+from dvfl_runtime.files import replacing
+
+logger = logging.getLogger(__name__)
+
+INPUT, OUTPUT = "clip", "logits"
+MAX_BATCH = 8  # larger batches are run in parts
+MAX_WORKSPACE_BYTES = 1 << 30
+
+Progress: TypeAlias = Callable[[float], None]  # takes the share that is done, 0 to 1
+
+
+@dataclass(frozen=True)
+class PlanKey:
+    """What a plan belongs to. Another value of any of them makes a plan stale.
+
+    Attributes:
+        tensorrt: version.
+        gpu: name of the GPU.
+        compute_capability: of the GPU, such as "8.7".
+        precision: of the model.
+        model_sha256: of the model's graph, see `dvfl_runtime.artifact.graph_sha256`.
+        max_batch: the largest batch that the plan takes.
+    """
+
+    tensorrt: str
+    gpu: str
+    compute_capability: str
+    precision: Precision
+    model_sha256: str
+    max_batch: int = MAX_BATCH
+
+
+class PlanCache:
+    """Plans in a folder: FILE.plan as trtexec loads it, and FILE.json, which says what it is for.
+
+    Args:
+        folder: it is made when the first plan is kept.
+        model: name of the model, for people who look into the folder.
+        key: what the plan must be for.
+    """
+
+    def __init__(self, folder: Path, model: str, key: PlanKey) -> None:
+        name = f"{_slug(model)}-{key.model_sha256[:12]}-{_slug(key.gpu)}"
+        self.plan = folder / f"{name}.plan"
+        self._sidecar = folder / f"{name}.json"
+        self._timings = folder / f"{_slug(key.gpu)}.timing"
+        self._key = key
+
+    def load(self) -> bytes | None:
+        """Returns the plan, None if there is none, or if it is damaged or stale (logged)."""
+        if not self.plan.exists():
+            return None
+        try:
+            about = json.loads(self._sidecar.read_text(encoding="utf-8"))
+            plan = self.plan.read_bytes()
+            found, digest = dict(about["key"]), about["plan_sha256"]
+        except (OSError, ValueError, KeyError, TypeError) as err:
+            logger.warning("building %s again: its description is unusable (%s)", self.plan, err)
+            return None
+        wanted = dataclasses.asdict(self._key)
+        if found != wanted:
+            changed = [
+                f"{name} was {found.get(name)!r} and is {value!r}"
+                for name, value in wanted.items()
+                if found.get(name) != value
+            ]
+            logger.info("building %s again: %s", self.plan, "; ".join(changed) or "another format")
+            return None
+        if _sha256(plan) != digest:
+            logger.warning("building %s again: it is damaged", self.plan)
+            return None
+        return plan
+
+    def keep(self, plan: bytes, timings: bytes) -> None:
+        """Writes a plan, its description and the timing cache, each complete or not at all.
+
+        Raises:
+            OutputError: if the folder cannot be written.
+        """
+        about = {"key": dataclasses.asdict(self._key), "plan_sha256": _sha256(plan)}
+        try:
+            self.plan.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise OutputError(
+                f"cannot make {self.plan.parent}: {err.strerror}; set DVFL_CACHE_DIR to a folder "
+                f"that can be written"
+            ) from err
+        with replacing(self.plan) as part:
+            part.write_bytes(plan)
+        with replacing(self._sidecar) as part:
+            part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        with replacing(self._timings) as part:
+            part.write_bytes(timings)
+
+    def timings(self) -> bytes:
+        """Returns what earlier builds on this GPU have measured, b"" if there is nothing."""
+        try:
+            return self._timings.read_bytes()
+        except OSError:
+            return b""
+
+
+class PlanBuilder:
+    """One build: the model's network, the configuration, the plan.
+
+    Args:
+        trt: the module `tensorrt`.
+        path: the model file.
+        max_batch: the largest batch that the plan takes, if the model's batch is dynamic.
+
+    Raises:
+        ArtifactError: if TensorRT cannot read the model.
+
+    Attributes:
+        config: TensorRT's `IBuilderConfig`.
+    """
+
+    def __init__(self, trt: Any, path: Path, *, max_batch: int = MAX_BATCH) -> None:
+        self._trt = trt
+        self._path = path
+        self._log = tensorrt_log(trt)
+        self._builder = trt.Builder(self._log)
+        strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
+        self._network = self._builder.create_network(strongly_typed)
+        self._parser = trt.OnnxParser(self._network, self._log)
+        if not self._parser.parse(path.read_bytes()):
+            raise ArtifactError(f"{self._who()} cannot read model {path}: {self._parser_error()}")
+        self._check_signature()
+        self.config = self._builder.create_builder_config()
+        # TF32 keeps ten bits of the mantissa: fp32 logits would be off by more than 1e-3
+        self.config.clear_flag(trt.BuilderFlag.TF32)
+        self._add_profile(max_batch)
+
+    def build(
+        self,
+        *,
+        workspace_bytes: int = MAX_WORKSPACE_BYTES,
+        timings: bytes = b"",
+        progress: Progress | None = None,
+    ) -> tuple[bytes, bytes]:
+        """Builds the plan, which takes from seconds to many minutes.
+
+        Args:
+            workspace_bytes: memory that a layer may use for its work.
+            timings: the timing cache of an earlier build.
+            progress: called with the share of the build that is done. What it raises ends the
+                build and comes out of this call.
+
+        Returns:
+            The plan and the timing cache.
+
+        Raises:
+            ArtifactError: if TensorRT cannot build the plan.
+        """
+        config = self.config
+        config.set_memory_pool_limit(self._trt.MemoryPoolType.WORKSPACE, workspace_bytes)
+        timing_cache = config.create_timing_cache(timings)
+        if timing_cache is None or not config.set_timing_cache(timing_cache, ignore_mismatch=False):
+            # of another TensorRT or GPU; an empty one always fits
+            config.set_timing_cache(config.create_timing_cache(b""), ignore_mismatch=False)
+        monitor = None if progress is None else progress_monitor(self._trt, progress)
+        if monitor is not None:
+            config.progress_monitor = monitor
+        plan = self._builder.build_serialized_network(self._network, config)
+        if monitor is not None and monitor.error is not None:
+            raise monitor.error
+        if plan is None:
+            reason = self._log.errors[0] if self._log.errors else "it gives no reason"
+            raise ArtifactError(f"{self._who()} cannot build model {self._path}: {reason}")
+        timing_cache = config.get_timing_cache()
+        return bytes(plan), b"" if timing_cache is None else bytes(timing_cache.serialize())
+
+    def _who(self) -> str:
+        return f"TensorRT {self._trt.__version__}"
+
+    def _parser_error(self) -> str:
+        if not self._parser.num_errors:
+            return self._log.errors[0] if self._log.errors else "it gives no reason"
+        parser_error = self._parser.get_error(0)
+        where = f"node {parser_error.node_name()!r} ({parser_error.node_operator()})"
+        return f"{where}: {_one_line(parser_error.desc())}; export it again with --ops standard"
+
+    def _check_signature(self) -> None:
+        """Raises unless the graph is clip: uint8 (B, T, H, W, 3) -> logits: float32 (B, N)."""
+        network, trt = self._network, self._trt
+        inputs = [network.get_input(index) for index in range(network.num_inputs)]
+        outputs = [network.get_output(index) for index in range(network.num_outputs)]
+        found = [
+            [(tensor.name, tensor.dtype, len(tensor.shape)) for tensor in tensors]
+            for tensors in (inputs, outputs)
+        ]
+        if found != [[(INPUT, trt.DataType.UINT8, 5)], [(OUTPUT, trt.DataType.FLOAT, 2)]]:
+            raise ArtifactError(
+                f"cannot use model {self._path}: its graph maps {found[0]} to {found[1]}, "
+                f"wanted uint8 {INPUT} (B, T, H, W, 3) to float {OUTPUT} (B, N); "
+                f"export it with dvfl-export"
+            )
+
+    def _add_profile(self, max_batch: int) -> None:
+        """Tells the batches to be ready for, fastest for a single clip, where the batch is open."""
+        batch, *clip = tuple(self._network.get_input(0).shape)
+        if batch != -1:
+            return
+        profile = self._builder.create_optimization_profile()
+        profile.set_shape(INPUT, (1, *clip), (1, *clip), (max_batch, *clip))
+        self.config.add_optimization_profile(profile)
+
+
+def tensorrt_log(trt: Any) -> Any:
+    """Returns a `trt.ILogger` that writes to `logging` and keeps the errors in `.errors`."""
+    errors = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
+
+    class Log(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in errors:
+                self.errors.append(_one_line(message))
+            if severity in (*errors, trt.ILogger.WARNING):
+                logger.debug("TensorRT: %s", message)  # what is fatal is raised by the caller too
+
+    return Log()
+
+
+def progress_monitor(trt: Any, progress: Progress) -> Any:
+    """Returns a `trt.IProgressMonitor` that tells the share done of all phases known so far.
+
+    An exception must not reach TensorRT: it is kept in `.error` and the build is told to stop.
+    """
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.error: BaseException | None = None
+            self._open: dict[str | None, tuple[float, float, int]] = {}  # begin, length, steps
+            self._told = 0.0
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            begin, length = 0.0, 1.0
+            if parent_phase in self._open:  # it fills one step of that, from where all stands now
+                above, parent_length, parent_steps = self._open[parent_phase]
+                begin, length = max(above, self._told), parent_length / parent_steps
+            self._open[phase_name] = (begin, length, max(num_steps, 1))
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            begin, length, steps = self._open.get(phase_name, (0.0, 1.0, 1))
+            return self._tell(begin + length * min(step + 1, steps) / steps)
+
+        def phase_finish(self, phase_name: str) -> None:
+            begin, length, _steps = self._open.pop(phase_name, (0.0, 0.0, 1))
+            self._tell(begin + length)
+
+        def _tell(self, done: float) -> bool:
+            if self.error is not None:
+                return False
+            self._told = max(self._told, min(done, 1.0))
+            try:
+                progress(self._told)
+            except BaseException as err:
+                self.error = err
+            return self.error is None
+
+    return Monitor()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_.") or "unnamed"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

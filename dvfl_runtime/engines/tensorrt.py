@@ -1,0 +1,244 @@
+"""TensorRT on an NVIDIA GPU, by a plan that is built here from the model file and kept.
+
+Not yet run on a GPU. Reading models and building plans are tested with TensorRT for RTX, the names
+that are called here against the bindings of TensorRT 10.3, 10.16 and 11.4.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import threading
+import time
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.artifact import graph_sha256, read_artifact
+from dvfl_runtime.engines.cuda import cuda_problem
+from dvfl_runtime.engines.gpu import Gpu
+from dvfl_runtime.engines.plans import (
+    INPUT,
+    MAX_WORKSPACE_BYTES,
+    OUTPUT,
+    PlanBuilder,
+    PlanCache,
+    PlanKey,
+    Progress,
+    tensorrt_log,
+)
+from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
+from dvfl_runtime.files import cache_folder
+
+logger = logging.getLogger(__name__)
+
+OLDEST, NEWEST_MAJOR = (10, 3), 11
+
+
+def open_engine(
+    path: str | os.PathLike[str],
+    device: str,
+    num_threads: int | None,
+    *,
+    progress: Progress | None = None,
+) -> TensorRtEngine:
+    """Loads a model file into TensorRT; see `dvfl_runtime.engines.open_engine`.
+
+    The first time on a GPU it builds a plan, which takes from seconds to many minutes, and keeps it
+    in the folder of `dvfl_runtime.files.cache_folder`.
+
+    Args:
+        path: the model file.
+        device: "auto" or "cuda".
+        num_threads: means nothing here; the GPU does the work.
+        progress: called with the share of a build that is done; by default it is logged.
+    """
+    trt, gpu = open_device(device)
+    try:
+        return TensorRtEngine(trt, gpu, Path(path), progress or _log_progress())
+    except BaseException:
+        gpu.close()
+        raise
+
+
+def open_device(device: str) -> tuple[ModuleType, Gpu]:
+    """Returns the module `tensorrt` and the GPU.
+
+    Raises:
+        EngineUnavailable: if there is no GPU (found out before TensorRT is loaded), a package is
+            missing, or TensorRT is older than 10.3 or newer than 11.
+    """
+    if device not in ("auto", "cuda"):
+        raise EngineUnavailable(
+            f"tensorrt does not run on device {device!r}; pass device='cuda', or another engine"
+        )
+    if problem := cuda_problem():
+        raise EngineUnavailable(
+            f"tensorrt needs an NVIDIA GPU: {problem}; pass engine='onnxruntime' or 'openvino'"
+        )
+    try:
+        import tensorrt as trt
+    except ImportError as err:
+        raise EngineUnavailable(
+            "tensorrt is not importable; on a Jetson it is part of JetPack (make the environment "
+            "with --system-site-packages), elsewhere run: pip install tensorrt"
+        ) from err
+    try:
+        from cuda.bindings import driver
+    except ImportError as err:
+        raise EngineUnavailable(
+            "cuda.bindings is not importable; run: pip install cuda-bindings"
+        ) from err
+    version = tuple(int(part) for part in trt.__version__.split(".")[:2])
+    if version < OLDEST or version[0] > NEWEST_MAJOR:
+        raise EngineUnavailable(
+            f"TensorRT {trt.__version__} is not supported, 10.3 to 11 are; "
+            f"pass engine='onnxruntime'"
+        )
+    module: ModuleType = trt
+    return module, Gpu(driver)
+
+
+class TensorRtEngine:
+    """A TensorRT plan as an `Engine`.
+
+    One execution context, used by one thread at a time: a GPU works on one clip after another
+    anyway, and a second context would take its memory a second time.
+    """
+
+    name = "tensorrt"
+    provider = "TensorRT"
+    device = "cuda"
+    fused_ops: tuple[str, ...] = ()
+
+    def __init__(self, trt: ModuleType, gpu: Gpu, path: Path, progress: Progress) -> None:
+        self.version: str = trt.__version__
+        self.plan = path  # the plan's own path from `_load` on
+        self._path = path
+        self._lock = threading.Lock()
+        self._log = tensorrt_log(trt)  # must live as long as the runtime
+        self._runtime: Any = trt.Runtime(self._log)
+        self._engine: Any = self._load(trt, gpu, progress)
+        self._context: Any = self._engine.create_execution_context()
+        if self._context is None:
+            raise EngineUnavailable(f"TensorRT has no memory for {path}: {self._reason()}")
+        batch, *clip = tuple(self._engine.get_tensor_shape(INPUT))
+        self.clip_shape: tuple[int | None, ...] = (None if batch == -1 else batch, *clip)
+        self.num_classes: int = tuple(self._engine.get_tensor_shape(OUTPUT))[-1]
+        if batch == -1:
+            _least, _best, largest = self._engine.get_tensor_profile_shape(INPUT, 0)
+            batch = next(iter(largest))
+        self._max_batch = int(batch)
+        self._clips_at = gpu.allocate(self._max_batch * math.prod(clip))
+        self._logits_at = gpu.allocate(self._max_batch * self.num_classes * 4)
+        self._gpu: Gpu | None = gpu
+
+    def run(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Executes the plan: (B, T, H, W, 3) uint8 -> (B, num_classes) float32 logits.
+
+        Raises:
+            ArtifactError: if the plan fails.
+            DvflError: after `close`.
+        """
+        clips = np.ascontiguousarray(clips)
+        if clips.shape[1:] != self.clip_shape[1:] or clips.dtype != np.uint8:
+            raise ArtifactError(
+                f"model {self._path} takes uint8 clips of shape {self.clip_shape}, "
+                f"got {clips.dtype} {clips.shape}"
+            )
+        logits = np.empty((len(clips), self.num_classes), np.float32)
+        with self._lock:
+            if self._gpu is None:
+                raise DvflError("this engine is closed; open another one")
+            self._gpu.make_current()
+            for begin in range(0, len(clips), self._max_batch):
+                part = slice(begin, begin + self._max_batch)
+                self._run_part(self._gpu, clips[part], logits[part])
+        return logits
+
+    def close(self) -> None:
+        """Releases the plan and its memory once a running call is done; again does nothing."""
+        with self._lock:
+            gpu, self._gpu = self._gpu, None
+            if gpu is None:
+                return
+            gpu.make_current()
+            self._context = self._engine = self._runtime = None
+            gpu.release(self._clips_at)
+            gpu.release(self._logits_at)
+            gpu.close()
+
+    def _run_part(self, gpu: Gpu, clips: NDArray[np.uint8], logits: NDArray[np.float32]) -> None:
+        context = self._context
+        gpu.upload(self._clips_at, clips)
+        ready = (
+            context.set_input_shape(INPUT, clips.shape)
+            and context.set_tensor_address(INPUT, self._clips_at)
+            and context.set_tensor_address(OUTPUT, self._logits_at)
+            and context.execute_async_v3(gpu.stream)
+        )
+        if not ready:
+            raise ArtifactError(
+                f"model {self._path} fails on clips of shape {clips.shape}: {self._reason()}"
+            )
+        gpu.download(logits, self._logits_at)
+
+    def _load(self, trt: ModuleType, gpu: Gpu, progress: Progress) -> Any:
+        """Returns the deserialised plan: the one kept, or a new one."""
+        artifact = read_artifact(self._path)
+        key = PlanKey(
+            tensorrt=self.version,
+            gpu=gpu.name,
+            compute_capability=gpu.compute_capability,
+            precision=artifact.precision,
+            model_sha256=graph_sha256(self._path),
+        )
+        cache = PlanCache(cache_folder(), artifact.name, key)
+        self.plan = cache.plan
+        kept = cache.load()
+        if kept is not None:
+            engine = self._runtime.deserialize_cuda_engine(kept)
+            if engine is not None:
+                logger.info("using the TensorRT plan %s", cache.plan)
+                return engine
+            logger.warning("building %s again: %s", cache.plan, self._reason())
+        begin_s = time.perf_counter()
+        # a warning, because the first start on a device would else seem to hang
+        logger.warning(
+            "building a TensorRT plan for %s on %s: takes minutes, once", self._path, gpu.name
+        )
+        plan, timings = PlanBuilder(trt, self._path, max_batch=key.max_batch).build(
+            # what is shared with the CPU, as on a Jetson, must not be taken whole
+            workspace_bytes=min(MAX_WORKSPACE_BYTES, gpu.free_bytes() // 2),
+            timings=cache.timings(),
+            progress=progress,
+        )
+        logger.info("built it in %.0f s", time.perf_counter() - begin_s)
+        try:
+            cache.keep(plan, timings)
+        except OutputError as err:  # such as a read-only disk: it runs all the same
+            logger.warning("the plan is built again next time: %s", err)
+        engine = self._runtime.deserialize_cuda_engine(plan)
+        if engine is None:
+            raise ArtifactError(f"TensorRT cannot load the plan that it built: {self._reason()}")
+        return engine
+
+    def _reason(self) -> str:
+        return self._log.errors[-1] if self._log.errors else "TensorRT gives no reason"
+
+
+def _log_progress() -> Progress:
+    """Returns what logs each tenth of a build."""
+    told = 0
+
+    def progress(done: float) -> None:
+        nonlocal told
+        if (tenths := int(done * 10)) > told:
+            told = tenths
+            logger.info("building a TensorRT plan: %d %%", tenths * 10)
+
+    return progress
