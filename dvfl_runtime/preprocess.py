@@ -27,15 +27,16 @@ def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
     return int(width * scale + 0.5), short_side
 
 
-def preprocess_frame(image: Image, spec: ClipSpec) -> Image:
+def preprocess_frame(image: Image, spec: ClipSpec, *, out: Image | None = None) -> Image:
     """Resizes and crops one picture to the model's input.
 
     Args:
         image: (h, w, 3) RGB uint8 of any size.
         spec: the model's contract.
+        out: (H, W, 3) uint8 memory for the result; fresh memory by default.
 
     Returns:
-        (H, W, 3) RGB uint8, in memory of its own.
+        (H, W, 3) RGB uint8, which is `out` if that was given.
 
     Raises:
         ClipError: if the picture is not an (h, w, 3) uint8 array.
@@ -43,12 +44,15 @@ def preprocess_frame(image: Image, spec: ClipSpec) -> Image:
     """
     check_image(image)
     height, width = image.shape[:2]
+    out = np.empty((*spec.size, 3), np.uint8) if out is None else out
     if spec.resize is None:
-        return _letterbox(image, spec)
+        _letterbox(image, spec, out)
+        return out
     resized = _resize(image, resized_size(width, height, spec.resize))
     (h, w), (rh, rw) = spec.size, resized.shape[:2]
     y, x = (rh - h) // 2, (rw - w) // 2
-    return resized[y : y + h, x : x + w].copy()
+    out[:] = resized[y : y + h, x : x + w]
+    return out
 
 
 def preprocess_clip(clip: Image, spec: ClipSpec) -> Image:
@@ -124,17 +128,15 @@ def check_clip(clip: object, spec: ClipSpec) -> None:
     check_image(clip[0])
 
 
-def _letterbox(image: Image, spec: ClipSpec) -> Image:
+def _letterbox(image: Image, spec: ClipSpec, canvas: Image) -> None:
     height, width = image.shape[:2]
     h, w = spec.size
     scale = min(w / width, h / height)
     rw = min(w, max(1, int(width * scale + 0.5)))
     rh = min(h, max(1, int(height * scale + 0.5)))
-    canvas = np.empty((h, w, 3), np.uint8)
     canvas[:] = np.clip(np.rint(spec.mean), 0, 255).astype(np.uint8)
     y, x = (h - rh) // 2, (w - rw) // 2
     canvas[y : y + rh, x : x + rw] = _resize(image, (rw, rh), antialias=scale < 1)
-    return canvas
 
 
 def _resize(image: Image, size: tuple[int, int], *, antialias: bool = False) -> Image:

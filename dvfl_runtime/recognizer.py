@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
-import platform
+import threading
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+import weakref
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,14 +18,16 @@ from numpy.typing import NDArray
 from dvfl_runtime.artifact import Artifact, read_artifact
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import ArtifactError, DvflError
-from dvfl_runtime.evaluation import Views, frames_of, sample_video
-from dvfl_runtime.preprocess import preprocess_clip, preprocess_frame
+from dvfl_runtime.evaluation import Views, sample_video
+from dvfl_runtime.feeds import Feeds, StreamOptions, each
+from dvfl_runtime.preprocess import preprocess_clip
 from dvfl_runtime.results import Info, Prediction, Segment
-from dvfl_runtime.smoothing import Smoothing, segments
-from dvfl_runtime.sources import Source, SourceLike, open_source
+from dvfl_runtime.scoring import Scorer
+from dvfl_runtime.smoothing import Smoothing
+from dvfl_runtime.sources import SourceLike, open_source
 from dvfl_runtime.spec import ClipSpec
-from dvfl_runtime.version import __version__
-from dvfl_runtime.windows import Window, Windower
+from dvfl_runtime.streaming import predictions_of, run, segments_of
+from dvfl_runtime.windows import Pad
 
 BUNDLED_MODEL = Path(__file__).parent / "data" / "bundled.onnx"
 
@@ -35,7 +39,8 @@ class Recognizer:
             for prediction in recognizer.stream("video.mp4"):
                 print(prediction.start_s, prediction.label, prediction.confidence)
 
-    `predict` may be called from several threads at once.
+    `predict` may be called from several threads at once, and `close` while they run. A process
+    that was forked or spawned needs a Recognizer of its own.
 
     Args:
         model: an artifact written by dvfl-export; the bundled model if left out. With an engine
@@ -73,32 +78,35 @@ class Recognizer:
         if isinstance(engine, str):
             engine = open_engine(engine, name, device=device, num_threads=num_threads)
         try:
-            _check_agreement(artifact, engine, name)
+            self._scorer = Scorer(artifact, engine, name)
         except ArtifactError:
             engine.close()
             raise
-        self._artifact = artifact
-        self._model = name
-        self._engine: Engine | None = engine
-        self.info = _info(artifact, engine, name)
+        self._lock = threading.Lock()
+        self._running: weakref.WeakSet[Feeds] = weakref.WeakSet()
+
+    @property
+    def info(self) -> Info:
+        """What really runs: engine, provider, device, precision, versions."""
+        return self._scorer.info
 
     @property
     def spec(self) -> ClipSpec:
         """How clips are made for this model."""
-        return self._artifact.spec
+        return self._scorer.artifact.spec
 
     @property
     def labels(self) -> tuple[str, ...]:
         """Names of the classes, in the order of `Prediction.scores`."""
-        return self._artifact.labels
+        return self._scorer.artifact.labels
 
     @property
     def artifact(self) -> Artifact:
         """What the model file says about itself: training data, accuracy, parity, tools."""
-        return self._artifact
+        return self._scorer.artifact
 
     def __enter__(self) -> Recognizer:
-        self._open_engine()
+        self._scorer.engine()
         return self
 
     def __exit__(
@@ -109,11 +117,19 @@ class Recognizer:
     ) -> None:
         self.close()
 
+    def __reduce__(self) -> NoReturn:
+        raise DvflError(
+            "a Recognizer cannot be copied or sent to another process; open one there, "
+            "with the path of the model file"
+        )
+
     def close(self) -> None:
-        """Releases the model; further calls do nothing."""
-        engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.close()
+        """Releases the model and ends what is running on it; further calls do nothing."""
+        self._scorer.close()
+        with self._lock:
+            running = list(self._running)
+        for feeds in running:
+            feeds.stop()
 
     def predict(self, clip: NDArray[np.uint8], *, top_k: int = 5) -> Prediction:
         """Recognises the action in one clip.
@@ -128,10 +144,11 @@ class Recognizer:
             ValueError: if `top_k` < 1.
         """
         _check_top_k(top_k)
-        self._open_engine()
-        begin_ns = time.perf_counter_ns()
-        scores = self._scores(preprocess_clip(clip, self.spec))
-        return self._prediction(scores, top_k, begin_ns=begin_ns)
+        self._scorer.engine()
+        begin_ns = time.monotonic_ns()
+        scores = self._scorer.scores(preprocess_clip(clip, self.spec)[None])
+        latency_ms = (time.monotonic_ns() - begin_ns) / 1e6
+        return self._scorer.prediction(scores[0], top_k, latency_ms=latency_ms)
 
     def classify(self, source: SourceLike, *, views: int | str = 1, top_k: int = 5) -> Prediction:
         """Recognises the one action of a whole trimmed video, by the published protocol.
@@ -152,165 +169,110 @@ class Recognizer:
         """
         _check_top_k(top_k)
         parsed = Views.parse(views)
-        self._open_engine()
-        with _opened(source, 25.0) as opened:
+        self._scorer.engine()
+        opened = open_source(source)
+        try:
             video = sample_video(opened, self.spec, parsed)
-        begin_ns = time.perf_counter_ns()
-        every = np.stack([self._scores(clip) for clip in video.clips])  # (views, num_classes)
-        span_s = video.start_s, video.end_s
-        return self._prediction(
-            every.mean(axis=0), top_k, begin_ns=begin_ns, span_s=span_s, source=video.source
+        finally:
+            if opened is not source:
+                opened.close()
+        begin_ns = time.monotonic_ns()
+        every = np.concatenate([self._scorer.scores(clip[None]) for clip in video.clips])
+        return self._scorer.prediction(
+            every.mean(axis=0),  # (views, num_classes) -> (num_classes,)
+            top_k,
+            latency_ms=(time.monotonic_ns() - begin_ns) / 1e6,
+            span_s=(video.start_s, video.end_s),
+            source=video.source,
         )
 
-    def stream(
+    def stream(  # noqa: PLR0913 - public, and all but the first are keywords with defaults
         self,
-        source: SourceLike,
+        source: SourceLike | Sequence[SourceLike],
         *,
         window_s: float | None = None,
         hop_s: float | None = None,
+        pad: Pad | None = None,
         top_k: int = 5,
         fps: float = 25.0,
+        max_batch: int | None = None,
+        max_wait_ms: float = 10.0,
     ) -> Iterator[Prediction]:
         """Recognises window after window; lazy: the source is opened when the first is asked for.
 
-        Every frame of a file counts. A stream shorter than a window gives one prediction.
+        Every frame of a file counts; of a live source the newest window wins. A thread per source
+        reads ahead while the engine works. A stream shorter than a window gives one prediction. Of
+        several sources, one that fails is logged as a warning and the others go on.
 
         Args:
-            source: one file, folder of images, array or iterable of frames, or a `Source`, which
-                stays open. Several at once are not supported yet.
+            source: a file, folder of images, camera, address, array or iterable of frames, or a
+                `Source`, which stays open; or a list of such.
             window_s: length of a window, seconds; the model's own by default.
             hop_s: distance of two windows, seconds; a quarter of the window by default.
+            pad: "repeat" gives windows from the first hop on, by repeating the first frame; by
+                default the first window is a full one.
             top_k: how many labels `Prediction.top` lists.
             fps: the clock of what has no timestamps: folders, arrays, iterables of arrays.
+            max_batch: windows in one inference at most; as many as sources by default, up to 8.
+            max_wait_ms: how long an inference waits for windows of the other sources.
 
         Raises:
-            SourceError: (on iteration) if the source cannot be opened or has no frame.
+            SourceError: (on iteration) if the source, or each of several, cannot be opened, fails
+                or has no frame.
             ClipError: (on iteration) if a frame is not (H, W, 3) uint8.
             DvflError: after `close`.
             ValueError: if a number is out of its range.
         """
         _check_top_k(top_k)
-        self._open_engine()
-        windower = self._windower(window_s, hop_s)
-        return self._stream(source, windower, top_k, fps)
+        options = StreamOptions(window_s, hop_s, pad, fps, max_batch, max_wait_ms)
+        turns = run(self._scorer, self._feeds(source, options), top_k)
+        return predictions_of(turns)
 
-    def segments(
+    def segments(  # noqa: PLR0913 - as stream
         self,
-        source: SourceLike,
+        source: SourceLike | Sequence[SourceLike],
         *,
         window_s: float | None = None,
         hop_s: float | None = None,
+        pad: Pad | None = None,
         smoothing: Smoothing | None = None,
         fps: float = 25.0,
+        max_batch: int | None = None,
+        max_wait_ms: float = 10.0,
     ) -> Iterator[Segment]:
         """Recognises actions with start and end; lazy, and each is final when it is given.
 
+        The segments of one source are in order of time; those of several sources come as they
+        become final.
+
         Args:
-            source: as in `stream`.
+            source: as in `stream`, and so are all others but
             window_s: as in `stream`.
             hop_s: as in `stream`.
+            pad: as in `stream`.
             smoothing: how strongly predictions are smoothed.
             fps: as in `stream`.
+            max_batch: as in `stream`.
+            max_wait_ms: as in `stream`.
 
         Raises:
-            SourceError: (on iteration) if the source cannot be opened or has no frame.
+            SourceError: (on iteration) as in `stream`.
             ClipError: (on iteration) if a frame is not (H, W, 3) uint8.
             DvflError: after `close`.
             ValueError: if a number is out of its range.
         """
-        self._open_engine()
-        windower = self._windower(window_s, hop_s)
-        return self._segments(self._stream(source, windower, 1, fps), smoothing)
+        options = StreamOptions(window_s, hop_s, pad, fps, max_batch, max_wait_ms)
+        turns = run(self._scorer, self._feeds(source, options), top_k=1)
+        return segments_of(turns, self.labels, smoothing)
 
-    def _stream(
-        self, source: SourceLike, windower: Windower, top_k: int, fps: float
-    ) -> Generator[Prediction, None, None]:
-        with _opened(source, fps) as opened, closing(frames_of(opened)) as frames:
-            for frame in frames:
-                image = preprocess_frame(frame.image, self.spec)
-                for window in windower.push(image, frame.time_s):
-                    yield self._window_prediction(window, top_k, opened.name)
-            for window in windower.finish():
-                yield self._window_prediction(window, top_k, opened.name)
-
-    def _segments(
-        self, predictions: Generator[Prediction, None, None], smoothing: Smoothing | None
-    ) -> Iterator[Segment]:
-        with closing(predictions):
-            yield from segments(predictions, self.labels, smoothing)
-
-    def _windower(self, window_s: float | None, hop_s: float | None) -> Windower:
-        window_s = self.spec.window_s if window_s is None else window_s
-        return Windower(self.spec.num_frames, window_s, hop_s)
-
-    def _window_prediction(self, window: Window, top_k: int, source: str) -> Prediction:
-        begin_ns = time.perf_counter_ns()
-        scores = self._scores(window.clip)
-        span_s = window.start_s, window.end_s
-        return self._prediction(scores, top_k, begin_ns=begin_ns, span_s=span_s, source=source)
-
-    def _open_engine(self) -> Engine:
-        """Returns the engine, and raises if it is closed."""
-        engine = self._engine
-        if engine is None:
-            raise DvflError("this Recognizer is closed; open another one")
-        return engine
-
-    def _scores(self, clip: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Runs one preprocessed clip: (T, H, W, 3) -> (num_classes,) softmax scores."""
-        logits = self._open_engine().run(clip[None])
-        if logits.shape != (1, len(self.labels)):
-            raise ArtifactError(
-                f"model {self._model} gives logits of shape {logits.shape} for one clip and has "
-                f"{len(self.labels)} labels; export it again"
-            )
-        if not np.isfinite(logits).all():
-            raise ArtifactError(
-                f"model {self._model} gives logits that are not finite; export it again in fp32"
-            )
-        return softmax(logits[0])
-
-    def _prediction(
-        self,
-        scores: NDArray[np.float32],
-        top_k: int,
-        *,
-        begin_ns: int,
-        span_s: tuple[float, float] = (0.0, 0.0),
-        source: str = "",
-    ) -> Prediction:
-        latency_ms = (time.perf_counter_ns() - begin_ns) / 1e6
-        order = np.argsort(-scores, kind="stable")[:top_k]
-        best = int(order[0])
-        return Prediction(
-            label=self.labels[best],
-            class_id=best,
-            confidence=float(scores[best]),
-            scores=scores,
-            top=tuple((self.labels[i], float(scores[i])) for i in order),
-            start_s=span_s[0],
-            end_s=span_s[1],
-            latency_ms=latency_ms,
-            source=source,
-        )
-
-
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the scores of (num_classes,) logits, computed in float64."""
-    exact = np.exp(logits.astype(np.float64) - float(logits.max()))
-    scores: NDArray[np.float32] = (exact / exact.sum()).astype(np.float32)
-    return scores
-
-
-@contextmanager
-def _opened(source: SourceLike, fps: float) -> Iterator[Source]:
-    """Yields the opened source; closes it afterwards unless it came open from the caller."""
-    opened = open_source(source, fps=fps)
-    try:
-        yield opened
-    finally:
-        if opened is not source:
-            opened.close()
+    def _feeds(self, source: SourceLike | Sequence[SourceLike], options: StreamOptions) -> Feeds:
+        self._scorer.engine()
+        if self._scorer.fixed_batch is not None:
+            options = dataclasses.replace(options, max_batch=self._scorer.fixed_batch)
+        feeds = Feeds(each(source), self.spec, options)
+        with self._lock:
+            self._running.add(feeds)
+        return feeds
 
 
 def _model_path(model: str | os.PathLike[str] | None) -> Path:
@@ -322,41 +284,6 @@ def _model_path(model: str | os.PathLike[str] | None) -> Path:
             f"install dvfl again, or pass the path of a model file"
         )
     return BUNDLED_MODEL
-
-
-def _check_agreement(artifact: Artifact, engine: Engine, name: str) -> None:
-    """Raises ArtifactError unless the graph does what the file says about itself."""
-    if engine.num_classes not in (None, len(artifact.labels)):
-        raise ArtifactError(
-            f"model {name} has {len(artifact.labels)} labels for {engine.num_classes} logits; "
-            f"export it again with the right --labels"
-        )
-    wanted = (1, artifact.spec.num_frames, *artifact.spec.size, 3)
-    if any(n not in (None, w) for n, w in zip(engine.clip_shape[1:], wanted[1:], strict=True)):
-        raise ArtifactError(
-            f"the graph of model {name} takes clips of shape {engine.clip_shape} and its ClipSpec "
-            f"makes {wanted}; export it again"
-        )
-    if engine.clip_shape[0] not in (None, 1):
-        raise ArtifactError(f"the batch of model {name} is fixed to {engine.clip_shape[0]}, not 1")
-
-
-def _info(artifact: Artifact, engine: Engine, name: str) -> Info:
-    versions = {
-        **{tool: str(version) for tool, version in artifact.tools.items()},
-        **{"dvfl": __version__, "python": platform.python_version(), "numpy": np.__version__},
-        engine.name: engine.version,
-    }
-    return Info(
-        model=name,
-        name=artifact.name,
-        engine=engine.name,
-        provider=engine.provider,
-        device=engine.device,
-        precision=artifact.precision,
-        fused_ops=engine.fused_ops,
-        versions=versions,
-    )
 
 
 def _check_top_k(top_k: int) -> None:

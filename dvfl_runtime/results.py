@@ -21,9 +21,13 @@ class Prediction:
         top: the `top_k` best (label, score) pairs, best first.
         start_s: where the clip's window starts on the source's clock, seconds.
         end_s: where it ends, seconds.
-        latency_ms: from the clip being complete to the scores being there, milliseconds.
-        source: name of the source, "" for `predict`.
-        dropped_frames: frames of a live source dropped since the last prediction.
+        latency_ms: until the scores are there, milliseconds: for a live source from the arrival of
+            the newest picture in the clip, so that waiting is part of it; otherwise from the
+            moment at which the engine takes the clip (`predict`: resizing is part of it).
+        source: name of the source, "" for `predict`; where several would share a name, each has
+            its place in the list behind it, like "frames [2]".
+        dropped_frames: frames of a live source since its last prediction that no prediction shows:
+            dropped by the source, or in windows that newer ones overtook.
     """
 
     label: str

@@ -1,6 +1,6 @@
 """From one prediction per window to stable segments: numbers in, numbers out, no video.
 
-    scores -> EMA -> hysteresis -> minimum duration -> Segment
+    scores -> EMA -> hysteresis, "unknown" below a threshold -> minimum duration -> Segment
 
 Windows overlap, so each speaks only for its slot: from midway to the previous window's centre
 until midway to the next one's. The first slot begins with the first window and the last one ends
@@ -20,6 +20,7 @@ from dvfl_runtime.results import Prediction, Segment
 Scores = NDArray[np.float64]
 
 EPS_S = 1e-6  # times that are equal may differ by rounding
+RESTING = ("idle", "unknown")  # labels for nothing in particular; a model may have one of them
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Smoothing:
         enter: a label is taken up when its smoothed score reaches this.
         leave: the current label is given up for the best one when its own falls below this;
             between `leave` and `enter` the current label stays.
+        unknown_below: where no label's smoothed score reaches this when one has to be chosen, the
+            segment is "idle" if the model has that label, else "unknown". 0 always chooses a label.
         min_duration_s: no shorter segment is given, except where the stream (or the stretch
             between two gaps) is itself shorter.
 
@@ -42,6 +45,7 @@ class Smoothing:
     enter: float = 0.5
     leave: float = 0.35
     min_duration_s: float = 0.75
+    unknown_below: float = 0.3
 
     def __post_init__(self) -> None:
         if not 0 < self.alpha <= 1:
@@ -50,6 +54,11 @@ class Smoothing:
             raise ValueError(
                 f"thresholds must satisfy 0 <= leave <= enter <= 1, "
                 f"got leave={self.leave}, enter={self.enter}"
+            )
+        if not 0 <= self.unknown_below <= self.enter:
+            raise ValueError(
+                f"unknown_below must be in [0, enter], got {self.unknown_below} "
+                f"with enter={self.enter}"
             )
         if not self.min_duration_s >= 0:
             raise ValueError(f"min_duration_s must be >= 0, got {self.min_duration_s}")
@@ -63,7 +72,8 @@ def segments(
     """Merges the predictions of one source, in order of time, into segments.
 
     Segments are ordered, do not overlap, touch where nothing is missing, and are final: one is
-    given as soon as no later window can change it. Every label gives segments, idle included.
+    given as soon as no later window can change it. Every label gives segments, idle included, and
+    so does "unknown", whose confidence is what is missing to the best label's score.
 
     Raises:
         ValueError: if the predictions are not in order of time.
@@ -80,7 +90,7 @@ class _Run:
 
     start_s: float
     end_s: float
-    total: Scores  # (num_classes,) sum of the smoothed scores of the slots
+    total: Scores  # (num_classes + 1,) sum of the smoothed scores of the slots
     count: int
     seen: set[int]  # the labels that hysteresis chose in these slots
     label: int = -1
@@ -104,8 +114,10 @@ class Segmenter:
     """
 
     def __init__(self, labels: Sequence[str], smoothing: Smoothing | None = None) -> None:
-        self.labels = tuple(labels)
+        self.labels = (*labels, "unknown")
         self.smoothing = smoothing or Smoothing()
+        resting = [self.labels.index(label) for label in RESTING if label in labels]
+        self._resting = resting[0] if resting else len(labels)
         self._source = ""
         self._last: Prediction | None = None  # its slot's end is not known yet
         self._slot_start_s = 0.0
@@ -162,17 +174,16 @@ class Segmenter:
         else:
             self._smoothed = self._smoothed + self.smoothing.alpha * (scores - self._smoothed)
         best = int(np.argmax(self._smoothed))
-        if (
-            self._state < 0
-            or self._smoothed[best] >= self.smoothing.enter
-            or self._smoothed[self._state] < self.smoothing.leave
-        ):
+        sure = float(self._smoothed[best])
+        if sure >= self.smoothing.enter:
             self._state = best
+        elif self._state < 0 or self._with_unknown()[self._state] < self.smoothing.leave:
+            self._state = best if sure >= self.smoothing.unknown_below else self._resting
 
     def _close_slot(self, end_s: float) -> list[Segment]:
         """Gives the slot [_slot_start_s, end_s) to a run; returns the segment it ends, if any."""
         assert self._smoothed is not None
-        slot = _Run(self._slot_start_s, end_s, self._smoothed, 1, {self._state})
+        slot = _Run(self._slot_start_s, end_s, self._with_unknown(), 1, {self._state})
         self._slot_start_s = end_s
         current = self._current
         if current is not None and current.label == self._state:
@@ -192,6 +203,11 @@ class Segmenter:
         pending.label = pending.best()
         self._current = pending
         return [] if current is None else [self._segment(current)]
+
+    def _with_unknown(self) -> Scores:
+        """Returns the (num_classes + 1,) smoothed scores, the last one that of "unknown"."""
+        assert self._smoothed is not None
+        return np.append(self._smoothed, 1 - self._smoothed.max())
 
     def _segment(self, run: _Run) -> Segment:
         confidence = float(run.total[run.label]) / run.count

@@ -27,7 +27,7 @@ class ClipSpec:
             and pads with the mean colour.
         mean: RGB mean on the 0-255 scale.
         std: RGB standard deviation on the 0-255 scale.
-        frame_interval: the official sampler's interval for trimmed videos (1 in its configs).
+        frame_interval: the official sampler's interval for trimmed videos (4 in its configs).
         window_s: the span of time that a clip covers in a stream, seconds.
 
     Raises:

@@ -1,66 +1,87 @@
-"""Cuts a stream of timed pictures into overlapping windows, by time and never by frame count."""
+"""Cuts a stream of timed frames into overlapping windows, by time and never by frame count."""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.ring import FrameRing
 from dvfl_runtime.sampling import nearest, window_targets
+from dvfl_runtime.sources import Frame
 
-Image = NDArray[np.uint8]
+Pad = Literal["repeat"]
 
 MIN_HOP_S = 0.001  # a guard against a hop that is a typing error, not a limit of the method
 MAX_TIME_S = 1e10  # beyond it a float cannot tell one frame from the next (Unix time is 2e9)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Window:
     """One clip and the span of time [start_s, end_s) that it was sampled from.
 
     Attributes:
-        clip: (T, H, W, 3) uint8 RGB.
-        start_s: start on the source's clock, seconds.
+        slots: (T,) numbers of its pictures, held for whoever takes the window.
+        start_s: start on the source's clock, seconds; never before the first picture.
         end_s: end, seconds.
+        frames: numbers of the first frame in the window and of the first one behind it.
+        arrival_ns: when the newest of its pictures arrived, `time.monotonic_ns`; 0 for files.
+        dropped: frames that the source dropped since the window before.
     """
 
-    clip: Image
+    slots: tuple[int, ...]
     start_s: float
     end_s: float
+    frames: tuple[int, int] = (0, 0)
+    arrival_ns: int = 0
+    dropped: int = 0
 
 
 class Windower:
-    """Takes preprocessed pictures one by one and gives windows as they become complete.
+    """Takes frames one by one and gives windows as they become complete.
 
     Window k is [first + k * hop_s, first + k * hop_s + window_s), where `first` is the time of the
-    first picture. Its clip holds, for the centre of each of its T equal parts, the picture nearest
+    first frame. Its clip holds, for the centre of each of its T equal parts, the picture nearest
     in time, which may lie just outside the window when the frame rate is low.
 
-    - A window is complete when a picture at or after its end has arrived.
+    - A window is complete when a frame at or after its end has arrived.
     - At the end of the stream (`finish`), a window is complete too if the last picture, shown for
       one frame interval, reaches the window's end to within half an interval.
+    - A gap is where the source says so (`after_gap`), or where two frames are further apart than
+      window_s. No window spans one: what follows is windowed as a stream of its own.
     - A stream that completes no window at all gives one over what there is: [first, last +
-      interval). The interval is the median over the buffer, or window_s / T for a single picture.
-    - A window in which no picture lies (a gap in time) is left out.
+      interval). The interval is the median over the last window, or window_s / T for one frame.
+    - With `pad="repeat"` windows end from the first hop on, k < 0 included, and what of them lies
+      before the first frame repeats that one.
 
-    Pictures are kept only while a coming window can need them, so memory is bounded by the
-    window and not by the stream.
+    A frame is preprocessed only if a window can pick it, which is known when the frame after it
+    has arrived: 8 in 2 s with the default hop and T = 8, whatever the frame rate. Pictures are kept
+    while a coming window can need them, so memory is bounded by the window.
 
     Args:
+        ring: where pictures are kept.
         num_frames: T.
         window_s: length of a window, seconds.
         hop_s: distance of two windows' starts, seconds; a quarter of the window by default.
+        pad: None, or "repeat".
 
     Raises:
         ValueError: if a number is out of its range.
     """
 
-    def __init__(self, num_frames: int, window_s: float, hop_s: float | None = None) -> None:
+    def __init__(
+        self,
+        ring: FrameRing,
+        num_frames: int,
+        window_s: float,
+        hop_s: float | None = None,
+        *,
+        pad: Pad | None = None,
+    ) -> None:
         hop_s = window_s / 4 if hop_s is None else hop_s
         if num_frames < 1:
             raise ValueError(f"num_frames must be >= 1, got {num_frames}")
@@ -68,81 +89,158 @@ class Windower:
             raise ValueError(f"window_s must be a finite number > 0, got {window_s}")
         if not (math.isfinite(hop_s) and hop_s >= MIN_HOP_S):
             raise ValueError(f"hop_s must be a finite number >= {MIN_HOP_S}, got {hop_s}")
+        if pad not in (None, "repeat"):
+            raise ValueError(f"pad must be None or 'repeat', got {pad!r}")
         self.num_frames = num_frames
         self.window_s = window_s
         self.hop_s = hop_s
-        self._images: list[Image] = []
-        self._times: list[float] = []
-        self._first_s = 0.0
-        self._next = 0  # number of the next window
-        self._given = False
+        self.ring = ring
+        self._centres = window_targets(0.0, window_s, num_frames)
+        self._first_k = 0 if pad is None else 1 - math.ceil(window_s / hop_s - 1e-9)
+        self._given = False  # any window at all
+        self._dropped = 0
+        self._count = 0  # frames taken
+        self._last: Frame | None
+        self._begin()
 
-    def __len__(self) -> int:
-        """Returns the number of pictures held."""
-        return len(self._times)
-
-    def push(self, image: Image, time_s: float) -> Iterator[Window]:
-        """Takes the next picture and returns the windows that it completes.
-
-        A window that the caller does not take from the iterator is given by the next call.
+    def push(self, frame: Frame) -> list[Window]:
+        """Takes the next frame and returns the windows that it completes.
 
         Raises:
-            SourceError: if the time is no sensible number, or lies before the previous one.
+            SourceError: if its time is no sensible number, or lies before the previous one.
+            ClipError: if its picture cannot be preprocessed.
         """
+        last, time_s = self._last, frame.time_s
         if not abs(time_s) <= MAX_TIME_S:
             raise SourceError(f"a frame's time_s must be a number of seconds, got {time_s}")
-        if self._times and time_s < self._times[-1]:
+        if last is not None and time_s < last.time_s:
             raise SourceError(
-                f"frame times must not go back, got {time_s:.3f} s after {self._times[-1]:.3f} s; "
+                f"frame times must not go back, got {time_s:.3f} s after {last.time_s:.3f} s; "
                 "sort the frames by time_s"
             )
-        if not self._times:
+        windows: list[Window] = []
+        if last is not None and (frame.after_gap or time_s - last.time_s > self.window_s):
+            windows = self._end()
+        self._dropped += frame.dropped
+        if self._last is None:
             self._first_s = time_s
-        self._forget()
-        self._images.append(image)
+        else:
+            self._settle(time_s)
+        self._last = frame
+        self._count += 1
         self._times.append(time_s)
-        return self._complete(time_s)
+        windows += self._complete(time_s)
+        self._forget()
+        return windows
 
-    def finish(self) -> Iterator[Window]:
+    def finish(self) -> list[Window]:
         """Returns the windows that the end of the stream completes; see the class."""
-        if not self._times:
-            return
-        interval = self._interval()
-        end_s = self._times[-1] + interval
-        yield from self._complete(end_s + interval / 2)
-        if not self._given:
-            yield self._window(self._first_s, end_s)
+        if self._last is None:
+            return []
+        end_s = self._last.time_s + self._interval()
+        windows = self._end(over_what_there_is=(self._first_s, end_s))
+        self._given = False
+        return windows
 
-    def _complete(self, until_s: float) -> Iterator[Window]:
-        while (start_s := self._first_s + self._next * self.hop_s) + self.window_s <= until_s:
-            end_s = start_s + self.window_s
-            first = bisect_left(self._times, start_s)
-            if first == len(self._times):
-                return
-            if self._times[first] < end_s:
-                window = self._window(start_s, end_s)
-                self._next += 1
-                self._given = True
-                yield window
-            else:  # a gap: go on with the first window that can see the picture after it
-                behind_s = self._times[first] - self.window_s - self._first_s
-                self._next = max(self._next + 1, math.floor(behind_s / self.hop_s) + 1)
+    def _begin(self) -> None:
+        """Starts a stretch: what lies between two gaps."""
+        self._first_s = 0.0
+        self._next = self._first_k  # number of the next window
+        self._times: list[float] = []  # of all frames that the next window can hold
+        self._kept: list[tuple[float, int, int]] = []  # time, slot and arrival of the pictures
+        self._last = None  # whether a window picks it depends on the frame after it
+        self._last_is_kept = False
+
+    def _end(self, over_what_there_is: tuple[float, float] | None = None) -> list[Window]:
+        """Ends a stretch and returns the windows that this completes."""
+        assert self._last is not None
+        interval = self._interval()
+        windows = self._complete(self._last.time_s + 1.5 * interval)
+        if over_what_there_is is not None and not self._given:
+            windows.append(self._window(*over_what_there_is))
+        self.ring.release(tuple(slot for _, slot, _ in self._kept))
+        self._begin()
+        return windows
+
+    def _complete(self, until_s: float) -> list[Window]:
+        windows = []
+        while (start_s := self._start()) + self.window_s <= until_s and start_s <= self._times[-1]:
+            windows.append(self._window(start_s, start_s + self.window_s))
+            self._next += 1
+        return windows
+
+    def _start(self) -> float:
+        return self._first_s + self._next * self.hop_s
 
     def _window(self, start_s: float, end_s: float) -> Window:
+        assert self._last is not None
         targets = window_targets(start_s, end_s - start_s, self.num_frames)
-        picks = nearest(self._times, targets)
-        return Window(np.stack([self._images[i] for i in picks]), start_s, end_s)
+        times = [time_s for time_s, _, _ in self._kept]
+        if not self._last_is_kept:
+            times.append(self._last.time_s)
+        picks = [int(i) for i in nearest(times, targets)]
+        if picks[-1] == len(self._kept):
+            self._keep()
+        picked = [self._kept[i] for i in picks]
+        slots = tuple(slot for _, slot, _ in picked)
+        self.ring.hold(slots)
+        base = self._count - len(self._times)
+        inside = bisect_left(self._times, start_s), bisect_left(self._times, end_s)
+        window = Window(
+            slots,
+            max(start_s, self._first_s),
+            end_s,
+            (base + inside[0], base + inside[1]),
+            max(arrival_ns for _, _, arrival_ns in picked),
+            self._dropped,
+        )
+        self._given = True
+        self._dropped = 0
+        return window
+
+    def _settle(self, next_s: float) -> None:
+        """Keeps the last picture if a coming window can pick it: the next frame's time is known."""
+        assert self._last is not None
+        if self._last_is_kept:
+            self._last_is_kept = False
+            return
+        time_s = self._last.time_s
+        before_s = self._times[-2] if len(self._times) > 1 else -math.inf
+        # a short stream's only window may need any picture
+        if not self._given or self._is_target_in((before_s + time_s) / 2, (time_s + next_s) / 2):
+            self._keep()
+            self._last_is_kept = False
+
+    def _keep(self) -> None:
+        """Preprocesses the last picture."""
+        assert self._last is not None
+        slot = self.ring.add(self._last.image)
+        self._kept.append((self._last.time_s, slot, self._last.arrival_ns))
+        self._last_is_kept = True
+
+    def _is_target_in(self, low_s: float, high_s: float) -> bool:
+        """Says whether a window that is still to come has a target in [low_s, high_s]."""
+        slack = 1e-6 + 8 * math.ulp(high_s)  # rounding must not lose a picture
+        offsets = self._first_s + self._centres
+        k = np.maximum(np.ceil((low_s - slack - offsets) / self.hop_s), self._next)
+        return bool((offsets + k * self.hop_s <= high_s + slack).any())
 
     def _forget(self) -> None:
-        """Drops the pictures that no coming window can pick."""
-        if not self._given:  # a short stream's only window may need all of them
+        """Drops what no coming window can need."""
+        start_s = self._start()
+        # three stay in any case: their distances decide what is picked and what an interval is
+        old = min(bisect_left(self._times, start_s) - 1, len(self._times) - 3)
+        if old > 0:
+            del self._times[:old]
+        if not self._given:
             return
-        start_s = self._first_s + self._next * self.hop_s
-        target = start_s + self.window_s / self.num_frames / 2
+        target = start_s + float(self._centres[0])
         keep = 0  # the last picture at or before the first target, and all later ones
-        while keep + 1 < len(self._times) and self._times[keep + 1] <= target:
+        while keep + 1 < len(self._kept) and self._kept[keep + 1][0] <= target:
             keep += 1
-        del self._images[:keep], self._times[:keep]
+        if keep:
+            self.ring.release(tuple(slot for _, slot, _ in self._kept[:keep]))
+            del self._kept[:keep]
 
     def _interval(self) -> float:
         steps = np.diff(self._times)

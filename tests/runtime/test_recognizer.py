@@ -19,9 +19,10 @@ from dvfl_runtime import (
     Frame,
     Recognizer,
     SourceError,
+    feeds,
     recognizer,
 )
-from dvfl_runtime.recognizer import softmax
+from dvfl_runtime.scoring import softmax
 
 
 @pytest.fixture(scope="module")
@@ -139,14 +140,22 @@ def test_a_short_video_gives_one_prediction(r):
     assert (only.label, only.start_s, only.end_s) == ("blue", 0.0, pytest.approx(0.12))
 
 
-def test_each_frame_is_preprocessed_once(r, monkeypatch):
+@pytest.mark.parametrize(("hop_s", "windows", "count"), [(0.05, 29, 52), (0.25, 6, 30)])
+def test_each_frame_is_preprocessed_once_and_only_if_a_window_picks_it(
+    r, monkeypatch, hop_s, windows, count
+):
     calls = []
-    real = recognizer.preprocess_frame
+    real = feeds.preprocess_frame
     monkeypatch.setattr(
-        recognizer, "preprocess_frame", lambda image, spec: calls.append(1) or real(image, spec)
+        feeds,
+        "preprocess_frame",
+        lambda image, spec, out: calls.append(image[0, 0, 0]) or real(image, spec, out=out),
     )
-    assert len(list(r.stream(coloured(("red", 60)), hop_s=0.1))) > 10
-    assert len(calls) == 60
+    images = [np.full((8, 8, 3), n, np.uint8) for n in range(60)]
+    assert len(list(r.stream(images, hop_s=hop_s))) == windows
+    # all of the first window, for a stream might end before it is full; then 4 a second
+    assert calls == sorted(set(calls))
+    assert len(calls) == count
 
 
 def test_stream_is_lazy_and_releases_its_source(r):
@@ -174,7 +183,7 @@ def test_stream_is_lazy_and_releases_its_source(r):
 
 
 def test_a_failing_source_is_released_too(r):
-    source = Watched([*coloured(("red", 30)), np.zeros((3, 3), np.uint8)])
+    source = Watched([*coloured(("red", 30)), *[np.zeros((3, 3), np.uint8)] * 5])
     with pytest.raises(ClipError):
         list(r.stream(source))
     assert source.ended == 1

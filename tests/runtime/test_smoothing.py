@@ -9,7 +9,7 @@ from dvfl_runtime import Prediction, Segment, Smoothing
 from dvfl_runtime.smoothing import Segmenter, segments
 
 LABELS = ("idle", "wave", "bend")
-RAW = Smoothing(alpha=1.0, enter=0.0, leave=0.0, min_duration_s=0.0)
+RAW = Smoothing(alpha=1.0, enter=0.0, leave=0.0, min_duration_s=0.0, unknown_below=0.0)
 
 
 def prediction(scores, start_s, end_s):
@@ -71,6 +71,32 @@ def test_hysteresis_holds_the_label_between_the_thresholds():
     assert [s.label for s in segments(entered, LABELS, rule)] == ["idle", "wave"]
 
 
+def sequence(*rows, hop_s=1.0):
+    return [prediction(row, k * hop_s, k * hop_s + 2) for k, row in enumerate(rows)]
+
+
+def test_where_nothing_is_certain_the_segment_is_idle_or_unknown():
+    rule = Smoothing(alpha=1.0, min_duration_s=0.0, unknown_below=0.4)
+    vague = [0.30, 0.32, 0.38]
+    rows = sequence([0.05, 0.9, 0.05], vague, vague, [0.05, 0.05, 0.9])
+    assert [s.label for s in segments(rows, LABELS, rule)] == ["wave", "idle", "bend"]
+    got = list(segments(rows, ("a", "b", "c"), rule))
+    assert [s.label for s in got] == ["b", "unknown", "c"]
+    assert got[1].confidence == pytest.approx(1 - 0.38)
+    named = list(segments(rows, ("unknown", "b", "c"), rule))
+    assert named[1].label == "unknown"
+    assert named[1].confidence == pytest.approx(0.30)
+    always = Smoothing(alpha=1.0, min_duration_s=0.0, unknown_below=0)
+    assert [s.label for s in segments(rows, LABELS, always)] == ["wave", "bend"]
+
+
+def test_what_is_unknown_stays_so_until_a_label_is_entered():
+    rule = Smoothing(alpha=1.0, min_duration_s=0.0, unknown_below=0.4)
+    rows = sequence([0.3, 0.32, 0.38], [0.3, 0.25, 0.45], [0.3, 0.15, 0.55], [0.3, 0.25, 0.45])
+    got = [(s.label, s.start_s) for s in segments(rows, ("a", "b", "c"), rule)]
+    assert got == [("unknown", 0.0), ("c", 2.5)]
+
+
 def test_confidence_is_the_mean_smoothed_score():
     two = [prediction([0.9, 0.1, 0], 0, 2), prediction([0.5, 0.5, 0], 1, 3)]
     (only,) = segments(two, LABELS, Smoothing(alpha=0.5))
@@ -110,7 +136,10 @@ def test_predictions_out_of_order_are_refused():
 
 @pytest.mark.parametrize(
     "bad",
-    [{"alpha": 0}, {"alpha": 1.1}, {"enter": 0.2}, {"leave": -0.1}, {"min_duration_s": -1}],
+    [
+        *({"alpha": 0}, {"alpha": 1.1}, {"enter": 0.2}, {"leave": -0.1}, {"min_duration_s": -1}),
+        *({"unknown_below": 0.6}, {"unknown_below": -0.1}),
+    ],
 )
 def test_settings_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
@@ -135,6 +164,7 @@ def settings_of(draw):
         alpha=draw(st.floats(0.05, 1)),
         enter=enter,
         leave=draw(st.floats(0, 1)) * enter,
+        unknown_below=draw(st.floats(0, 1)) * enter,
         min_duration_s=draw(st.floats(0, 2)),
     )
 

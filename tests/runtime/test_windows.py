@@ -3,21 +3,49 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dvfl_runtime import SourceError
+from dvfl_runtime import Frame, SourceError
+from dvfl_runtime.ring import FIRST_CAPACITY, FrameRing
 from dvfl_runtime.sampling import window_targets
 from dvfl_runtime.windows import Windower
 
 
-def picture(n: int) -> np.ndarray:
-    return np.full((1, 1, 3), n % 256, np.uint8)
+class Numbered:
+    """A windower of pictures that show their own number, and what it did with them."""
+
+    def __init__(self, num_frames=4, window_s=1.0, hop_s=None, **options):
+        self.prepared = []
+        self.held = []
+        self.ring = FrameRing((1, 2, 3), self._prepare)
+        self.windower = Windower(self.ring, num_frames, window_s, hop_s, **options)
+        self._count = 0
+
+    def _prepare(self, image, out):
+        self.prepared.append(int.from_bytes(image.tobytes()[:4], "little"))
+        out[:] = image
+
+    def push(self, time_s, **about):
+        image = np.zeros((1, 2, 3), np.uint8)
+        image.reshape(-1)[:4] = np.frombuffer(self._count.to_bytes(4, "little"), np.uint8)
+        frame = Frame(image, time_s, self._count, **about)
+        self._count += 1
+        return self.windower.push(frame)
+
+    def numbers(self, window):
+        """Returns the numbers of the pictures of a window, and lets go of them."""
+        clip = np.empty((len(window.slots), 1, 2, 3), np.uint8)
+        self.ring.gather(window.slots, clip)
+        self.ring.release(window.slots)
+        return [int.from_bytes(image.tobytes()[:4], "little") for image in clip]
+
+    def run(self, times, gaps=()):
+        windows = [w for n, t in enumerate(times) for w in self.push(t, after_gap=n in gaps)]
+        windows += self.windower.finish()
+        return [(w.start_s, w.end_s, self.numbers(w)) for w in windows]
 
 
-def run(times, num_frames=4, window_s=1.0, hop_s=None):
+def run(times, num_frames=4, window_s=1.0, hop_s=None, gaps=(), **options):
     """Returns the windows as (start, end, numbers of the pictures)."""
-    windower = Windower(num_frames, window_s, hop_s)
-    windows = [w for n, t in enumerate(times) for w in windower.push(picture(n), t)]
-    windows += windower.finish()
-    return [(w.start_s, w.end_s, w.clip[:, 0, 0, 0].tolist()) for w in windows]
+    return Numbered(num_frames, window_s, hop_s, **options).run(times, gaps)
 
 
 def test_windows_follow_each_other_by_the_hop():
@@ -28,10 +56,10 @@ def test_windows_follow_each_other_by_the_hop():
 
 
 def test_a_window_comes_with_the_first_picture_at_or_after_its_end():
-    windower = Windower(4, 1.0, 0.5)
-    counts = [len(list(windower.push(picture(n), n / 4))) for n in range(8)]
+    numbered = Numbered(hop_s=0.5)
+    counts = [len(numbered.push(n / 4)) for n in range(8)]
     assert counts == [0, 0, 0, 0, 1, 0, 1, 0]
-    assert [w.end_s for w in windower.finish()] == [2.0]
+    assert [w.end_s for w in numbered.windower.finish()] == [2.0]
 
 
 @pytest.mark.parametrize(("last_s", "end_s"), [(0.62, 0.87), (0.63, 1.0), (0.75, 1.0)])
@@ -62,80 +90,133 @@ def test_no_pictures_give_no_window():
     assert run([]) == []
 
 
-def test_a_gap_is_not_filled():
-    times = [*(np.arange(20) / 10), *(1000 + np.arange(20) / 10)]
-    got = run(times, hop_s=0.5)
-    spans = [w[:2] for w in got]
-    assert len(spans) < 15
-    assert all(any(s <= t < e for t in times) for s, e in spans)
-    assert spans[-1][1] == pytest.approx(1002.0)
+@pytest.mark.parametrize("gap_s", [1.01, 1000])
+def test_no_window_spans_a_hole_longer_than_a_window(gap_s):
+    behind = 1.9 + gap_s + np.arange(20) / 10
+    got = run([*(np.arange(20) / 10), *behind], hop_s=0.5)
+    assert [w[0] for w in got] == pytest.approx([0, 0.5, 1, *(behind[0] + [0, 0.5, 1])])
+    assert all(max(picks) < 20 or min(picks) >= 20 for _, _, picks in got)
 
 
-def test_windows_that_are_not_taken_are_given_later():
-    eager, lazy = Windower(4, 1.0), Windower(4, 1.0)
-    wanted, got = [], []
-    for n in range(80):
-        time_s = n / 10 + (50 if n > 40 else 0)
-        wanted += eager.push(picture(n), time_s)
-        pending = lazy.push(picture(n), time_s)
-        if n % 3 == 0 and (window := next(pending, None)) is not None:
-            got.append(window)
-    got += lazy.finish()
-    wanted += eager.finish()
-    assert [w.start_s for w in got] == [w.start_s for w in wanted]
-    assert all((a.clip == b.clip).all() for a, b in zip(got, wanted, strict=True))
+def test_a_slow_source_has_no_holes():
+    got = run([0.0, 1.0, 2.0, 3.0], hop_s=1.0)
+    assert [w[2] for w in got] == [[0, 0, 1, 1], [1, 1, 2, 2], [2, 2, 3, 3], [3, 3, 3, 3]]
+
+
+def test_no_window_spans_a_gap_that_the_source_tells_of():
+    got = run(np.arange(40) / 10, hop_s=0.5, gaps={15})
+    assert [w[0] for w in got] == pytest.approx([0, 0.5, 1.5, 2, 2.5, 3])
+    assert all(max(picks) < 15 or min(picks) >= 15 for _, _, picks in got)
+
+
+def test_what_is_too_short_between_two_gaps_gives_no_window():
+    assert [w[0] for w in run(np.arange(60) / 10, hop_s=1.0, gaps={20, 25, 30})] == [0, 1, 3, 4, 5]
+    ((start, end, picks),) = run(np.arange(12) / 10, gaps={6})
+    assert (start, end) == pytest.approx((0.6, 1.2))
+    assert picks == [7, 8, 10, 11]
+
+
+def test_padding_gives_windows_from_the_first_hop_on():
+    got = run(np.arange(17) / 10, hop_s=0.25, pad="repeat", gaps={13})
+    assert [w[1] for w in got[:5]] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.25])
+    assert [w[0] for w in got[:5]] == pytest.approx([0, 0, 0, 0, 0.25])
+    assert [w[2] for w in got[:4]] == [[0, 0, 0, 1], [0, 0, 1, 4], [0, 1, 4, 6], [1, 4, 6, 9]]
+    assert got[-1][:2] == pytest.approx((1.3, 1.55))  # after the gap it begins anew
+    assert got[-1][2] == [13, 13, 13, 14]
+
+
+@pytest.mark.parametrize("hop_s", [0.3, 0.4, 1.0, 1.7])
+def test_padding_keeps_the_grid_of_full_windows(hop_s):
+    full, padded = (run(np.arange(50) / 10, hop_s=hop_s, pad=pad) for pad in (None, "repeat"))
+    assert padded[-len(full) :] == full
+    assert padded[0][1] <= hop_s + 1e-9 or padded == full
+
+
+def test_windows_tell_their_frames_their_arrival_and_what_was_dropped():
+    numbered = Numbered(hop_s=0.5)
+    got = []
+    for n in range(25):
+        got += numbered.push(n / 10, arrival_ns=1000 + n, dropped=n % 2)
+    assert [w.frames for w in got] == [(0, 10), (5, 15), (10, 20)]
+    assert [w.arrival_ns for w in got] == [1009, 1014, 1019]
+    assert [w.dropped for w in got] == [5, 3, 2]
 
 
 @pytest.mark.parametrize("fps", [6, 25, 28.052, 29.97, 60])
 def test_picks_lie_within_half_a_frame_of_their_targets(fps):
-    windower = Windower(8, 2.0)
+    numbered = Numbered(8, 2.0)
     for n in range(int(9 * fps)):
-        for window in windower.push(np.full((1, 1, 1), n, np.uint32), n / fps):  # type: ignore[arg-type]
-            picked = window.clip[:, 0, 0, 0] / fps
+        for window in numbered.push(n / fps):
+            picked = np.array(numbered.numbers(window)) / fps
             targets = window_targets(window.start_s, 2.0, 8)
             assert np.abs(picked - targets).max() <= 0.5 / fps + 1e-9
+    # after the first window four a second are enough, eight where targets lie midway between two
+    assert len(numbered.prepared) <= 2 * fps + 8 * 7 + 2
 
 
-def test_the_buffer_is_bounded_by_the_window():
-    windower = Windower(8, 2.0)
-    longest = 0
+def test_memory_is_bounded_by_the_window_and_used_again():
+    numbered = Numbered(8, 2.0)
     for n in range(3000):
-        list(windower.push(picture(n), n / 30))
-        longest = max(longest, len(windower))
-    assert 50 < longest <= 62
+        for window in numbered.push(n / 30):
+            numbered.ring.release(window.slots)
+        assert len(numbered.ring) <= (61 if n < 120 else 10)
+    assert numbered.ring.capacity == 4 * FIRST_CAPACITY
+    for window in numbered.windower.finish():
+        numbered.ring.release(window.slots)
+    assert len(numbered.ring) == 0
+
+
+def test_a_window_keeps_its_pictures_until_it_is_released():
+    numbered = Numbered(hop_s=0.5)
+    windows = [w for n in range(200) for w in numbered.push(n / 10)]
+    assert [numbered.numbers(w)[0] for w in windows] == [1 + 5 * k for k in range(len(windows))]
 
 
 @settings(max_examples=200, deadline=None)
 @given(
     steps=st.lists(st.floats(0, 3), min_size=1, max_size=120),
+    gaps=st.sets(st.integers(1, 119), max_size=3),
     window_s=st.floats(0.2, 4),
     hop_part=st.floats(0.1, 1.5),
     num_frames=st.integers(1, 9),
+    pad=st.sampled_from([None, "repeat"]),
 )
-def test_windows_are_regular_and_their_picks_are_the_nearest(steps, window_s, hop_part, num_frames):
+def test_windows_are_regular_and_their_picks_are_the_nearest(
+    steps, gaps, window_s, hop_part, num_frames, pad
+):
     times = np.cumsum(steps)
-    windower = Windower(num_frames, window_s, window_s * hop_part)
+    breaks = {n for n in range(1, len(times)) if n in gaps or times[n] - times[n - 1] > window_s}
+    stretch = np.searchsorted(sorted(breaks), np.arange(len(times)), side="right")
+    numbered = Numbered(num_frames, window_s, window_s * hop_part, pad=pad)
     windows = []
     for n, time_s in enumerate(times):
-        fresh = list(windower.push(picture(n), float(time_s)))
-        assert all(w.end_s <= time_s for w in fresh)
-        windows += [(w, times[: n + 1]) for w in fresh]
-    windows += [(w, times) for w in windower.finish()]
+        fresh = numbered.push(float(time_s), after_gap=n in gaps)
+        assert all(w.end_s <= time_s for w in fresh) or n in breaks
+        windows += [(w, numbered.numbers(w)) for w in fresh]
+    windows += [(w, numbered.numbers(w)) for w in numbered.windower.finish()]
     assert windows
-    starts = [w.start_s for w, _ in windows]
-    assert starts == sorted(set(starts))
-    assert starts[0] == times[0]
-    for window, known in windows:
-        assert ((known >= window.start_s) & (known < window.end_s)).any()
-        length = window.end_s - window.start_s
+    assert [w.start_s for w, _ in windows] == sorted(w.start_s for w, _ in windows)
+    assert numbered.prepared == sorted(set(numbered.prepared))
+    assert len(numbered.ring) == 0
+    for window, picks in windows:
+        mine = np.flatnonzero(stretch == stretch[picks[0]])
+        known = times[mine]
+        assert set(picks) <= set(mine.tolist())
+        assert window.frames[0] < window.frames[1]
+        inside = (
+            (times >= window.start_s) & (times < window.end_s) & np.isin(stretch, stretch[mine])
+        )
+        assert set(range(*window.frames)) <= set(np.flatnonzero(inside).tolist())
+        start_s = window.end_s - window_s
         if len(windows) > 1:
-            assert length == pytest.approx(window_s)
-            turns = (window.start_s - starts[0]) / windower.hop_s
+            assert window.start_s == pytest.approx(max(start_s, known[0]))
+            turns = (start_s - known[0]) / (window_s * hop_part)
             assert turns == pytest.approx(round(turns), abs=1e-6)
-        targets = window_targets(window.start_s, length, num_frames)
+        elif window.start_s == known[0] and (pad is None or window.end_s > known[-1]):
+            continue  # perhaps the one over what there is, whose length is another
+        targets = window_targets(start_s, window_s, num_frames)
         best = np.abs(known[None] - targets[:, None]).min(axis=1)
-        picks = window.clip[:, 0, 0, 0]
-        assert np.abs(known[picks] - targets) == pytest.approx(best, abs=1e-9)
+        assert np.abs(times[picks] - targets) == pytest.approx(best, abs=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -144,12 +225,17 @@ def test_windows_are_regular_and_their_picks_are_the_nearest(steps, window_s, ho
 )
 def test_numbers_out_of_range_are_refused(bad):
     with pytest.raises(ValueError, match="must be"):
-        Windower(*bad)
+        Numbered(*bad)
+
+
+def test_an_unknown_padding_is_refused():
+    with pytest.raises(ValueError, match="pad must be None or 'repeat', got 'zero'"):
+        Numbered(pad="zero")
 
 
 @pytest.mark.parametrize("time_s", [0.5, float("nan"), float("inf"), 1e300])
 def test_times_that_make_no_sense_are_refused(time_s):
-    windower = Windower(4, 1.0)
-    list(windower.push(picture(0), 1.0))
+    numbered = Numbered()
+    numbered.push(1.0)
     with pytest.raises(SourceError, match="must"):
-        windower.push(picture(1), time_s)
+        numbered.push(time_s)

@@ -1,0 +1,168 @@
+"""A model in an engine: preprocessed clips in, scores out, and no surprises between them."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+import weakref
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.artifact import Artifact
+from dvfl_runtime.engines import Engine
+from dvfl_runtime.errors import ArtifactError, DvflError
+from dvfl_runtime.results import Info, Prediction
+from dvfl_runtime.version import __version__
+
+
+class Scorer:
+    """An engine that does what its model file says.
+
+    Args:
+        artifact: what the file says about itself.
+        engine: what executes it; closed with the scorer.
+        model: path of the file, or the artifact's name.
+
+    Raises:
+        ArtifactError: if the graph does not do what the file says.
+    """
+
+    def __init__(self, artifact: Artifact, engine: Engine, model: str) -> None:
+        _check_agreement(artifact, engine, model)
+        self.artifact = artifact
+        self.model = model
+        self.info = _info(artifact, engine, model)
+        self.fixed_batch = engine.clip_shape[0]
+        self._engine: Engine | None = engine
+        self._pid = os.getpid()
+        _open.add(self)
+
+    def engine(self) -> Engine:
+        """Returns the engine.
+
+        Raises:
+            DvflError: if it is closed, or this is a forked child of the process that opened it.
+        """
+        if os.getpid() != self._pid:
+            raise DvflError(
+                "this Recognizer was opened by the parent of this process, and its engine's "
+                "threads did not survive the fork; open a Recognizer in each process"
+            )
+        engine = self._engine
+        if engine is None:
+            raise DvflError("this Recognizer is closed; open another one")
+        return engine
+
+    def close(self) -> None:
+        """Releases the model once running calls are done; further calls do nothing."""
+        engine, self._engine = self._engine, None
+        if engine is not None and os.getpid() == self._pid:
+            engine.close()
+
+    def scores(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Runs preprocessed clips: (B, T, H, W, 3) -> (B, num_classes) softmax scores.
+
+        Raises:
+            ArtifactError: if the logits are not finite, or not as many as there are labels.
+            DvflError: as `engine`.
+        """
+        logits = self.engine().run(clips)
+        labels = len(self.artifact.labels)
+        if logits.shape != (len(clips), labels):
+            raise ArtifactError(
+                f"model {self.model} gives logits of shape {logits.shape} for {len(clips)} "
+                f"clip(s) and has {labels} labels; export it again"
+            )
+        if not np.isfinite(logits).all():
+            raise ArtifactError(
+                f"model {self.model} gives logits that are not finite; export it again in fp32"
+            )
+        return softmax(logits)
+
+    def prediction(
+        self,
+        scores: NDArray[np.float32],
+        top_k: int,
+        *,
+        latency_ms: float,
+        span_s: tuple[float, float] = (0.0, 0.0),
+        source: str = "",
+        dropped_frames: int = 0,
+    ) -> Prediction:
+        """Says what (num_classes,) scores mean."""
+        labels = self.artifact.labels
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        best = int(order[0])
+        return Prediction(
+            label=labels[best],
+            class_id=best,
+            confidence=float(scores[best]),
+            scores=scores,
+            top=tuple((labels[i], float(scores[i])) for i in order),
+            start_s=span_s[0],
+            end_s=span_s[1],
+            latency_ms=latency_ms,
+            source=source,
+            dropped_frames=dropped_frames,
+        )
+
+
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the scores of (..., num_classes) logits, computed in float64."""
+    exact = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    scores: NDArray[np.float32] = (exact / exact.sum(axis=-1, keepdims=True)).astype(np.float32)
+    return scores
+
+
+_open: weakref.WeakSet[Scorer] = weakref.WeakSet()
+
+
+def _keep_engines_after_fork() -> None:
+    """Makes the engines of a forked child immortal.
+
+    Their destructors wait for threads that the child does not have, so that it would hang when it
+    exits (seen with OpenVINO 2026.4).
+    """
+    for scorer in _open:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(scorer._engine))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_engines_after_fork)
+
+
+def _check_agreement(artifact: Artifact, engine: Engine, name: str) -> None:
+    """Raises ArtifactError unless the graph does what the file says about itself."""
+    if engine.num_classes not in (None, len(artifact.labels)):
+        raise ArtifactError(
+            f"model {name} has {len(artifact.labels)} labels for {engine.num_classes} logits; "
+            f"export it again with the right --labels"
+        )
+    wanted = (1, artifact.spec.num_frames, *artifact.spec.size, 3)
+    if any(n not in (None, w) for n, w in zip(engine.clip_shape[1:], wanted[1:], strict=True)):
+        raise ArtifactError(
+            f"the graph of model {name} takes clips of shape {engine.clip_shape} and its ClipSpec "
+            f"makes {wanted}; export it again"
+        )
+    if engine.clip_shape[0] not in (None, 1):
+        raise ArtifactError(f"the batch of model {name} is fixed to {engine.clip_shape[0]}, not 1")
+
+
+def _info(artifact: Artifact, engine: Engine, name: str) -> Info:
+    versions = {
+        **{tool: str(version) for tool, version in artifact.tools.items()},
+        **{"dvfl": __version__, "python": platform.python_version(), "numpy": np.__version__},
+        engine.name: engine.version,
+    }
+    return Info(
+        model=name,
+        name=artifact.name,
+        engine=engine.name,
+        provider=engine.provider,
+        device=engine.device,
+        precision=artifact.precision,
+        fused_ops=engine.fused_ops,
+        versions=versions,
+    )
