@@ -1,15 +1,12 @@
-"""dvfl-recognize: which actions, and when, in a video."""
+"""dvfl-recognize: which actions, and when, in a video or in front of a camera."""
 
 from __future__ import annotations
 
 import argparse
-import io
 import logging
 import math
-import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NoReturn, TextIO
@@ -17,28 +14,26 @@ from typing import NoReturn, TextIO
 from dvfl_runtime.engines import DEVICES, ENGINES
 from dvfl_runtime.errors import DvflError, OutputError, SourceError
 from dvfl_runtime.files import replacing
+from dvfl_runtime.interrupts import Interrupted, interruptible
+from dvfl_runtime.job import Job, Outputs, Reading
 from dvfl_runtime.output import (
     SEGMENT_FORMATS,
     JsonlWriter,
-    PredictionWriter,
-    SegmentWriter,
     Sink,
     TableWriter,
     TimelineWriter,
     WholeTableWriter,
     check_segment_suffix,
-    clock,
 )
+from dvfl_runtime.overlay import OverlayWriter, check_overlay_suffix
 from dvfl_runtime.recognizer import Recognizer
-from dvfl_runtime.results import Prediction, Segment
-from dvfl_runtime.smoothing import Segmenter
-from dvfl_runtime.sources import Source, open_source
+from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
 from dvfl_runtime.windows import MIN_HOP_S
 
 PROG = "dvfl-recognize"
 DEMO_CLIP = Path(__file__).parent / "data" / "demo.mp4"
-INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+SIGNALLED = 128  # plus the signal's number, as shells report it
 
 DESCRIPTION = "Recognise human actions in videos. Without --model the bundled model is used."
 EXAMPLES = """\
@@ -47,11 +42,13 @@ examples:
   dvfl-recognize video.mp4                           one row per window of time
   dvfl-recognize video.mp4 --segments actions.csv    what happens from when to when
   dvfl-recognize video.mp4 --segments actions.srt    the same as subtitles for a player
+  dvfl-recognize video.mp4 --overlay seen.mp4        the same drawn on the picture
   dvfl-recognize a.mp4 b.mp4 --format jsonl -o out.jsonl
   dvfl-recognize --whole --model mine.onnx *.avi     one answer per trimmed video
   dvfl-recognize frames/ --fps 10                    a folder of images, 10 per second
 
-exit status: 0 on success, 2 on bad input, 130 after Ctrl-C (outputs so far are kept)
+exit status: 0 on success, 2 on bad input, 130 after Ctrl-C and 143 after a request to
+terminate (outputs so far are completed and kept)
 """
 
 
@@ -65,13 +62,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format=f"{PROG}: %(levelname)s: %(message)s", level=logging.WARNING)
     args = _parser().parse_args(argv)
     try:
-        _check(args)
-        return _run(args)
+        with interruptible():
+            _check(args)
+            return _run(args)
     except DvflError as err:
         print(f"{PROG}: error: {' '.join(str(err).split())}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    except Interrupted as request:
+        return SIGNALLED + request.number
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -104,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--top-k", metavar="K", type=_whole, default=3, help="labels listed; default: 3")
     add("-o", "--output", metavar="FILE", type=Path, help="instead of standard output")
     add("--segments", metavar="FILE", type=Path, help="actions from start to end: .csv .json .srt")
+    add("--overlay", metavar="FILE", type=Path, help="the video with label, bars and timeline")
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     return parser
 
@@ -114,173 +113,86 @@ def _check(args: argparse.Namespace) -> None:
         raise SourceError("--demo brings its own clip; leave out the sources or --demo")
     if args.demo and not DEMO_CLIP.is_file():
         raise SourceError(f"the demo clip is not part of this installation ({DEMO_CLIP})")
-    if not (args.demo or args.sources):
+    if args.demo:
+        args.sources = [str(DEMO_CLIP)]
+    if not args.sources:
         raise SourceError("no source given; pass a video file, or --demo to see an example")
-    if args.whole and (args.segments or args.window_s or args.hop_s):
-        raise DvflError("--whole has no windows; leave out --segments, --window-s and --hop-s")
+    if args.whole and (args.segments or args.overlay or args.window_s or args.hop_s):
+        raise DvflError(
+            "--whole has no windows; leave out --segments, --overlay, --window-s and --hop-s"
+        )
+    _check_outputs(args)
+
+
+def _check_outputs(args: argparse.Namespace) -> None:
+    alone = len(args.sources) == 1
     if args.segments is not None:
         suffix = check_segment_suffix(args.segments)
-        if suffix == ".srt" and len(args.sources) > 1:
+        if suffix == ".srt" and not alone:
             raise OutputError("subtitles are for one video; pass one source or write .csv")
-        if args.output is not None and args.output.resolve() == args.segments.resolve():
-            raise OutputError(f"-o and --segments both name {args.output}; choose two files")
+    if args.overlay is not None:
+        check_overlay_suffix(args.overlay)
+        if not alone:
+            raise OutputError("--overlay draws on one video; pass one source")
+    taken = {Path(name).resolve(): "a source" for name in args.sources}
+    for option in ("-o", "--segments", "--overlay"):
+        path: Path | None = vars(args)[option.lstrip("-") if option != "-o" else "output"]
+        if path is None:
+            continue
+        if other := taken.get(path.resolve()):
+            raise OutputError(f"{other} and {option} both name {path}; choose two files")
+        taken[path.resolve()] = option
 
 
 def _run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
-        out = _open(args.output, stack) if args.output else _StandardOutput()
+        text = _open(args.output, stack) if args.output else None
         marks = _open(args.segments, stack) if args.segments else None
+        drawn = stack.enter_context(replacing(args.overlay)) if args.overlay else None
         recognizer = stack.enter_context(
             Recognizer(args.model, engine=args.engine, device=args.device, num_threads=args.threads)
         )
         if args.demo:
             _say_what_runs(recognizer)
-        job = _Job(args, recognizer, out, marks)
+        outputs = _text_outputs(args, recognizer, text, marks)
+        if drawn is not None:
+            overlay = OverlayWriter(drawn, recognizer.labels)
+            outputs.viewers.append(stack.enter_context(closing(overlay)))
+        job = Job(recognizer, _reading(args), outputs)
         try:
-            for source in [str(DEMO_CLIP)] if args.demo else args.sources:
-                job.run(source)
-        except KeyboardInterrupt:
+            for source in args.sources:
+                job.run([source])
+        except Interrupted as request:  # what there is so far is completed and kept
             job.finish()
-            return INTERRUPTED
+            return SIGNALLED + request.number
         job.finish()
     return 0
 
 
-class _Job:
-    """One pass over the sources, with everything that is written from it."""
-
-    def __init__(
-        self, args: argparse.Namespace, recognizer: Recognizer, out: Sink, marks: Sink | None
-    ) -> None:
-        self._args = args
-        self._recognizer = recognizer
-        self._out = out
-        self._rows: list[PredictionWriter] = []
-        self._timelines: list[SegmentWriter] = []
-        self._segmenter: Segmenter | None = None
-        labels = recognizer.labels
-        suffix = "" if args.output is None else args.output.suffix.lower()
-        if (args.format or ("jsonl" if suffix == ".jsonl" else "table")) == "jsonl":
-            self._rows.append(JsonlWriter(out))
-        elif args.demo:
-            self._timelines.append(TimelineWriter(out, labels))
-        elif args.whole:
-            self._rows.append(WholeTableWriter(out, labels))
-        else:
-            self._rows.append(TableWriter(out, labels))
-        if marks is not None:
-            self._timelines.append(SEGMENT_FORMATS[args.segments.suffix.lower()](marks))
-
-    def run(self, name: str) -> None:
-        """Recognises one source and writes what comes of it."""
-        if self._is_unheard():
-            return
-        self._segmenter = Segmenter(self._recognizer.labels) if self._timelines else None
-        with (
-            closing(open_source(name, fps=self._args.fps)) as source,
-            _Progress(source, shown=self._args.output is not None) as progress,
-        ):
-            for prediction in self._predictions(source):
-                progress.show(prediction.end_s)
-                for writer in self._rows:
-                    writer.write(prediction)
-                if self._segmenter is not None:
-                    self._mark(self._segmenter.push(prediction))
-                if self._is_unheard():
-                    break
-        self._end_source()
-
-    def finish(self) -> None:
-        """Completes the outputs, also in the middle of a source."""
-        self._end_source()
-        for writer in self._timelines:
-            writer.finish()
-
-    def _predictions(self, source: Source) -> Iterator[Prediction]:
-        args = self._args
-        if args.whole:
-            return iter([self._recognizer.classify(source, top_k=args.top_k)])
-        return self._recognizer.stream(
-            source, window_s=args.window_s, hop_s=args.hop_s, top_k=args.top_k
-        )
-
-    def _end_source(self) -> None:
-        segmenter, self._segmenter = self._segmenter, None
-        if segmenter is not None:
-            self._mark(segmenter.finish())
-
-    def _mark(self, segments: list[Segment]) -> None:
-        for segment in segments:
-            for writer in self._timelines:
-                writer.write(segment)
-
-    def _is_unheard(self) -> bool:
-        """Says whether nobody is left to read what would be written."""
-        gone = isinstance(self._out, _StandardOutput) and self._out.gone
-        return gone and self._args.segments is None
+def _reading(args: argparse.Namespace) -> Reading:
+    return Reading(args.whole, args.window_s, args.hop_s, args.top_k, args.fps)
 
 
-class _StandardOutput:
-    """Standard output, which ends quietly when its reader does (`dvfl-recognize ... | head`)."""
-
-    def __init__(self) -> None:
-        self.gone = False
-        if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid text
-            sys.stdout.reconfigure(errors="backslashreplace")
-
-    def write(self, text: str) -> None:
-        """Writes at once.
-
-        Raises:
-            OutputError: if it cannot be written for another reason than a closed pipe.
-        """
-        if self.gone:
-            return
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except OSError as err:
-            self.gone = True
-            # what is still buffered would fail again, with a traceback, when Python exits
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if not isinstance(err, BrokenPipeError):
-                raise OutputError(f"cannot write to standard output: {err.strerror}") from err
-
-    def flush(self) -> None:
-        """Does nothing: `write` has done it."""
-
-
-class _Progress:
-    """One line on the terminal: how much of the source is done and how long the rest will take.
-
-    It is shown only where standard error is a terminal and the rows do not go to one.
-    """
-
-    def __init__(self, source: Source, *, shown: bool) -> None:
-        self._source = source
-        self._shown = sys.stderr.isatty() and (shown or not sys.stdout.isatty())
-        self._begin_s = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._put("")
-
-    def show(self, done_s: float) -> None:
-        """Shows that the source is done up to `done_s`."""
-        total_s = self._source.duration_s
-        if not total_s or done_s <= 0:
-            self._put(f"{self._source.name}  {clock(done_s)}")
-            return
-        part = min(done_s / total_s, 1.0)
-        left_s = round((time.monotonic() - self._begin_s) * (1 / part - 1))
-        self._put(f"{self._source.name}  {part:4.0%}  ETA {left_s // 60}:{left_s % 60:02}")
-
-    def _put(self, text: str) -> None:
-        if self._shown:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
+def _text_outputs(
+    args: argparse.Namespace, recognizer: Recognizer, text: TextIO | None, marks: TextIO | None
+) -> Outputs:
+    """Returns the writers of text that the options ask for."""
+    terminal = StandardOutput() if text is None else None
+    out: Sink = text or terminal or sys.stdout
+    outputs = Outputs(terminal=terminal, kept=bool(text or marks or args.overlay))
+    labels = recognizer.labels
+    suffix = "" if args.output is None else args.output.suffix.lower()
+    if (args.format or ("jsonl" if suffix == ".jsonl" else "table")) == "jsonl":
+        outputs.rows.append(JsonlWriter(out))
+    elif args.demo:
+        outputs.timelines.append(TimelineWriter(out, labels))
+    elif args.whole:
+        outputs.rows.append(WholeTableWriter(out, labels))
+    else:
+        outputs.rows.append(TableWriter(out, labels))
+    if marks is not None:
+        outputs.timelines.append(SEGMENT_FORMATS[args.segments.suffix.lower()](marks))
+    return outputs
 
 
 def _open(path: Path, stack: ExitStack) -> TextIO:

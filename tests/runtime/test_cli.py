@@ -151,6 +151,11 @@ def test_help_teaches_by_examples(run):
         (("b.mp4", "--demo"), ["--demo brings its own clip"]),
         (("b.mp4", "-o", "/none/here.txt"), ["/none/here.txt", "existing, writable folder"]),
         (("b.mp4", "-o", "same.csv", "--segments", "same.csv"), ["two files"]),
+        (("b.mp4", "--overlay", "o.avi"), ["o.avi", ".mp4, .mov, .mkv"]),
+        (("b.mp4", "b.mp4", "--overlay", "o.mp4"), ["one video"]),
+        (("b.mp4", "--whole", "--overlay", "o.mp4"), ["--whole has no windows"]),
+        (("b.mp4", "--overlay", "/none/o.mp4"), ["/none/o.mp4", "existing, writable folder"]),
+        (("b.mp4", "--overlay", "o.mp4", "-o", "o.mp4"), ["two files"]),
         (("rtsp://localhost/x",), ["rtsp://localhost/x"]),
     ],
 )
@@ -158,6 +163,13 @@ def test_bad_arguments_are_one_line_and_status_2(run, args, parts, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     assert is_one_error(run(*args), *parts)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_output_replaces_a_source(run, tmp_path):
+    video = write_video(tmp_path / "own.mp4", coloured(("red", 30)))
+    before = video.read_bytes()
+    assert is_one_error(run(video, "--overlay", video), "a source and --overlay both name")
+    assert video.read_bytes() == before
 
 
 @pytest.fixture

@@ -1,0 +1,162 @@
+"""Pictures into a video file that every player shows: H.264 in yuv420p, at given times."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.errors import OutputError
+
+if TYPE_CHECKING:
+    from av.container import OutputContainer
+    from av.video.stream import VideoStream
+
+# exact for 24, 25, 30, 29.97, 50 and 60 frames per second, and below the limit of the mpeg4 encoder
+TICKS_HZ = 60_000
+MAX_RATE_HZ = 240
+# what is built into PyAV depends on who built it: mpeg4 is always there, H.264 plays everywhere
+ENCODERS = {
+    "libx264": {"preset": "veryfast", "crf": "21"},
+    "libopenh264": {"b": "6000000"},
+    "mpeg4": {"qscale": "3", "flags": "+qscale"},
+}
+BT601, STUDIO = 6, 1  # colour matrix and range of `to_yuv`, in libav's numbering
+
+
+class VideoFile:
+    """A video that is written picture by picture.
+
+    Nothing is opened before the second picture, because the distance of the first two is the
+    frame rate that the encoder is told. The times of all are kept as they are.
+
+    Args:
+        path: the file; its suffix names the container.
+
+    Attributes:
+        size: (width, height) of the pictures, px, both even; `None` until it is set.
+
+    Raises:
+        OutputError: if PyAV is not installed.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            import av
+        except ImportError as err:
+            raise OutputError("PyAV is needed to write video; pip install 'dvfl[cpu]'") from err
+        self._av = av
+        self._path = path
+        self.size: tuple[int, int] | None = None
+        self._first: tuple[NDArray[np.uint8], float] | None = None
+        self._first_s = 0.0
+        self._last_tick = -1
+        self._container: OutputContainer | None = None
+        self._stream: VideoStream | None = None
+        self._finished = False
+
+    def add(self, planes: NDArray[np.uint8], time_s: float) -> None:
+        """Writes a (3/2 H, W) picture in yuv420p that is shown from `time_s` on.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        if self._stream is not None:
+            self._encode(planes, time_s)
+        elif self._first is None:
+            self._first = planes, time_s
+        else:
+            self._begin(time_s - self._first[1])
+            self._encode(planes, time_s)
+
+    def finish(self) -> None:
+        """Completes the file; further calls do nothing.
+
+        Raises:
+            OutputError: if there was no picture.
+            OSError: if the file cannot be written.
+        """
+        if self._finished:
+            return
+        if self._stream is None and self._first is not None:
+            self._begin(1 / 25)  # a single picture has no rate
+        container, stream = self._container, self._stream
+        if container is None or stream is None:
+            raise OutputError(f"no video to write to {self._path.name}: there was no picture")
+        with self._reporting():
+            container.mux(stream.encode())
+            self._finished = True
+            container.close()
+
+    def close(self) -> None:
+        """Lets go of the file, complete or not."""
+        if self._container is not None and not self._finished:
+            self._finished = True
+            with contextlib.suppress(self._av.FFmpegError):  # what failed has been reported
+                self._container.close()
+
+    def _begin(self, step_s: float) -> None:
+        assert self.size is not None
+        assert self._first is not None
+        rate = Fraction(min(1 / step_s, MAX_RATE_HZ)).limit_denominator(1001)
+        codec = next(name for name in ENCODERS if name in self._av.codecs_available)
+        with self._reporting():
+            # "file:" keeps a colon in a name from being read as a protocol
+            options = {"movflags": "faststart"} if self._path.suffix.lower() != ".mkv" else {}
+            self._container = self._av.open(f"file:{self._path}", "w", options=options)
+            stream = self._container.add_stream(codec, rate=rate, options=ENCODERS[codec])
+            assert isinstance(stream, self._av.VideoStream)
+            stream.width, stream.height = self.size
+            stream.pix_fmt = "yuv420p"
+            stream.codec_context.time_base = Fraction(1, TICKS_HZ)
+            stream.codec_context.colorspace = BT601
+            stream.codec_context.color_range = STUDIO
+        self._stream = stream
+        planes, self._first_s = self._first
+        self._first = None
+        self._encode(planes, self._first_s)
+
+    def _encode(self, planes: NDArray[np.uint8], time_s: float) -> None:
+        assert self._stream is not None
+        assert self._container is not None
+        tick = max(round((time_s - self._first_s) * TICKS_HZ), self._last_tick + 1)
+        self._last_tick = tick
+        frame = self._av.VideoFrame.from_ndarray(planes, format="yuv420p")
+        frame.pts, frame.time_base = tick, Fraction(1, TICKS_HZ)
+        frame.colorspace, frame.color_range = BT601, STUDIO
+        with self._reporting():
+            self._container.mux(self._stream.encode(frame))
+
+    @contextlib.contextmanager
+    def _reporting(self) -> Iterator[None]:
+        """Turns libav's errors into OSError, which `replacing` explains with the file's name."""
+        try:
+            yield
+        except self._av.FFmpegError as err:
+            raise OSError(err.errno, err.strerror) from err
+
+
+def to_yuv(image: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
+    """Converts a picture to yuv420p, which takes half the memory and is what encoders want.
+
+    Args:
+        image: (h, w, 3) RGB uint8.
+        size: (width, height) to scale to, both even; by default the picture's own, where an odd
+            side is made even by repeating its last line.
+
+    Returns:
+        (3/2 H, W) uint8: the planes Y, U and V one after another, BT.601, studio range.
+    """
+    import cv2
+
+    height, width = image.shape[:2]
+    if size is not None and (width + width % 2, height + height % 2) != size:
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    elif width % 2 or height % 2:
+        image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2YUV_I420), np.uint8)

@@ -1,0 +1,101 @@
+"""Text on pictures, with what the installed OpenCV offers: a font from 5.0 on, strokes before."""
+
+from __future__ import annotations
+
+import functools
+import unicodedata
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.palette import Rgb
+
+Image = NDArray[np.uint8]
+
+MIN_LETTER_PX = 7
+
+
+class Pen(Protocol):
+    """Writes lines of text."""
+
+    def width(self, text: str, size: int) -> int:
+        """Returns how wide a line is, px."""
+
+    def write(self, image: Image, text: str, at: tuple[int, int], size: int, colour: Rgb) -> None:
+        """Writes at (x, y), the left end of the base line."""
+
+
+def put_text(
+    image: Image, text: str, at: tuple[int, int], *, size: int, room: int, colour: Rgb
+) -> None:
+    """Writes one line, smaller or cut off where it would be wider than there is room.
+
+    Args:
+        image: (h, w, 3) RGB uint8, drawn on.
+        text: what to write.
+        at: (x, y) of the left end of the base line, px.
+        size: of the letters, px.
+        room: the most width that the line may take, px.
+        colour: of the letters.
+    """
+    pen = _pen()
+    size = fitting_size(text, size, room)
+    while text and pen.width(text, size) > room:
+        text = text[:-2] + "." if len(text) > 2 else ""
+    if text:
+        pen.write(image, text, at, size, colour)
+
+
+def fitting_size(text: str, size: int, room: int) -> int:
+    """Returns the size, at most `size` px, at which a line takes at most `room` px, if it can."""
+    if (width := _pen().width(text, size)) <= room:
+        return size
+    return max(MIN_LETTER_PX, min(size, int(size * room / width)))
+
+
+@functools.cache
+def _pen() -> Pen:
+    import cv2
+
+    return _FontPen(cv2) if hasattr(cv2, "FontFace") else _StrokePen(cv2)
+
+
+class _FontPen:
+    """The sans-serif font inside OpenCV 5, which has the letters of most alphabets."""
+
+    WEIGHT = 500
+
+    def __init__(self, cv2: Any) -> None:
+        self._cv2 = cv2
+        self._face = cv2.FontFace("sans")
+
+    def width(self, text: str, size: int) -> int:
+        box = self._cv2.getTextSize((0, 0), text, (0, 0), self._face, size, self.WEIGHT)
+        return int(box[0] + box[2])
+
+    def write(self, image: Image, text: str, at: tuple[int, int], size: int, colour: Rgb) -> None:
+        self._cv2.putText(image, text, at, colour, self._face, size, self.WEIGHT)
+
+
+class _StrokePen:
+    """The stroked letters of OpenCV 4, which are ASCII alone."""
+
+    def __init__(self, cv2: Any) -> None:
+        self._cv2 = cv2
+        self._face = cv2.FONT_HERSHEY_DUPLEX
+
+    def width(self, text: str, size: int) -> int:
+        scale = self._cv2.getFontScaleFromHeight(self._face, round(size * 0.72))
+        return int(self._cv2.getTextSize(_ascii(text), self._face, scale, 1)[0][0])
+
+    def write(self, image: Image, text: str, at: tuple[int, int], size: int, colour: Rgb) -> None:
+        scale = self._cv2.getFontScaleFromHeight(self._face, round(size * 0.72))
+        line = self._cv2.LINE_AA
+        self._cv2.putText(image, _ascii(text), at, self._face, scale, colour, 1, line)
+
+
+def _ascii(text: str) -> str:
+    """Returns the text without accents, and a question mark for what has no ASCII letter."""
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return plain.encode("ascii", "replace").decode("ascii")

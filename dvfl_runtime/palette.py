@@ -1,0 +1,30 @@
+"""One colour per class, the same in a drawn video and on the page."""
+
+from __future__ import annotations
+
+import colorsys
+
+Rgb = tuple[int, int, int]
+
+# distinguishable with the common colour blindnesses, and on black as well as on white
+_FIRST: tuple[Rgb, ...] = (
+    (123, 135, 153),
+    (230, 145, 20),
+    (45, 145, 220),
+    (15, 165, 120),
+    (205, 95, 165),
+    (215, 90, 50),
+    (125, 105, 220),
+    (165, 155, 35),
+)
+_GOLDEN = 0.618034  # turns of hue: no two of any number of classes come close
+
+
+def class_colour(class_id: int) -> Rgb:
+    """Returns the colour of a class, 0 to 255 each."""
+    if class_id < len(_FIRST):
+        return _FIRST[class_id]
+    hue = class_id * _GOLDEN % 1.0
+    lightness = 0.45 + 0.1 * (class_id % 3 - 1)
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.6)
+    return round(red * 255), round(green * 255), round(blue * 255)

@@ -1,0 +1,79 @@
+"""Where a command writes: standard output that may lose its reader, and a line of progress."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+
+from dvfl_runtime.errors import OutputError
+from dvfl_runtime.output import clock
+from dvfl_runtime.sources import Source
+
+
+class StandardOutput:
+    """Standard output, which ends quietly when its reader does (`dvfl-recognize ... | head`)."""
+
+    def __init__(self) -> None:
+        self.gone = False
+        if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid text
+            sys.stdout.reconfigure(errors="backslashreplace")
+
+    def write(self, text: str) -> None:
+        """Writes at once.
+
+        Raises:
+            OutputError: if it cannot be written for another reason than a closed pipe.
+        """
+        if self.gone:
+            return
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError as err:
+            self.gone = True
+            # what is still buffered would fail again, with a traceback, when Python exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            if not isinstance(err, BrokenPipeError):
+                raise OutputError(f"cannot write to standard output: {err.strerror}") from err
+
+    def flush(self) -> None:
+        """Does nothing: `write` has done it."""
+
+
+class Progress:
+    """One line on the terminal: how much of the source is done and how long the rest will take.
+
+    It is shown only where standard error is a terminal and the rows do not go to one.
+
+    Args:
+        source: what is read; of several that run together, none.
+        shown: whether something else than the terminal gets the rows.
+    """
+
+    def __init__(self, source: Source | None, *, shown: bool) -> None:
+        self._source = source
+        self._shown = sys.stderr.isatty() and (shown or not sys.stdout.isatty())
+        self._begin_s = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._put("")
+
+    def show(self, name: str, done_s: float) -> None:
+        """Shows that the source called `name` is done up to `done_s`."""
+        total_s = self._source.duration_s if self._source is not None else None
+        if not total_s or done_s <= 0:
+            self._put(f"{name}  {clock(done_s)}")
+            return
+        part = min(done_s / total_s, 1.0)
+        left_s = round((time.monotonic() - self._begin_s) * (1 / part - 1))
+        self._put(f"{name}  {part:4.0%}  ETA {left_s // 60}:{left_s % 60:02}")
+
+    def _put(self, text: str) -> None:
+        if self._shown:
+            sys.stderr.write(f"\r\x1b[K{text}")
+            sys.stderr.flush()

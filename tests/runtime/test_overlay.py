@@ -1,0 +1,265 @@
+"""The overlaid video: every frame of the source, at its times, with the right label on it."""
+
+import os
+import signal
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+from artifacts import LABELS, coloured, write_colour_model
+from videos import shared_clip, write_video
+
+from dvfl_runtime import OutputError, Prediction, Recognizer, cli, lettering
+from dvfl_runtime.encoding import ENCODERS, VideoFile, to_yuv
+from dvfl_runtime.overlay import OverlayWriter, check_overlay_suffix
+from dvfl_runtime.palette import class_colour
+from dvfl_runtime.panel import Panel, Run
+from dvfl_runtime.sources import Frame, open_source
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_colour_model(tmp_path_factory.mktemp("model") / "m.onnx")
+
+
+def overlaid(source, out, model):
+    """Runs the command and returns the pictures (H, W, 3) and the times of what it wrote."""
+    assert cli.main([str(source), "--model", str(model), "--overlay", str(out), "-o", "x.txt"]) == 0
+    return decoded(out)
+
+
+def decoded(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.pix_fmt == "yuv420p"
+        frames = list(container.decode(stream))
+        return [f.to_ndarray(format="rgb24") for f in frames], [float(f.time) for f in frames]
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def near(pixel, colour):
+    return np.abs(np.asarray(pixel, int) - colour).max() < 45
+
+
+@pytest.mark.parametrize("size", [(240, 320), (97, 131), (48, 32)])
+def test_every_frame_is_there_at_its_time_in_its_size(tmp_path, model, size):
+    height, width = size
+    images = coloured(("red", 40), ("green", 40), height=height, width=width)
+    video = write_video(tmp_path / "v.mkv", images, pix_fmt="yuv444p")
+    images, times = overlaid(video, tmp_path / "o.mp4", model)
+    assert len(images) == 80
+    assert images[0].shape == (height + height % 2, width + width % 2, 3)
+    assert times == pytest.approx([n / 25 for n in range(80)], abs=1e-4)
+    # the picture is untouched above the panel, and the strip at the foot shows what was found
+    assert near(images[5][2, width // 2], (250, 5, 5))
+    assert near(images[75][2, width // 2], (5, 250, 5))
+    red, green = class_colour(0), class_colour(1)
+    assert near(images[-1][-2, 2], red)
+    assert near(images[-1][-2, round(width * 0.8)], green)
+
+
+def test_a_variable_frame_rate_stays_one(tmp_path, model):
+    ticks = np.cumsum([0, *([1, 1, 4, 2] * 12)]).tolist()
+    images = coloured(("blue", len(ticks)))
+    options = {"pix_fmt": "yuv444p", "ticks": ticks, "time_base": Fraction(1, 30)}
+    video = write_video(tmp_path / "v.mkv", images, **options)
+    _, times = overlaid(video, tmp_path / "o.mp4", model)
+    assert times == pytest.approx([t / 30 for t in ticks], abs=2e-3)
+
+
+@pytest.mark.parametrize("rate", [Fraction(30000, 1001), Fraction(25), Fraction(10)])
+def test_the_frame_rate_is_the_source_s(tmp_path, model, rate):
+    images = coloured(("blue", 40))
+    video = write_video(tmp_path / "v.mp4", images, time_base=1 / rate)
+    overlaid(video, tmp_path / "o.mp4", model)
+    with av.open("o.mp4") as container:
+        assert container.streams.video[0].average_rate == rate
+
+
+def test_rotated_and_real_clips(tmp_path, model):
+    images, times = overlaid(shared_clip("dec_video_90.mov"), tmp_path / "o.mp4", model)
+    assert images[0].shape == (568, 320, 3)
+    assert len(times) == 3
+
+
+def test_each_frame_is_decoded_once_and_few_wait(tmp_path, model):
+    class Counted:
+        name, live, rewindable, duration_s = "counted", False, True, None
+        given = 0
+
+        def frames(self):
+            for n, image in enumerate(coloured(("red", 200), ("green", 200))):
+                self.given += 1
+                yield Frame(image, n / 20, n)
+
+        def close(self):
+            pass
+
+    source, most = Counted(), 0
+    writer = OverlayWriter(tmp_path / "o.mkv", LABELS)
+    with Recognizer(model) as recognizer:
+        for prediction in recognizer.stream(writer.watch(source)):
+            most = max(most, len(writer))
+            writer.write(prediction)
+    writer.finish()
+    writer.close()
+    assert source.given == len(decoded(tmp_path / "o.mkv")[0]) == 400
+    # at the start a whole window of 1 s waits, which is 20 frames, and then what the reading thread
+    # is ahead: up to four hops of 0.25 s
+    assert most <= 22 + 4 * 5
+
+
+def prediction(label, start_s, end_s):
+    scores = np.eye(3, dtype=np.float32)[LABELS.index(label)]
+    top = ((label, 1.0),)
+    return Prediction(label, LABELS.index(label), 1.0, scores, top, start_s, end_s)
+
+
+def test_a_frame_shows_the_window_whose_centre_is_nearest(tmp_path):
+    writer = OverlayWriter(tmp_path / "o.mkv", LABELS)
+    for n in range(30):
+        writer.add(Frame(np.full((120, 160, 3), 128, np.uint8), n / 10, n))
+    writer.write(prediction("red", 0.0, 1.0))
+    writer.write(prediction("blue", 1.0, 2.0))
+    assert len(writer) == 15  # the next window may be nearer to what is after 1.5 s
+    writer.finish()
+    images, times = decoded(tmp_path / "o.mkv")
+    colours = [class_colour(0) if t < 1.0 - 1e-6 else class_colour(2) for t in times]
+    chip = [image[-24, 6] for image in images]  # beside the label
+    assert all(near(pixel, colour) for pixel, colour in zip(chip, colours, strict=True))
+
+
+def test_without_any_prediction_the_pictures_are_kept(tmp_path):
+    writer = OverlayWriter(tmp_path / "o.mp4", LABELS)
+    writer.add(Frame(np.full((64, 64, 3), 200, np.uint8), 5.0, 0))
+    writer.finish()
+    writer.finish()
+    images, times = decoded(tmp_path / "o.mp4")
+    assert times == [0.0]
+    assert near(images[0][60, 30], (200, 200, 200))
+
+
+def test_a_source_that_changes_its_size_keeps_the_first_one(tmp_path):
+    writer = OverlayWriter(tmp_path / "o.mp4", LABELS)
+    for n, side in enumerate((64, 96, 33, 64)):
+        writer.add(Frame(np.full((side, side, 3), 200, np.uint8), n / 10, n))
+    writer.finish()
+    assert {image.shape for image in decoded(tmp_path / "o.mp4")[0]} == {(64, 64, 3)}
+
+
+def test_every_encoder_here_gives_a_playable_video(tmp_path, monkeypatch):
+    for codec in set(ENCODERS) & av.codecs_available:
+        monkeypatch.setattr("dvfl_runtime.encoding.ENCODERS", {codec: ENCODERS[codec]})
+        file = VideoFile(tmp_path / f"{codec}.mp4")
+        file.size = (64, 48)
+        for n in range(10):
+            file.add(to_yuv(np.full((48, 64, 3), 100, np.uint8)), n / 29.97)
+        file.finish()
+        assert len(decoded(tmp_path / f"{codec}.mp4")[0]) == 10
+
+
+def test_the_colours_survive(tmp_path):
+    image = np.zeros((32, 96, 3), np.uint8)
+    image[:, :32], image[:, 32:64], image[:, 64:] = (200, 40, 40), (40, 200, 40), (40, 40, 200)
+    file = VideoFile(tmp_path / "c.mp4")
+    file.size = (96, 32)
+    for n in range(3):
+        file.add(to_yuv(image), n / 25)
+    file.finish()
+    seen = decoded(tmp_path / "c.mp4")[0][1]
+    assert np.abs(seen[16, ::32][:3].astype(int) - image[16, ::32]).max() < 90  # at the edges
+    assert np.abs(seen[16, 16::32].astype(int) - image[16, 16::32]).max() < 12
+
+
+def test_interrupted_the_video_is_completed_and_playable(tmp_path, model):
+    images = coloured(("red", 4000), height=16, width=24)
+    video = write_video(tmp_path / "v.mp4", images, options={"preset": "ultrafast"})
+    command = [sys.executable, "-m", "dvfl_runtime.cli", video, "--model", model]
+    for request, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        with subprocess.Popen(
+            [*command, "--overlay", "o.mp4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            for _ in range(5):
+                process.stdout.readline()
+            process.send_signal(request)
+            assert process.stderr.read() == b""
+            assert process.wait(30) == status
+        assert 20 < len(decoded("o.mp4")[0]) < 4000
+        os.unlink("o.mp4")
+    assert sorted(os.listdir()) == ["v.mp4"]
+
+
+def test_a_closed_pipe_does_not_stop_the_overlay(tmp_path, model):
+    video = write_video(tmp_path / "v.mp4", coloured(("red", 100)))
+    command = [sys.executable, "-m", "dvfl_runtime.cli", video, "--model", model]
+    with subprocess.Popen(
+        [*command, "--overlay", "o.mp4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait(30) == 0
+    assert len(decoded("o.mp4")[0]) == 100
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_error_with_a_reason(tmp_path):
+    (tmp_path / "full.mkv").symlink_to("/dev/full")
+    writer = OverlayWriter(tmp_path / "full.mkv", LABELS)
+    for n in range(50):
+        noise = np.random.default_rng(n).integers(0, 255, (64, 64, 3), np.uint8)
+        writer.add(Frame(noise, n / 25, n))
+    with pytest.raises(OSError, match="No space left"):
+        writer.finish()
+    writer.close()
+
+
+def test_only_containers_that_can_be_written():
+    check_overlay_suffix(cli.Path("a.MP4"))
+    with pytest.raises(OutputError, match=r"a\.avi.*\.mp4, \.mov, \.mkv"):
+        check_overlay_suffix(cli.Path("a.avi"))
+
+
+@pytest.mark.parametrize("pen", ["_FontPen", "_StrokePen"])
+def test_long_and_foreign_labels_stay_in_their_room(monkeypatch, pen):
+    import cv2
+
+    if pen == "_FontPen" and not hasattr(cv2, "FontFace"):
+        pytest.skip("this OpenCV has no fonts")
+    monkeypatch.setattr(lettering, "_pen", lambda: getattr(lettering, pen)(cv2))
+    for text in ("idle", "überspringen", "跳跃", "a" * 300, ""):
+        image = np.zeros((60, 400, 3), np.uint8)
+        lettering.put_text(image, text, (100, 40), size=24, room=150, colour=(255, 255, 255))
+        columns = np.flatnonzero(image.any(axis=(0, 2)))
+        assert bool(columns.size) == bool(text)
+        assert not columns.size or (columns[0] >= 98 and columns[-1] <= 252)
+
+
+@pytest.mark.parametrize("size", [(2, 2), (16, 16), (64, 2000), (1920, 1080), (3840, 2160)])
+def test_the_panel_fits_any_picture(size):
+    width, height = size
+    panel = Panel(width, height, LABELS)
+    assert panel.strip_px + panel.body_px <= max(height * 0.5, 8)
+    strip = panel.strip([Run(0, 1, 0), Run(1, 2, 1)], 1.5, (0, 2))
+    assert strip.shape == (panel.strip_px, width, 3)
+    if panel.body_px:
+        image, opacity = panel.body(prediction("red", 0, 1))
+        assert image.shape[:2] == opacity.shape == (panel.body_px, width)
+
+
+def test_a_file_source_still_ends_when_the_tap_is_closed(tmp_path):
+    video = write_video(tmp_path / "v.mp4", coloured(("red", 50)))
+    writer = OverlayWriter(tmp_path / "o.mkv", LABELS)
+    source = writer.watch(open_source(video))
+    frames = source.frames()
+    assert next(frames).index == 0
+    source.close()
+    assert list(frames) == []
+    assert (source.name, source.live, source.rewindable) == (str(video), False, True)
+    assert source.duration_s == pytest.approx(2.0)
