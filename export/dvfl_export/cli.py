@@ -1,23 +1,25 @@
-"""The command `dvfl-export`."""
+"""The command `dvfl-export`.
+
+PyTorch is loaded when the command line has been read and, for TensorRT, a GPU has been found.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dvfl_export.deploy import CONTEXTS
-from dvfl_export.export import Exported, ExportRequest, export
-from dvfl_export.verify import VerificationFailed
-from dvfl_models.checkpoint import read_checkpoint
-from dvfl_models.labels import DATASETS
-from dvfl_models.video_focalnet import VARIANTS
+from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.spec import ClipSpec
 from dvfl_runtime.version import __version__
+
+if TYPE_CHECKING:
+    from dvfl_export.pipeline import Exported, ExportRequest
 
 EPILOG = """\
 examples:
@@ -27,6 +29,10 @@ examples:
         an official checkpoint: the variant is recognised by the weights' shapes
   dvfl-export student.pth -o student.onnx --labels names.txt --verify videos/
         verify against PyTorch on your own videos
+  dvfl-export student.pth -o student.onnx --compress
+        half the bytes: weights stored as float16, the arithmetic stays float32
+  dvfl-export student.pth -o student.onnx --target tensorrt
+        on the device itself: also build the TensorRT plan and compare it with ONNX Runtime
 
 exit status: 0 written; 2 bad input; 3 the graph does not agree with PyTorch, nothing written
 """
@@ -43,20 +49,34 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("checkpoint", type=Path, help="a .pth file: official, plain or of dvfl-train")
     out.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.onnx")
-    out.add_argument("--variant", default="", help=f"one of: {', '.join(VARIANTS)}")
     out.add_argument(
-        "--labels", default="", help=f"a file of names, or one of: {', '.join(DATASETS)}"
+        "--variant", default="", help="such as nano; the weights tell it where it is one of ours"
+    )
+    out.add_argument(
+        "--labels", default="", help="a file of names, or ucf50, ucf101, hmdb51, kinetics400, ssv2"
     )
     out.add_argument("--num-frames", type=int, help="T of a clip")
     out.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="picture size, px")
     out.add_argument("--window-s", type=float, help="span of a clip in a stream, seconds")
     out.add_argument(
         "--ops",
-        choices=tuple(CONTEXTS),
+        choices=("standard", "fused"),
         default="standard",
         help="standard (default): standard ONNX operators only, runs in every engine; fused: one "
         "node of domain dvfl per context aggregation, for kernels of your own; runs without them "
         "in ONNX Runtime, which expands the function in the file, but not in OpenVINO",
+    )
+    out.add_argument(
+        "--target",
+        choices=("onnx", "tensorrt"),
+        default="onnx",
+        help="onnx (default); tensorrt: on the device, also build its plan, keep it where the "
+        "runtime looks for it and verify it; not yet run on a GPU",
+    )
+    out.add_argument(
+        "--compress",
+        action="store_true",
+        help="store large weights as float16; verified with the thresholds of fp16",
     )
     out.add_argument(
         "--verify", type=Path, nargs="+", default=[], metavar="CLIPS", help="videos or folders"
@@ -77,10 +97,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output.suffix != ".onnx":
         print(f"dvfl-export: error: -o must end in .onnx, got {args.output}", file=sys.stderr)
         return 2
-    started = time.perf_counter()
-
-    def step(name: str) -> None:
-        print(f"[{time.perf_counter() - started:6.1f} s] {name}", file=sys.stderr)
+    if args.target == "tensorrt" and (problem := cuda_problem()):
+        print(
+            f"dvfl-export: error: --target tensorrt builds on the device and needs its NVIDIA GPU: "
+            f"{problem}; leave it out, and the .onnx file builds its plan where it first runs",
+            file=sys.stderr,
+        )
+        return 2
+    from dvfl_export.pipeline import ExportRequest, export
+    from dvfl_export.verify import VerificationFailed
 
     try:
         request = ExportRequest(
@@ -92,8 +117,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             clips=tuple(args.verify),
             ops=args.ops,
             report=args.report,
+            compress=args.compress,
+            target=args.target,
         )
-        exported = export(request, step)
+        with _bar(request) as (step, share):
+            exported = export(request, step, share)
     except VerificationFailed as err:
         print(f"dvfl-export: failed: {err}", file=sys.stderr)
         return 3
@@ -107,6 +135,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
+@contextmanager
+def _bar(
+    request: ExportRequest,
+) -> Iterator[tuple[Callable[[str], None], Callable[[float], None]]]:
+    """Shows the steps on a terminal, nothing in a pipe; yields `step` and `share` of `export`."""
+    from tqdm import tqdm
+
+    form = "{desc}: step {n:.1f} of {total_fmt} |{bar:20}| {elapsed}"
+    begun = 0
+    with tqdm(
+        total=len(request.steps()), bar_format=form, disable=None, leave=False, file=sys.stderr
+    ) as bar:
+
+        def step(name: str) -> None:
+            nonlocal begun
+            bar.set_description_str(name, refresh=False)
+            bar.n = begun  # all before this one are done
+            begun += 1
+            bar.refresh()
+
+        def share(done: float) -> None:
+            bar.n = begun - 1 + done
+            bar.refresh()
+
+        yield step, share
+
+
 def _spec(args: argparse.Namespace) -> ClipSpec | None:
     """The checkpoint's spec, or the official one, with the command line's changes."""
     changes = {
@@ -117,7 +172,10 @@ def _spec(args: argparse.Namespace) -> ClipSpec | None:
     changes = {name: value for name, value in changes.items() if value is not None}
     if not changes:
         return None
-    spec = read_checkpoint(args.checkpoint).spec or ClipSpec()
+    from dvfl_models.checkpoint import read_checkpoint
+    from dvfl_models.labels import OFFICIAL_SPEC
+
+    spec = read_checkpoint(args.checkpoint).spec or OFFICIAL_SPEC
     if "size" in changes and spec.crop == "center":
         assert spec.resize is not None
         ratio = max(changes["size"]) / max(spec.size)
@@ -131,14 +189,19 @@ def _spec(args: argparse.Namespace) -> ClipSpec | None:
 def _summary(exported: Exported, output: Path) -> None:
     artifact, verification = exported.artifact, exported.verification
     height, width = artifact.spec.size
-    print(
-        f"wrote {output}: {exported.size_bytes / 1e6:.1f} MB, {artifact.variant}, "
-        f"{artifact.precision}, {artifact.spec.num_frames}x{height}x{width}, "
-        f"{len(artifact.labels)} classes\n"
-        f"agrees with PyTorch on {verification.clips} clips\n{verification.table()}"
-    )
-    times = ", ".join(f"{name} {ms:.1f}" for name, ms in exported.median_ms.items())
-    print(f"median ms per clip on this machine: {times}")
+    frames = artifact.spec.num_frames
+    rows = {
+        "file": f"{exported.size_bytes / 1e6:.1f} MB, opset {exported.opset}",
+        "model": f"{artifact.variant}, {len(artifact.labels)} classes, {frames}x{height}x{width}",
+        "precision": artifact.precision,
+        "MACs": f"{exported.macs / 1e9:.2f} G per clip",
+        "ms per clip": ", ".join(f"{name} {ms:.1f}" for name, ms in exported.median_ms.items())
+        + " (median on this machine)",
+    }
+    print(f"wrote {output}")
+    for name, value in rows.items():
+        print(f"  {name:12} {value}")
+    print(f"agrees with PyTorch on {verification.clips} clips\n{verification.table()}")
     for name, why in verification.skipped.items():
         print(f"not verified in {name}: it {why}")
 

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_models.data import VIDEO_SUFFIXES
+from dvfl_models.datasets import VIDEO_SUFFIXES
 from dvfl_models.synthetic import ACTIONS, render_clip
 from dvfl_runtime.errors import ExportError, SourceError
 from dvfl_runtime.evaluation import Views, sample_video

@@ -27,7 +27,8 @@ from dvfl_runtime.artifact import Precision
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.files import replacing
-from dvfl_runtime.recognizer import Recognizer, softmax
+from dvfl_runtime.recognizer import Recognizer
+from dvfl_runtime.scoring import softmax
 from dvfl_runtime.spec import ClipSpec
 
 Logits = NDArray[np.float32]
@@ -176,6 +177,7 @@ def verify(
     engines: Sequence[str],
     *,
     skipped: dict[str, str] | None = None,
+    threshold: Threshold | None = None,
 ) -> Verification:
     """Runs a model file in engines and compares the logits with PyTorch's.
 
@@ -185,6 +187,7 @@ def verify(
         clips: the N clips for the engines, made by the spec in the file, each (T, H, W, 3) uint8.
         engines: names of those to compare.
         skipped: engine -> why it is not one of them.
+        threshold: what each engine must reach; by default that of the file's precision.
 
     Raises:
         ExportError: if there is no engine to compare.
@@ -198,14 +201,16 @@ def verify(
     rows = []
     precision: Precision = "fp32"
     for name in engines:
-        engine = open_engine(name, file, device="cpu")
+        engine = open_engine(name, file, device=_device(name))
         with Recognizer(file, engine=engine) as recognizer:  # opened as a user opens it
             precision = recognizer.artifact.precision
             logits = np.concatenate([engine.run(clip[None]) for clip in clips])
         found = _compare(pytorch, logits)
-        passed = THRESHOLDS[precision].holds(found["max_difference"], found["top1"])
+        wanted = threshold or THRESHOLDS[precision]
+        passed = wanted.holds(found["max_difference"], found["top1"])
         rows.append(Agreement(name, engine.version, engine.provider, **found, passed=passed))
-    return Verification(precision, len(clips), THRESHOLDS[precision], tuple(rows), skipped or {})
+    wanted = threshold or THRESHOLDS[precision]
+    return Verification(precision, len(clips), wanted, tuple(rows), skipped or {})
 
 
 def pytorch_logits(model: nn.Module, clips: Sequence[Images], spec: ClipSpec) -> Logits:
@@ -220,7 +225,7 @@ def median_ms(
     """Returns each engine's median time for one clip on this machine, ms."""
     medians = {}
     for name in engines:
-        engine = open_engine(name, file, device="cpu")
+        engine = open_engine(name, file, device=_device(name))
         times_ns = []
         for _ in range(warm_up + runs):
             begin_ns = time.perf_counter_ns()
@@ -254,6 +259,10 @@ def _compare(wanted: Logits, given: Logits) -> dict[str, float]:
         "top1": float((wanted.argmax(axis=1) == given.argmax(axis=1)).mean()),
         "top5": float(np.mean(shared)),
     }
+
+
+def _device(engine: str) -> str:
+    return "cuda" if engine == "tensorrt" else "cpu"
 
 
 def _none_is_worst(difference: float | None) -> float:

@@ -9,6 +9,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import numpy_helper
+from rtx_build import needs_rtx, rtx_build
 
 from dvfl_export import ExportRequest, export
 from dvfl_export.cli import main
@@ -123,6 +124,18 @@ def test_onnxruntime_expands_the_functions(
     wanted = logits(standard, clip)
     assert np.ptp(wanted) > 0.1
     np.testing.assert_allclose(logits(fused, clip), wanted, rtol=0, atol=1e-5)
+
+
+@needs_rtx
+def test_tensorrt_reads_the_functions(fused: onnx.ModelProto, tmp_path: Path) -> None:
+    onnx.save(fused, tmp_path / "fused.onnx")
+    assert rtx_build(tmp_path / "fused.onnx", "--parse") == {"plan_bytes": 0}
+    bodiless = onnx.ModelProto()
+    bodiless.CopyFrom(fused)
+    del bodiless.functions[:]
+    onnx.save(bodiless, tmp_path / "bodiless.onnx")
+    error = rtx_build(tmp_path / "bodiless.onnx", "--parse")["error"]
+    assert "(SpatialContext)" in error
 
 
 def test_parity_bites(fused: onnx.ModelProto, standard: onnx.ModelProto) -> None:

@@ -12,9 +12,13 @@ from pathlib import Path
 import onnx
 
 from dvfl_export.clips import clips_of, rendered_videos, video_files
+from dvfl_export.compress import compress_weights
 from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
+from dvfl_export.plan import build_and_verify
 from dvfl_export.verify import (
+    THRESHOLDS,
+    Threshold,
     Verification,
     VerificationFailed,
     median_ms,
@@ -29,10 +33,11 @@ from dvfl_models.checkpoint import (
     num_classes_of,
     read_checkpoint,
 )
-from dvfl_models.labels import read_labels
+from dvfl_models.labels import OFFICIAL_SPEC, read_labels
+from dvfl_models.macs import count_macs
 from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, read_artifact
-from dvfl_runtime.engines import installed_engines
+from dvfl_runtime.engines import CPU_ENGINES, installed_engines
 from dvfl_runtime.errors import CheckpointError
 from dvfl_runtime.files import replacing
 from dvfl_runtime.spec import ClipSpec
@@ -57,6 +62,8 @@ class ExportRequest:
         name: of the model; the output's stem by default.
         ops: "standard" or "fused", see export/README.md.
         report: a .json file for the findings of the verification, written even if it fails.
+        compress: store large weights as float16; the graph computes in float32 all the same.
+        target: "onnx", or "tensorrt" for a plan besides, built and verified on this device.
     """
 
     checkpoint: Path
@@ -68,6 +75,14 @@ class ExportRequest:
     name: str = ""
     ops: str = "standard"
     report: Path | None = None
+    compress: bool = False
+    target: str = "onnx"
+
+    def steps(self) -> tuple[str, ...]:
+        """Returns the names of the steps that `export` will announce."""
+        compress = ("compress",) if self.compress else ()
+        build = ("build the plan",) if self.target == "tensorrt" else ()
+        return ("load", "fuse", "export", *compress, "verify", *build, "time", "write")
 
 
 @dataclass(frozen=True)
@@ -79,22 +94,32 @@ class Exported:
         verification: how every engine agrees with PyTorch.
         median_ms: engine -> time for one clip on this machine.
         size_bytes: of the file.
+        opset: of the file.
+        macs: multiply-accumulates of one clip.
     """
 
     artifact: Artifact
     verification: Verification
     median_ms: dict[str, float]
     size_bytes: int
+    opset: int
+    macs: int
 
 
-def export(request: ExportRequest, step: Callable[[str], None] = log.info) -> Exported:
+def export(
+    request: ExportRequest,
+    step: Callable[[str], None] = log.info,
+    share: Callable[[float], None] = lambda _done: None,
+) -> Exported:
     """Writes a verified artifact, or nothing.
 
     Args:
         request: what to export.
         step: called with the name of each step as it begins.
+        share: called with the share that is done of building a plan.
 
     Raises:
+        EngineUnavailable: if the target is TensorRT and this device has none.
         CheckpointError: if the checkpoint or its labels cannot be used.
         ExportError: if the clips to verify with cannot be read.
         VerificationFailed: if the graph and PyTorch differ; the old output stays.
@@ -105,13 +130,10 @@ def export(request: ExportRequest, step: Callable[[str], None] = log.info) -> Ex
         checkpoint = read_checkpoint(request.checkpoint)
         model, variant = _build(request, checkpoint)
         labels = _labels(request, checkpoint)
-        spec = request.spec or checkpoint.spec or ClipSpec()
+        spec = request.spec or checkpoint.spec or OFFICIAL_SPEC
         videos = video_files(request.clips) if request.clips else rendered_videos(spec)
         clips = clips_of(videos, spec)
-        step("fuse")
-        deployed = deploy_form(model, spec, ops=request.ops)
-        step("export")
-        proto = onnx_from_model(deployed, spec)
+        proto = _graph(request, model, spec, step)
         artifact = Artifact(
             name=request.name or request.output.stem,
             variant=variant,
@@ -119,18 +141,21 @@ def export(request: ExportRequest, step: Callable[[str], None] = log.info) -> Ex
             spec=spec,
             source_sha256=checkpoint.sha256,
             training=checkpoint.training,
-            tools={"dvfl": __version__, **{tool: metadata.version(tool) for tool in TOOLS}},
+            tools=_tools(),
         )
         _write(proto, artifact, part)
         engines, skipped = _engines(proto)
-        step(f"verify {len(clips)} clips in {', '.join(engines)}")
+        threshold = _threshold(request)
+        step("verify")
         wanted = pytorch_logits(model, clips, spec)
         again = clips_of(videos, read_artifact(part).spec)  # as a device will make them
-        verification = verify(part, wanted, again, engines, skipped=skipped)
-        if request.report is not None:
-            write_report(verification, request.report)
-        if not verification.passed:
-            raise VerificationFailed(verification)
+        verification = verify(part, wanted, again, engines, skipped=skipped, threshold=threshold)
+        if request.target == "tensorrt" and verification.passed:
+            step("build the plan")
+            rows = build_and_verify(part, again, threshold, share).engines
+            verification = dataclasses.replace(verification, engines=(*verification.engines, *rows))
+            engines = [*engines, "tensorrt"]
+        _judge(verification, request.report)
         step("time")
         times = median_ms(part, engines, again[0])
         step("write")
@@ -138,7 +163,39 @@ def export(request: ExportRequest, step: Callable[[str], None] = log.info) -> Ex
         _write(proto, artifact, part)
         read_artifact(part)
         size = part.stat().st_size
-    return Exported(artifact, verification, times, size)
+    macs = count_macs(model, (spec.num_frames, 3, *spec.size))
+    return Exported(artifact, verification, times, size, proto.opset_import[0].version, macs)
+
+
+def _graph(
+    request: ExportRequest, model: VideoFocalNet, spec: ClipSpec, step: Callable[[str], None]
+) -> onnx.ModelProto:
+    """Rewrites the network and exports it."""
+    step("fuse")
+    deployed = deploy_form(model, spec, ops=request.ops)
+    step("export")
+    proto = onnx_from_model(deployed, spec)
+    if request.compress:
+        step("compress")
+        compress_weights(proto)
+    return proto
+
+
+def _judge(verification: Verification, report: Path | None) -> None:
+    """Writes the report, if one is wanted, and raises if an engine failed."""
+    if report is not None:
+        write_report(verification, report)
+    if not verification.passed:
+        raise VerificationFailed(verification)
+
+
+def _tools() -> dict[str, str]:
+    return {"dvfl": __version__, **{tool: metadata.version(tool) for tool in TOOLS}}
+
+
+def _threshold(request: ExportRequest) -> Threshold:
+    """Returns what every engine must reach; rounded weights are measured as fp16 is."""
+    return THRESHOLDS["fp16" if request.compress else "fp32"]
 
 
 def _build(request: ExportRequest, checkpoint: Checkpoint) -> tuple[VideoFocalNet, str]:
@@ -177,9 +234,9 @@ def _labels(request: ExportRequest, checkpoint: Checkpoint) -> tuple[str, ...]:
 
 def _engines(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
     """The engines to verify with, and why others are left out."""
-    names = installed_engines()
+    names = [name for name in installed_engines() if name in CPU_ENGINES]
     if not proto.functions:
-        return list(names), {}
+        return names, {}
     skipped = {"openvino": "does not expand the functions of domain dvfl"}
     return (
         [name for name in names if name not in skipped],

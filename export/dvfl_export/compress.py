@@ -1,0 +1,43 @@
+"""Weights in half the bytes: stored as float16, cast back to float32 where they are used.
+
+    before  initializer W (float32) -> MatMul              after   W (float16) -> Cast -> MatMul
+
+The graph computes in float32 as before. onnxruntime and OpenVINO do the casts once, at load.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+CONSUMERS = {"MatMul", "Conv", "Gemm"}  # what multiplies by weights; biases and scales are small
+LEAST_VALUES = 256
+LARGEST = float(np.finfo(np.float16).max)
+
+
+def compress_weights(model: onnx.ModelProto) -> int:
+    """Rewrites the model's large weights in place; returns how many.
+
+    Weights beyond the range of float16 stay as they are.
+    """
+    graph = model.graph
+    used = {
+        name for node in graph.node if node.op_type in CONSUMERS and not node.domain
+        for name in node.input
+    }  # fmt: skip
+    casts = []
+    for weight in graph.initializer:
+        if weight.data_type != TensorProto.FLOAT or weight.name not in used:
+            continue
+        values = numpy_helper.to_array(weight)
+        if values.size < LEAST_VALUES or np.abs(values).max() > LARGEST:
+            continue
+        name, short = weight.name, f"{weight.name}.float16"
+        weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), short))
+        node = helper.make_node("Cast", [short], [name], f"{name}/Cast", to=TensorProto.FLOAT)
+        casts.append(node)
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return len(casts)

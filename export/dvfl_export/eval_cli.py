@@ -1,0 +1,176 @@
+"""The command `dvfl-eval`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+import torch
+
+from dvfl_export.evaluation import Candidate, evaluate_on, open_candidate
+from dvfl_models.clips import ClipSet
+from dvfl_models.data import clip_set
+from dvfl_models.evaluate import Confusion
+from dvfl_models.recipe import Recipe, read_recipe, recipe_from, recipe_names
+from dvfl_models.recipe_parts import DataPart, VideosPart
+from dvfl_runtime.errors import DvflError, RecipeError
+from dvfl_runtime.evaluation import Views
+from dvfl_runtime.files import replacing
+from dvfl_runtime.version import __version__
+
+EPILOG = """\
+examples:
+  dvfl-eval runs/ucf101_student/final.pth ucf101_student --views 4x3 --json result.json
+        the test sets of a recipe, by the published protocol: 4 clips x 3 crops
+  dvfl-eval model.onnx videos/index.csv
+        an exported file on a CSV with columns file and label, beside the videos
+  dvfl-eval model.onnx videos/ --format folders
+        a folder with a folder of videos per class
+  dvfl-eval official.pth testlist01.txt --format ucf --root UCF-101 --labels ucf101
+        an official checkpoint on an official list
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `dvfl-eval`."""
+    out = argparse.ArgumentParser(
+        prog="dvfl-eval",
+        description="Accuracy of a checkpoint or of an exported file, with 95 % intervals.",
+        epilog=f"{EPILOG}\nrecipes: {', '.join(recipe_names())}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.add_argument("model", type=Path, metavar="CHECKPOINT|FILE.onnx")
+    out.add_argument("dataset", metavar="DATASET", help="a list, a folder, or a recipe's test sets")
+    out.add_argument("--views", default="1", help="temporal x spatial views, e.g. 4x3 (default 1)")
+    out.add_argument("--json", type=Path, metavar="FILE", help="write the results")
+    out.add_argument("--confusion", type=Path, metavar="FILE.png", help="draw the confusion matrix")
+    out.add_argument("--format", default="index", help="of a list: see dvfl_models.datasets")
+    out.add_argument("--root", default="", help="folder of the videos (default: that of the list)")
+    out.add_argument("--split", type=int, default=1, help="number of a split (hmdb)")
+    out.add_argument("--labels", default="", help="of a checkpoint that does not name its classes")
+    out.add_argument("--engine", default="auto", help="what runs a .onnx file")
+    out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of a recipe")
+    out.add_argument("--threads", type=int, help="threads of PyTorch")
+    out.add_argument("--version", action="version", version=f"dvfl {__version__}")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    args = parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="dvfl-eval: %(message)s")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        views = Views.parse(args.views)
+        with open_candidate(args.model, args.labels, args.engine) as candidate:
+            report = _run(args, candidate, views)
+        if args.json:
+            with replacing(args.json) as part:
+                part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    except (DvflError, ValueError) as err:
+        print(f"dvfl-eval: error: {err}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dvfl-eval: stopped", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(args: argparse.Namespace, candidate: Candidate, views: Views) -> dict[str, Any]:
+    tests: dict[str, Any] = {}
+    for clips in _test_sets(args, candidate):
+        confusion, took_s = evaluate_on(candidate, clips, views, progress=sys.stderr.isatty())
+        print(_table(clips.name, confusion))
+        tests[clips.name] = {
+            **confusion.report(),
+            "seconds": round(took_s, 2),
+            "labels": list(candidate.labels),
+            "confusion_counts": confusion.counts.tolist(),
+        }
+        if args.confusion:
+            title = f"{clips.name}: {confusion.accuracy:.1%} of {confusion.clips} clips"
+            confusion.save_png(_named(args.confusion, clips.name, len(tests)), title)
+    return {
+        "model": Path(candidate.name).name,
+        **candidate.about,
+        "dataset": args.dataset,
+        "views": args.views,
+        "spec": candidate.spec.to_dict(),
+        "tests": tests,
+        "version": __version__,
+    }
+
+
+def _named(path: Path, test: str, number: int) -> Path:
+    return path if number == 1 else path.with_name(f"{path.stem}_{test}{path.suffix}")
+
+
+def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
+    """The test sets, opened with the labels and the clips of the model."""
+    parts: tuple[DataPart, ...]
+    if args.dataset in recipe_names() or args.dataset.endswith(".toml"):
+        recipe = read_recipe(args.dataset, args.set)
+        if recipe.labels != candidate.labels:
+            raise RecipeError(
+                f"recipe {recipe.name} has the classes {_some(recipe.labels)}, "
+                f"{candidate.name} has {_some(candidate.labels)}"
+            )
+        parts = recipe.test
+        if not parts:
+            raise RecipeError(f"recipe {recipe.name} has no test set")
+    else:
+        values = {"kind": "videos", "name": Path(args.dataset).stem, "index": args.dataset,
+                  "format": args.format, "root": args.root, "split": args.split,
+                  "subset": "test"}  # fmt: skip
+        try:
+            parts = (VideosPart.model_validate(values),)
+        except pydantic.ValidationError as err:
+            first = err.errors()[0]
+            raise RecipeError(f"--{first['loc'][0]}: {first['msg']}") from err
+    opened = _as_recipe(candidate, parts)
+    return [clip_set(part, opened) for part in parts]
+
+
+def _as_recipe(candidate: Candidate, parts: Sequence[DataPart]) -> Recipe:
+    """What `clip_set` needs to know of the model."""
+    spec = {name: value for name, value in candidate.spec.to_dict().items() if value is not None}
+    values = {
+        "name": "evaluation",
+        "labels": candidate.labels,
+        "model": {"variant": "nano"},
+        "clip": spec,
+        "train": [part.model_dump() for part in parts],
+        "optim": {"steps": 1},
+    }
+    return recipe_from(values, "evaluation")
+
+
+def _some(labels: Sequence[str]) -> str:
+    return f"{list(labels[:5])}{' and more' if len(labels) > 5 else ''}"
+
+
+def _table(name: str, confusion: Confusion) -> str:
+    report = confusion.report()
+    width = max(map(len, (*report["classes"], name)))
+    left_out = f", {report['skipped']} left out" if report["skipped"] else ""
+    lines = [f"{name}: {report['clips']} clips{left_out}"]
+    rows = {key: report[key] for key in ("top1", "top5") if key in report} | report["classes"]
+    for label, row in rows.items():
+        if row["value"] is not None:
+            low, high = row["ci95"]
+            lines.append(
+                f"  {label:{width}}  {row['value']:6.1%}  ({low:.1%} to {high:.1%})  "
+                f"{row['clips']} clips"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Accuracy of a checkpoint or of an exported file on labelled videos, by the published protocol.
+
+It is here and not in `dvfl_models` because an exported file is run by the engines of the
+runtime, which training may not import.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from dvfl_models.checkpoint import matching_variant, num_classes_of, read_checkpoint
+from dvfl_models.clips import ClipSet
+from dvfl_models.evaluate import Confusion, count, to_batch
+from dvfl_models.labels import read_labels
+from dvfl_models.video_clips import VideoClips, check_corrupt
+from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet
+from dvfl_runtime.artifact import read_artifact
+from dvfl_runtime.engines import open_engine
+from dvfl_runtime.errors import ArtifactError, CheckpointError, RecipeError, SourceError
+from dvfl_runtime.evaluation import Views, sample_video
+from dvfl_runtime.scoring import Scorer
+from dvfl_runtime.sources import open_source
+from dvfl_runtime.spec import ClipSpec
+
+log = logging.getLogger(__name__)
+
+Images: TypeAlias = NDArray[np.uint8]
+Scores: TypeAlias = NDArray[np.float32]
+
+
+@dataclasses.dataclass(frozen=True)
+class Candidate:
+    """A model to evaluate.
+
+    Attributes:
+        name: the file.
+        labels: of its logits.
+        spec: the clips that it takes.
+        about: what it is, ready for JSON.
+        scores: clips, each (T, H, W, 3) preprocessed, to the mean of their scores, (num_classes,).
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    spec: ClipSpec
+    about: dict[str, Any]
+    scores: Callable[[Sequence[Images]], Scores]
+
+
+def open_candidate(
+    path: Path, labels: str = "", engine: str = "auto"
+) -> AbstractContextManager[Candidate]:
+    """Opens a .onnx file, or else a checkpoint.
+
+    Args:
+        path: the file.
+        labels: of a checkpoint that does not name its own: a file, or a published data set.
+        engine: what runs a .onnx file.
+
+    Raises:
+        DvflError: (on entering) if the file cannot be read or has no labels.
+    """
+    return _exported(path, engine) if path.suffix == ".onnx" else _checkpoint(path, labels)
+
+
+@contextmanager
+def _exported(path: Path, engine: str) -> Iterator[Candidate]:
+    artifact = read_artifact(path)
+    opened = open_engine(engine, path, device="auto")
+    try:
+        scorer = Scorer(artifact, opened, str(path))
+    except ArtifactError:
+        opened.close()
+        raise
+
+    def scores(clips: Sequence[Images]) -> Scores:
+        found = [scorer.scores(clip[None])[0] for clip in clips]
+        return np.asarray(np.mean(found, axis=0), np.float32)
+
+    info = scorer.info
+    about = {"engine": info.engine, "provider": info.provider, "precision": info.precision}
+    try:
+        yield Candidate(str(path), artifact.labels, artifact.spec, about, scores)
+    finally:
+        scorer.close()
+
+
+@contextmanager
+def _checkpoint(path: Path, labels: str) -> Iterator[Candidate]:
+    checkpoint = read_checkpoint(path)
+    state, config = checkpoint.state_dict, checkpoint.config
+    names = read_labels(labels) if labels else checkpoint.labels
+    if not names:
+        raise CheckpointError(f"{path} does not name its classes; give --labels")
+    if len(names) != num_classes_of(state):
+        raise CheckpointError(f"{path} has {num_classes_of(state)} classes, {len(names)} labels")
+    if config is None:
+        variant = matching_variant(state)
+        if not variant:
+            raise CheckpointError(f"{path} fits no variant: {', '.join(VARIANTS)}")
+        config = dataclasses.replace(VARIANTS[variant], num_classes=len(names))
+    spec = checkpoint.spec or ClipSpec()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = VideoFocalNet(config).to(device).eval()
+    model.load_state_dict(state)
+
+    @torch.inference_mode()
+    def scores(clips: Sequence[Images]) -> Scores:
+        logits = torch.cat([model(to_batch([clip], spec).to(device)) for clip in clips])
+        return np.asarray(logits.float().softmax(1).mean(0).cpu().numpy(), np.float32)
+
+    about = {"engine": "torch", "device": device.type, "sha256": checkpoint.sha256}
+    yield Candidate(str(path), names, spec, about, scores)
+
+
+def evaluate_on(
+    candidate: Candidate, clips: ClipSet, views: Views, *, progress: bool = False
+) -> tuple[Confusion, float]:
+    """Runs each clip or video of a test set once.
+
+    Args:
+        candidate: the model; the clips must have been opened with its labels and its spec.
+        clips: the test set. Of videos, `views` are cut; rendered clips are what they are.
+        views: temporal x spatial; the scores are averaged.
+        progress: whether to show a bar.
+
+    Returns:
+        The confusion, and the seconds it took.
+
+    Raises:
+        RecipeError: if more than 1 % of the videos cannot be decoded.
+        ValueError: if the views do not suit the model's input.
+    """
+    labels, began = candidate.labels, time.perf_counter()
+    found, skipped = [], []
+    for index in tqdm(range(len(clips)), unit="clip", disable=not progress):
+        try:
+            every, class_id = _views_of(clips, index, candidate.spec, views)
+        except SourceError as err:
+            log.warning("left out: %s", err)
+            skipped.append(clips.entries[index].path if isinstance(clips, VideoClips) else "")
+            continue
+        found.append(count(labels, candidate.scores(every)[None], [class_id]))
+    check_corrupt(clips.name, skipped, len(clips))
+    if not found:
+        raise RecipeError(f"test set {clips.name!r} has no clips; set clips in its table")
+    total = reduce(add, found)
+    return dataclasses.replace(total, skipped=tuple(skipped)), time.perf_counter() - began
+
+
+def _views_of(
+    clips: ClipSet, index: int, spec: ClipSpec, views: Views
+) -> tuple[Sequence[Images], int]:
+    if not isinstance(clips, VideoClips):
+        clip, class_id = clips[index]
+        return [clip], class_id
+    entry = clips.entries[index]
+    with closing(open_source(entry.path)) as source:
+        return sample_video(source, spec, views).clips, entry.class_id

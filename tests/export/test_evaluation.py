@@ -1,0 +1,108 @@
+"""dvfl-eval: a checkpoint and its exported file on the same videos; intervals; wrong input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import videos
+
+from dvfl_export.eval_cli import main
+from dvfl_models import build_model
+from dvfl_models.checkpoint import save_checkpoint
+from dvfl_models.evaluate import wilson
+from dvfl_models.labels import read_labels
+from dvfl_runtime import ClipSpec, Recognizer
+from dvfl_runtime.recognizer import BUNDLED_MODEL
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    rows = ["file,label"]
+    with Recognizer() as recognizer:
+        for k in range(6):
+            path = folder / f"{k}.mp4"
+            frames = [np.roll(image, 9 * k, axis=1) for image in videos.pictures(12 + k)]
+            videos.write_video(path, frames)
+            right = recognizer.classify(path).label
+            other = next(label for label in recognizer.labels if label != right)
+            rows.append(f"{k}.mp4,{right if k % 3 else other}")  # two of six are called wrong
+    (folder / "index.csv").write_text("\n".join(rows) + "\n")
+    return folder / "index.csv"
+
+
+def test_an_exported_file_is_counted_as_the_runtime_says(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, picture = tmp_path / "r.json", tmp_path / "c.png"
+    arguments = [str(BUNDLED_MODEL), str(index), "--json", str(out), "--confusion", str(picture)]
+    assert main(arguments) == 0
+    report = json.loads(out.read_text())["tests"]["index"]
+    assert report["clips"] == 6
+    assert report["top1"]["value"] == pytest.approx(4 / 6, abs=1e-4)
+    assert report["top1"]["ci95"] == [round(x, 4) for x in wilson(4, 6)]
+    assert np.sum(report["confusion_counts"]) == 6
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    shown = capsys.readouterr().out
+    assert "index: 6 clips" in shown
+    assert "66.7%  (30.0% to 90.3%)" in shown
+
+
+def test_a_checkpoint_with_views_and_top5(index: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    labels = ["idle", "wave_one_hand", "wave_two_hands", "jumping_jack", "bend", "x", "y"]
+    spec = ClipSpec(num_frames=2, size=(32, 32), resize=36)
+    about = {"variant": "femto", "labels": labels, "spec": spec.to_dict()}
+    checkpoint = tmp_path / "x.pth"
+    save_checkpoint(checkpoint, build_model("femto", num_classes=7), about=about)
+    reports = []
+    for views in ("1", "4x3"):
+        out = tmp_path / f"{views}.json"
+        assert main([str(checkpoint), str(index), "--views", views, "--json", str(out)]) == 0
+        reports.append(json.loads(out.read_text()))
+    assert [report["views"] for report in reports] == ["1", "4x3"]
+    for report in reports:
+        assert report["engine"] == "torch"
+        top1, top5 = (report["tests"]["index"][name]["value"] for name in ("top1", "top5"))
+        assert 0 <= top1 <= top5 <= 1
+
+
+def test_the_test_sets_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = ["--set", "test.0.clips=2", "--set", "test.1.clips=1", "--set", "test.2.kind=order",
+                "--set", "test.2={kind='synthetic', name='few', clips=1}"]  # fmt: skip
+    assert main([str(BUNDLED_MODEL), "actions5", *settings]) == 0
+    shown = capsys.readouterr().out
+    assert [line for line in shown.splitlines() if line.endswith("clips") and ": " in line] == [
+        "synthetic: 10 clips", "synthetic_clean: 5 clips", "few: 5 clips"
+    ]  # fmt: skip
+
+
+def test_wrong_input_is_one_line(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(build_model("femto", num_classes=5).state_dict(), tmp_path / "plain.pth")
+    for arguments, message in (
+        ([str(BUNDLED_MODEL), "absent.csv"], "cannot read absent.csv"),
+        ([str(BUNDLED_MODEL), str(index), "--views", "4x2"], "views must be"),
+        ([str(BUNDLED_MODEL), str(index), "--format", "zip"], "--format: "),
+        ([str(BUNDLED_MODEL), "order"], "recipe order has the classes"),
+        ([str(tmp_path / "plain.pth"), str(index)], "give --labels"),
+        ([str(tmp_path / "absent.onnx"), str(index)], "absent.onnx"),
+    ):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("dvfl-eval: error: ")
+        assert message in error
+        assert error.count("\n") == 1
+
+
+def test_intervals() -> None:
+    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson(5, 10) == pytest.approx(
+        (0.2366, 0.7634), abs=1e-4
+    )  # Wilson 1927, as in textbooks
+    assert wilson(10, 10)[1] == 1.0
+    assert wilson(0, 10)[0] == 0.0
+    assert len(set(read_labels("ssv2"))) == 174

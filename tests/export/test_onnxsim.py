@@ -1,0 +1,24 @@
+"""Whether onnxsim would improve what is exported: it does not."""
+
+from collections import Counter
+
+import onnx
+import pytest
+
+from dvfl_runtime.recognizer import BUNDLED_MODEL
+
+
+def test_onnxsim_finds_nothing_but_another_spelling_of_the_products() -> None:
+    """MatMul + Add become Reshape + Gemm + Reshape, which runs slower: see export/README.md."""
+    onnxsim = pytest.importorskip("onnxsim")
+    model = onnx.load(BUNDLED_MODEL)
+    simplified, same = onnxsim.simplify(model)
+    assert same
+    before, after = (Counter(n.op_type for n in m.graph.node) for m in (model, simplified))
+    products = after["Gemm"]
+    assert products == 44
+    before.subtract({"MatMul": products, "Add": products})
+    before.update({"Gemm": products})
+    before["Reshape"] = after["Reshape"]
+    assert +before == +after
+    assert len(simplified.graph.node) > len(model.graph.node)
