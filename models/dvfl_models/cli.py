@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from dvfl_models.recipe import read_recipe, recipe_names
+from dvfl_models.starting import TrainOptions
 from dvfl_models.train import Trainer
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.version import __version__
@@ -23,6 +24,8 @@ examples:
         go on after a stop: the result is the one of an uninterrupted run
   dvfl-train my.toml --set optim.steps=100 --set optim.lr=5e-4 --out /tmp/try
         a recipe of your own, with changes
+  torchrun --nproc_per_node 4 -m dvfl_models.cli ucf101_student
+        on four GPUs; the batch of the recipe is divided among them
 """
 
 
@@ -40,6 +43,15 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument("--resume", action="store_true", help="go on from the folder's last.pth")
     out.add_argument("--out", type=Path, help="folder of the run (default: runs/<recipe's name>)")
+    out.add_argument(
+        "--strict-split",
+        action="store_true",
+        help="refuse test sets that share sources with training, instead of warning",
+    )
+    out.add_argument("--cpu", action="store_true", help="stay on the CPU where there is a GPU")
+    out.add_argument(
+        "--tensorboard", action="store_true", help="write event files into the folder too"
+    )
     out.add_argument("--workers", type=int, default=1, help="processes that make clips (default 1)")
     out.add_argument("--threads", type=int, help="threads of the training (default: PyTorch's)")
     out.add_argument("--version", action="version", version=f"dvfl {__version__}")
@@ -55,16 +67,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         recipe = read_recipe(args.recipe, args.set)
         folder = args.out or Path("runs") / recipe.name
-        trainer = Trainer(recipe, folder, resume=args.resume)
+        options = TrainOptions(args.resume, args.strict_split, args.cpu, args.tensorboard)
+        trainer = Trainer(recipe, folder, options)
         confusions = trainer.run(workers=args.workers, progress=sys.stderr.isatty())
+        trainer.accelerator.end_training()  # leaves the group of processes, if there is one
     except DvflError as err:
         print(f"dvfl-train: error: {err}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dvfl-train: stopped; go on with --resume", file=sys.stderr)
         return 130
+    if not trainer.main:
+        return 0
     for name, confusion in confusions.items():
-        print(f"{name}: {confusion.accuracy:.1%} of {confusion.clips} clips")
+        low, high = confusion.report()["top1"]["ci95"]
+        print(
+            f"{name}: {confusion.accuracy:.1%} of {confusion.clips} clips "
+            f"(95 % interval {low:.1%} to {high:.1%})"
+        )
     print(f"wrote {folder / 'final.pth'}")
     return 0
 

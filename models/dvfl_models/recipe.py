@@ -7,13 +7,23 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import pydantic
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
+from dvfl_models.labels import read_labels
+from dvfl_models.recipe_parts import (
+    AugmentPart,
+    DataPart,
+    DistillPart,
+    ModelPart,
+    OptimPart,
+    Part,
+    VideosPart,
+)
 from dvfl_models.video_focalnet import VARIANTS
-from dvfl_runtime.errors import RecipeError
+from dvfl_runtime.errors import CheckpointError, RecipeError
 from dvfl_runtime.spec import ClipSpec
 
 if sys.version_info >= (3, 11):
@@ -22,88 +32,19 @@ else:
     import tomli as tomllib
 
 
-class Part(BaseModel):
-    """A table of a recipe: unknown names are errors, values cannot change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelPart(Part):
-    """Which network, and how its weights start."""
-
-    variant: str
-    init: Literal["official", "xavier"] = "official"
-    start: str = ""  # a checkpoint whose weights the run starts from
-    drop_path: float = Field(0.0, ge=0, lt=1)
-
-
-class SyntheticPart(Part):
-    """Clips drawn by `dvfl_models.synthetic`, without end."""
-
-    kind: Literal["synthetic"]
-    name: str = "synthetic"
-    weight: float = Field(1.0, gt=0)  # share of the batches, relative to the other tables
-    window_s: tuple[float, float] = (1.2, 4.0)  # a clip's span is drawn from this range
-    clean: bool = False  # easy scenes: one person well in the picture, a quiet background
-    change: bool = False  # the action changes within the clip; the middle of it gives the class
-    clips: int = Field(0, ge=0)  # of a test set, per class
-    first_seed: int = 0  # test sets start far from the seeds of training
-
-
-class VideosPart(Part):
-    """Labelled video files listed in a CSV with columns `file`, `label` and any others."""
-
-    kind: Literal["videos"]
-    name: str
-    index: str  # the CSV; files are beside it. A folder stands for all the videos in it
-    weight: float = Field(1.0, gt=0)
-    rename: dict[str, str] = {}  # label in the CSV -> label of the recipe; others are left out
-    only: dict[str, list[str]] = {}  # column -> values to keep
-    exclude: dict[str, list[str]] = {}  # column -> values to leave out
-    window_s: tuple[float, float] = (1.2, 6.0)
-
-
-DataPart = Annotated[SyntheticPart | VideosPart, Field(discriminator="kind")]
-
-
-class OptimPart(Part):
-    """AdamW or SGD under a linear warm-up and a cosine."""
-
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    steps: int = Field(ge=1)
-    batch_size: int = Field(16, ge=1)
-    lr: float = Field(1e-3, gt=0)
-    warmup_steps: int = Field(0, ge=0)
-    weight_decay: float = Field(0.05, ge=0)
-    clip_grad: float = Field(1.0, gt=0)
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights; 0 = none
-
-
-class AugmentPart(Part):
-    """Random changes, the same for all frames of a clip; 0 turns one off."""
-
-    flip: float = Field(0.5, ge=0, le=1)
-    degrees: float = Field(6.0, ge=0)
-    translate: float = Field(0.1, ge=0, lt=1)
-    scale: tuple[float, float] = (0.8, 1.25)
-    jitter: float = Field(0.3, ge=0, lt=1)
-    grey: float = Field(0.2, ge=0, le=1)
-    degrade: float = Field(0.5, ge=0, le=1)  # probability of a down-up-scaling of the frames
-
-
 class Recipe(Part):
     """One training run."""
 
     name: str
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # or the name of a published data set, or a file of names
     seed: int = 0
     model: ModelPart
-    clip: dict[str, Any] = {}  # fields of ClipSpec
+    clip: dict[str, Any] = Field(default_factory=dict)  # fields of ClipSpec
     train: tuple[DataPart, ...]
     test: tuple[DataPart, ...] = ()
     optim: OptimPart
     augment: AugmentPart = Field(default_factory=lambda: AugmentPart.model_validate({}))
+    distill: DistillPart | None = None
     test_every: int = Field(500, ge=1)
     checkpoint_every: int = Field(250, ge=1)
 
@@ -117,6 +58,28 @@ class Recipe(Part):
             values["resize"] = None  # TOML cannot say null
         return ClipSpec(**values)
 
+    @pydantic.field_validator("labels", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        try:
+            return read_labels(value)
+        except CheckpointError as err:
+            raise ValueError(str(err)) from err
+
+    def with_epoch_of(self, videos: int) -> Recipe:
+        """The recipe with the steps that its epochs come to; the last odd clips are left out."""
+        optim = self.optim
+        if not optim.epochs:
+            return self
+        per_epoch = max(1, videos // optim.batch_size)
+        changes = {
+            "steps": optim.epochs * per_epoch,
+            "warmup_steps": round(optim.warmup_epochs * per_epoch),
+        }
+        return self.model_copy(update={"optim": optim.model_copy(update=changes)})
+
     @pydantic.model_validator(mode="after")
     def _check(self) -> Recipe:
         if self.model.variant not in VARIANTS:
@@ -125,6 +88,10 @@ class Recipe(Part):
             raise ValueError(f"labels must be two or more different names, got {self.labels}")
         if not self.train:
             raise ValueError("train must name at least one set of clips")
+        if self.optim.epochs and not all(isinstance(part, VideosPart) for part in self.train):
+            raise ValueError("optim.epochs needs listed videos; rendered clips have no end")
+        if (self.augment.mixup or self.augment.cutmix) and self.optim.batch_size % 2:
+            raise ValueError("mixup and cutmix mix pairs of clips; give an even optim.batch_size")
         try:
             _ = self.spec
         except TypeError as err:
@@ -136,11 +103,22 @@ def read_recipe(name: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
     """Reads a recipe by the name of a bundled one or by path, with `key=value` changes.
 
     Args:
-        name: "weizmann_pretrain" or "my/recipe.toml".
+        name: "ucf101_student" or "my/recipe.toml".
         settings: e.g. "optim.steps=100", "test.0.exclude.person=['0']"; values are TOML.
 
     Raises:
         RecipeError: if there is no such recipe, or a table, name or value in it is wrong.
+    """
+    values = _read_values(name)
+    for setting in settings:
+        _apply(values, setting)
+    return recipe_from(values, str(name))
+
+
+def _read_values(name: str | os.PathLike[str]) -> dict[str, Any]:
+    """The values of a TOML file over those of the recipe that its `base` names.
+
+    Tables are merged, all else is replaced.
     """
     path = Path(name)
     try:
@@ -157,9 +135,20 @@ def read_recipe(name: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
         values: dict[str, Any] = tomllib.loads(text)
     except tomllib.TOMLDecodeError as err:
         raise RecipeError(f"recipe {name} is not valid TOML: {err}") from err
-    for setting in settings:
-        _apply(values, setting)
-    return recipe_from(values, str(name))
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str) or base == str(name):
+        raise RecipeError(f"recipe {name}: base must be the name of another recipe, got {base!r}")
+    return _merged(_read_values(base), values)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], value) if both else value
+    return out
 
 
 def recipe_from(values: Mapping[str, Any], name: str) -> Recipe:

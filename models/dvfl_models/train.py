@@ -1,90 +1,109 @@
-"""The training loop: AdamW or SGD, warm-up and cosine, averaged weights, resumable at any step."""
+"""The training loop: one process or several, with or without a teacher, resumable at any step."""
 
 from __future__ import annotations
 
-import csv
+import contextlib
 import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from accelerate.utils import gather_object
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from dvfl_models.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
-from dvfl_models.data import TrainingBatches, clip_set, quiet_worker
+from dvfl_models.batches import Batch, TrainingBatches, quiet_worker
+from dvfl_models.data import clip_set
+from dvfl_models.datasets import fingerprint
 from dvfl_models.evaluate import Confusion, evaluate, normalise
+from dvfl_models.leaks import Leak, check_leaks, find_leak
+from dvfl_models.objective import Losses, Objective
 from dvfl_models.recipe import Recipe
-from dvfl_models.video_focalnet import VideoFocalNet, build_model, init_weights
-from dvfl_runtime.errors import CheckpointError, DvflError
+from dvfl_models.run_files import Metrics
+from dvfl_models.snapshots import Snapshots
+from dvfl_models.starting import TrainOptions, new_accelerator, new_model, new_optimizer
+from dvfl_models.video_clips import VideoClips, check_corrupt, files_of
+from dvfl_models.video_focalnet import VideoFocalNet
+from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import replacing
 
 log = logging.getLogger(__name__)
 
 
 class Trainer:
-    """One run of a recipe in a folder of its own.
+    """One run of a recipe in a folder of its own; models/README.md lists what it writes there.
 
-    The folder holds `recipe.json` (as resolved), `metrics.csv`, `last.pth` (resumable) and, when
-    the run is complete, `final.pth` (weights alone) and `confusion_<test set>.png`.
+    Under `torchrun` each process trains on its part of every step's clips and the first one writes.
     """
 
-    def __init__(self, recipe: Recipe, folder: Path, *, resume: bool = False) -> None:
+    def __init__(self, recipe: Recipe, folder: Path, options: TrainOptions | None = None) -> None:
         """Prepares a run.
 
         Raises:
-            DvflError: if the folder holds another run, a data set is missing, or a checkpoint
-                does not fit.
+            DvflError: if the folder holds another run, a data set is missing, leaks or has
+                changed, or a checkpoint does not fit.
         """
-        self.recipe, self.folder, self.step = recipe, folder, 0
-        optim = recipe.optim
-        self.batches = TrainingBatches(recipe)
+        options = options or TrainOptions()
+        self.folder, self.step = folder, 0
+        self.accelerator = new_accelerator(recipe.optim, options)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.batches = TrainingBatches(recipe, rank, world)
+        self.recipe = recipe = self.batches.recipe
         self.tests = [clip_set(part, recipe) for part in recipe.test]
-        self.model = self._new_model()
+        self.leaks = self._leaks(strict=options.strict_split)
+        self.model = new_model(recipe)
         self.averaged: AveragedModel | None = None
-        if optim.ema:
-            average = get_ema_multi_avg_fn(optim.ema)
+        if recipe.optim.ema:
+            average = get_ema_multi_avg_fn(recipe.optim.ema)
             self.averaged = AveragedModel(self.model, multi_avg_fn=average)
-        self.optimizer = self._new_optimizer()
+        optimizer = new_optimizer(recipe.optim, self.model)
+        self.objective = Objective(recipe, self.accelerator.device)
+        self.snapshots = Snapshots(folder, recipe, self._data())
+        saved = self.snapshots.open(resume=options.resume, main=self.main)
+        self.accelerator.wait_for_everyone()  # the first process makes the folder
+        if saved is not None:
+            self.step = saved.restore(self.model, optimizer, self.averaged)
+            log.info("resumed %s at step %d", folder, self.step)
+        wrapped: Any = self.accelerator.prepare(self.model, optimizer)
+        self.trained: nn.Module = wrapped[0]
+        self.optimizer: torch.optim.Optimizer = wrapped[1]
+        if self.averaged is not None:
+            self.averaged.to(self.accelerator.device)
+        if saved is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(saved.trainer.get("scaler", {}))
         self.confusions: dict[str, Confusion] = {}
-        last = folder / "last.pth"
-        if resume and last.exists():
-            self._resume(last)
-        elif last.exists():
-            raise DvflError(f"{folder} holds a run already; pass --resume or another --out folder")
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-            with replacing(folder / "recipe.json") as part:
-                part.write_text(recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        self.metrics = Metrics(folder, tensorboard=options.tensorboard and self.main)
+        if self.main:
+            self.metrics.forget_after(self.step)
 
-    def _new_model(self) -> VideoFocalNet:
-        part = self.recipe.model
-        torch.manual_seed(self.recipe.seed)
-        model = build_model(
-            part.variant, num_classes=len(self.recipe.labels), drop_path_rate=part.drop_path
-        )
-        init_weights(model, part.init)
-        if part.start:
-            load_checkpoint(model, part.start)
-        return model
-
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        optim = self.recipe.optim
-        params = [p for p in self.model.parameters() if p.requires_grad]
-        groups = [
-            {"params": [p for p in params if p.dim() > 1], "weight_decay": optim.weight_decay},
-            {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
+    def _leaks(self, *, strict: bool) -> list[Leak]:
+        """Compares each test set of videos with all training videos."""
+        train = [entry for videos in self.batches.files for entry in videos.entries]
+        leaks = [
+            find_leak(train, test.entries, test.name)
+            for test in self.tests
+            if isinstance(test, VideoClips)
         ]
-        if optim.optimizer == "sgd":
-            return torch.optim.SGD(groups, lr=optim.lr, momentum=0.9)
-        return torch.optim.AdamW(groups, lr=optim.lr)
+        check_leaks(leaks, strict=strict)
+        return leaks
+
+    def _data(self) -> str:
+        """Fingerprint of all listed videos."""
+        files = [*self.batches.files, *files_of(self.tests)]
+        return fingerprint(entry for videos in files for entry in videos.entries)
+
+    @property
+    def main(self) -> bool:
+        """Whether this is the process that writes."""
+        return bool(self.accelerator.is_main_process)
 
     @property
     def deployed(self) -> VideoFocalNet:
@@ -105,145 +124,170 @@ class Trainer:
         """Trains to the last step and returns the confusion on each test set.
 
         Raises:
-            DvflError: if the loss is not finite, with the step and the learning rate.
+            DvflError: if the loss is not finite, with the step, the learning rate and the clips;
+                or if more than 1 % of a data set cannot be decoded, with the list.
         """
-        self.model.train()
+        self.trained.train()
+        todo = Subset(self.batches, range(self.step, self.recipe.optim.steps))
+        loader: Iterable[Batch] = DataLoader(
+            todo, batch_size=None, num_workers=workers, worker_init_fn=quiet_worker
+        )
+        show = progress and self.main
         with tqdm(
-            total=self.recipe.optim.steps, initial=self.step, unit="step", disable=not progress
+            total=self.recipe.optim.steps, initial=self.step, unit="step", disable=not show
         ) as bar:
-            for clips, classes in self._remaining_batches(workers):
+            started = time.perf_counter()
+            for batch in loader:
+                row = self._train_step(batch)
+                row["clips_per_s"] = self.recipe.optim.batch_size / (time.perf_counter() - started)
                 started = time.perf_counter()
-                loss, accuracy = self._train_step(clips, classes)
-                speed = len(clips) / (time.perf_counter() - started)
-                bar.set_postfix(
-                    {"loss": f"{loss:.3f}", "clips/s": f"{speed:.0f}", **self.results()}
-                )
+                shown = {"loss": f"{row['loss']:.3f}", "clips/s": f"{row['clips_per_s']:.0f}"}
+                bar.set_postfix({**shown, **self.results()})
                 bar.update()
-                self._after_step(loss, accuracy, speed)
+                self._after_step(row)
         return self._finish()
 
-    def _remaining_batches(self, workers: int) -> Iterator[tuple[Tensor, Tensor]]:
-        todo = Subset(self.batches, range(self.step, self.recipe.optim.steps))
-        return iter(
-            DataLoader(todo, batch_size=None, num_workers=workers, worker_init_fn=quiet_worker)
-        )
-
-    def _train_step(self, clips: Tensor, classes: Tensor) -> tuple[float, float]:
-        optim, lr = self.recipe.optim, self.lr_at(self.step)
-        torch.manual_seed(hash((self.recipe.seed, self.step)) % 2**31)  # for stochastic depth
+    def _train_step(self, batch: Batch) -> dict[str, float]:
+        """One update of the weights; returns what happened, as means over all processes."""
+        optim, device, lr = self.recipe.optim, self.accelerator.device, self.lr_at(self.step)
+        self._check_corrupt(batch)
+        self._seed()
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        logits = self.model(normalise(clips, self.recipe.spec))
-        loss = F.cross_entropy(logits, classes, label_smoothing=optim.label_smoothing)
-        if not torch.isfinite(loss):
-            raise DvflError(
-                f"loss is {loss.item()} at step {self.step}, lr {lr:.2g}; lower optim.lr"
-            )
+        clips = normalise(batch.clips.to(device), self.recipe.spec)
+        parts = list(zip(*(x.chunk(optim.accumulate) for x in self._inputs(batch, clips)),
+                         strict=True))  # fmt: skip
         self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), optim.clip_grad)
+        seen = []
+        for number, (some, targets, classes) in enumerate(parts, 1):
+            alone = number < len(parts)  # gradients are exchanged once, with the last part
+            with self.accelerator.no_sync(self.trained) if alone else contextlib.nullcontext():
+                losses = self.objective(self.trained, some, targets, self.accelerator.autocast())
+                found = self._measured(losses, classes)
+                self._check_finite(found, batch, lr)
+                self.accelerator.backward(losses.total / len(parts))
+            seen.append(found)
+        self.accelerator.clip_grad_norm_(self.trained.parameters(), optim.clip_grad)
         self.optimizer.step()
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         self.step += 1
-        return loss.item(), (logits.argmax(1) == classes).float().mean().item()
+        loss, accuracy, task, kd, modulation = torch.stack(seen).mean(0).tolist()
+        row = {"step": self.step, "lr": lr, "loss": loss, "train_accuracy": accuracy}
+        if self.recipe.distill is not None:
+            row |= {"task_loss": task, "kd_loss": kd, "modulation_loss": modulation}
+        return row
 
-    def _after_step(self, loss: float, accuracy: float, speed: float) -> None:
-        row: dict[str, Any] = {
-            "step": self.step,
-            "lr": f"{self.lr_at(self.step - 1):.3g}",
-            "loss": f"{loss:.4f}",
-            "train_accuracy": f"{accuracy:.4f}",
-            "clips_per_s": f"{speed:.1f}",
-        }
-        done = self.step == self.recipe.optim.steps
-        if self.step % self.recipe.test_every == 0 or done:
+    def _inputs(self, batch: Batch, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        device = self.accelerator.device
+        return clips, batch.targets.to(device), batch.classes.to(device)
+
+    def _seed(self) -> None:
+        """Seeds stochastic depth by the step alone, so there is no generator state to keep."""
+        rank = self.accelerator.process_index
+        numbers = (self.recipe.seed, self.step, rank) if rank else (self.recipe.seed, self.step)
+        torch.manual_seed(hash(numbers) % 2**31)  # hashes of integers are the same in all processes
+
+    def _measured(self, losses: Losses, classes: Tensor) -> Tensor:
+        right = (losses.logits.argmax(1) == classes).float().mean()
+        parts = (losses.total, right, losses.task, losses.kd, losses.modulation)
+        values = torch.stack([part.detach().float() for part in parts])
+        if self.accelerator.num_processes == 1:
+            return values
+        mean: Tensor = self.accelerator.reduce(values, "mean")
+        return mean
+
+    def _check_finite(self, found: Tensor, batch: Batch, lr: float) -> None:
+        """Every process sees the same mean, so that all of them stop."""
+        if torch.isfinite(found[0]):
+            return
+        first = ", ".join(batch.names[:4])
+        more = f" and {len(batch.names) - 4} more" if len(batch.names) > 4 else ""
+        where = self.folder / f"failed_step_{self.accelerator.process_index}.json"
+        failed = {"step": self.step, "lr": lr, "loss": str(found[0].item()), "clips": batch.names}
+        with replacing(where) as part:
+            part.write_text(json.dumps(failed, indent=1) + "\n", encoding="utf-8")
+        raise DvflError(
+            f"loss is {found[0].item()} at step {self.step}, lr {lr:.2g}; lower optim.lr, or look "
+            f"at its clips, all of them in {where}: {first}{more}"
+        )
+
+    def _check_corrupt(self, batch: Batch) -> None:
+        for clips in self.batches.files:
+            marked = [text.partition("\t") for text in batch.corrupt]
+            clips.corrupt.update(path for name, _, path in marked if name == clips.name)
+            check_corrupt(clips.name, clips.corrupt, len(clips))
+
+    def _after_step(self, row: dict[str, Any]) -> None:
+        recipe, done = self.recipe, self.step == self.recipe.optim.steps
+        if self.step % recipe.test_every == 0 or done:
             self.confusions = self._test()
-        row.update({test.name: self.results().get(test.name, "") for test in self.tests})
-        self._append_metrics(row)
-        if self.step % self.recipe.checkpoint_every == 0 or done:
-            self._save_last()
-
-    def _append_metrics(self, row: Mapping[str, Any]) -> None:
-        path = self.folder / "metrics.csv"
-        new = not path.exists()
-        with path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(row))
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+            if self.main and self.snapshots.is_best(self.results()):
+                self.snapshots.save_best(self.deployed, self._training())
+        if self.main:
+            texts = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
+            tests = {test.name: self.results().get(test.name, "") for test in self.tests}
+            self.metrics.append({**texts, **tests})
+            if self.step % recipe.checkpoint_every == 0 or done:
+                scaler = self.accelerator.scaler
+                state = {} if scaler is None else {"scaler": scaler.state_dict()}
+                self.snapshots.save_last(
+                    self.step, self.model, self.optimizer, self.averaged, state
+                )
 
     def results(self) -> dict[str, float]:
         """Accuracy on each test set at the last test, 0 to 1."""
         return {name: round(c.accuracy, 4) for name, c in self.confusions.items()}
 
     def _test(self) -> dict[str, Confusion]:
-        recipe = self.recipe
-        return {
-            test.name: evaluate(self.deployed, test, recipe.labels, recipe.spec)
-            for test in self.tests
-        }
+        """Tests the weights to keep; each process runs its part of the clips."""
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        found = {}
+        for test in self.tests:
+            mine = evaluate(
+                self.deployed, test, self.recipe.labels, self.recipe.spec, slice(rank, None, world)
+            )
+            total = reduce(add, gather_object([mine])) if world > 1 else mine
+            check_corrupt(test.name, total.skipped, len(test))
+            found[test.name] = total
+        return found
 
     def _finish(self) -> dict[str, Confusion]:
-        confusions = self.confusions or self._test()  # none: a finished run, resumed
-        for name, confusion in confusions.items():
+        self.confusions = self.confusions or self._test()  # none: a finished run, resumed
+        if not self.main:
+            return self.confusions
+        for name, confusion in self.confusions.items():
             title = f"{name}: {confusion.accuracy:.1%} of {confusion.clips} clips"
             confusion.save_png(self.folder / f"confusion_{name}.png", title)
-        training = {
+        self.metrics.close()
+        self.metrics.save_curves([test.name for test in self.tests])
+        training = self._training()
+        corrupt = {videos.name: sorted(videos.corrupt) for videos in self.batches.files}
+        report = {
+            **training,
+            "tests": {name: confusion.report() for name, confusion in self.confusions.items()},
+            "leaks": [leak.report() for leak in self.leaks],
+            "corrupt": corrupt,
+            "data_sha256": self.snapshots.data,
+        }
+        with replacing(self.folder / "results.json") as part:
+            part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        self.snapshots.save_final(self.deployed, training)
+        return self.confusions
+
+    def _training(self) -> dict[str, Any]:
+        """What a checkpoint says of its making."""
+        accuracy = {
+            name: {"top1": round(c.accuracy, 4), "clips": c.clips}
+            for name, c in self.confusions.items()
+        }
+        found: dict[str, Any] = {
             "recipe": self.recipe.name,
             "seed": self.recipe.seed,
-            "steps": self.recipe.optim.steps,
+            "steps": self.step,
             "data": [part.name for part in self.recipe.train],
-            "accuracy": {
-                name: {"top1": round(c.accuracy, 4), "clips": c.clips}
-                for name, c in confusions.items()
-            },
+            "accuracy": accuracy,
         }
-        about = {**self._about(), "training": training}
-        save_checkpoint(self.folder / "final.pth", self.deployed, about=about)
-        return confusions
-
-    def _about(self) -> dict[str, Any]:
-        return {
-            "variant": self.recipe.model.variant,
-            "labels": list(self.recipe.labels),
-            "spec": self.recipe.spec.to_dict(),
-        }
-
-    def _save_last(self) -> None:
-        trainer: dict[str, Any] = {
-            "step": self.step,
-            "recipe": self.recipe.model_dump_json(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        if self.averaged is not None:
-            trainer["averaged"] = self.averaged.state_dict()
-        save_checkpoint(self.folder / "last.pth", self.model, about=self._about(), trainer=trainer)
-
-    def _resume(self, last: Path) -> None:
-        checkpoint = read_checkpoint(last)
-        trainer = checkpoint.trainer
-        if not trainer:
-            raise CheckpointError(f"{last} holds weights alone; it cannot be resumed")
-        if json.loads(trainer["recipe"]) != json.loads(self.recipe.model_dump_json()):
-            raise DvflError(f"{last} was trained with another recipe; choose another --out folder")
-        self.model.load_state_dict(checkpoint.state_dict)
-        self.optimizer.load_state_dict(trainer["optimizer"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(trainer["averaged"])
-        self.step = int(trainer["step"])
-        self._forget_metrics_after(self.step)
-        log.info("resumed %s at step %d", self.folder, self.step)
-
-    def _forget_metrics_after(self, step: int) -> None:
-        path = self.folder / "metrics.csv"
-        if not path.exists():
-            return
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            rows = [row for row in reader if int(row["step"]) <= step]
-            names = reader.fieldnames or []
-        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows)
+        if leaks := [leak.report() for leak in self.leaks if leak.leaked]:
+            found["leaks"] = leaks
+        return found

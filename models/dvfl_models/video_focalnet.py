@@ -13,13 +13,16 @@ Deviations from the official modules, none of which changes a number at inferenc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Layer = Callable[[Tensor], Tensor]
 PATCH_SIZE = 4
 NUM_STAGES = 4
 
@@ -88,6 +91,13 @@ VARIANTS: dict[str, VideoFocalNetConfig] = {
     "small": VideoFocalNetConfig(embed_dim=96, depths=(2, 2, 18, 2)),
     "base": VideoFocalNetConfig(embed_dim=128, depths=(2, 2, 18, 2)),
 }
+
+
+class Modulators(NamedTuple):
+    """What a block multiplies its queries with, each (B, T, H, W, C) (2307.06947, eq. 9)."""
+
+    spatial: Tensor
+    temporal: Tensor
 
 
 def focal_kernels(window: int, levels: int) -> list[int]:
@@ -194,7 +204,7 @@ class SpatioTemporalFocalModulation(nn.Module):
         )
         self.ln = nn.LayerNorm(dim) if config.use_postln_in_modulation else None
 
-    def modulators(self, ctx: Tensor, gates: Tensor, temporal: Tensor) -> tuple[Tensor, Tensor]:
+    def modulators(self, ctx: Tensor, gates: Tensor, temporal: Tensor) -> Modulators:
         """The spatial and the temporal modulator, each (B, T, H, W, C).
 
         Args:
@@ -214,13 +224,16 @@ class SpatioTemporalFocalModulation(nn.Module):
         ctx, gates = torch.split(temporal, [dim, self.levels + 1], dim=1)
         across = gather_context(ctx, gates, self.focal_layers_temporal, (2,)) * scale
         across = F.conv2d(across, self.h_temporal.weight.unsqueeze(-1), self.h_temporal.bias)
-        return spatial, across.permute(0, 2, 3, 1).reshape(batch, frames, height, width, dim)
+        across = across.permute(0, 2, 3, 1).reshape(batch, frames, height, width, dim)
+        return Modulators(spatial, across)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, H, W, C) -> (B, T, H, W, C)."""
+    def forward(self, x: Tensor, seen: list[Modulators] | None = None) -> Tensor:
+        """(B, T, H, W, C) -> (B, T, H, W, C); appends its modulators to `seen` if that is given."""
         q, ctx, gates = torch.split(self.f(x), [self.dim, self.dim, self.levels + 1], dim=-1)
-        spatial, across = self.modulators(ctx, gates, self.f_temporal(x))
-        x = q * spatial * across
+        modulators = self.modulators(ctx, gates, self.f_temporal(x))
+        if seen is not None:
+            seen.append(modulators)
+        x = q * modulators.spatial * modulators.temporal
         if self.ln is not None:
             x = self.ln(x)
         out: Tensor = self.proj(x)
@@ -260,17 +273,16 @@ class Block(nn.Module):
             self.gamma_1 = nn.Parameter(torch.full((dim,), config.layerscale_value))
             self.gamma_2 = nn.Parameter(torch.full((dim,), config.layerscale_value))
 
-    def branch(
-        self, x: Tensor, norm: nn.Module, layer: nn.Module, gamma: nn.Parameter | None
-    ) -> Tensor:
+    def branch(self, x: Tensor, norm: nn.Module, layer: Layer, gamma: Tensor | None) -> Tensor:
         """One residual branch: normalisation before or after `layer`, then LayerScale."""
         out: Tensor = norm(layer(x)) if self.postln else layer(norm(x))
         dropped: Tensor = self.drop_path(out if gamma is None else gamma * out)
         return dropped
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, T, H, W, C) -> (B, T, H, W, C)."""
-        x = x + self.branch(x, self.norm1, self.modulation, self.gamma_1)
+    def forward(self, x: Tensor, seen: list[Modulators] | None = None) -> Tensor:
+        """(B, T, H, W, C) -> (B, T, H, W, C); appends its modulators to `seen` if that is given."""
+        modulation = self.modulation if seen is None else partial(self.modulation, seen=seen)
+        x = x + self.branch(x, self.norm1, modulation, self.gamma_1)
         return x + self.branch(x, self.norm2, self.mlp, self.gamma_2)
 
 
@@ -290,10 +302,12 @@ class Stage(nn.Module):
         if index + 1 < NUM_STAGES:
             self.downsample = PatchEmbed(dim, 2 * dim, config, stem=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, seen: list[Modulators] | None = None) -> Tensor:
         """(B, T, H, W, C) -> (B, T, H/2, W/2, 2C), or unchanged in shape in the last stage."""
-        for block in self.blocks:
+        *first, last = self.blocks
+        for block in first:
             x = block(x)
+        x = last(x, seen)  # the modulators that the next stage sees
         if self.downsample is not None:
             x = self.downsample(x.permute(0, 1, 4, 2, 3))  # to (B, T, C, H, W)
         return x
@@ -317,24 +331,32 @@ class VideoFocalNet(nn.Module):
         self.head = nn.Linear(dim, config.num_classes)
         init_weights(self, "official")
 
-    def forward_stages(self, clip: Tensor) -> list[Tensor]:
+    def forward_stages(self, clip: Tensor, seen: list[Modulators] | None = None) -> list[Tensor]:
         """Tokens after each of the four stages, each (B, T, H, W, C).
 
         Args:
             clip: (B, T, 3, H, W) float, normalised.
+            seen: gets the modulators of the last block of each stage, if it is given.
         """
         x = self.patch_embed(clip)
         stages = []
         for stage in self.layers:
-            x = stage(x)
+            x = stage(x, seen)
             stages.append(x)
         return stages
 
-    def forward(self, clip: Tensor) -> Tensor:
-        """Logits of normalised clips: (B, T, 3, H, W) float -> (B, num_classes)."""
-        x = self.norm(self.forward_stages(clip)[-1])
-        out: Tensor = self.head(x.mean((1, 2, 3)))
-        return out
+    def forward(
+        self, clip: Tensor, return_modulators: bool = False
+    ) -> Tensor | tuple[Tensor, list[Modulators]]:
+        """Logits of normalised clips: (B, T, 3, H, W) float -> (B, num_classes).
+
+        With `return_modulators` also those of the last block of each of the four stages; nothing is
+        kept on the module either way.
+        """
+        seen: list[Modulators] | None = [] if return_modulators else None
+        x = self.norm(self.forward_stages(clip, seen)[-1])
+        logits: Tensor = self.head(x.mean((1, 2, 3)))
+        return logits if seen is None else (logits, seen)
 
 
 def init_weights(model: nn.Module, scheme: str) -> None:

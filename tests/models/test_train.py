@@ -11,13 +11,17 @@ import videos
 
 from dvfl_models import read_checkpoint
 from dvfl_models.augment import degrade
+from dvfl_models.batches import TrainingBatches
 from dvfl_models.cli import main
 from dvfl_models.crossval import cross_validate
-from dvfl_models.data import TrainingBatches, clip_set
+from dvfl_models.data import clip_set
 from dvfl_models.evaluate import Confusion
 from dvfl_models.recipe import Recipe, recipe_from
+from dvfl_models.starting import TrainOptions
 from dvfl_models.train import Trainer
 from dvfl_runtime.errors import CheckpointError, DvflError, RecipeError
+
+RESUME = TrainOptions(resume=True)
 
 
 def tiny(**changes: object) -> Recipe:
@@ -64,8 +68,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     stopped = Trainer(tiny(), tmp_path / "parts")
     batches = TrainingBatches(tiny())
     for step in range(3):  # dies after the third step; the checkpoint is of the second
-        stopped._after_step(*stopped._train_step(*batches[step]), 1.0)
-    Trainer(tiny(), tmp_path / "parts", resume=True).run(workers=0, progress=False)
+        stopped._after_step(stopped._train_step(batches[step]))
+    Trainer(tiny(), tmp_path / "parts", RESUME).run(workers=0, progress=False)
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(whole[key], parts[key]) for key in whole)
     with (tmp_path / "parts" / "metrics.csv").open() as file:
@@ -91,11 +95,11 @@ def test_another_recipe_or_run_is_not_overwritten(tmp_path: Path) -> None:
     with pytest.raises(DvflError, match="pass --resume"):
         Trainer(tiny(), tmp_path / "run")
     with pytest.raises(DvflError, match="another recipe"):
-        Trainer(tiny(seed=2), tmp_path / "run", resume=True)
+        Trainer(tiny(seed=2), tmp_path / "run", RESUME)
     last = tmp_path / "run" / "last.pth"
     last.write_bytes((tmp_path / "run" / "final.pth").read_bytes())
     with pytest.raises(CheckpointError, match="weights alone"):
-        Trainer(tiny(), tmp_path / "run", resume=True)
+        Trainer(tiny(), tmp_path / "run", RESUME)
 
 
 def test_a_loss_that_is_not_finite_stops_with_the_step(tmp_path: Path) -> None:
@@ -133,8 +137,8 @@ def test_video_files_are_sampled_by_class_and_tested_once_each(labelled: Path) -
     assert class_id == 0
     rng = np.random.default_rng(0)
     drawn = [clips.sample(rng) for _ in range(20)]
-    assert {class_id for _, class_id in drawn} == {0, 1}
-    assert all((clip[:, 16, 16].mean() > 128) == (class_id == 1) for clip, class_id in drawn)
+    assert {sample.class_id for sample in drawn} == {0, 1}
+    assert all((s.clip[:, 16, 16].mean() > 128) == (s.class_id == 1) for s in drawn)
 
 
 def test_filters_and_renaming(labelled: Path) -> None:

@@ -1,0 +1,234 @@
+"""Lists of labelled videos, in the formats that the published data sets come in.
+
+- index: a CSV with a header, columns `file`, `label` and any others; or a folder without labels.
+- list: lines `path,label` or `path label`; a label is a name or its number.
+- folders: a folder with a folder of videos per class.
+- ucf: UCF101's `trainlist01.txt` and `testlist01.txt`, lines `Class/v_Class_g01_c01.avi [number]`.
+- hmdb: HMDB51's folder of `<class>_test_split<n>.txt`; videos are `<class>/<name>.avi`.
+- kinetics: a CSV with `label`, `youtube_id`, `time_start` and `time_end`; videos are
+  `<id>_<start>_<end>.mp4`, flat or in folders by label.
+- ssv2: a JSON list with `id` and `template` or `label`; videos are `<id>.webm`.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dvfl_models.leaks import group_of
+from dvfl_models.recipe_parts import VideosPart
+from dvfl_runtime.errors import RecipeError
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, str]
+VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".gif", ".m4v"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One labelled video.
+
+    Attributes:
+        path: the file.
+        class_id: its class.
+        group: what it shares with videos of the same source; "" if nothing tells.
+    """
+
+    path: str
+    class_id: int
+    group: str = ""
+
+
+def list_videos(part: VideosPart, labels: Sequence[str]) -> list[Entry]:
+    """The videos of a data set that its filters keep and whose label is one of `labels`.
+
+    Raises:
+        RecipeError: if the list cannot be read, nothing passes the filters, or files are missing.
+    """
+    rows, root = _read_rows(part, labels), _root(part)
+    for column in (*part.only, *part.exclude, *filter(None, [part.group])):
+        if rows and column not in rows[0]:
+            raise RecipeError(
+                f"data set {part.name!r}: no column {column!r} in {part.index}; "
+                f"it has {list(rows[0])}"
+            )
+    entries = [
+        Entry(_located(root, row), class_id, group_of(row, part.group, str(root)))
+        for row, class_id in _labelled(rows, part, labels)
+        if all(row[column] in values for column, values in part.only.items())
+        and not any(row[column] in values for column, values in part.exclude.items())
+    ]
+    if not entries:
+        raise RecipeError(
+            f"data set {part.name!r}: no row of {part.index} has a label of {_shown(labels)} "
+            f"and passes its filters"
+        )
+    return _existing(entries, part)
+
+
+def fingerprint(entries: Iterable[Entry]) -> str:
+    """SHA-256 of names, sizes and classes: changes when videos come, go or are replaced."""
+    digest = hashlib.sha256()
+    for entry in entries:
+        path = Path(entry.path)
+        size = path.stat().st_size if path.is_file() else -1
+        digest.update(f"{path.parent.name}/{path.name} {size} {entry.class_id}\n".encode())
+    return digest.hexdigest()
+
+
+def _labelled(
+    rows: Iterable[Row], part: VideosPart, labels: Sequence[str]
+) -> Iterable[tuple[Row, int]]:
+    """Rows whose label, renamed, is one of `labels`, with its number.
+
+    Published lists spell names in several ways (HandStandPushups, brush_hair, [something]): apart
+    from an index of one's own they are compared by words, without case and punctuation.
+    """
+    spell: Callable[[str], str] = str if part.format == "index" else _words
+    numbers = {spell(label): number for number, label in enumerate(labels)}
+    for row in rows:
+        name = part.rename.get(row["label"], row["label"] if not part.rename else "")
+        if (class_id := numbers.get(spell(name))) is not None:
+            yield row, class_id
+
+
+def _words(name: str) -> str:
+    return " ".join(re.findall(r"[0-9a-z]+", name.lower()))
+
+
+def _existing(entries: list[Entry], part: VideosPart) -> list[Entry]:
+    there = [entry for entry in entries if Path(entry.path).is_file()]
+    missing = len(entries) - len(there)
+    if not missing:
+        return entries
+    first = next(entry.path for entry in entries if not Path(entry.path).is_file())
+    if part.format == "kinetics" and there:  # links die: nobody has all of it
+        log.warning(
+            "data set %r: %d of %d listed videos are not there and are left out, the first is %s",
+            *(part.name, missing, len(entries), first),
+        )
+        return there
+    raise RecipeError(
+        f"data set {part.name!r}: {missing} of {len(entries)} files listed in {part.index} do not "
+        f"exist, the first is {first}; put the videos beside the list, or set root"
+    )
+
+
+def _root(part: VideosPart) -> Path:
+    if part.root:
+        return Path(part.root)
+    index = Path(part.index)
+    return index if index.is_dir() else index.parent
+
+
+def _located(root: Path, row: Row) -> str:
+    """The path of a row's video; Kinetics lies flat or in folders by class."""
+    if "in_folder" in row and not (root / row["file"]).is_file():
+        return str(root / row["in_folder"])
+    return str(root / row["file"])
+
+
+def _shown(labels: Sequence[str]) -> str:
+    return str(list(labels)) if len(labels) <= 10 else f"{list(labels[:10])} and more"
+
+
+def _read_rows(part: VideosPart, labels: Sequence[str]) -> list[Row]:
+    readers: dict[str, Callable[[], list[Row]]] = {
+        "index": lambda: _index_rows(Path(part.index)),
+        "list": lambda: _list_rows(Path(part.index), labels),
+        "folders": lambda: _folder_rows(Path(part.index)),
+        "ucf": lambda: _ucf_rows(Path(part.index)),
+        "hmdb": lambda: _hmdb_rows(part),
+        "kinetics": lambda: _kinetics_rows(Path(part.index)),
+        "ssv2": lambda: _ssv2_rows(Path(part.index)),
+    }
+    try:
+        return readers[part.format]()
+    except OSError as err:
+        raise RecipeError(
+            f"data set {part.name!r}: cannot read {part.index}: {err.strerror}; "
+            f"set its path with --set train.N.index=... or test.N.index=..."
+        ) from err
+    except (KeyError, IndexError, ValueError, TypeError) as err:
+        raise RecipeError(
+            f"data set {part.name!r}: {part.index} is not a list of format {part.format!r} ({err})"
+        ) from err
+
+
+def _index_rows(index: Path) -> list[Row]:
+    if index.is_dir():
+        names = sorted(p.name for p in index.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+        return [{"file": name, "label": ""} for name in names]
+    with index.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if rows and not {"file", "label"} <= rows[0].keys():
+        raise KeyError(f"its columns are {list(rows[0])}, file and label are needed")
+    return rows
+
+
+def _list_rows(index: Path, labels: Sequence[str]) -> list[Row]:
+    rows = []
+    for line in index.read_text(encoding="utf-8").splitlines():
+        if line.strip():
+            path, label = line.strip().rsplit("," if "," in line else None, 1)
+            named = labels[int(label)] if label.strip().isdigit() else label.strip()
+            rows.append({"file": path.strip(), "label": named})
+    return rows
+
+
+def _folder_rows(index: Path) -> list[Row]:
+    return [
+        _with_ucf_group({"file": f"{folder.name}/{video.name}", "label": folder.name})
+        for folder in sorted(p for p in index.iterdir() if p.is_dir())
+        for video in sorted(folder.iterdir())
+        if video.suffix.lower() in VIDEO_SUFFIXES
+    ]
+
+
+def _ucf_rows(index: Path) -> list[Row]:
+    files = [line.split()[0] for line in index.read_text(encoding="utf-8").splitlines() if line]
+    return [_with_ucf_group({"file": file, "label": file.split("/")[-2]}) for file in files]
+
+
+def _with_ucf_group(row: Row) -> Row:
+    """Adds the column `group`, the number after _g, so that it can be filtered by."""
+    found = re.search(r"_g(\d+)_c\d+", row["file"])
+    return {**row, "group": found[1] if found else ""}
+
+
+def _hmdb_rows(part: VideosPart) -> list[Row]:
+    suffix, wanted = f"_test_split{part.split}.txt", {"train": "1", "test": "2"}[part.subset]
+    lists = sorted(p for p in Path(part.index).iterdir() if p.name.endswith(suffix))
+    if not lists:
+        raise ValueError(f"no *{suffix} in it")
+    rows = []
+    for path in lists:
+        label = path.name.removesuffix(suffix)
+        for line in path.read_text(encoding="utf-8").splitlines():
+            if line.strip() and line.split()[1] == wanted:
+                rows.append({"file": f"{label}/{line.split()[0]}", "label": label})
+    return rows
+
+
+def _kinetics_rows(index: Path) -> list[Row]:
+    rows = []
+    with index.open(newline="", encoding="utf-8") as file:
+        for line in csv.DictReader(file):
+            start_s, end_s = int(float(line["time_start"])), int(float(line["time_end"]))
+            name = f"{line['youtube_id']}_{start_s:06d}_{end_s:06d}.mp4"
+            in_folder = f"{line['label']}/{name}"
+            rows.append({"file": name, "label": line["label"], "in_folder": in_folder})
+    return rows
+
+
+def _ssv2_rows(index: Path) -> list[Row]:
+    with index.open(encoding="utf-8") as file:
+        items = json.load(file)
+    return [{"file": f"{i['id']}.webm", "label": i.get("template") or i["label"]} for i in items]

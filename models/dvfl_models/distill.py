@@ -1,0 +1,145 @@
+"""Distillation: what the student is asked to have in common with its teacher.
+
+loss = alpha * kd_loss + (1 - alpha) * task_loss + beta * modulation_loss
+
+The first two terms are those of DVFL-Net (arXiv 2507.12426: forward KL from the teacher's to the
+student's scores), with temperature as in arXiv 1503.02531, section 2. The official release puts
+softmax where log_softmax belongs, which is no KL divergence, and draws a new random head for its
+teacher: neither is done here. The third makes the abstract's "local and global
+spatio-temporal context" a loss of its own: it compares the modulators of Video-FocalNet
+(arXiv 2307.06947, eq. 9), by where they have energy, as attention transfer (arXiv 1612.03928) does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dvfl_models.checkpoint import compare, matching_variant, num_classes_of, read_checkpoint
+from dvfl_models.video_focalnet import VARIANTS, Modulators, VideoFocalNet
+from dvfl_runtime.errors import CheckpointError
+from dvfl_runtime.spec import ClipSpec
+
+
+def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, nats.
+
+    T^2 keeps the size of the gradient independent of T (arXiv 1503.02531, section 2). Computed in
+    float32 whatever the logits are, so that autocast does not overflow.
+
+    Args:
+        student: (B, num_classes) logits.
+        teacher: (B, num_classes) logits, without gradient.
+        temperature: T > 0.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        found = F.log_softmax(student.float() / temperature, dim=1)
+        wanted = F.log_softmax(teacher.float() / temperature, dim=1)
+        divergence = F.kl_div(found, wanted, reduction="batchmean", log_target=True)
+    return temperature**2 * divergence
+
+
+def modulation_loss(student: Sequence[Modulators], teacher: Sequence[Modulators]) -> Tensor:
+    """How far apart two networks modulate, 0 (in the same places) to 4, mean over stages and batch.
+
+    Stage k of the one is compared with stage k of the other by the last block of each, whatever
+    their depths: it is the one that the next stage sees. Per stage it is the squared distance of
+    the L2-normalised energy maps, of the spatial modulators plus of the temporal ones; the number
+    of channels does not matter. Where the maps differ in size (another tubelet or embedding), the
+    teacher's is averaged to the student's.
+
+    Args:
+        student: per stage, each (B, T, H, W, C).
+        teacher: per stage, each (B, T', H', W', C'), without gradient.
+
+    Raises:
+        ValueError: if the numbers of stages differ.
+    """
+    if len(student) != len(teacher):
+        raise ValueError(f"{len(student)} stages of the student, {len(teacher)} of the teacher")
+    with torch.autocast(student[0].spatial.device.type, enabled=False):
+        stages = [
+            _map_distance(mine.spatial, its.spatial) + _map_distance(mine.temporal, its.temporal)
+            for mine, its in zip(student, teacher, strict=True)
+        ]
+        return torch.stack(stages).mean()
+
+
+def energy_map(modulator: Tensor, size: tuple[int, int, int] | None = None) -> Tensor:
+    """Mean square over channels, averaged to `size`, of L2 norm 1: (B, T, H, W, C) -> (B, N)."""
+    energy = modulator.float().square().mean(-1)  # (B, T, H, W)
+    if size is not None and tuple(energy.shape[1:]) != size:
+        energy = F.adaptive_avg_pool3d(energy.unsqueeze(1), size).squeeze(1)
+    return F.normalize(energy.flatten(1), dim=1)
+
+
+def _map_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    _, frames, height, width, _ = student.shape
+    wanted = energy_map(teacher, (frames, height, width))
+    return (energy_map(student) - wanted).square().sum(1).mean()
+
+
+class Lesson(NamedTuple):
+    """What a teacher says about a batch.
+
+    Attributes:
+        logits: (B, num_classes).
+        modulators: of each stage; empty if they were not asked for.
+    """
+
+    logits: Tensor
+    modulators: list[Modulators]
+
+
+class Teacher:
+    """A trained network, its head included, in eval mode and without gradients.
+
+    Args:
+        path: its checkpoint, ours or an official one.
+        labels: the classes of the student, which must be its own.
+        spec: the clips of the student; the pixels must be normalised as the teacher's were.
+
+    Raises:
+        CheckpointError: if the file cannot be read or does not fit the labels or the clips.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], labels: Sequence[str], spec: ClipSpec) -> None:
+        checkpoint = read_checkpoint(path)
+        state = checkpoint.state_dict
+        if checkpoint.labels and tuple(labels) != checkpoint.labels:
+            raise CheckpointError(
+                f"teacher {path} knows the classes {list(checkpoint.labels)}, the student shall "
+                f"learn {list(labels)}; give a teacher of the same classes in the same order"
+            )
+        if (width := num_classes_of(state)) != len(labels):
+            raise CheckpointError(
+                f"teacher {path} has {width} classes, the recipe {len(labels)}; a teacher keeps "
+                f"its trained head, so give one of the same classes"
+            )
+        if checkpoint.spec and (checkpoint.spec.mean, checkpoint.spec.std) != (spec.mean, spec.std):
+            raise CheckpointError(f"teacher {path} was trained with another clip.mean or clip.std")
+        config = checkpoint.config
+        if config is None:
+            variant = matching_variant(state)
+            if not variant:
+                raise CheckpointError(f"teacher {path} fits no variant: {', '.join(VARIANTS)}")
+            config = dataclasses.replace(VARIANTS[variant], num_classes=len(labels))
+        self.model = VideoFocalNet(config)
+        if difference := compare(self.model.state_dict(), state):
+            raise CheckpointError(f"teacher {path} does not fit its own config: {difference}")
+        self.model.load_state_dict(state)
+        self.model.eval().requires_grad_(False)
+        self.sha256 = checkpoint.sha256
+
+    @torch.no_grad()
+    def teach(self, clips: Tensor, *, modulators: bool) -> Lesson:
+        """Runs the clips that the student gets: (B, T, 3, H, W) normalised."""
+        if modulators:
+            return Lesson(*self.model(clips, return_modulators=True))
+        return Lesson(self.model(clips), [])

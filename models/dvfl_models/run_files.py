@@ -1,0 +1,110 @@
+"""What a run writes beside its checkpoints: metrics as a table, as curves and for TensorBoard."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dvfl_runtime.errors import DvflError
+from dvfl_runtime.files import replacing
+
+
+class Metrics:
+    """`metrics.csv`, one row per step, and the same for TensorBoard if that is asked for.
+
+    Args:
+        folder: of the run.
+        tensorboard: whether to write event files too.
+
+    Raises:
+        DvflError: if tensorboardX is asked for and not installed.
+    """
+
+    def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
+        self.path, self.folder = folder / "metrics.csv", folder
+        self._writer: Any = None
+        if tensorboard:
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError as err:
+                raise DvflError("tensorboardX is missing; pip install 'dvfl[train]'") from err
+            self._writer = SummaryWriter(str(folder / "tensorboard"))
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Adds a row; in a file of an earlier version, in that file's columns."""
+        names, new = list(row), not self.path.exists()
+        if not new:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                names = next(csv.reader(file), names)
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, names, extrasaction="ignore")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+        if self._writer is not None:
+            for name, value in row.items():
+                if name != "step" and value != "":
+                    self._writer.add_scalar(name, float(value), int(row["step"]))
+
+    def rows(self) -> list[dict[str, str]]:
+        """All rows so far."""
+        if not self.path.exists():
+            return []
+        with self.path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+
+    def forget_after(self, step: int) -> None:
+        """Removes the rows of later steps, which a resumed run writes again."""
+        every = self.rows()
+        if not every:
+            return
+        with replacing(self.path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(every[0]))
+            writer.writeheader()
+            writer.writerows(row for row in every if int(row["step"]) <= step)
+
+    def close(self) -> None:
+        """Finishes the event files."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def save_curves(self, tests: Sequence[str]) -> None:
+        """Draws `curves.png`: losses, and accuracies of training and of each test set.
+
+        Raises:
+            OutputError: if the file cannot be written.
+        """
+        from matplotlib.figure import Figure
+
+        every = self.rows()
+        figure = Figure(figsize=(10, 3.6), dpi=110, layout="constrained")
+        losses, accuracies = figure.subplots(1, 2)
+        for name in ("loss", "task_loss", "kd_loss", "modulation_loss"):
+            _draw(losses, every, name, smooth=True)
+        _draw(accuracies, every, "train_accuracy", smooth=True)
+        for name in tests:
+            _draw(accuracies, every, name, smooth=False)
+        losses.set_ylabel("loss")
+        accuracies.set_ylabel("accuracy")
+        accuracies.set_ylim(0, 1)
+        for axes in (losses, accuracies):
+            axes.set_xlabel("step")
+            axes.grid(alpha=0.3)
+            if axes.lines:
+                axes.legend(fontsize=8)
+        with replacing(self.folder / "curves.png") as part:
+            figure.savefig(part)
+
+
+def _draw(axes: Any, rows: Sequence[Mapping[str, str]], name: str, *, smooth: bool) -> None:
+    """One column over the steps; noisy ones as means over stretches of the run."""
+    points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    if not points:
+        return
+    stretch = max(1, len(points) // 100) if smooth else 1
+    groups = [points[k : k + stretch] for k in range(0, len(points), stretch)]
+    steps = [group[-1][0] for group in groups]
+    values = [sum(value for _, value in group) / len(group) for group in groups]
+    axes.plot(steps, values, label=name, marker="" if smooth else "o", markersize=3)

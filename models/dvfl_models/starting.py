@@ -1,0 +1,95 @@
+"""What a run starts with: a device, a network and an optimiser."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from dvfl_models.checkpoint import compare, init_from_focalnet, load_checkpoint, read_checkpoint
+from dvfl_models.recipe import Recipe
+from dvfl_models.recipe_parts import OptimPart
+from dvfl_models.video_focalnet import VideoFocalNet, build_model, init_weights
+from dvfl_runtime.errors import CheckpointError, RecipeError
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """How a run is run, which changes nothing of what it computes.
+
+    Attributes:
+        resume: go on from the folder's `last.pth`.
+        strict_split: refuse test sets that share sources with training.
+        cpu: stay on the CPU where there is a GPU.
+        tensorboard: write event files too.
+    """
+
+    resume: bool = False
+    strict_split: bool = False
+    cpu: bool = False
+    tensorboard: bool = False
+
+
+def new_accelerator(part: OptimPart, options: TrainOptions) -> Accelerator:
+    """The device, the processes and the precision.
+
+    Raises:
+        RecipeError: if the precision cannot be had here.
+    """
+    precision = part.precision
+    try:
+        accelerator = Accelerator(cpu=options.cpu, mixed_precision=precision)
+    except ValueError as err:
+        raise RecipeError(f"optim.precision {precision!r}: {err}") from err
+    if precision == "fp16" and accelerator.device.type == "cpu":  # it would compute in float32
+        raise RecipeError("optim.precision 'fp16' needs a GPU; use 'bf16' or 'no' on a CPU")
+    return accelerator
+
+
+def new_model(recipe: Recipe) -> VideoFocalNet:
+    """The recipe's network with the weights that it starts from; the same for the same seed.
+
+    Raises:
+        CheckpointError: if a checkpoint to start from cannot be read or does not fit.
+    """
+    part = recipe.model
+    torch.manual_seed(recipe.seed)
+    model = build_model(part.variant, num_classes=len(recipe.labels), drop_path_rate=part.drop_path)
+    init_weights(model, part.init)
+    if part.imagenet:
+        report = init_from_focalnet(model, read_checkpoint(part.imagenet).state_dict)
+        log.info(
+            "from %s: %d tensors loaded, %d are not in it, %d of it do not fit",
+            *(part.imagenet, *(len(report[k]) for k in ("loaded", "not_in_file", "skipped"))),
+        )
+    if part.start and part.new_head:
+        _load_body(model, part.start)
+    elif part.start:
+        load_checkpoint(model, part.start)
+    return model
+
+
+def _load_body(model: VideoFocalNet, path: str) -> None:
+    given = read_checkpoint(path).state_dict
+    body = {key: value for key, value in given.items() if not key.startswith("head.")}
+    wanted = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
+    if report := compare(wanted, body):
+        raise CheckpointError(f"{path} does not fit the model: {report}")
+    model.load_state_dict(body, strict=False)
+
+
+def new_optimizer(part: OptimPart, model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9; biases and norms are not decayed."""
+    params = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in params if p.dim() > 1], "weight_decay": part.weight_decay},
+        {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if part.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=part.lr, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=part.lr)

@@ -1,0 +1,166 @@
+"""Batches: mixing, crops, epochs, parts of a batch, the rendered classes of frame order."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import videos
+
+from dvfl_models.augment import PairMix, ResizedCrop
+from dvfl_models.batches import TrainingBatches
+from dvfl_models.data import clip_set
+from dvfl_models.recipe import Recipe, recipe_from
+from dvfl_models.recipe_parts import AugmentPart
+from dvfl_models.temporal_order import ORDER_CLASSES, render_order
+from dvfl_runtime.errors import RecipeError
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Path:
+    rows = ["file,label"]
+    for k in range(8):
+        frames = [np.full((40, 60, 3), 20 + 25 * k, np.uint8)] * 6
+        videos.write_video(tmp_path / f"{k}.mp4", frames)
+        rows.append(f"{k}.mp4,{'ab'[k % 2]}")
+    (tmp_path / "index.csv").write_text("\n".join(rows) + "\n")
+    return tmp_path / "index.csv"
+
+
+def recipe(index: Path, augment: dict | None = None, **optim: object) -> Recipe:
+    return recipe_from(
+        {
+            "name": "r",
+            "labels": ["a", "b"],
+            "model": {"variant": "femto"},
+            "clip": {"num_frames": 2, "size": [32, 32], "resize": 36},
+            "train": [{"kind": "videos", "name": "v", "index": str(index)}],
+            "optim": {"epochs": 3, "batch_size": 4, **optim},
+            "augment": augment or {},
+        },
+        "r",
+    )
+
+
+MIXED = {"mixup": 0.8, "cutmix": 1.0, "crop": [0.3, 1.0]}
+
+
+def test_each_video_comes_once_per_epoch_in_another_order(index: Path) -> None:
+    batches = TrainingBatches(recipe(index))
+    assert len(batches) == 6
+    epochs = [[n for s in (e, e + 1) for n in batches[s].names] for e in (0, 2, 4)]
+    assert all(len(set(names)) == 8 for names in epochs)
+    assert epochs[0] != epochs[1]
+
+
+def test_a_video_has_as_many_augmentations_as_the_recipe_says(index: Path) -> None:
+    batches = TrainingBatches(recipe(index, {"seeds": 2, "crop": [0.3, 1.0]}))
+    epochs: list[dict[str, torch.Tensor]] = [{}, {}, {}]
+    for step in range(6):
+        batch = batches[step]
+        epochs[step // 2] |= dict(zip(batch.names, batch.clips, strict=True))
+    for name, clip in epochs[0].items():
+        assert torch.equal(epochs[2][name], clip)
+    assert any(not torch.equal(epochs[1][name], clip) for name, clip in epochs[0].items())
+
+
+def test_epochs_set_the_steps(index: Path) -> None:
+    resolved = TrainingBatches(recipe(index, warmup_epochs=1.5)).recipe.optim
+    assert (resolved.steps, resolved.warmup_steps) == (6, 3)
+    with pytest.raises(RecipeError, match=r"optim: .*give steps or epochs"):
+        recipe(index, epochs=0)
+    with pytest.raises(RecipeError, match="needs listed videos"):
+        recipe_from({**recipe(index).model_dump(), "train": [{"kind": "order"}]}, "order")
+
+
+@pytest.mark.parametrize("optim", [{}, {"epochs": 0, "steps": 4}], ids=["epochs", "steps"])
+def test_the_parts_of_two_processes_are_the_whole_batch(index: Path, optim: dict) -> None:
+    whole = TrainingBatches(recipe(index, MIXED, **optim))[1]
+    parts = [TrainingBatches(recipe(index, MIXED, **optim), k, 2)[1] for k in range(2)]
+    assert torch.equal(torch.cat([p.clips for p in parts]), whole.clips)
+    assert torch.equal(torch.cat([p.targets for p in parts]), whole.targets)
+    assert [*parts[0].names, *parts[1].names] == whole.names
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(index: Path) -> None:
+    with pytest.raises(RecipeError, match=r"batch_size 4 cannot be divided among 3 processes"):
+        TrainingBatches(recipe(index), 0, 3)
+    with pytest.raises(RecipeError, match=r"in pairs; make it a multiple of 8"):
+        TrainingBatches(recipe(index, MIXED), 0, 4)
+    with pytest.raises(RecipeError, match="multiple of accumulate 3"):
+        recipe(index, accumulate=3)
+    with pytest.raises(RecipeError, match="give an even"):
+        recipe(index, MIXED, batch_size=5)
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_shares_of_mixed_clips_are_those_of_the_pixels(kind: str) -> None:
+    mix = PairMix(AugmentPart.model_validate({kind: 1.0}), 3)
+    pair = torch.stack([torch.zeros(4, 3, 32, 32), torch.ones(4, 3, 32, 32)])
+    pair[1, :, 1] = 0.5  # channels differ, frames do not
+    rng = np.random.default_rng(0)
+    for seed in range(5):
+        torch.manual_seed(seed)
+        mixed, targets = mix(pair, torch.tensor([2, 0]), rng)
+        assert mixed.shape == pair.shape
+        assert (mixed == mixed[:, :1]).all()  # the same in each frame
+        torch.testing.assert_close(targets.sum(1), torch.ones(2))
+        share = mixed[0, 0, 0].mean().item()  # of the clip of ones, in the clip of zeros
+        assert targets[0].tolist() == pytest.approx([share, 0, 1 - share], abs=1e-5)
+        assert targets[1, 0].item() == pytest.approx(mixed[1, 0, 0].mean().item(), abs=1e-5)
+        values = mixed[0, 0, 0].unique().tolist()
+        assert len(values) == 1 if kind == "mixup" else set(values) <= {0.0, 1.0}
+
+
+def test_resized_crop_takes_one_part_of_all_frames() -> None:
+    crop = ResizedCrop(AugmentPart.model_validate({"crop": [0.2, 0.5]}), (16, 24))
+    ramp = torch.arange(60.0).repeat(2, 3, 40, 1)
+    torch.manual_seed(0)
+    out = crop(ramp)
+    assert out.shape == (2, 3, 16, 24)
+    assert torch.equal(out[0], out[1])
+    assert out[0, 0, 0, -1] - out[0, 0, 0, 0] < 50
+    untouched = ResizedCrop(AugmentPart.model_validate({}), (16, 24))(ramp)
+    assert untouched is ramp
+
+
+def test_classes_of_frame_order_differ_in_the_order_alone() -> None:
+    for one, other in (("left", "right"), ("up", "down"), ("open", "close")):
+        clip, reverse = (render_order(a, 5, 8, (32, 32)).astype(int) for a in (one, other))
+        noise = abs(clip - reverse[::-1]).mean()
+        assert noise < 8  # the noise of the camera
+        assert abs(clip - reverse).mean() > 1.5 * noise
+    middle = [render_order(action, 9, 1, (32, 32)) for action in ORDER_CLASSES]
+    assert all(np.array_equal(middle[0], frame) for frame in middle)
+    with pytest.raises(ValueError, match="unknown action 'jump'"):
+        render_order("jump", 0, 8, (32, 32))
+
+
+def test_unlabelled_videos_are_played_in_several_ways(tmp_path: Path) -> None:
+    for k in range(4):
+        ramp = [np.full((32, 32, 3), 10 * n, np.uint8) for n in range(20)]  # 0.8 s
+        videos.write_video(tmp_path / f"{k}.mp4", ramp)
+    table = {"kind": "pretext", "index": str(tmp_path), "every": 2,
+             "windows_s": {"slow": 0.2, "fast": 0.8, "backward": -0.8}}  # fmt: skip
+    values = {
+        "name": "p", "labels": ["slow", "fast", "backward"], "model": {"variant": "femto"},
+        "clip": {"num_frames": 4, "size": [32, 32], "resize": 32}, "optim": {"steps": 1},
+        "train": [table], "test": [{**table, "test": True}],
+    }  # fmt: skip
+    pretext = recipe_from(values, "p")
+    train, test = clip_set(pretext.train[0], pretext), clip_set(pretext.test[0], pretext)
+    assert len(test) == 2 * 3
+    slopes = []
+    for class_id in range(3):
+        clip, found = test[class_id]
+        assert found == class_id
+        slopes.append(clip[-1].mean() - clip[0].mean())
+    assert slopes[1] > 2 * slopes[0] > 0 > slopes[2]
+    drawn = [train.sample(np.random.default_rng(k)) for k in range(12)]
+    assert {sample.class_id for sample in drawn} == {0, 1, 2}
+    tested = {Path(entry.path).name for entry in test.entries}
+    assert tested == {"0.mp4", "2.mp4"}
+    assert {Path(sample.name).name for sample in drawn} == {"1.mp4", "3.mp4"}
+    with pytest.raises(RecipeError, match=r"windows_s and labels differ in \{'fast'\}"):
+        clip_set(pretext.train[0].model_copy(update={"windows_s": {"slow": 1, "backward": -1}}),
+                 pretext)  # fmt: skip

@@ -1,0 +1,168 @@
+"""Lists of published data sets, and videos of one source on both sides of a split."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from dvfl_models.datasets import Entry, _words, fingerprint, list_videos
+from dvfl_models.labels import DATASETS, read_labels
+from dvfl_models.leaks import check_leaks, find_leak, group_of
+from dvfl_models.recipe_parts import VideosPart
+from dvfl_runtime.errors import RecipeError
+
+
+def part(index: Path, **more: object) -> VideosPart:
+    return VideosPart.model_validate(
+        {"kind": "videos", "name": "some", "index": str(index), **more}
+    )
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+
+
+def listed(some: VideosPart, labels: list[str]) -> list[tuple[str, int]]:
+    root = Path(some.root or some.index)
+    return [
+        (Path(entry.path).relative_to(root).as_posix(), entry.class_id)
+        for entry in list_videos(some, labels)
+    ]
+
+
+def test_official_list_of_paths_and_numbers(tmp_path: Path) -> None:
+    touch(tmp_path, "a/x y.mp4", "b.mp4", "c.mp4")
+    (tmp_path / "train.csv").write_text("a/x y.mp4,1\nb.mp4,0\n\nc.mp4,run\n")
+    some = part(tmp_path / "train.csv", format="list", root=str(tmp_path))
+    assert listed(some, ["walk", "run"]) == [("a/x y.mp4", 1), ("b.mp4", 0), ("c.mp4", 1)]
+    (tmp_path / "spaces.txt").write_text("a/x y.mp4 0\n")
+    spaces = part(tmp_path / "spaces.txt", format="list", root=str(tmp_path))
+    assert listed(spaces, ["walk", "run"]) == [("a/x y.mp4", 0)]
+    (tmp_path / "far.csv").write_text("b.mp4,7\n")
+    with pytest.raises(RecipeError, match=r"far\.csv is not a list of format 'list'"):
+        list_videos(part(tmp_path / "far.csv", format="list"), ["walk", "run"])
+
+
+def test_ucf_split_files(tmp_path: Path) -> None:
+    names = ("Archery/v_Archery_g08_c01.avi", "HandstandPushups/v_HandStandPushups_g01_c02.avi")
+    touch(tmp_path / "videos", *names)
+    (tmp_path / "trainlist01.txt").write_text(f"{names[0]} 3\n{names[1]} 37\n")
+    (tmp_path / "testlist01.txt").write_text(f"{names[1]}\n")
+    labels = read_labels("ucf101")
+    for name, count in (("trainlist01.txt", 2), ("testlist01.txt", 1)):
+        some = part(tmp_path / name, format="ucf", root=str(tmp_path / "videos"))
+        entries = list_videos(some, labels)
+        assert len(entries) == count
+        assert labels[entries[-1].class_id].lower() == "handstandpushups"
+    some = part(
+        tmp_path / "trainlist01.txt",
+        format="ucf",
+        root=str(tmp_path / "videos"),
+        only={"group": ["08"]},
+    )
+    assert [entry.group for entry in list_videos(some, labels)] == ["Archery_g08"]
+
+
+def test_hmdb_split_files(tmp_path: Path) -> None:
+    clip = "April_09_brush_hair_u_nm_np1_ba_goo_{}.avi"
+    touch(tmp_path / "videos", *(f"brush_hair/{clip.format(k)}" for k in range(3)))
+    lines = [f"{clip.format(k)} {use} " for k, use in enumerate((1, 2, 0))]
+    (tmp_path / "brush_hair_test_split2.txt").write_text("\n".join(lines) + "\n")
+    for subset, number in (("train", 0), ("test", 1)):
+        some = part(tmp_path, format="hmdb", split=2, subset=subset, root=str(tmp_path / "videos"))
+        (entry,) = list_videos(some, read_labels("hmdb51"))
+        assert entry.path.endswith(f"brush_hair/{clip.format(number)}")
+        assert entry.group == "April_09_brush_hair"
+    with pytest.raises(RecipeError, match=r"no \*_test_split1\.txt"):
+        list_videos(part(tmp_path, format="hmdb"), ["brush_hair"])
+
+
+def test_kinetics_leaves_dead_links_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    touch(tmp_path, "abc_000010_000020.mp4", "air drumming/d-e_000000_000010.mp4")
+    rows = ["abseiling,abc,10,20,train", "air drumming,d-e,0.0,10.0,train", "archery,z,1,2,train"]
+    header = "label,youtube_id,time_start,time_end,split"
+    (tmp_path / "train.csv").write_text("\n".join([header, *rows]) + "\n")
+    some = part(tmp_path / "train.csv", format="kinetics", root=str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        found = listed(some, list(read_labels("kinetics400")))
+    assert found == [("abc_000010_000020.mp4", 0), ("air drumming/d-e_000000_000010.mp4", 1)]
+    assert "1 of 3 listed videos are not there" in caplog.text
+
+
+def test_ssv2_templates(tmp_path: Path) -> None:
+    touch(tmp_path, "78687.webm", "5.webm")
+    items = [
+        {"id": "78687", "label": "closing a box", "template": "Closing [something]"},
+        {"id": 5, "label": "Burying something in something"},
+    ]
+    (tmp_path / "train.json").write_text(json.dumps(items))
+    some = part(tmp_path / "train.json", format="ssv2", root=str(tmp_path))
+    labels = list(read_labels("ssv2"))
+    assert [labels[kind] for _, kind in listed(some, labels)] == [
+        "Closing something",
+        "Burying something in something",
+    ]
+
+
+def test_folder_per_class(tmp_path: Path) -> None:
+    touch(tmp_path, "run/b.mp4", "run/notes.txt", "walk/a.avi", "other/c.mp4")
+    assert listed(part(tmp_path, format="folders"), ["walk", "run"]) == [
+        ("run/b.mp4", 1),
+        ("walk/a.avi", 0),
+    ]
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_labels_stay_different_without_punctuation(name: str) -> None:
+    labels = read_labels(name)
+    assert len({_words(label) for label in labels}) == len(labels)
+
+
+def test_list_of_another_format_is_an_error_of_one_line(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("a,b\n1,2\n")
+    for format_ in ("index", "kinetics", "ssv2", "ucf"):
+        with pytest.raises(RecipeError, match=f"not a list of format '{format_}'") as caught:
+            list_videos(part(tmp_path / "x.csv", format=format_), ["a"])
+        assert "\n" not in str(caught.value)
+
+
+def test_fingerprint_changes_with_the_videos(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    entries = [Entry(str(tmp_path / name), 0) for name in ("a.mp4", "b.mp4")]
+    before = fingerprint(entries)
+    assert before == fingerprint(entries)
+    assert before != fingerprint(entries[:1])
+    (tmp_path / "b.mp4").write_bytes(b"longer")
+    assert before != fingerprint(entries)
+
+
+@pytest.mark.parametrize(
+    ("row", "group"),
+    [
+        ({"file": "Biking/v_Biking_g07_c03.avi"}, "Biking_g07"),
+        ({"file": "TheBoondockSaints_kick_ball_f_cm_np1_le_med_0.avi"},
+         "TheBoondockSaints_kick_ball"),
+        ({"file": "a.mp4", "sequence": "3"}, "root: sequence 3"),
+        ({"file": "a.mp4", "person": "x"}, "root: person x"),
+        ({"file": "holiday.mp4"}, ""),
+    ],
+)  # fmt: skip
+def test_group_of_a_video(row: dict[str, str], group: str) -> None:
+    assert group_of(row, "", "root") == group
+
+
+def test_leaks_are_counted_warned_of_and_refused(caplog: pytest.LogCaptureFixture) -> None:
+    train = [Entry("1.avi", 0, "g1"), Entry("2.avi", 0, "g2"), Entry("same.avi", 0)]
+    test = [Entry("3.avi", 0, "g2"), Entry("4.avi", 0, "g3"), Entry("same.avi", 0)]
+    leak = find_leak(train, test, "val")
+    assert (leak.videos, leak.leaked, leak.unknown) == (3, 2, 1)
+    assert leak.report()["groups"] == ["g2", "same.avi"]
+    with caplog.at_level(logging.WARNING):
+        check_leaks([leak], strict=False)
+    assert "2 of 3 videos share their source" in caplog.text
+    with pytest.raises(RecipeError, match=r"'val': 2 of 3 videos.*--strict-split"):
+        check_leaks([leak], strict=True)
+    check_leaks([find_leak(train[:1], test[1:2], "val")], strict=True)
