@@ -1,0 +1,157 @@
+"""Whether decoding, preprocessing and inference overlap: windows per second of a whole stream.
+
+python -m dvfl_bench.overlap MODEL.onnx [VIDEO] [--windows 12] [--rounds 11] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dvfl_bench.machine import describe_machine
+from dvfl_runtime import Recognizer
+from dvfl_runtime.cli import DEMO_CLIP
+from dvfl_runtime.engines import open_engine
+from dvfl_runtime.engines.cpus import usable_cpus
+from dvfl_runtime.errors import DvflError
+from dvfl_runtime.files import replacing
+from dvfl_runtime.preprocess import preprocess_frame
+from dvfl_runtime.sources import open_source
+
+log = logging.getLogger(__name__)
+
+
+class Stopwatch:
+    """Windows per second of one model and video: the whole stream, and each part alone."""
+
+    def __init__(self, model: Path, video: Path, *, engine: str, threads: int) -> None:
+        self._recognizer = Recognizer(model, engine=engine, num_threads=threads)
+        self._spec, self.info = self._recognizer.spec, self._recognizer.info
+        # a second one, so that nothing of the stream is part of the bare inference
+        self._engine = open_engine(self.info.engine, model, num_threads=threads)
+        shape = (1, self._spec.num_frames, *self._spec.size, 3)
+        self._clip = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+        self._video = video
+
+    def inference(self, windows: int) -> float:
+        """The engine alone, on a clip that is ready."""
+        begin_s = time.perf_counter()
+        for _ in range(windows):
+            self._engine.run(self._clip)
+        return windows / (time.perf_counter() - begin_s)
+
+    def decoding(self, windows: int) -> float:
+        """Decoding alone, with the resizing of as many frames as are picked."""
+        end_s = self._spec.window_s / 4 * windows
+        step_s = self._spec.window_s / self._spec.num_frames
+        next_s = 0.0
+        begin_s = time.perf_counter()
+        with closing(open_source(self._video)) as source:
+            for frame in source.frames():
+                if frame.time_s >= next_s:
+                    preprocess_frame(frame.image, self._spec)
+                    next_s += step_s
+                if frame.time_s >= end_s:
+                    break
+        return windows / (time.perf_counter() - begin_s)
+
+    def stream(self, windows: int) -> float:
+        """All of it, by `Recognizer.stream`, from the first prediction on."""
+        predictions = self._recognizer.stream(self._video)
+        next(predictions, None)
+        begin_s = time.perf_counter()
+        count = sum(1 for _ in itertools.islice(predictions, windows))
+        elapsed_s = time.perf_counter() - begin_s
+        if count < windows:
+            raise DvflError(
+                f"{self._video} has {count + 1} windows, wanted {windows + 1}; pass --windows"
+            )
+        return windows / elapsed_s
+
+    def close(self) -> None:
+        """Releases both copies of the model."""
+        self._recognizer.close()
+        self._engine.close()
+
+
+def measure(
+    model: Path, video: Path, *, engine: str, threads: int, windows: int, rounds: int
+) -> dict[str, Any]:
+    """Measures the three in turn, `rounds` times; returns JSON-ready medians and ratios.
+
+    Raises:
+        DvflError: if the model or the video cannot be used, or is too short.
+    """
+    with closing(Stopwatch(model, video, engine=engine, threads=threads)) as watch:
+        parts = {"inference": watch.inference, "decoding": watch.decoding, "stream": watch.stream}
+        for part in parts.values():
+            part(min(5, windows))
+        rates = {name: [] for name in parts}  # type: dict[str, list[float]]
+        for _ in range(rounds):
+            for name, part in parts.items():
+                rates[name].append(part(windows))
+            log.info("windows/s: %s", {name: round(each[-1], 2) for name, each in rates.items()})
+        info = watch.info
+    rounds_of = list(zip(rates["stream"], rates["inference"], rates["decoding"], strict=True))
+    return {
+        "what": "windows per second of a file, in turn: whole stream, inference and decoding alone",
+        "model": info.name,
+        "engine": f"{info.engine} {info.versions[info.engine]}",
+        "video": video.name,
+        "windows": windows,
+        "rounds": rounds,
+        **{f"{name}_per_s": round(statistics.median(each), 2) for name, each in rates.items()},
+        "stream_to_inference": round(statistics.median(s / i for s, i, _ in rounds_of), 3),
+        "stream_to_decoding": round(statistics.median(s / d for s, _, d in rounds_of), 3),
+        # each part alone uses all cores, so where both are heavy this is what there is to gain
+        "stream_to_one_after_the_other": round(
+            statistics.median(s * (1 / i + 1 / d) for s, i, d in rounds_of), 3
+        ),
+        "machine": describe_machine(threads),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dvfl_bench.overlap", description=__doc__)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("video", type=Path, nargs="?", default=DEMO_CLIP)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--threads", type=int, default=usable_cpus())
+    parser.add_argument("--windows", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=11)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        result = measure(
+            args.model,
+            args.video,
+            engine=args.engine,
+            threads=args.threads,
+            windows=args.windows,
+            rounds=args.rounds,
+        )
+        if args.json:
+            with replacing(args.json) as part:
+                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except DvflError as err:
+        log.error("error: %s", err)
+        return 2
+    log.info(json.dumps(result, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""The stopwatch of a whole stream and of its parts."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dvfl_bench.overlap import main
+from dvfl_runtime.recognizer import BUNDLED_MODEL
+
+
+def test_a_short_run_on_the_bundled_clip(tmp_path: Path) -> None:
+    out = tmp_path / "overlap.json"
+    arguments = ["--windows", "6", "--rounds", "1", "--engine", "onnxruntime", "--json", str(out)]
+    assert main([str(BUNDLED_MODEL), *arguments]) == 0
+    result = json.loads(out.read_text())
+    assert result["stream_per_s"] > 0
+    ratio = result["stream_per_s"] / result["inference_per_s"]
+    assert result["stream_to_inference"] == pytest.approx(ratio, rel=0.05)
+    assert result["engine"].startswith("onnxruntime ")
+
+
+def test_a_video_that_is_too_short_is_one_error(caplog: pytest.LogCaptureFixture) -> None:
+    assert main([str(BUNDLED_MODEL), "--windows", "1000", "--rounds", "1"]) == 2
+    assert "windows, wanted 1001; pass --windows" in caplog.text
