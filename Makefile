@@ -1,21 +1,26 @@
 # Each target sets itself up: Python 3.10 or newer, pip and make are all it needs.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test check check-slow clean
+.PHONY: help demo test test-tools check check-slow results-table clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BIN := .venv/bin
+RTSP_SERVER := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
 
 demo: .venv-demo/ready ## recognise the actions in the bundled clip (small environment, no PyTorch)
 	.venv-demo/bin/dvfl-recognize --demo
 
 test: .venv/ready ## run the tests; PYTEST_ARGS="-k sampling" selects some
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-tools: ## install the RTSP server of the tests (Debian, Ubuntu; as root); without it they skip
+	@dpkg-query --show $(RTSP_SERVER) > /dev/null 2>&1 || { apt-get -qq update && \
+	  DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-install-recommends install $(RTSP_SERVER); }
 
 check: .venv/ready ## lint, formatting, types and import rules
 	$(BIN)/ruff check
@@ -25,6 +30,9 @@ check: .venv/ready ## lint, formatting, types and import rules
 
 check-slow: .venv/ready ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+results-table: .venv/ready ## fill the tables of models/RESULTS.md from models/results
+	$(BIN)/python -m dvfl_models.results table models/RESULTS.md
 
 clean: ## remove the environments and what builds and tools leave behind; runs/ stays
 	rm -rf .venv .venv-demo build dist dvfl.egg-info

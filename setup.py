@@ -10,13 +10,24 @@ exec((HERE / "dvfl_runtime" / "version.py").read_text(encoding="utf-8"), version
 
 AV = "av>=14"  # the first with VideoFrame.rotation
 MEDIA = [AV, "opencv-python-headless>=4.8"]
+CUDA = "cuda-bindings>=12.8"  # calls the driver that is there; brings no CUDA of its own
 TOML = 'tomli>=2; python_version < "3.11"'
-TRAIN = ["torch>=2.6", "kornia>=0.8", "pydantic>=2", "matplotlib>=3.8", "tqdm>=4.66", TOML, *MEDIA]
+TRAIN = [
+    "torch>=2.6",
+    "accelerate>=1.2",
+    "kornia>=0.8.2",  # the first whose CutMix can give the share of the paper
+    "pydantic>=2",
+    "matplotlib>=3.8",
+    "tensorboardX>=2.6",
+    "tqdm>=4.66",
+    TOML,
+    *MEDIA,
+]
 EXTRAS = {
     "cpu": ["onnxruntime>=1.21", *MEDIA],
-    "gpu": ["onnxruntime-gpu>=1.21", *MEDIA],
+    "gpu": ["onnxruntime-gpu>=1.21", CUDA, *MEDIA],
     # cv2, TensorRT and CUDA are JetPack's own; a pip build of them would hide those
-    "jetson": [AV],
+    "jetson": [AV, CUDA],
     "openvino": ["openvino>=2025.0", *MEDIA],
     "train": TRAIN,
     # verification evaluates the exported file with the data code of training
@@ -28,10 +39,15 @@ EXTRAS["dev"] = sorted(
         *EXTRAS["openvino"],
         *EXTRAS["export"],
         *EXTRAS["bench"],
+        # what of the TensorRT engine can be tested without a GPU: NVIDIA's builder (95 MB), CUDA's
+        # bindings
+        'tensorrt-rtx-cu13>=1.7; sys_platform == "linux" and platform_machine == "x86_64"',
+        CUDA + '; sys_platform == "linux"',
         "build",
         "hypothesis",
         "import-linter",
         "mypy",
+        "onnxsim>=0.8",
         "pre-commit",
         "pytest",
         "ruff",
@@ -75,6 +91,7 @@ setup(
             "dvfl-recognize=dvfl_runtime.cli:main",
             "dvfl-export=dvfl_export.cli:main",
             "dvfl-train=dvfl_models.cli:main",
+            "dvfl-eval=dvfl_export.eval_cli:main",
         ]
     },
 )

@@ -115,7 +115,7 @@ def test_modules_and_functions_stay_readable(module: Path) -> None:
     assert {name: n for name, n in lengths.items() if n > MAX_FUNCTION_LINES} == {}
 
 
-@each_module([module for module in MODULES if module.stem != "cli"])
+@each_module([module for module in MODULES if not module.stem.endswith("cli")])
 def test_only_commands_print(module: Path) -> None:
     calls = (node for node in ast.walk(parse(module)) if isinstance(node, ast.Call))
     prints = [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"]

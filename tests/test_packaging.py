@@ -19,7 +19,7 @@ from shared import ROOT
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 IGNORED = shutil.ignore_patterns("__pycache__")
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}  # where the import has another name
-ENGINES = {"openvino", "tensorrt"}  # chosen by the user: extras of their own
+ENGINES = {"openvino", "tensorrt", "cuda"}  # chosen by the user: extras of their own
 TIMELINE_ROW = re.compile(r"^ *(\d+:)?\d+\.\d\d +(\d+:)?\d+\.\d\d +\w+ ", re.MULTILINE)
 
 
@@ -91,7 +91,12 @@ def test_numpy_is_the_only_hard_dependency() -> None:
 
 @pytest.mark.parametrize(
     ("command", "extra"),
-    [("dvfl_runtime.cli", "cpu"), ("dvfl_models.cli", "train"), ("dvfl_export.cli", "export")],
+    [
+        ("dvfl_runtime.cli", "cpu"),
+        ("dvfl_models.cli", "train"),
+        ("dvfl_export.cli", "export"),
+        ("dvfl_export.eval_cli", "export"),
+    ],
 )
 def test_extra_holds_what_its_command_imports(command: str, extra: str) -> None:
     graph = grimp.build_graph(
