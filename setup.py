@@ -50,6 +50,7 @@ EXTRAS["dev"] = sorted(
         "onnxsim>=0.8",
         "pre-commit",
         "pytest",
+        "pytest-timeout",
         "ruff",
         "setuptools>=68",  # the test of the wheel builds it without an isolated environment
         "types-tqdm",
