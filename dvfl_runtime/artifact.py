@@ -30,7 +30,10 @@ MODEL_FIELDS = {
     **{1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES},
     **{8: BYTES, 14: BYTES, 20: BYTES, 25: BYTES},
 }
-IR_VERSION, GRAPH, METADATA_PROPS = 1, 7, 14
+IR_VERSION, GRAPH, OPSET_IMPORT, METADATA_PROPS = 1, 7, 8, 14
+MAX_OPSET = (
+    1000  # ONNX is at 28; OpenVINO 2026.4 counts down from 2147483647 one by one, for minutes
+)
 MAX_METADATA_BYTES = 16 * 1024 * 1024
 
 
@@ -182,6 +185,8 @@ def _metadata(stream: BinaryIO, size: int) -> bytes:
             if MODEL_FIELDS.get(number, wire) != wire:
                 raise ArtifactError("it is not an ONNX file")
             seen.add(number)
+            if number == OPSET_IMPORT:
+                _check_opset(stream, length)
             if number == METADATA_PROPS and 0 < length <= MAX_METADATA_BYTES:
                 found = _entry(stream, length) or found
     except _Truncated:
@@ -196,6 +201,17 @@ def _metadata(stream: BinaryIO, size: int) -> bytes:
             "run: dvfl-export CHECKPOINT -o FILE.onnx"
         )
     return found
+
+
+def _check_opset(stream: BinaryIO, length: int) -> None:
+    """Raises ArtifactError if an OperatorSetIdProto (domain 1, version 2) has no real version."""
+    for number, wire, _ in _fields(stream, stream.tell() + length):
+        if number == 2 and wire == VARINT:
+            at = stream.tell()
+            version = _varint(stream)
+            stream.seek(at)
+            if not 1 <= version <= MAX_OPSET:  # a negative one is above 2**63
+                raise ArtifactError("it is damaged: its opset has no real version; copy it again")
 
 
 def _entry(stream: BinaryIO, length: int) -> bytes | None:

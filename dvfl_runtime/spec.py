@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+# what no model has: a file that asks for more is damaged, and would take all memory or never end
+MAX_FRAMES = 1024
+MAX_SIDE_PX = 4096
+MAX_WINDOW_S = 3600.0
 
 Crop = Literal["center", "letterbox"]
 
@@ -45,10 +51,9 @@ class ClipSpec:
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "frame_interval"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if not (math.isfinite(self.window_s) and self.window_s > 0):
-            raise ValueError(f"window_s must be a finite number > 0, got {self.window_s}")
+            _check_whole(name, getattr(self, name), MAX_FRAMES)
+        if not 0 < self.window_s <= MAX_WINDOW_S:
+            raise ValueError(f"window_s must be > 0 and <= {MAX_WINDOW_S:.0f}, got {self.window_s}")
         for name in ("mean", "std"):
             values = getattr(self, name)
             if len(values) != 3 or not all(math.isfinite(v) for v in values):
@@ -60,6 +65,8 @@ class ClipSpec:
     def _check_geometry(self) -> None:
         if len(self.size) != 2 or min(self.size) < 1:
             raise ValueError(f"size must be (height, width), both >= 1, got {self.size}")
+        for side in self.size:
+            _check_whole("size", side, MAX_SIDE_PX)
         if self.crop not in get_args(Crop):
             raise ValueError(f"crop must be one of {get_args(Crop)}, got {self.crop!r}")
         if (self.crop == "letterbox") != (self.resize is None):
@@ -69,6 +76,8 @@ class ClipSpec:
             )
         if self.resize is not None and self.resize < max(self.size):
             raise ValueError(f"resize must be >= the crop {self.size}, got {self.resize}")
+        if self.resize is not None:
+            _check_whole("resize", self.resize, MAX_SIDE_PX)
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the spec as JSON-ready values."""
@@ -90,3 +99,10 @@ class ClipSpec:
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
         return cls(**fields)
+
+
+def _check_whole(name: str, value: object, most: int) -> None:
+    if not isinstance(value, numbers.Integral):
+        raise ValueError(f"{name} must be a whole number, got {value!r}")
+    if not 1 <= int(value) <= most:
+        raise ValueError(f"{name} must be >= 1 and <= {most}, got {value}")

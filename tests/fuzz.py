@@ -306,7 +306,8 @@ class Worker:
 
     def _line(self, timeout_s: float) -> dict[str, object] | None:
         """Returns what the worker tells next, `None` when it ended."""
-        assert self._process is not None and self._process.stdout is not None
+        assert self._process is not None
+        assert self._process.stdout is not None
         pipe = self._process.stdout.fileno()
         until_s = time.monotonic() + timeout_s
         while b"\n" not in self._lines:

@@ -232,7 +232,11 @@ def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoS
     try:
         # "file:" keeps a colon in a name from being read as a protocol, and the whitelist keeps
         # playlist files from opening connections.
-        container = av.open(f"file:{path}", options={"protocol_whitelist": "file"})
+        container = av.open(
+            f"file:{path}",
+            options={"protocol_whitelist": "file"},
+            metadata_errors="replace",  # titles need not be UTF-8
+        )
     except (av.FFmpegError, OSError) as err:
         raise SourceError(
             f"cannot open {path} as a video: {err.strerror}; check that it is a complete video file"

@@ -88,7 +88,12 @@ class RtspGrabber:
 
         name = without_secrets(self._url)
         try:
-            self._container = av.open(self._url, options=self._options, timeout=self._timeout_s)
+            self._container = av.open(
+                self._url,
+                options=self._options,
+                timeout=self._timeout_s,
+                metadata_errors="replace",  # a session's name need not be UTF-8
+            )
         except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError) as err:
             raise SourceError(
                 f"{name} refuses the connection ({_reason(err)}); check the name and the password: "

@@ -32,7 +32,7 @@ def test_json_round_trip(spec):
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
-        ({"num_frames": 0}, "num_frames must be >= 1, got 0"),
+        ({"num_frames": 0}, "num_frames must be >= 1 and <= 1024, got 0"),
         ({"size": (0, 4)}, "size must be"),
         ({"size": (4,)}, "size must be"),
         ({"crop": "squash"}, "crop must be one of"),
@@ -43,6 +43,11 @@ def test_json_round_trip(spec):
         ({"std": (1, 2, 0)}, "std must be > 0"),
         ({"std": (1, 2, float("inf"))}, "std must be three finite"),
         ({"frame_interval": 0}, "frame_interval must be >= 1"),
+        ({"num_frames": 65536}, "num_frames must be >= 1 and <= 1024, got 65536"),
+        ({"num_frames": 2.5}, "num_frames must be a whole number"),
+        ({"size": (8, 8192), "resize": 8192}, "size must be >= 1 and <= 4096, got 8192"),
+        ({"resize": 2**31}, "resize must be >= 1 and <= 4096"),
+        ({"window_s": 1e308}, "window_s must be > 0 and <= 3600"),
         ({"window_s": 0}, "window_s must be"),
         ({"window_s": float("nan")}, "window_s must be"),
     ],
