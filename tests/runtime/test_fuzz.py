@@ -15,7 +15,7 @@ from dvfl_runtime.artifact import MAX_OPSET
 def check(results: list[Result]) -> None:
     found = [f"{r.case} {r.call}: {r.kind}\n{r.detail}" for r in findings(results)]
     assert not found, "\n".join([*found, summary(results)])
-    assert {result.kind for result in results} == {"ok", "refused"}, summary(results)
+    assert any(result.kind == "refused" for result in results), summary(results)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,10 @@ def test_a_few_damaged_files_of_each_kind(what: str, count: int, tmp_path: Path)
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("what", [pytest.param("videos", marks=needs_shared), "models"])
 def test_three_hundred_damaged_files(what: str, tmp_path: Path) -> None:
-    check(run(what, range(300), tmp_path))
+    results = run(what, range(300), tmp_path)
+    check(results)
+    # damage that nobody could notice has to go through, or the cases do not get far enough
+    assert any(result.kind == "ok" for result in results), summary(results)
 
 
 @pytest.mark.parametrize("what", [pytest.param("videos", marks=needs_shared), "models"])
