@@ -29,6 +29,8 @@ EXTRAS = {
     # cv2, TensorRT and CUDA are JetPack's own; a pip build of them would hide those
     "jetson": [AV, CUDA],
     "openvino": ["openvino>=2025.0", *MEDIA],
+    # beside an extra that brings an engine: on a Jetson what that needs is JetPack's own
+    "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "train": TRAIN,
     # verification evaluates the exported file with the data code of training
     "export": [*TRAIN, "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.21"],
@@ -39,6 +41,7 @@ EXTRAS["dev"] = sorted(
         *EXTRAS["openvino"],
         *EXTRAS["export"],
         *EXTRAS["bench"],
+        *EXTRAS["serve"],
         # what of the TensorRT engine can be tested without a GPU: NVIDIA's builder (95 MB), CUDA's
         # bindings
         'tensorrt-rtx-cu13>=1.7; sys_platform == "linux" and platform_machine == "x86_64"',
@@ -48,6 +51,7 @@ EXTRAS["dev"] = sorted(
         "import-linter",
         "mypy",
         "onnxsim>=0.8",
+        "playwright",  # drives the system's Chromium; its own browsers are not downloaded
         "pre-commit",
         "pytest",
         "pytest-timeout",
@@ -74,6 +78,7 @@ setup(
     packages=[
         "dvfl_runtime",
         "dvfl_runtime.engines",
+        "dvfl_runtime.serve",
         "dvfl_runtime.sources",
         "dvfl_models",
         "dvfl_export",

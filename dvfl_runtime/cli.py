@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from socket import socket
 from typing import NoReturn, TextIO
 
 from dvfl_runtime.engines import DEVICES, ENGINES
@@ -27,6 +28,8 @@ from dvfl_runtime.output import (
 )
 from dvfl_runtime.overlay import OverlayWriter, check_overlay_suffix
 from dvfl_runtime.recognizer import Recognizer
+from dvfl_runtime.serve.address import Address, listen
+from dvfl_runtime.serve.server import PageServer
 from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
 from dvfl_runtime.windows import MIN_HOP_S
@@ -46,6 +49,7 @@ examples:
   dvfl-recognize a.mp4 b.mp4 --format jsonl -o out.jsonl
   dvfl-recognize --whole --model mine.onnx *.avi     one answer per trimmed video
   dvfl-recognize frames/ --fps 10                    a folder of images, 10 per second
+  dvfl-recognize 0 video.mp4 --serve 8000            a page with both at http://127.0.0.1:8000/
 
 exit status: 0 on success, 2 on bad input, 130 after Ctrl-C and 143 after a request to
 terminate (outputs so far are completed and kept)
@@ -103,6 +107,10 @@ def _parser() -> argparse.ArgumentParser:
     add("-o", "--output", metavar="FILE", type=Path, help="instead of standard output")
     add("--segments", metavar="FILE", type=Path, help="actions from start to end: .csv .json .srt")
     add("--overlay", metavar="FILE", type=Path, help="the video with label, bars and timeline")
+    page = parser.add_argument_group("page", "all sources together, files at their own speed")
+    add = page.add_argument
+    add("--serve", metavar="HOST:PORT", type=_address, help="show it in a browser; PORT is enough")
+    add("--token", metavar="T", help="asked of each browser; needed where HOST is not loopback")
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     return parser
 
@@ -121,6 +129,10 @@ def _check(args: argparse.Namespace) -> None:
         raise DvflError(
             "--whole has no windows; leave out --segments, --overlay, --window-s and --hop-s"
         )
+    if args.serve and args.whole:
+        raise DvflError("--serve shows windows, and --whole has none; leave out one of them")
+    if args.token is not None and not (args.serve and args.token):
+        raise DvflError("--token is what the page of --serve HOST:PORT asks for; pass both")
     _check_outputs(args)
 
 
@@ -146,6 +158,9 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 def _run(args: argparse.Namespace) -> int:
     with ExitStack() as stack:
+        door = listen(args.serve, args.token) if args.serve else None
+        if door is not None:
+            stack.enter_context(door[0])
         text = _open(args.output, stack) if args.output else None
         marks = _open(args.segments, stack) if args.segments else None
         drawn = stack.enter_context(replacing(args.overlay)) if args.overlay else None
@@ -158,10 +173,12 @@ def _run(args: argparse.Namespace) -> int:
         if drawn is not None:
             overlay = OverlayWriter(drawn, recognizer.labels)
             outputs.viewers.append(stack.enter_context(closing(overlay)))
+        if door is not None:
+            outputs.viewers.append(stack.enter_context(_page(args, recognizer, *door)))
         job = Job(recognizer, _reading(args), outputs)
         try:
-            for source in args.sources:
-                job.run([source])
+            for together in [args.sources] if args.serve else [[name] for name in args.sources]:
+                job.run(together)
         except Interrupted as request:  # what there is so far is completed and kept
             job.finish()
             return SIGNALLED + request.number
@@ -179,10 +196,13 @@ def _text_outputs(
     """Returns the writers of text that the options ask for."""
     terminal = StandardOutput() if text is None else None
     out: Sink = text or terminal or sys.stdout
-    outputs = Outputs(terminal=terminal, kept=bool(text or marks or args.overlay))
+    kept = bool(text or marks or args.overlay or args.serve)
+    outputs = Outputs(terminal=terminal, kept=kept)
     labels = recognizer.labels
     suffix = "" if args.output is None else args.output.suffix.lower()
-    if (args.format or ("jsonl" if suffix == ".jsonl" else "table")) == "jsonl":
+    if args.serve and not (args.format or args.output):
+        pass  # the page shows them
+    elif (args.format or ("jsonl" if suffix == ".jsonl" else "table")) == "jsonl":
         outputs.rows.append(JsonlWriter(out))
     elif args.demo:
         outputs.timelines.append(TimelineWriter(out, labels))
@@ -203,6 +223,17 @@ def _open(path: Path, stack: ExitStack) -> TextIO:
     )
 
 
+def _page(
+    args: argparse.Namespace, recognizer: Recognizer, listening: socket, address: Address
+) -> closing[PageServer]:
+    """Begins to serve the page and says where."""
+    info, labels = recognizer.info, recognizer.labels
+    page = PageServer(listening, address.host, args.token, info=info, labels=labels)
+    secret = "?token=..." if args.token else ""  # which is not for logs
+    print(f"{PROG}: serving at http://{address}/{secret}", file=sys.stderr)
+    return closing(page)
+
+
 def _say_what_runs(recognizer: Recognizer) -> None:
     info = recognizer.info
     print(
@@ -210,6 +241,13 @@ def _say_what_runs(recognizer: Recognizer) -> None:
         f"{info.versions[info.engine]}, {info.provider}, {info.device}",
         file=sys.stderr,
     )
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
 
 
 def _whole(text: str) -> int:

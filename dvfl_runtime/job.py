@@ -126,7 +126,7 @@ class Job:
         if how.whole:
             return (self._recognizer.classify(source, top_k=how.top_k) for source in sources)
         return self._recognizer.stream(
-            sources[0],
+            sources,
             window_s=how.window_s,
             hop_s=how.hop_s,
             top_k=how.top_k,

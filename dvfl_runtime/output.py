@@ -40,20 +40,25 @@ class JsonlWriter:
 
     def write(self, prediction: Prediction) -> None:
         """Writes one prediction."""
-        values = {
-            "schema": SCHEMA,
-            "source": prediction.source,
-            "start_s": round(prediction.start_s, 6),
-            "end_s": round(prediction.end_s, 6),
-            "label": prediction.label,
-            "class_id": prediction.class_id,
-            "confidence": round(prediction.confidence, 6),
-            "top": [[label, round(score, 6)] for label, score in prediction.top],
-            "latency_ms": round(prediction.latency_ms, 3),
-            "dropped_frames": prediction.dropped_frames,
-        }
-        self._stream.write(json.dumps(values, ensure_ascii=False) + "\n")
+        self._stream.write(to_json(prediction) + "\n")
         self._stream.flush()
+
+
+def to_json(prediction: Prediction) -> str:
+    """Returns a prediction as one JSON object, in one line."""
+    values = {
+        "schema": SCHEMA,
+        "source": prediction.source,
+        "start_s": round(prediction.start_s, 6),
+        "end_s": round(prediction.end_s, 6),
+        "label": prediction.label,
+        "class_id": prediction.class_id,
+        "confidence": round(prediction.confidence, 6),
+        "top": [[label, round(score, 6)] for label, score in prediction.top],
+        "latency_ms": round(prediction.latency_ms, 3),
+        "dropped_frames": prediction.dropped_frames,
+    }
+    return json.dumps(values, ensure_ascii=False)
 
 
 class TableWriter:

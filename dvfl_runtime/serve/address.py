@@ -1,0 +1,91 @@
+"""Where the page is served: HOST:PORT, and who can reach it there."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+
+from dvfl_runtime.errors import DvflError
+
+LOOPBACK = "127.0.0.1"
+MAX_PORT = 65535
+_FORM = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):)?([0-9]{1,5})")
+
+
+@dataclass(frozen=True)
+class Address:
+    """A host and a port to listen at.
+
+    Attributes:
+        host: a name or a number, IPv6 without brackets.
+        port: 0 for any free one.
+    """
+
+    host: str
+    port: int
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Returns the address of PORT, :PORT or HOST:PORT.
+
+        Raises:
+            ValueError: if it is none.
+        """
+        match = _FORM.fullmatch(text)
+        if match is None or int(match[2]) > MAX_PORT:
+            raise ValueError(
+                f"must be PORT or HOST:PORT with a port from 0 to {MAX_PORT}, got {text!r}"
+            )
+        return cls((match[1] or LOOPBACK).strip("[]"), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether nobody outside this machine can reach it."""
+        if self.host.lower() == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:  # another name: what it stands for may change
+            return False
+
+
+def listen(address: Address, token: str | None) -> tuple[socket.socket, Address]:
+    """Returns a socket that connections can be made to, and its address with the port it got.
+
+    Args:
+        address: where to listen.
+        token: what every request will have to bring; `None` for none.
+
+    Raises:
+        DvflError: if the address can be reached by others while there is no token, is not one of
+            this machine or is taken, or if what is needed to serve is not installed.
+    """
+    if token is None and not address.is_loopback:
+        raise DvflError(
+            f"{address.host} can be reached by others: pass --token TOKEN, which they have to "
+            f"know, or serve at {LOOPBACK}"
+        )
+    try:
+        import starlette  # noqa: F401 - of no use here, but all that follows needs them
+        import uvicorn  # noqa: F401
+    except ImportError as err:
+        raise DvflError(
+            f"--serve needs {err.name}, which is not installed; pip install 'dvfl[serve]'"
+        ) from err
+    # what localhost means is not asked of anybody: it must not become something else
+    host = LOOPBACK if address.host.lower() == "localhost" else address.host
+    try:
+        family, *_, where = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)[0]
+        opened = socket.create_server(where, family=family)
+    except (OSError, UnicodeError) as err:
+        reason = getattr(err, "strerror", None) or err
+        raise DvflError(
+            f"cannot serve at {address}: {reason}; choose an address of this machine and a free "
+            "port, or port 0 for any free one"
+        ) from err
+    return opened, Address(address.host, opened.getsockname()[1])

@@ -1,0 +1,174 @@
+"""What is answered to which request, and to whom."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from dvfl_runtime.serve.board import Board
+from dvfl_runtime.serve.cards import Card
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+PAGE = Path(__file__).parents[1] / "data" / "page.html"
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+PATIENCE_S = 2.0  # for a new picture; then the last one is sent again
+BOUNDARY = "picture"
+HEADERS = [  # of all answers: nothing of it is for other sites, caches or frames
+    ("Cache-Control", "no-store"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Referrer-Policy", "no-referrer"),
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+]
+
+
+def make_app(board: Board, token: str | None, host: str) -> Starlette:
+    """Returns the application.
+
+    Args:
+        board: what there is to tell.
+        token: what every request has to bring; `None` for none.
+        host: that the page is served at.
+    """
+    from starlette.applications import Starlette
+    from starlette.middleware import Middleware
+    from starlette.routing import Route
+
+    answers = _Answers(board)
+    return Starlette(
+        routes=[
+            Route("/", answers.page),
+            Route("/state", answers.state),
+            Route("/events", answers.events),
+            Route("/picture/{number:int}", answers.pictures),
+            Route("/picture/{number:int}.jpg", answers.picture),
+        ],
+        middleware=[Middleware(_Guard, token=token, host=host)],
+    )
+
+
+class _Answers:
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._page = PAGE.read_text(encoding="utf-8")
+
+    async def page(self, _: Request) -> Response:
+        """The page; what it loads comes from here, and no script runs but its own."""
+        from starlette.responses import HTMLResponse
+
+        nonce = secrets.token_urlsafe(16)
+        policy = (
+            "default-src 'none'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
+            f"form-action 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'"
+        )
+        page = re.sub(r"<(style|script)>", rf'<\1 nonce="{nonce}">', self._page)
+        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+
+    async def state(self, _: Request) -> Response:
+        """What runs and what the sources do, as JSON."""
+        from starlette.responses import JSONResponse
+
+        return JSONResponse(self._board.snapshot())
+
+    async def events(self, request: Request) -> Response:
+        """Predictions and states as they come."""
+        from starlette.responses import StreamingResponse
+
+        events = self._board.events(request.headers.get("last-event-id", ""))
+        return StreamingResponse(events, media_type="text/event-stream")
+
+    async def picture(self, request: Request) -> Response:
+        """The next picture of a source; no content as long as there was none."""
+        from starlette.responses import Response
+
+        jpeg = await self._card(request).picture(PATIENCE_S)
+        if jpeg is None:
+            return Response(status_code=204)
+        return Response(jpeg, media_type="image/jpeg")
+
+    async def pictures(self, request: Request) -> Response:
+        """The pictures of a source, one after the other (MJPEG)."""
+        from starlette.responses import StreamingResponse
+
+        return StreamingResponse(
+            self._parts(self._card(request)),
+            media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}",
+        )
+
+    async def _parts(self, card: Card) -> AsyncIterator[bytes]:
+        # a browser shows a part when the boundary behind it arrives, so that is sent with it
+        yield f"--{BOUNDARY}\r\n".encode()
+        last = None
+        while not self._board.stopped and card.source.state != "ended":
+            jpeg = await card.picture(PATIENCE_S)
+            if jpeg is not None and jpeg is not last:
+                last = jpeg
+                head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+                yield head.encode() + jpeg + f"\r\n--{BOUNDARY}\r\n".encode()
+
+    def _card(self, request: Request) -> Card:
+        from starlette.exceptions import HTTPException
+
+        number: int = request.path_params["number"]
+        if number >= len(self._board.cards):
+            raise HTTPException(404, f"there is no source {number}")
+        return self._board.cards[number]
+
+
+class _Guard:
+    """Answers only those who may ask.
+
+    With a token that is who brings it. Without one it is who is on this machine, and a page of
+    another site in a browser there is not: neither under a name that was made to lead here (DNS
+    rebinding), nor by a request across sites.
+    """
+
+    def __init__(self, app: ASGIApp, *, token: str | None, host: str) -> None:
+        self._app = app
+        self._token = token
+        self._names = {*LOOPBACK_NAMES, host.lower()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        from starlette.requests import Request
+        from starlette.responses import PlainTextResponse
+
+        app = self._app
+        if scope["type"] == "http":
+            refusal = self._refusal(Request(scope))
+            if refusal is not None:
+                status, reason = refusal
+                headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}
+                app = PlainTextResponse(f"{reason}\n", status, headers)
+        await app(scope, receive, send)
+
+    def _refusal(self, request: Request) -> tuple[int, str] | None:
+        if self._token is not None:
+            scheme, _, brought = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer":
+                brought = request.query_params.get("token", "")
+            if not secrets.compare_digest(brought.encode(), self._token.encode()):
+                return 401, "this page needs its token: /?token=TOKEN"
+        elif _host_name(request.headers.get("host", "")) not in self._names:
+            return 400, "this page is served on loopback only"
+        site = request.headers.get("sec-fetch-site", "none")
+        is_link = request.headers.get("sec-fetch-mode") == "navigate"
+        if site not in ("none", "same-origin") and not is_link:
+            return 403, "not for other sites"
+        return None
+
+
+def _host_name(host: str) -> str | None:
+    """Returns the name in a Host header without the port, in small letters."""
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None

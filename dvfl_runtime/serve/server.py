@@ -1,0 +1,120 @@
+"""The server: a thread of its own, which recognition hands frames and predictions to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from dvfl_runtime.results import Info, Prediction
+from dvfl_runtime.serve.app import HEADERS, make_app
+from dvfl_runtime.serve.board import Board
+from dvfl_runtime.sources import Source
+
+if TYPE_CHECKING:
+    import uvicorn
+    from starlette.applications import Starlette
+
+FAREWELL_S = 1  # at the end: how long a browser may take for the last events
+JOIN_S = 2.0  # beyond it: how long the thread may take
+MAX_CONNECTIONS = 100
+
+
+class PageServer:
+    """Serves the page; a `Viewer` of what is recognised.
+
+    Args:
+        listening: the socket to answer at, which is closed with the server.
+        host: the name that it is bound to.
+        token: what every request has to bring; `None` for none.
+        info: what runs.
+        labels: names of the classes.
+    """
+
+    def __init__(
+        self,
+        listening: socket.socket,
+        host: str,
+        token: str | None,
+        *,
+        info: Info,
+        labels: Sequence[str],
+    ) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._board = Board(info, labels, self._loop)
+        self._server = _uvicorn_server(make_app(self._board, token, host))
+        self._socket = listening
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="dvfl-server", daemon=True)
+        self._thread.start()
+
+    def watch(self, source: Source) -> Source:
+        """Returns the source to read instead, which shows each frame to this viewer."""
+        return self._board.watch(source)
+
+    def write(self, prediction: Prediction) -> None:
+        """Takes one prediction."""
+        self._board.write(prediction)
+
+    def finish(self) -> None:
+        """Does nothing: browsers are told of the end by `close`, when all files are written."""
+
+    def close(self) -> None:
+        """Says good-bye to the browsers and ends; further calls do nothing."""
+        if self._closed:
+            return
+        self._closed = True
+        # who does not take the last events is cut off, and uvicorn would call that an error
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+        with contextlib.suppress(RuntimeError):  # it has ended by itself
+            self._loop.call_soon_threadsafe(self._stop)
+        self._thread.join(FAREWELL_S + JOIN_S)
+        self._socket.close()
+
+    def _stop(self) -> None:
+        self._board.stop()
+        self._server.should_exit = True
+
+    def _run(self) -> None:
+        """The thread of the server."""
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(self._serve())
+            self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        looking = asyncio.ensure_future(self._board.look_around())
+        await self._server.serve(sockets=[self._socket])
+        looking.cancel()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+
+
+def _uvicorn_server(app: Starlette) -> uvicorn.Server:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level=logging.ERROR,
+        access_log=False,
+        headers=HEADERS,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=FAREWELL_S,
+    )
+    return uvicorn.Server(config)
