@@ -1,0 +1,335 @@
+import asyncio
+import contextlib
+import json
+import socket
+import sys
+import threading
+import time
+from itertools import count
+
+import cv2
+import numpy as np
+import pytest
+from artifacts import COLOURS, coloured, write_colour_model
+from serving import Served, ask, events, status, stuck_client
+from videos import write_video
+
+from dvfl_runtime import Frame, Recognizer, cli
+from dvfl_runtime.serve import board, cards
+from dvfl_runtime.serve.address import Address, listen
+from dvfl_runtime.serve.server import PageServer
+from dvfl_runtime.sources import MemorySource
+
+ROUTES = ("/", "/state", "/events", "/picture/0", "/picture/0.jpg")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("serve")
+    write_colour_model(path / "m.onnx")
+    for colour in ("red", "blue"):
+        write_video(path / f"{colour}.mp4", coloured((colour, 50)), pix_fmt="yuv444p")
+    long = coloured(("red", 60 * 25), height=16, width=16)
+    write_video(path / "long.mp4", long, pix_fmt="yuv444p")
+    return path
+
+
+@pytest.fixture(scope="module")
+def recognizer(folder):
+    with Recognizer(folder / "m.onnx", engine="onnxruntime") as opened:
+        yield opened
+
+
+@pytest.fixture
+def serve(recognizer):
+    """Starts servers in this process."""
+    with contextlib.ExitStack() as stack:
+
+        def start(host="127.0.0.1", token=None):
+            listening, address = listen(Address(host, 0), token)
+            info, labels = recognizer.info, recognizer.labels
+            server = PageServer(listening, host, token, info=info, labels=labels)
+            stack.callback(server.close)
+            return server, address.port
+
+        yield start
+
+
+def recognise(server, recognizer, *sources):
+    watched = [server.watch(source) for source in sources]
+    for prediction in recognizer.stream(watched, hop_s=0.1):
+        server.write(prediction)
+
+
+def red(seconds):
+    return MemorySource(coloured(("red", round(25 * seconds))), 25.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port", "is_loopback", "again"),
+    [
+        ("8000", "127.0.0.1", 8000, True, "127.0.0.1:8000"),
+        (":0", "127.0.0.1", 0, True, "127.0.0.1:0"),
+        ("localhost:80", "localhost", 80, True, "localhost:80"),
+        ("[::1]:80", "::1", 80, True, "[::1]:80"),
+        ("127.8.8.8:80", "127.8.8.8", 80, True, "127.8.8.8:80"),
+        ("0.0.0.0:65535", "0.0.0.0", 65535, False, "0.0.0.0:65535"),
+        ("[::]:80", "::", 80, False, "[::]:80"),
+        ("camera.local:80", "camera.local", 80, False, "camera.local:80"),
+        ("localhost.example.org:80", "localhost.example.org", 80, False, None),
+    ],
+)
+def test_addresses(text, host, port, is_loopback, again):
+    address = Address.parse(text)
+    assert (address.host, address.port, address.is_loopback) == (host, port, is_loopback)
+    assert str(address) == (again or text)
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["--serve", "page"], ["--serve", "'page'", "HOST:PORT"]),
+        (["--serve", "localhost:"], ["--serve", "'localhost:'"]),
+        (["--serve", "::1:80"], ["--serve", "'::1:80'"]),
+        (["--serve", "65536"], ["--serve", "65535", "'65536'"]),
+        (["--serve", "http://localhost:80"], ["--serve", "'http://localhost:80'"]),
+        (["--serve", "0.0.0.0:0"], ["0.0.0.0", "--token TOKEN"]),
+        (["--serve", "camera.local:0"], ["camera.local", "--token TOKEN"]),
+        (["--serve", "203.0.113.1:0", "--token", "x"], ["203.0.113.1:0", "of this machine"]),
+        (["--serve", "0", "--token", ""], ["--token", "pass both"]),
+        (["--token", "x"], ["--token", "pass both"]),
+        (["--serve", "0", "--whole"], ["--serve", "--whole"]),
+    ],
+)
+def test_bad_arguments_are_one_line_before_any_work(words, parts, tmp_path, capsys):
+    words = ["none.mp4", "--model", "none.onnx", "-o", str(tmp_path / "o.jsonl"), *words]
+    is_one_error(words, parts, capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_port_that_is_taken_is_one_line_before_any_work(tmp_path, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        words = ["none.mp4", "--model", "none.onnx", "-o", str(tmp_path / "o.jsonl")]
+        is_one_error([*words, "--serve", str(port)], [f"127.0.0.1:{port}", "in use"], capsys)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("package", ["uvicorn", "starlette"])
+def test_what_is_missing_is_one_line(package, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, package, None)
+    is_one_error(["none.mp4", "--serve", "0"], [package, "pip install 'dvfl[serve]'"], capsys)
+
+
+def is_one_error(words, parts, capsys):
+    try:
+        code = cli.main(words)
+    except SystemExit as err:
+        code = err.code
+    out, err = capsys.readouterr()
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert all(part in err for part in ["dvfl-recognize: error: ", *parts]), err
+
+
+def test_every_route_needs_the_token(serve):
+    server, port = serve("0.0.0.0", "se/cr?t ü")
+    server.watch(red(1))
+    query = "?token=se/cr%3Ft%20%C3%BC"
+    for route in (*ROUTES, "/nothing"):
+        assert status(port, route) == 401
+        assert status(port, f"{route}?token=se/cr") == 401
+        assert status(port, route, Authorization="Bearer x") == 401
+        assert status(port, route, Host="camera.local") == 401
+    for route in ROUTES:
+        assert status(port, route + query) in (200, 204)
+    assert status(port, "/state" + query, Host="camera.local") == 200
+    with ask(port, "/", Authorization="Bearer x") as answer:
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+        assert b"secr" not in answer.read()
+
+
+def test_a_token_in_a_header_will_do(serve):
+    _, port = serve(token="secret")
+    assert status(port, "/state", Authorization="Bearer secret") == 200
+    assert status(port, "/state", Authorization="bearer secret") == 200
+    assert status(port, "/state", Authorization="Basic secret") == 401
+
+
+def test_other_sites_get_nothing(serve):
+    _, port = serve()
+    for host in ("localhost", "127.0.0.1", f"LOCALHOST:{port}", "[::1]:1"):
+        assert status(port, "/state", Host=host) == 200
+    for host in ("example.org", "127.0.0.1.example.org", "localhost@example.org", "[", ""):
+        assert status(port, "/state", Host=host) == 400
+    for site in ("cross-site", "same-site"):
+        assert status(port, "/events", Sec_Fetch_Site=site, Sec_Fetch_Mode="no-cors") == 403
+        assert status(port, "/", Sec_Fetch_Site=site, Sec_Fetch_Mode="navigate") == 200
+    with ask(port, "/events", Origin="http://example.org") as answer:
+        assert "Access-Control-Allow-Origin" not in answer.headers
+        assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
+
+
+def test_the_page_loads_nothing_from_elsewhere(serve):
+    _, port = serve()
+    with ask(port, "/") as answer:
+        page = answer.read().decode()
+        policy = answer.headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    nonce = policy.partition("'nonce-")[2].partition("'")[0]
+    assert page.count(f'nonce="{nonce}"') == 2
+    assert [part for part in page.split('"') if part.startswith(("http:", "https:", "//"))] == []
+
+
+def test_predictions_are_told_as_in_jsonl_with_states_and_an_end(folder, tmp_path):
+    rows = tmp_path / "o.jsonl"
+    videos = [folder / "red.mp4", folder / "blue.mp4", folder / "red.mp4"]
+    with (
+        Served(*videos, "--model", folder / "m.onnx", "--serve", "0", "-o", rows) as served,
+        ask(served.port, "/events") as answer,
+    ):
+        told = list(events(answer))
+        assert served.process.wait(60) == 0
+        assert served.errors() == ""
+    kinds = [kind for kind, _, _ in told]
+    assert (kinds[0], kinds[-1]) == ("hello", "end")
+    hello = told[0][2]
+    assert hello["model"] == "colours"
+    assert list(hello["colours"]) == ["red", "green", "blue"]
+    predictions = [data for kind, _, data in told if kind == "message"]
+    assert predictions == [json.loads(line) for line in rows.read_text().splitlines()]
+    names = [str(videos[0]), str(videos[1]), f"{videos[2]} [3]"]
+    assert {(p["source"], p["label"]) for p in predictions} == {
+        *((names[0], "red"), (names[1], "blue"), (names[2], "red"))
+    }
+    last = [data["sources"] for kind, _, data in told if kind == "state"][-1]
+    assert [(s["source"], s["state"], s["error"]) for s in last] == [
+        (name, "ended", None) for name in names
+    ]
+
+
+def test_a_browser_that_comes_back_gets_what_it_missed(serve, recognizer):
+    server, port = serve()
+    recognise(server, recognizer, red(1.4))
+    with ask(port, "/events") as answer:
+        got = (number for kind, number, _ in events(answer) if kind == "message")
+        numbers = [next(got) for _ in range(4)]
+    with ask(port, "/events", Last_Event_ID=numbers[1]) as answer:
+        kinds = events(answer)
+        assert next(kinds)[0] == "hello"
+        assert next(kinds)[1] == numbers[2]
+    with ask(port, "/events", Last_Event_ID=f"other-{10**9}") as answer:
+        assert next(number for _, number, _ in events(answer) if number) == numbers[0]
+
+
+def test_pictures_of_a_source(serve, recognizer):
+    server, port = serve()
+    wide = [np.full((100, 1280, 3), COLOURS["green"], np.uint8)] * 250
+    source = MemorySource(wide, 25.0)
+    reading = threading.Thread(target=recognise, args=(server, recognizer, source))
+    reading.start()
+    try:
+        while not status(port, "/picture/0.jpg") == 200:
+            time.sleep(0.05)
+        with ask(port, "/picture/0.jpg") as answer:
+            assert answer.headers["Content-Type"] == "image/jpeg"
+            picture = cv2.imdecode(np.frombuffer(answer.read(), np.uint8), cv2.IMREAD_COLOR_RGB)
+        assert picture.shape == (50, 640, 3)
+        assert np.abs(picture.mean((0, 1)) - COLOURS["green"]).max() < 6
+        with ask(port, "/picture/0") as answer:
+            kind, _, boundary = answer.headers["Content-Type"].partition("; boundary=")
+            assert kind == "multipart/x-mixed-replace"
+            for _ in range(3):
+                assert answer.readline() == f"--{boundary}\r\n".encode()
+                assert answer.readline() == b"Content-Type: image/jpeg\r\n"
+                size = int(answer.readline().removeprefix(b"Content-Length: "))
+                assert answer.readline() == b"\r\n"
+                assert answer.read(size).startswith(b"\xff\xd8")
+                assert answer.readline() == b"\r\n"
+        assert status(port, "/picture/1.jpg") == 404
+    finally:
+        source.close()
+        reading.join(60)
+
+
+def test_pictures_are_made_for_those_who_look_and_not_too_often():
+    made = count()
+
+    def make():
+        next(made)
+        return np.zeros((8, 8, 3), np.uint8)
+
+    async def look():
+        card = cards.Card(red(1), "red", asyncio.get_running_loop())
+        for index in range(1000):
+            card._look(Frame.later(make, index / 25, index))
+        assert next(made) == 0
+        looking = [asyncio.ensure_future(card.picture(60)) for _ in range(3)]
+        await asyncio.sleep(0)
+        for index in range(1000):
+            card._look(Frame.later(make, index / 25, index))
+        pictures = await asyncio.gather(*looking)
+        assert next(made) == 2
+        assert pictures[0] is pictures[1] is pictures[2]
+        begin_s = time.monotonic()
+        looking = asyncio.ensure_future(card.picture(60))
+        while not looking.done():
+            card._look(Frame.later(make, 0.0, 0))
+            await asyncio.sleep(0.001)
+        assert time.monotonic() - begin_s > 0.5 / cards.MAX_PICTURES_HZ
+        assert await card.picture(0.01) is looking.result()
+
+    asyncio.run(look())
+
+
+def test_a_client_that_does_not_read_costs_no_memory(serve, recognizer):
+    server, port = serve()
+    source = server.watch(red(1.4))
+    (*_, prediction) = recognizer.stream(source)
+    with stuck_client(port, "/events"), ask(port, "/events") as answer:
+        told = events(answer)
+        assert next(told)[0] == "hello"
+        total = 20_000
+        for _ in range(total):
+            server.write(prediction)
+        numbers = (int(number.partition("-")[2]) for _, number, _ in told if number)
+        assert total in numbers
+        assert len(server._board._history) == board.HISTORY
+        waiting = [len(inbox.events) for inbox in server._board._inboxes]
+        assert len(waiting) == 2
+        assert max(waiting) <= board.INBOX
+
+
+def test_ctrl_c_ends_it_at_once_with_browsers_connected(folder, tmp_path):
+    rows, marks = tmp_path / "o.jsonl", tmp_path / "s.csv"
+    words = ("--model", folder / "m.onnx", "--serve", "0", "-o", rows, "--segments", marks)
+    with Served(folder / "long.mp4", *words) as served, contextlib.ExitStack() as stack:
+        for path in ("/events", "/picture/0"):
+            stack.enter_context(stuck_client(served.port, path))
+        told = events(stack.enter_context(ask(served.port, "/events")))
+        pictures = stack.enter_context(ask(served.port, "/picture/0"))
+        assert pictures.readline()
+        assert next(data["label"] for kind, _, data in told if kind == "message") == "red"
+        begin_s = time.monotonic()
+        assert served.interrupt() == 130
+        assert time.monotonic() - begin_s < 10
+        assert [kind for kind, _, _ in told][-1] == "end"
+        assert served.errors() == ""
+    assert "red" in rows.read_text()
+    assert "red" in marks.read_text()
+
+
+def test_a_source_that_fails_is_told_and_the_others_go_on(serve, recognizer, caplog):
+    server, port = serve()
+
+    def failing():
+        yield from coloured(("blue", 30))
+        yield np.zeros((4, 4), np.uint8)
+
+    recognise(server, recognizer, red(1.4), MemorySource(failing(), 25.0))
+    with ask(port, "/state") as answer:
+        good, bad = json.load(answer)["sources"]
+    assert (good["state"], good["error"]) == ("ended", None)
+    assert bad["state"] == "ended"
+    assert "frame 30" in bad["error"]
+    assert bad["source"] == "frames [2]"
+    assert "the other sources go on" in caplog.text
