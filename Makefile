@@ -8,6 +8,7 @@ PYTEST_ARGS ?=
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BIN := .venv/bin
 RTSP_SERVER := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
+TEST_TOOLS := $(RTSP_SERVER) chromium
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -18,9 +19,9 @@ demo: .venv-demo/ready ## recognise the actions in the bundled clip (small envir
 test: .venv/ready ## run the tests; PYTEST_ARGS="-k sampling" selects some
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
-test-tools: ## install the RTSP server of the tests (Debian, Ubuntu; as root); without it they skip
-	@dpkg-query --show $(RTSP_SERVER) > /dev/null 2>&1 || { apt-get -qq update && \
-	  DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-install-recommends install $(RTSP_SERVER); }
+test-tools: ## install the RTSP server and the browser of the tests (Debian; as root); they skip without
+	@dpkg-query --show $(TEST_TOOLS) > /dev/null 2>&1 || { apt-get -qq update && \
+	  DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-install-recommends install $(TEST_TOOLS); }
 
 check: .venv/ready ## lint, formatting, types and import rules
 	$(BIN)/ruff check

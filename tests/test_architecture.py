@@ -14,7 +14,10 @@ from packages import PACKAGES, RUNTIME
 from shared import ROOT
 
 MODULES = sorted(module for package in PACKAGES for module in package.rglob("*.py"))
-HEAVY = {"torch", "onnx", "onnxruntime", "cv2", "av", "openvino", "tensorrt", "kornia", "pydantic"}
+HEAVY = {
+    *("torch", "onnx", "onnxruntime", "cv2", "av", "openvino", "tensorrt", "kornia", "pydantic"),
+    *("starlette", "uvicorn"),
+}
 MAX_IMPORT_S = 0.3  # of processor time: a busy neighbour makes the same import wait for seconds
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60

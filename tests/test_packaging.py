@@ -19,7 +19,7 @@ from shared import ROOT
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 IGNORED = shutil.ignore_patterns("__pycache__")
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}  # where the import has another name
-ENGINES = {"openvino", "tensorrt", "cuda"}  # chosen by the user: extras of their own
+CHOSEN = {"openvino", "tensorrt", "cuda", "starlette", "uvicorn"}  # extras of their own
 TIMELINE_ROW = re.compile(r"^ *(\d+:)?\d+\.\d\d +(\d+:)?\d+\.\d\d +\w+ ", re.MULTILINE)
 
 
@@ -77,11 +77,12 @@ def test_wheel_holds_every_module(contents: set[str]) -> None:
     assert {name for name in contents if name.endswith(".py")} == names
 
 
-def test_wheel_holds_types_recipes_model_and_clip(contents: set[str]) -> None:
+def test_wheel_holds_types_recipes_model_clip_and_page(contents: set[str]) -> None:
     recipes = (ROOT / "models" / "dvfl_models" / "recipes").glob("*.toml")
     assert {f"{package.name}/py.typed" for package in PACKAGES} <= contents
     assert {f"dvfl_models/recipes/{recipe.name}" for recipe in recipes} <= contents
-    assert {"dvfl_runtime/data/bundled.onnx", "dvfl_runtime/data/demo.mp4"} <= contents
+    data = ("bundled.onnx", "demo.mp4", "page.html")
+    assert {f"dvfl_runtime/data/{name}" for name in data} <= contents
 
 
 def test_numpy_is_the_only_hard_dependency() -> None:
@@ -107,7 +108,7 @@ def test_extra_holds_what_its_command_imports(command: str, extra: str) -> None:
     )
     imported = {name.partition(".")[0] for name in graph.find_upstream_modules(command)}
     foreign = imported - sys.stdlib_module_names - {package.name for package in PACKAGES}
-    needed = {DISTRIBUTIONS.get(name, name) for name in foreign - ENGINES}
+    needed = {DISTRIBUTIONS.get(name, name) for name in foreign - CHOSEN}
     assert needed <= {"numpy"} | requirements_of(extra)
 
 

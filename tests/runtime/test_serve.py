@@ -228,7 +228,7 @@ def test_pictures_of_a_source(serve, recognizer):
     reading = threading.Thread(target=recognise, args=(server, recognizer, source))
     reading.start()
     try:
-        while not status(port, "/picture/0.jpg") == 200:
+        while status(port, "/picture/0.jpg") != 200:
             time.sleep(0.05)
         with ask(port, "/picture/0.jpg") as answer:
             assert answer.headers["Content-Type"] == "image/jpeg"

@@ -1,0 +1,100 @@
+"""The page in a real headless Chromium."""
+
+import contextlib
+
+import pytest
+from artifacts import coloured, write_colour_model
+from playwright.sync_api import expect, sync_playwright
+from serving import TIMEOUT_S, Served, chromium
+from videos import write_video
+
+SWITCHES = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
+WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = chromium()
+    if program is None:
+        pytest.skip("needs Chromium; sudo make test-tools installs it on Debian")
+    with (
+        sync_playwright() as playwright,
+        contextlib.closing(
+            playwright.chromium.launch(executable_path=program, args=SWITCHES)
+        ) as opened,
+    ):
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page")
+    write_colour_model(path / "m.onnx")
+    # long enough for a browser to open the page while it is still red
+    write_video(path / "rg.mp4", coloured(("red", 150), ("green", 100)), pix_fmt="yuv444p")
+    write_video(path / "b.mp4", coloured(("blue", 250)), pix_fmt="yuv444p")
+    return path
+
+
+@pytest.fixture
+def page(browser):
+    """A page that remembers its requests and what it complained about."""
+    with contextlib.closing(browser.new_page(viewport={"width": 390, "height": 844})) as page:
+        page.set_default_timeout(TIMEOUT_S * 1000)
+        expect.set_options(timeout=TIMEOUT_S * 1000)
+        page.requested, page.complaints = [], []
+        page.on("request", lambda request: page.requested.append(request.url))
+        page.on("console", lambda message: page.complaints.append(message.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        yield page
+
+
+def test_the_label_changes_on_screen_when_the_action_changes(folder, page):
+    videos = folder / "rg.mp4", folder / "b.mp4"
+    with Served(*videos, "--model", folder / "m.onnx", "--serve", "0") as served:
+        page.goto(served.url)
+        card, other = (page.get_by_role("article", name=str(video)) for video in videos)
+        expect(card.locator(".label")).to_have_text("red")
+        expect(card.locator(".state")).to_have_text("playing")
+        expect(card.locator(".bars li")).to_have_count(3)
+        expect(card.locator(".bars li").first).to_contain_text("red")
+        expect(card.locator(".strip li")).to_have_count(1)
+        expect(card.locator(".latency")).to_contain_text("ms")
+        picture = card.get_by_role("img")
+        expect(picture).to_be_visible()
+        assert picture.evaluate("image => image.naturalWidth") == 48
+        expect(other.locator(".label")).to_have_text("blue")
+        assert page.evaluate(f"(([a, b]) => a <= b)({WIDTHS})"), "a phone would scroll sideways"
+
+        expect(card.locator(".label")).to_have_text("green")
+        expect(card.locator(".bars li").first).to_contain_text("green")
+        expect(card.locator(".strip li")).to_have_count(2)
+        assert "red, 0:00 to" in card.locator(".strip li").first.get_attribute("title")
+
+        expect(page.locator("#connection")).to_have_text("all sources have ended")
+        expect(card.locator(".state")).to_have_text("ended")
+        assert served.process.wait(TIMEOUT_S) == 0
+    assert page.complaints == []
+    assert {url[: len(served.url)] for url in page.requested if url[:5] != "data:"} == {served.url}
+
+
+def test_the_page_hands_on_its_token_and_tells_of_a_lost_connection(folder, page):
+    words = ("--model", folder / "m.onnx", "--serve", "0", "--token", "s e+c?ret")
+    with Served(folder / "b.mp4", *words) as served:
+        assert "ret" not in served.url
+        address = served.url.replace("...", "s%20e%2Bc%3Fret")
+        page.goto(address)
+        expect(page.locator(".label")).to_have_text("blue")
+        expect(page.get_by_role("img")).to_be_visible()
+        expect(page.locator("#connection")).to_have_text("connected")
+        assert page.complaints == []
+        served.process.kill()
+        expect(page.locator("#connection")).to_have_text("connection lost, trying again")
+        again = (*words[:3], served.port, *words[4:])
+    with Served(folder / "rg.mp4", *again):
+        expect(page.locator("#connection")).to_have_text("connected")
+        expect(page.locator(".label")).to_have_text("red")
+        expect(page.get_by_role("article")).to_have_count(1)
