@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from socket import socket
-from typing import NoReturn, TextIO
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from dvfl_runtime.engines import DEVICES, ENGINES
 from dvfl_runtime.errors import DvflError, OutputError, SourceError
@@ -29,10 +29,13 @@ from dvfl_runtime.output import (
 from dvfl_runtime.overlay import OverlayWriter, check_overlay_suffix
 from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.serve.address import Address, listen
-from dvfl_runtime.serve.server import PageServer
+from dvfl_runtime.sources import is_live
 from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
 from dvfl_runtime.windows import MIN_HOP_S
+
+if TYPE_CHECKING:
+    from dvfl_runtime.serve.server import PageServer
 
 PROG = "dvfl-recognize"
 DEMO_CLIP = Path(__file__).parent / "data" / "demo.mp4"
@@ -49,6 +52,7 @@ examples:
   dvfl-recognize a.mp4 b.mp4 --format jsonl -o out.jsonl
   dvfl-recognize --whole --model mine.onnx *.avi     one answer per trimmed video
   dvfl-recognize frames/ --fps 10                    a folder of images, 10 per second
+  dvfl-recognize 0 rtsp://camera/live                both at once, a row per window of each
   dvfl-recognize 0 video.mp4 --serve 8000            a page with both at http://127.0.0.1:8000/
 
 exit status: 0 on success, 2 on bad input, 130 after Ctrl-C and 143 after a request to
@@ -84,7 +88,12 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("sources", nargs="*", metavar="SOURCE", help="a video file or a folder of images")
+    add(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="a video file, a folder of images, a camera (0, 1 ...), rtsp://, csi://, gst:PIPELINE",
+    )
     add("--demo", action="store_true", help="show what the bundled model sees in the bundled clip")
     add("--whole", action="store_true", help="one answer per video, for trimmed videos")
     model = parser.add_argument_group("model")
@@ -129,6 +138,8 @@ def _check(args: argparse.Namespace) -> None:
         raise DvflError(
             "--whole has no windows; leave out --segments, --overlay, --window-s and --hop-s"
         )
+    # a live source may never end: what would come after it would never come
+    args.together = bool(args.serve) or (not args.whole and any(map(is_live, args.sources)))
     if args.serve and args.whole:
         raise DvflError("--serve shows windows, and --whole has none; leave out one of them")
     if args.token is not None and not (args.serve and args.token):
@@ -177,8 +188,8 @@ def _run(args: argparse.Namespace) -> int:
             outputs.viewers.append(stack.enter_context(_page(args, recognizer, *door)))
         job = Job(recognizer, _reading(args), outputs)
         try:
-            for together in [args.sources] if args.serve else [[name] for name in args.sources]:
-                job.run(together)
+            for names in [args.sources] if args.together else [[name] for name in args.sources]:
+                job.run(names)
         except Interrupted as request:  # what there is so far is completed and kept
             job.finish()
             return SIGNALLED + request.number
@@ -209,7 +220,8 @@ def _text_outputs(
     elif args.whole:
         outputs.rows.append(WholeTableWriter(out, labels))
     else:
-        outputs.rows.append(TableWriter(out, labels))
+        mixed = args.together and len(args.sources) > 1
+        outputs.rows.append(TableWriter(out, labels, mixed=mixed))
     if marks is not None:
         outputs.timelines.append(SEGMENT_FORMATS[args.segments.suffix.lower()](marks))
     return outputs
@@ -227,6 +239,8 @@ def _page(
     args: argparse.Namespace, recognizer: Recognizer, listening: socket, address: Address
 ) -> closing[PageServer]:
     """Begins to serve the page and says where."""
+    from dvfl_runtime.serve.server import PageServer  # asyncio takes a while, and few need it
+
     info, labels = recognizer.info, recognizer.labels
     page = PageServer(listening, address.host, args.token, info=info, labels=labels)
     secret = "?token=..." if args.token else ""  # which is not for logs

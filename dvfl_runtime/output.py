@@ -62,21 +62,33 @@ def to_json(prediction: Prediction) -> str:
 
 
 class TableWriter:
-    """Aligned columns: start, end, label, confidence, and what else came close."""
+    """Aligned columns: start, end, label, confidence, and what else came close.
 
-    def __init__(self, stream: Sink, labels: Sequence[str]) -> None:
+    Args:
+        stream: what is written to.
+        labels: names of the classes.
+        mixed: rows of several sources come in turn: each row names its source, instead of a head
+            before the first one.
+    """
+
+    def __init__(self, stream: Sink, labels: Sequence[str], *, mixed: bool = False) -> None:
         self._stream = stream
         self._width = _label_width(labels)
+        self._mixed = mixed
         self._source: str | None = None
 
     def write(self, prediction: Prediction) -> None:
         """Writes one row, and before the first one of a source its name and the heads."""
-        if prediction.source != self._source:
+        if self._source is None or (prediction.source != self._source and not self._mixed):
             gap = "" if self._source is None else "\n"
+            title = "" if self._mixed else f"{gap}{prediction.source}\n"
+            last = "source" if self._mixed else "next"
+            heads = f"{'start':>9}  {'end':>9}  {'label':<{self._width}}  score  {last}"
+            self._stream.write(f"{title}{heads}\n")
             self._source = prediction.source
-            heads = f"{'start':>9}  {'end':>9}  {'label':<{self._width}}  score  next"
-            self._stream.write(f"{gap}{prediction.source}\n{heads}\n")
         rest = ", ".join(f"{label} {score:.2f}" for label, score in prediction.top[1:])
+        if self._mixed:
+            rest = prediction.source
         self._stream.write(
             f"{clock(prediction.start_s):>9}  {clock(prediction.end_s):>9}  "
             f"{prediction.label:<{self._width}}  {prediction.confidence:5.2f}  {rest}".rstrip()

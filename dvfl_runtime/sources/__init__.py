@@ -41,6 +41,7 @@ __all__ = [
     "SourceLike",
     "SourceState",
     "SourceStats",
+    "is_live",
     "open_source",
 ]
 
@@ -53,6 +54,7 @@ _SUPPORTED = (
     "or an iterable of frames"
 )
 _NETWORK = re.compile(r"(rtmps?|https?|udp|tcp|srt|mms)(://|:(?=[^/]))", re.I)
+_LIVE = re.compile(r"(rtsps?|csi|gst|jetson:rtsps?):", re.I)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)  # two letters or more: C:// is a drive
 
 
@@ -90,7 +92,7 @@ def open_source(
     """
     if not (math.isfinite(fps) and fps > 0):
         raise ValueError(f"fps must be a finite number > 0, got {fps}")
-    if isinstance(source, str) and source.isdecimal() and not os.path.lexists(source):
+    if isinstance(source, str) and source.isdecimal() and is_live(source):
         source = int(source)
     if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
         return LiveSource(f"camera {source}", camera(int(source)), options=live, on_state=on_state)
@@ -105,6 +107,11 @@ def open_source(
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray, dict)):
         return MemorySource(source, fps)
     raise SourceError(f"cannot read frames from a {type(source).__name__}; pass {_SUPPORTED}")
+
+
+def is_live(name: str) -> bool:
+    """Says whether what is called so is a live source, without opening it."""
+    return bool(_LIVE.match(name)) or (name.isdecimal() and not os.path.lexists(name))
 
 
 def _live_grabber(text: str) -> Grabber | None:

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
+from artifacts import write_colour_model
 from frames import warnings_of
 from streams import FPS, RtspServer, encode, number_of
 
@@ -297,3 +302,23 @@ def test_a_slow_consumer_never_makes_the_lag_grow(start, duration_s):
     assert dropped > 2 * len(lags_s)
     assert max(first, last) < 1
     assert abs(last - first) < 0.2  # lagging by all it missed, it would be seconds
+
+
+def test_the_command_reads_live_sources_together_until_ctrl_c(start: Start, tmp_path) -> None:
+    model = write_colour_model(tmp_path / "m.onnx")
+    urls = [start("small").url, start("large").url]
+    kept = tmp_path / "segments.json"
+    command = [sys.executable, "-m", "dvfl_runtime.cli", *urls, "--model", model]
+    with subprocess.Popen(
+        [*map(str, command), "--segments", kept], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().split() == ["start", "end", "label", "score", "source"]
+        seen: set[str] = set()
+        while seen != set(urls):
+            seen.add(process.stdout.readline().split()[-1])
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(30) == 130
+    segments = json.loads(kept.read_text())["segments"]
+    assert {segment["source"] for segment in segments} == set(urls)

@@ -15,7 +15,7 @@ from frames import read
 from videos import pictures, write_video
 
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.sources import Frame, LiveOptions, LiveSource, Source, file, open_source
+from dvfl_runtime.sources import Frame, LiveOptions, LiveSource, Source, file, is_live, open_source
 
 
 def audio_only(path: Path) -> None:
@@ -151,3 +151,19 @@ def test_a_file_converts_no_picture_that_nobody_asks_for(tmp_path, monkeypatch):
     assert made == []
     assert frames[20].image.shape == (64, 96, 3)  # also when the file is closed
     assert made == [1]
+
+
+def test_live_sources_are_known_by_their_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "1").touch()
+    for name in (
+        "0",
+        "rtsp://h/x",
+        "RTSPS://h/x",
+        "csi://0",
+        "gst:videotestsrc",
+        "jetson:rtsp://h",
+    ):
+        assert is_live(name)
+    for name in ("1", "a.mp4", "jetson:a.mp4", "rtsp.mp4", "-1", ""):
+        assert not is_live(name)
