@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("page")
     write_colour_model(path / "m.onnx")
     # long enough for a browser to open the page while it is still red
-    write_video(path / "rg.mp4", coloured(("red", 150), ("green", 100)), pix_fmt="yuv444p")
+    write_video(path / "rg.mp4", coloured(("red", 200), ("green", 75)), pix_fmt="yuv444p")
     write_video(path / "b.mp4", coloured(("blue", 250)), pix_fmt="yuv444p")
     return path
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from artifacts import COLOURS, coloured, write_colour_model
 from serving import Served, ask, events, status, stuck_client
+from streams import RtspServer, encode
 from videos import write_video
 
 from dvfl_runtime import Frame, Recognizer, cli
@@ -316,6 +317,30 @@ def test_ctrl_c_ends_it_at_once_with_browsers_connected(folder, tmp_path):
         assert served.errors() == ""
     assert "red" in rows.read_text()
     assert "red" in marks.read_text()
+
+
+def test_states_of_a_live_source_are_told_as_they_change(folder, tmp_path):
+    stream = encode(tmp_path / "stream", range(250), 64, 96)
+    server = RtspServer(tmp_path, stream)
+    try:
+        words = (server.url, folder / "red.mp4", "--model", folder / "m.onnx", "--serve", "0")
+        with Served(*words) as served, ask(served.port, "/events") as answer:
+            states = (
+                data["sources"][0]["state"]
+                for _, _, data in events(answer)
+                if data.get("sources")  # the first ones come before the sources are open
+            )
+            assert "live" in states
+            assert status(served.port, "/picture/0.jpg") == 200
+            server.suspend()
+            assert "stalled" in states
+            server.resume()
+            assert "live" in states
+            assert served.interrupt() == 130
+            assert list(states)[-1] == "ended"
+    finally:
+        server.resume()
+        server.kill()
 
 
 def test_a_source_that_fails_is_told_and_the_others_go_on(serve, recognizer, caplog):
