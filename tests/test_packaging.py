@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,7 +13,9 @@ from importlib import metadata
 from pathlib import Path
 
 import grimp
+import numpy as np
 import pytest
+from emulated import EmulatedPython, Unavailable
 from packages import PACKAGES
 from shared import ROOT
 
@@ -21,6 +24,18 @@ IGNORED = shutil.ignore_patterns("__pycache__")
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}  # where the import has another name
 CHOSEN = {"openvino", "tensorrt", "cuda", "starlette", "uvicorn"}  # extras of their own
 TIMELINE_ROW = re.compile(r"^ *(\d+:)?\d+\.\d\d +(\d+:)?\d+\.\d\d +\w+ ", re.MULTILINE)
+
+SCORES = """
+import itertools, json, platform
+import numpy as np
+from dvfl_runtime.recognizer import BUNDLED_MODEL, Recognizer
+with Recognizer(engine="onnxruntime") as r:
+    shape = (r.spec.num_frames, 120, 160, 3)
+    clip = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    rows = [r.predict(clip)]
+    rows += itertools.islice(r.stream(BUNDLED_MODEL.with_name("demo.mp4")), 2)
+print(json.dumps([platform.machine(), [[float(s) for s in row.scores] for row in rows]]))
+"""
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -125,3 +140,19 @@ def test_runs_where_torch_is_not_installed(empty_venv: Path, tmp_path: Path) -> 
     assert demo.returncode == 0, demo.stderr
     assert len(TIMELINE_ROW.findall(demo.stdout)) >= 2, demo.stdout
     assert "Traceback" not in demo.stderr
+
+
+@pytest.mark.slow  # minutes: every instruction is emulated, and the first time fetches 210 MB
+@pytest.mark.timeout(1200)
+def test_scores_on_aarch64_are_those_of_this_machine(
+    wheel: Path, empty_venv: Path, pytestconfig: pytest.Config, tmp_path: Path
+) -> None:
+    try:
+        python = EmulatedPython(pytestconfig.cache.mkdir("aarch64"), wheel, "cpu")
+    except Unavailable as err:
+        pytest.skip(str(err))
+    machine, emulated = json.loads(python.run("-c", SCORES))
+    assert machine == "aarch64"
+    here = run(empty_venv / "python", "-c", SCORES, cwd=tmp_path)
+    _, scores = json.loads(here.stdout)
+    np.testing.assert_allclose(emulated, scores, rtol=0, atol=1e-3)
