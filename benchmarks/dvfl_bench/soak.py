@@ -1,0 +1,234 @@
+"""Whether memory, threads and open files stay where they are: streams that run for a long time.
+
+python -m dvfl_bench.soak [SOURCE ...] [--loop VIDEO] [--minutes 20] [--json FILE]
+
+A SOURCE is an rtsp:// address or anything else that `stream` reads; the video plays for ever beside
+it, as fast as the model lets it, and is opened again at each round.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dvfl_bench.machine import describe_machine
+from dvfl_runtime import Frame, Recognizer, Source
+from dvfl_runtime.cli import DEMO_CLIP
+from dvfl_runtime.engines.cpus import usable_cpus
+from dvfl_runtime.errors import DvflError
+from dvfl_runtime.files import replacing
+from dvfl_runtime.sources import LiveSource, SourceLike, open_source
+from dvfl_runtime.tap import Tap
+
+log = logging.getLogger(__name__)
+
+SAMPLE_S = 5.0
+WARM_UP = 0.1  # part of the time before what is called constant begins
+MAX_GROWTH = 0.01
+
+
+class Loop:
+    """A video that plays for ever, on a clock that goes on from round to round."""
+
+    live = False
+    rewindable = False
+    duration_s: float | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.name = f"loop of {path.name}"
+        self.rounds = 0
+        self._path = path
+        self._closed = False
+
+    def frames(self) -> Iterator[Frame]:
+        """Yields its frames again and again until it is closed."""
+        index, begin_s, last_s, step_s = 0, 0.0, 0.0, 0.04
+        while not self._closed:
+            with closing(open_source(self._path)) as source:
+                for frame in source.frames():
+                    if self._closed:
+                        return
+                    time_s = begin_s + frame.time_s
+                    step_s = time_s - last_s or step_s
+                    last_s = time_s
+                    yield Frame.later(partial(getattr, frame, "image"), time_s, index)
+                    index += 1
+            begin_s = last_s + step_s
+            self.rounds += 1
+
+    def close(self) -> None:
+        """Ends it at its next frame."""
+        self._closed = True
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the process holds at one moment."""
+
+    time_s: float
+    rss_bytes: int
+    threads: int
+    files: int
+
+    @classmethod
+    def now(cls, begin_s: float) -> Sample:
+        """Reads it from /proc."""
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        return cls(
+            round(time.monotonic() - begin_s, 1),
+            pages * os.sysconf("SC_PAGE_SIZE"),
+            len(os.listdir("/proc/self/task")),
+            len(os.listdir("/proc/self/fd")),
+        )
+
+
+class Order:
+    """Counts the frames of a source, and those that come before the one before them."""
+
+    def __init__(self) -> None:
+        self.frames = 0
+        self.wrong = 0
+        self._last_s = -1.0
+
+    def look(self, frame: Frame) -> None:
+        """Takes the next frame."""
+        self.wrong += frame.time_s <= self._last_s or frame.index != self.frames
+        self._last_s = frame.time_s
+        self.frames += 1
+
+
+def soak(recognizer: Recognizer, sources: Sequence[SourceLike], seconds: float) -> dict[str, Any]:
+    """Streams all sources together for so long; closes them.
+
+    Returns:
+        JSON-ready: what each source gave, and what memory, threads and files did after the warm-up.
+
+    Raises:
+        DvflError: if the sources fail or end before that time.
+    """
+    samples: list[Sample] = []
+    windows: Counter[str] = Counter()
+    wrong_windows = 0
+    last_s: dict[str, float] = {}
+    with ExitStack() as stack:
+        opened = [stack.enter_context(closing(open_source(source))) for source in sources]
+        orders = [Order() for _ in opened]
+        taps = [Tap(source, order.look) for source, order in zip(opened, orders, strict=True)]
+        begin_s = time.monotonic()
+        for prediction in recognizer.stream(taps):
+            name = prediction.source
+            wrong_windows += prediction.start_s <= last_s.get(name, -1.0)
+            last_s[name] = prediction.start_s
+            windows[name] += 1
+            if not samples or time.monotonic() - begin_s - samples[-1].time_s >= SAMPLE_S:
+                samples.append(Sample.now(begin_s))
+                log.info("%s %s", samples[-1], dict(windows))
+            if time.monotonic() - begin_s >= seconds:
+                break
+        else:
+            raise DvflError("the sources ended before the time was over; pass --loop")
+        samples.append(Sample.now(begin_s))
+        about = [
+            {"windows": windows[source.name], "frames": order.frames, "out_of_order": order.wrong}
+            | _met(source)
+            for source, order in zip(opened, orders, strict=True)
+        ]
+    return {"sources": about, "windows_out_of_order": wrong_windows, **_judged(samples, seconds)}
+
+
+def _met(source: Source) -> dict[str, Any]:
+    if isinstance(source, LiveSource):
+        return {"kind": "live", **dataclasses.asdict(source.stats)}
+    return {"kind": "file", "rounds": source.rounds} if isinstance(source, Loop) else {}
+
+
+def _judged(samples: list[Sample], seconds: float) -> dict[str, Any]:
+    """Compares the first and the last fifth of what follows the warm-up."""
+    warm = [sample for sample in samples if sample.time_s >= seconds * WARM_UP]
+    fifth = max(1, len(warm) // 5)
+    first, last = warm[:fifth], warm[-fifth:]
+    rss = [statistics.median(s.rss_bytes for s in part) for part in (first, last)]
+    return {
+        "seconds": samples[-1].time_s,
+        "warm_up_s": round(seconds * WARM_UP, 1),
+        "samples": len(warm),
+        "rss_first_mb": round(rss[0] / 1e6, 2),
+        "rss_last_mb": round(rss[1] / 1e6, 2),
+        "rss_growth": round(rss[1] / rss[0] - 1, 5),
+        "rss_highest_mb": round(max(s.rss_bytes for s in warm) / 1e6, 2),
+        "threads": dict(sorted(Counter(str(s.threads) for s in warm).items())),
+        "threads_first_last": [statistics.mode(s.threads for s in part) for part in (first, last)],
+        "files": dict(sorted(Counter(str(s.files) for s in warm).items())),
+        "files_first_last": [statistics.mode(s.files for s in part) for part in (first, last)],
+        "rss_mb_over_time": [
+            [s.time_s, round(s.rss_bytes / 1e6, 2)] for s in samples[:: max(1, len(samples) // 40)]
+        ],
+    }
+
+
+def problems(result: dict[str, Any]) -> list[str]:
+    """Returns what of a result is not as it should be."""
+    found = []
+    if result["rss_growth"] >= MAX_GROWTH:
+        found.append(f"memory grew by {result['rss_growth']:.2%}")
+    for name in ("threads", "files"):
+        first, last = result[f"{name}_first_last"]
+        if first != last:
+            found.append(f"{name} went from {first} to {last}")
+    wrong = sum(source["out_of_order"] for source in result["sources"])
+    if wrong or result["windows_out_of_order"]:
+        found.append(f"{wrong} frames, {result['windows_out_of_order']} windows out of order")
+    return found
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status, 1 if something was not constant."""
+    parser = argparse.ArgumentParser(prog="python -m dvfl_bench.soak", description=__doc__)
+    parser.add_argument("sources", nargs="*", metavar="SOURCE")
+    parser.add_argument("--loop", type=Path, default=DEMO_CLIP)
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--engine", default="auto")
+    parser.add_argument("--threads", type=int, default=usable_cpus())
+    parser.add_argument("--minutes", type=float, default=20.0)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        with Recognizer(args.model, engine=args.engine, num_threads=args.threads) as recognizer:
+            sources = [*args.sources, Loop(args.loop)]
+            result = soak(recognizer, sources, args.minutes * 60)
+            info = recognizer.info
+        result = {
+            "what": "memory, threads, open files and order of frames of streams that run together",
+            "model": Path(info.model).name,
+            "engine": f"{info.engine} {info.versions[info.engine]}",
+            **result,
+            "machine": describe_machine(args.threads),
+        }
+        if args.json:
+            with replacing(args.json) as part:
+                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except DvflError as err:
+        log.error("error: %s", err)
+        return 2
+    log.info(json.dumps(result, indent=1))
+    for problem in (found := problems(result)):
+        log.error("not constant: %s", problem)
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
