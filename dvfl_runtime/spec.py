@@ -102,7 +102,7 @@ class ClipSpec:
 
 
 def _check_whole(name: str, value: object, most: int) -> None:
-    if not isinstance(value, numbers.Integral):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise ValueError(f"{name} must be a whole number, got {value!r}")
     if not 1 <= int(value) <= most:
         raise ValueError(f"{name} must be >= 1 and <= {most}, got {value}")

@@ -45,6 +45,7 @@ def test_json_round_trip(spec):
         ({"frame_interval": 0}, "frame_interval must be >= 1"),
         ({"num_frames": 65536}, "num_frames must be >= 1 and <= 1024, got 65536"),
         ({"num_frames": 2.5}, "num_frames must be a whole number"),
+        ({"num_frames": True}, "num_frames must be a whole number, got True"),
         ({"size": (8, 8192), "resize": 8192}, "size must be >= 1 and <= 4096, got 8192"),
         ({"resize": 2**31}, "resize must be >= 1 and <= 4096"),
         ({"window_s": 1e308}, "window_s must be > 0 and <= 3600"),
