@@ -137,10 +137,10 @@ def soak(recognizer: Recognizer, sources: Sequence[SourceLike], seconds: float) 
                 samples.append(Sample.now(begin_s))
                 log.info("%s %s", samples[-1], dict(windows))
             if time.monotonic() - begin_s >= seconds:
+                samples.append(Sample.now(begin_s))  # here, while everything still runs
                 break
         else:
             raise DvflError("the sources ended before the time was over; pass --loop")
-        samples.append(Sample.now(begin_s))
         about = [
             {"windows": windows[source.name], "frames": order.frames, "out_of_order": order.wrong}
             | _met(source)
