@@ -29,6 +29,8 @@ examples:
         an official checkpoint: the variant is recognised by the weights' shapes
   dvfl-export student.pth -o student.onnx --labels names.txt --verify videos/
         verify against PyTorch on your own videos
+  dvfl-export student.pth -o student_fp16.onnx --precision fp16
+        for GPUs: TensorRT computes in the types that the file names
   dvfl-export student.pth -o student.onnx --compress
         half the bytes: weights stored as float16, the arithmetic stays float32
   dvfl-export student.pth -o student.onnx --target tensorrt
@@ -74,6 +76,12 @@ def parser() -> argparse.ArgumentParser:
         "runtime looks for it and verify it; not yet run on a GPU",
     )
     out.add_argument(
+        "--precision",
+        choices=("fp32", "fp16"),
+        default="fp32",
+        help="fp32 (default); fp16: weights and activations in float16, for GPUs",
+    )
+    out.add_argument(
         "--compress",
         action="store_true",
         help="store large weights as float16; verified with the thresholds of fp16",
@@ -117,6 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             clips=tuple(args.verify),
             ops=args.ops,
             report=args.report,
+            precision=args.precision,
             compress=args.compress,
             target=args.target,
         )

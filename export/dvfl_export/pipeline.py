@@ -14,6 +14,7 @@ import onnx
 from dvfl_export.clips import clips_of, rendered_videos, video_files
 from dvfl_export.compress import compress_weights
 from dvfl_export.deploy import deploy_form
+from dvfl_export.half import to_float16
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.plan import build_and_verify
 from dvfl_export.verify import (
@@ -36,9 +37,9 @@ from dvfl_models.checkpoint import (
 from dvfl_models.labels import OFFICIAL_SPEC, read_labels
 from dvfl_models.macs import count_macs
 from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet
-from dvfl_runtime.artifact import METADATA_KEY, Artifact, read_artifact
+from dvfl_runtime.artifact import METADATA_KEY, Artifact, Precision, read_artifact
 from dvfl_runtime.engines import CPU_ENGINES, installed_engines
-from dvfl_runtime.errors import CheckpointError
+from dvfl_runtime.errors import CheckpointError, ExportError
 from dvfl_runtime.files import replacing
 from dvfl_runtime.spec import ClipSpec
 from dvfl_runtime.version import __version__
@@ -62,6 +63,7 @@ class ExportRequest:
         name: of the model; the output's stem by default.
         ops: "standard" or "fused", see export/README.md.
         report: a .json file for the findings of the verification, written even if it fails.
+        precision: "fp32", or "fp16" for GPUs: weights and activations in float16.
         compress: store large weights as float16; the graph computes in float32 all the same.
         target: "onnx", or "tensorrt" for a plan besides, built and verified on this device.
     """
@@ -75,14 +77,16 @@ class ExportRequest:
     name: str = ""
     ops: str = "standard"
     report: Path | None = None
+    precision: Precision = "fp32"
     compress: bool = False
     target: str = "onnx"
 
     def steps(self) -> tuple[str, ...]:
         """Returns the names of the steps that `export` will announce."""
-        compress = ("compress",) if self.compress else ()
+        lower: tuple[str, ...] = ("round",) if self.precision == "fp16" else ()
+        lower += ("compress",) if self.compress else ()
         build = ("build the plan",) if self.target == "tensorrt" else ()
-        return ("load", "fuse", "export", *compress, "verify", *build, "time", "write")
+        return ("load", "fuse", "export", *lower, "verify", *build, "time", "write")
 
 
 @dataclass(frozen=True)
@@ -121,10 +125,11 @@ def export(
     Raises:
         EngineUnavailable: if the target is TensorRT and this device has none.
         CheckpointError: if the checkpoint or its labels cannot be used.
-        ExportError: if the clips to verify with cannot be read.
+        ExportError: if the clips to verify with cannot be read, or the precision cannot be had.
         VerificationFailed: if the graph and PyTorch differ; the old output stays.
         OutputError: if the output or the report cannot be written.
     """
+    _check(request)
     with replacing(request.output) as part:  # a folder that is not writable shows before the work
         step("load")
         checkpoint = read_checkpoint(request.checkpoint)
@@ -139,6 +144,7 @@ def export(
             variant=variant,
             labels=labels,
             spec=spec,
+            precision=request.precision,
             source_sha256=checkpoint.sha256,
             training=checkpoint.training,
             tools=_tools(),
@@ -167,6 +173,26 @@ def export(
     return Exported(artifact, verification, times, size, proto.opset_import[0].version, macs)
 
 
+def _check(request: ExportRequest) -> None:
+    """Refuses what does not go together, before any work.
+
+    Raises:
+        ExportError: naming both.
+    """
+    if request.precision == "fp32":
+        return
+    if request.ops == "fused":
+        raise ExportError(
+            f"precision {request.precision} is not available with fused operators, whose contract "
+            f"is float32; leave out --ops fused"
+        )
+    if request.compress:
+        raise ExportError(
+            f"--compress is for precision fp32; leave it out: a file in {request.precision} is "
+            f"small already"
+        )
+
+
 def _graph(
     request: ExportRequest, model: VideoFocalNet, spec: ClipSpec, step: Callable[[str], None]
 ) -> onnx.ModelProto:
@@ -175,6 +201,9 @@ def _graph(
     deployed = deploy_form(model, spec, ops=request.ops)
     step("export")
     proto = onnx_from_model(deployed, spec)
+    if request.precision == "fp16":
+        step("round")
+        proto = to_float16(proto)
     if request.compress:
         step("compress")
         compress_weights(proto)
@@ -195,7 +224,7 @@ def _tools() -> dict[str, str]:
 
 def _threshold(request: ExportRequest) -> Threshold:
     """Returns what every engine must reach; rounded weights are measured as fp16 is."""
-    return THRESHOLDS["fp16" if request.compress else "fp32"]
+    return THRESHOLDS["fp16" if request.compress else request.precision]
 
 
 def _build(request: ExportRequest, checkpoint: Checkpoint) -> tuple[VideoFocalNet, str]:

@@ -1,0 +1,99 @@
+"""fp16, strongly typed: the types in the file are the types that are computed with.
+
+    before  x (float32) -> MatMul [W float32] -> ReduceMean -> ...
+    after   x (float16) -> MatMul [W float16] -> Cast -> ReduceMean (float32) -> Cast -> ...
+
+TensorRT 11 has no flags for precision, so the file says it all. float32 stay
+
+- the patch embedding, which sums over pixels of 0 to 255, up to its LayerNorm;
+- the means over pixels and frames: thousands of summands, and float16 ends at 65504;
+- the logits; inside, LayerNormalization computes in float32 (`stash_type`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper, shape_inference
+
+from dvfl_export.compress import LARGEST
+from dvfl_runtime.errors import ExportError
+
+FLOAT32_OPERATORS = {"ReduceMean"}
+SUFFIXES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+
+
+def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Returns a model in float16; input and output keep their types.
+
+    Args:
+        model: a deploy form of standard operators in float32; left unchanged.
+
+    Raises:
+        ExportError: if a weight is beyond the range of float16.
+    """
+    half = onnx.ModelProto()
+    half.CopyFrom(model)
+    graph = half.graph
+    floats = _float_values(model)
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    kept: dict[str, onnx.TensorProto] = {}
+    stay = pixel_nodes(graph)
+    holds: dict[str, int] = {}  # float value -> its type in the new graph
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        wanted = TensorProto.FLOAT16
+        if node.name in stay or node.op_type in FLOAT32_OPERATORS:
+            wanted = TensorProto.FLOAT
+        for index, name in enumerate(node.input):
+            if name in weights:
+                weight = weights[name]
+                if wanted == TensorProto.FLOAT16 and weight.data_type == TensorProto.FLOAT:
+                    weight = _round(weight)  # a copy: a node that stays may use the weight as well
+                kept[weight.name] = weight
+                node.input[index] = weight.name
+            elif name in floats and holds[name] != wanted:
+                cast = f"{name}.{SUFFIXES[wanted]}"
+                if cast not in holds:
+                    nodes.append(helper.make_node("Cast", [name], [cast], cast, to=wanted))
+                    holds[cast] = wanted
+                node.input[index] = cast
+        nodes.append(node)
+        holds.update(dict.fromkeys(node.output, wanted))
+    for output in graph.output:
+        short = f"{output.name}.float16"
+        last = next(node for node in nodes if output.name in node.output)
+        last.output[:] = [short if name == output.name else name for name in last.output]
+        nodes.append(
+            helper.make_node("Cast", [short], [output.name], f"{short}/Cast", to=TensorProto.FLOAT)
+        )
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept.values())
+    return half
+
+
+def pixel_nodes(graph: onnx.GraphProto) -> set[str]:
+    """The nodes from the clip to the patch embedding's LayerNorm, which is the first one."""
+    operators = [node.op_type for node in graph.node]
+    return {node.name for node in graph.node[: operators.index("LayerNormalization") + 1]}
+
+
+def _float_values(model: onnx.ModelProto) -> set[str]:
+    """The names of what nodes compute in float32."""
+    graph = shape_inference.infer_shapes(model, strict_mode=True).graph
+    return {
+        value.name
+        for value in (*graph.value_info, *graph.output)
+        if value.type.tensor_type.elem_type == TensorProto.FLOAT
+    }
+
+
+def _round(weight: onnx.TensorProto) -> onnx.TensorProto:
+    values = numpy_helper.to_array(weight)
+    if np.abs(values).max(initial=0) > LARGEST:
+        raise ExportError(
+            f"weight {weight.name} holds {values.flat[np.abs(values).argmax()]:.3g}, beyond the "
+            f"range of float16 ({LARGEST:.0f}); export with --precision fp32"
+        )
+    return numpy_helper.from_array(values.astype(np.float16), f"{weight.name}.float16")
