@@ -31,6 +31,8 @@ examples:
         verify against PyTorch on your own videos
   dvfl-export student.pth -o student_fp16.onnx --precision fp16
         for GPUs: TensorRT computes in the types that the file names
+  dvfl-export student.pth -o student_int8.onnx --precision int8 --calibration videos/
+        measures what each layer loses in int8 and prints a table of it
   dvfl-export student.pth -o student.onnx --compress
         half the bytes: weights stored as float16, the arithmetic stays float32
   dvfl-export student.pth -o student.onnx --target tensorrt
@@ -77,9 +79,19 @@ def parser() -> argparse.ArgumentParser:
     )
     out.add_argument(
         "--precision",
-        choices=("fp32", "fp16"),
+        choices=("fp32", "fp16", "int8"),
         default="fp32",
-        help="fp32 (default); fp16: weights and activations in float16, for GPUs",
+        help="fp32 (default); fp16: weights and activations in float16, for GPUs; int8: products "
+        "and convolutions in int8, but for layers that lose too much; needs --calibration",
+    )
+    out.add_argument(
+        "--calibration",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="CLIPS",
+        help="for int8: videos or folders of what the model will see, which give at least 64 "
+        "clips; every fourth video is held back to verify with",
     )
     out.add_argument(
         "--compress",
@@ -126,6 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             ops=args.ops,
             report=args.report,
             precision=args.precision,
+            calibration=tuple(args.calibration),
             compress=args.compress,
             target=args.target,
         )
@@ -207,10 +220,15 @@ def _summary(exported: Exported, output: Path) -> None:
         "ms per clip": ", ".join(f"{name} {ms:.1f}" for name, ms in exported.median_ms.items())
         + " (median on this machine)",
     }
+    if exported.sensitivity is not None:
+        floats = len(exported.sensitivity.floats)
+        rows["precision"] += f", {floats} of {len(exported.sensitivity.layers)} layers fp32"
     print(f"wrote {output}")
     for name, value in rows.items():
         print(f"  {name:12} {value}")
     print(f"agrees with PyTorch on {verification.clips} clips\n{verification.table()}")
+    if exported.sensitivity is not None:
+        print(exported.sensitivity.table())
     for name, why in verification.skipped.items():
         print(f"not verified in {name}: it {why}")
 

@@ -45,8 +45,16 @@ def video_files(paths: Iterable[Path]) -> list[Video]:
     ]
 
 
-def clips_of(videos: Sequence[Video], spec: ClipSpec) -> list[Images]:
-    """One clip (T, H, W, 3) per video that can be decoded, spread over the whole of it.
+def clips_of(
+    videos: Sequence[Video], spec: ClipSpec, *, views: int = 1, purpose: str = "verify with"
+) -> list[Images]:
+    """Clips (T, H, W, 3) of each video that can be decoded, spread over the whole of it.
+
+    Args:
+        videos: what to cut them from.
+        spec: how they are made.
+        views: how many along time of each video.
+        purpose: what they are for, for the message.
 
     Raises:
         ExportError: if not one clip can be decoded.
@@ -55,10 +63,10 @@ def clips_of(videos: Sequence[Video], spec: ClipSpec) -> list[Images]:
     problems = []
     for video in videos:
         try:
-            clips += sample_video(open_source(video), spec, Views()).clips
+            clips += sample_video(open_source(video), spec, Views(views)).clips
         except SourceError as err:
             problems.append(str(err))
     if not clips:
         why = problems[0] if problems else "no video files there"
-        raise ExportError(f"no clip to verify with could be decoded: {why}")
+        raise ExportError(f"no clip to {purpose} could be decoded: {why}")
     return clips

@@ -8,15 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import onnx
 
-from dvfl_export.clips import clips_of, rendered_videos, video_files
+from dvfl_export.calibration import CalibrationSet, calibration_set
+from dvfl_export.clips import Video, clips_of, rendered_videos, video_files
 from dvfl_export.compress import compress_weights
 from dvfl_export.deploy import deploy_form
 from dvfl_export.half import to_float16
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.plan import build_and_verify
+from dvfl_export.quantise import activation_ranges, quantise
+from dvfl_export.sensitivity import Sensitivity, measure
 from dvfl_export.verify import (
     THRESHOLDS,
     Threshold,
@@ -46,6 +50,11 @@ from dvfl_runtime.version import __version__
 
 log = logging.getLogger(__name__)
 
+LOWER: dict[Precision, tuple[str, ...]] = {
+    "fp32": (),
+    "fp16": ("round",),
+    "int8": ("calibrate", "measure layers", "quantise"),
+}
 TOOLS = ("torch", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -59,11 +68,13 @@ class ExportRequest:
         variant: needed only where neither the file nor the weights' shapes tell.
         labels: a data set's name or a file; needed where the checkpoint does not hold them.
         spec: of the clips; the checkpoint's own, or the official recipe's, by default.
-        clips: videos or folders to verify with; rendered clips if empty.
+        clips: videos or folders to verify with; if empty, the videos of the calibration that are
+            held back, or rendered ones.
         name: of the model; the output's stem by default.
         ops: "standard" or "fused", see export/README.md.
         report: a .json file for the findings of the verification, written even if it fails.
-        precision: "fp32", or "fp16" for GPUs: weights and activations in float16.
+        precision: "fp32"; "fp16" for GPUs: weights and activations in float16; or "int8".
+        calibration: videos or folders, for int8 alone; every fourth video is held back.
         compress: store large weights as float16; the graph computes in float32 all the same.
         target: "onnx", or "tensorrt" for a plan besides, built and verified on this device.
     """
@@ -78,12 +89,13 @@ class ExportRequest:
     ops: str = "standard"
     report: Path | None = None
     precision: Precision = "fp32"
+    calibration: tuple[Path, ...] = ()
     compress: bool = False
     target: str = "onnx"
 
     def steps(self) -> tuple[str, ...]:
         """Returns the names of the steps that `export` will announce."""
-        lower: tuple[str, ...] = ("round",) if self.precision == "fp16" else ()
+        lower: tuple[str, ...] = LOWER[self.precision]
         lower += ("compress",) if self.compress else ()
         build = ("build the plan",) if self.target == "tensorrt" else ()
         return ("load", "fuse", "export", *lower, "verify", *build, "time", "write")
@@ -100,6 +112,7 @@ class Exported:
         size_bytes: of the file.
         opset: of the file.
         macs: multiply-accumulates of one clip.
+        sensitivity: of int8: what each layer loses, and which stay in float32.
     """
 
     artifact: Artifact
@@ -108,6 +121,7 @@ class Exported:
     size_bytes: int
     opset: int
     macs: int
+    sensitivity: Sensitivity | None = None
 
 
 def export(
@@ -120,12 +134,13 @@ def export(
     Args:
         request: what to export.
         step: called with the name of each step as it begins.
-        share: called with the share that is done of building a plan.
+        share: called with the share that is done of a long step.
 
     Raises:
         EngineUnavailable: if the target is TensorRT and this device has none.
         CheckpointError: if the checkpoint or its labels cannot be used.
-        ExportError: if the clips to verify with cannot be read, or the precision cannot be had.
+        ExportError: if the clips to verify with or to calibrate on cannot be read or are too few,
+            or the precision cannot be had.
         VerificationFailed: if the graph and PyTorch differ; the old output stays.
         OutputError: if the output or the report cannot be written.
     """
@@ -136,9 +151,13 @@ def export(
         model, variant = _build(request, checkpoint)
         labels = _labels(request, checkpoint)
         spec = request.spec or checkpoint.spec or OFFICIAL_SPEC
-        videos = video_files(request.clips) if request.clips else rendered_videos(spec)
-        clips = clips_of(videos, spec)
+        calibration = calibration_set(request.calibration, spec) if request.calibration else None
+        videos, views = _videos(request, spec, calibration)
+        clips = clips_of(videos, spec, views=views)
         proto = _graph(request, model, spec, step)
+        sensitivity = None
+        if calibration is not None:
+            proto, sensitivity = _int8(proto, calibration, spec, step, share)
         artifact = Artifact(
             name=request.name or request.output.stem,
             variant=variant,
@@ -154,23 +173,27 @@ def export(
         threshold = _threshold(request)
         step("verify")
         wanted = pytorch_logits(model, clips, spec)
-        again = clips_of(videos, read_artifact(part).spec)  # as a device will make them
+        again = clips_of(
+            videos, read_artifact(part).spec, views=views
+        )  # as a device will make them
         verification = verify(part, wanted, again, engines, skipped=skipped, threshold=threshold)
         if request.target == "tensorrt" and verification.passed:
             step("build the plan")
             rows = build_and_verify(part, again, threshold, share).engines
             verification = dataclasses.replace(verification, engines=(*verification.engines, *rows))
             engines = [*engines, "tensorrt"]
-        _judge(verification, request.report)
+        parity = verification.report() | (sensitivity.report() if sensitivity else {})
+        _judge(verification, parity, request.report)
         step("time")
         times = median_ms(part, engines, again[0])
         step("write")
-        artifact = dataclasses.replace(artifact, parity=verification.report())
+        artifact = dataclasses.replace(artifact, parity=parity)
         _write(proto, artifact, part)
         read_artifact(part)
         size = part.stat().st_size
     macs = count_macs(model, (spec.num_frames, 3, *spec.size))
-    return Exported(artifact, verification, times, size, proto.opset_import[0].version, macs)
+    opset = proto.opset_import[0].version
+    return Exported(artifact, verification, times, size, opset, macs, sensitivity)
 
 
 def _check(request: ExportRequest) -> None:
@@ -179,6 +202,16 @@ def _check(request: ExportRequest) -> None:
     Raises:
         ExportError: naming both.
     """
+    if request.precision == "int8" and not request.calibration:
+        raise ExportError(
+            "precision int8 needs clips to calibrate on; pass --calibration with videos or folders "
+            "of what the model will see"
+        )
+    if request.calibration and request.precision != "int8":
+        raise ExportError(
+            f"precision {request.precision} takes no calibration; leave out --calibration, or pass "
+            f"--precision int8"
+        )
     if request.precision == "fp32":
         return
     if request.ops == "fused":
@@ -210,10 +243,38 @@ def _graph(
     return proto
 
 
-def _judge(verification: Verification, report: Path | None) -> None:
+def _videos(
+    request: ExportRequest, spec: ClipSpec, calibration: CalibrationSet | None
+) -> tuple[list[Video], int]:
+    """What to verify with, and how many clips of each."""
+    if request.clips:
+        return video_files(request.clips), 1
+    if calibration is not None:
+        return calibration.held_back, calibration.views
+    return rendered_videos(spec), 1
+
+
+def _int8(
+    model: onnx.ModelProto,
+    calibration: CalibrationSet,
+    spec: ClipSpec,
+    step: Callable[[str], None],
+    share: Callable[[float], None],
+) -> tuple[onnx.ModelProto, Sensitivity]:
+    """Quantises all layers but those that lose too much on what was held back."""
+    step("calibrate")
+    ranges = activation_ranges(model, calibration.clips)
+    step("measure layers")
+    held_back = clips_of(calibration.held_back, spec, views=calibration.views)
+    sensitivity = measure(model, ranges, held_back, share)
+    step("quantise")
+    return quantise(model, ranges, sensitivity.floats), sensitivity
+
+
+def _judge(verification: Verification, parity: dict[str, Any], report: Path | None) -> None:
     """Writes the report, if one is wanted, and raises if an engine failed."""
     if report is not None:
-        write_report(verification, report)
+        write_report(parity, report)
     if not verification.passed:
         raise VerificationFailed(verification)
 

@@ -11,7 +11,7 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -205,7 +205,7 @@ def verify(
         with Recognizer(file, engine=engine) as recognizer:  # opened as a user opens it
             precision = recognizer.artifact.precision
             logits = np.concatenate([engine.run(clip[None]) for clip in clips])
-        found = _compare(pytorch, logits)
+        found = compare(pytorch, logits)
         wanted = threshold or THRESHOLDS[precision]
         passed = wanted.holds(found["max_difference"], found["top1"])
         rows.append(Agreement(name, engine.version, engine.provider, **found, passed=passed))
@@ -236,17 +236,17 @@ def median_ms(
     return medians
 
 
-def write_report(verification: Verification, path: Path) -> None:
-    """Writes the findings as JSON, complete or not at all.
+def write_report(report: Mapping[str, Any], path: Path) -> None:
+    """Writes findings as JSON, complete or not at all.
 
     Raises:
         OutputError: if the file cannot be written.
     """
     with replacing(path) as part:
-        part.write_text(json.dumps(verification.report(), indent=2) + "\n", encoding="utf-8")
+        part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def _compare(wanted: Logits, given: Logits) -> dict[str, float]:
+def compare(wanted: Logits, given: Logits) -> dict[str, float]:
     """Compares (N, num_classes) logits; a value that is not finite makes the result so."""
     p = np.stack([softmax(row) for row in wanted]).astype(np.float64)
     q = np.stack([softmax(row) for row in given]).astype(np.float64)

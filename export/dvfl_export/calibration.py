@@ -1,0 +1,59 @@
+"""The clips that int8 is calibrated on, and the videos that are held back to judge it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dvfl_export.clips import Images, Video, clips_of, video_files
+from dvfl_runtime.errors import ExportError
+from dvfl_runtime.spec import ClipSpec
+
+LEAST_CLIPS = 64
+MOST_VIEWS = 16  # clips of one video; further ones differ too little
+HELD_BACK = 4  # every fourth video
+
+
+@dataclass(frozen=True)
+class CalibrationSet:
+    """Videos for int8, cut in two.
+
+    Attributes:
+        clips: to calibrate on, all different, each (T, H, W, 3) uint8.
+        held_back: the videos that none of these clips is from.
+        views: how many clips along time were made of each video.
+    """
+
+    clips: list[Images]
+    held_back: list[Video]
+    views: int
+
+
+def calibration_set(paths: Sequence[Path], spec: ClipSpec) -> CalibrationSet:
+    """Cuts clips, more than one of each video where there are few videos.
+
+    Args:
+        paths: videos and folders of videos. Every fourth video, in the order of the paths and of
+            the names in a folder, is held back.
+        spec: how clips are made.
+
+    Raises:
+        ExportError: if nothing can be decoded, or there are fewer than 64 different clips.
+    """
+    videos = video_files(paths)
+    held_back = videos[HELD_BACK - 1 :: HELD_BACK]
+    rest = [video for index, video in enumerate(videos) if index % HELD_BACK != HELD_BACK - 1]
+    views = 1
+    clips = clips_of(rest, spec, purpose="calibrate on")
+    if (decoded := len(clips)) < LEAST_CLIPS:
+        views = min(MOST_VIEWS, math.ceil(LEAST_CLIPS / decoded))
+        clips = clips_of(rest, spec, views=views, purpose="calibrate on")
+    clips = list({clip.tobytes(): clip for clip in clips}.values())
+    if len(clips) < LEAST_CLIPS or not held_back:
+        raise ExportError(
+            f"--calibration gives {len(clips)} different clips of {decoded} videos, every "
+            f"fourth video being held back; int8 needs at least {LEAST_CLIPS}: give more videos"
+        )
+    return CalibrationSet(clips, held_back, views)

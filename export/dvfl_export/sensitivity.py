@@ -1,0 +1,129 @@
+"""Which layers lose most in int8, measured one at a time, and how many of them stay in float32."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from dvfl_export.clips import Images
+from dvfl_export.quantise import Ranges, layers_of, quantise
+from dvfl_export.verify import Logits, compare
+
+MOST_CLIPS = 16  # to measure each layer with
+BATCH = 8
+WANTED_TOP1 = 0.99  # more than the verification asks for
+WANTED_KL = 5e-3  # nats; few clips show a change of winner late
+
+
+@dataclass(frozen=True)
+class LayerLoss:
+    """What int8 in one layer alone, all others in float32, changes.
+
+    Attributes:
+        layer: the node's name.
+        kl: mean KL(float32 || this) of the scores, nats.
+        max_difference: the largest |difference| of logits.
+        precision: "fp32" if it stays in float32, else "int8".
+    """
+
+    layer: str
+    kl: float
+    max_difference: float
+    precision: str = "int8"
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """How much each layer loses, and what the choice comes to.
+
+    Attributes:
+        layers: worst first.
+        clips: how many the whole was judged on.
+        kl: of the chosen mixture, nats.
+        top1: share of clips with the winner of float32.
+    """
+
+    layers: tuple[LayerLoss, ...]
+    clips: int
+    kl: float
+    top1: float
+
+    @property
+    def floats(self) -> tuple[str, ...]:
+        """The layers that stay in float32."""
+        return tuple(row.layer for row in self.layers if row.precision == "fp32")
+
+    def report(self) -> dict[str, Any]:
+        """Ready for JSON; what is not finite is None."""
+        rows = {row.layer: dataclasses.asdict(row) for row in self.layers}
+        for row in rows.values():
+            del row["layer"]
+            row.update({k: None for k in ("kl", "max_difference") if not math.isfinite(row[k])})
+        return {"sensitivity": {"clips": self.clips, "layers": rows}}
+
+    def table(self) -> str:
+        """All layers for people, worst first."""
+        width = max(len(row.layer) for row in self.layers)
+        lines = [f"{'layer alone in int8':{width}} {'KL':>9} {'|difference|':>13}  kept in"]
+        lines += [
+            f"{row.layer:{width}} {row.kl:9.1e} {row.max_difference:13.1e}  {row.precision}"
+            for row in self.layers
+        ]
+        return "\n".join(lines)
+
+
+def measure(
+    model: onnx.ModelProto,
+    ranges: Ranges,
+    clips: Sequence[Images],
+    share: Callable[[float], None] = lambda _done: None,
+) -> Sensitivity:
+    """Decides which layers stay in float32, by clips that nothing was calibrated on.
+
+    Every layer is quantised alone. Then the worst 0, 1, 2, 4 ... layers stay in float32, until
+    what is left in int8 keeps 99 % of the winners and its scores stay close.
+
+    Args:
+        model: a deploy form of standard operators in float32.
+        ranges: of its activations.
+        clips: to judge by; each layer alone is measured with 16 of them at most.
+        share: called with the share that is done.
+    """
+    layers = layers_of(model)
+    wanted = logits_of(model, clips)
+    some = np.unique(np.linspace(0, len(clips) - 1, min(MOST_CLIPS, len(clips))).astype(int))
+    few = [clips[i] for i in some]
+    rows = []
+    for index, layer in enumerate(layers):
+        alone = quantise(model, ranges, [name for name in layers if name != layer])
+        found = compare(wanted[some], logits_of(alone, few))
+        rows.append(LayerLoss(layer, found["kl"], found["max_difference"]))
+        share((index + 1) / (len(layers) + 1))
+    rows.sort(key=lambda row: row.kl, reverse=True)
+    kept = 0
+    while True:
+        floats = [row.layer for row in rows[:kept]]
+        found = compare(wanted, logits_of(quantise(model, ranges, floats), clips))
+        if (found["top1"] >= WANTED_TOP1 and found["kl"] <= WANTED_KL) or 2 * kept > len(rows):
+            break
+        kept = max(1, 2 * kept)
+    rows[:kept] = [dataclasses.replace(row, precision="fp32") for row in rows[:kept]]
+    return Sensitivity(tuple(rows), len(clips), found["kl"], found["top1"])
+
+
+def logits_of(model: onnx.ModelProto, clips: Sequence[Images]) -> Logits:
+    """Runs a graph in onnxruntime: N clips (T, H, W, 3) uint8 -> (N, num_classes)."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    batches = [np.stack(clips[i : i + BATCH]) for i in range(0, len(clips), BATCH)]
+    return np.concatenate([session.run(None, {"clip": batch})[0] for batch in batches])

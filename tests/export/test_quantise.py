@@ -1,0 +1,231 @@
+"""--precision int8: what is calibrated on, what the file holds, what each layer loses."""
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, numpy_helper
+from videos import write_video
+
+from dvfl_export import ExportRequest, export
+from dvfl_export import export as export_function
+from dvfl_export.calibration import LEAST_CLIPS, calibration_set
+from dvfl_export.cli import main
+from dvfl_export.clips import clips_of
+from dvfl_export.deploy import deploy_form
+from dvfl_export.onnx_model import onnx_from_model
+from dvfl_export.pipeline import Exported
+from dvfl_export.quantise import activation_ranges, layers_of, quantise
+from dvfl_models import VideoFocalNet, VideoFocalNetConfig, save_checkpoint
+from dvfl_models.synthetic import ACTIONS, render_clip
+from dvfl_models.video_focalnet import init_weights
+from dvfl_runtime import ClipSpec
+from dvfl_runtime.engines import installed_engines
+from dvfl_runtime.errors import ExportError
+
+SPEC = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
+VIDEOS = 12
+PIPELINE = sys.modules[export_function.__module__]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a tiny network, and a folder of rendered videos."""
+    folder = tmp_path_factory.mktemp("int8")
+    torch.manual_seed(0)
+    net = VideoFocalNet(VideoFocalNetConfig(embed_dim=16, depths=(1, 1, 1, 1), num_classes=3))
+    init_weights(net, "xavier")
+    about = {"labels": list("abc"), "spec": SPEC.to_dict(), "variant": "tiny test"}
+    save_checkpoint(folder / "m.pth", net, about=about)
+    float_graph = onnx_from_model(deploy_form(net.eval(), SPEC), SPEC)
+    onnx.save(float_graph, folder / "fp32.onnx")
+    (folder / "videos").mkdir()
+    for number in range(VIDEOS):
+        action = ACTIONS[number % len(ACTIONS)]
+        images = render_clip(action, seed=number, num_frames=33, size=(36, 36))
+        write_video(folder / "videos" / f"{number:02}.mp4", images)
+    return folder
+
+
+@pytest.fixture(autouse=True, scope="module")
+def exported_once(folder: Path) -> Iterator[None]:
+    """PyTorch's exporter, the slow part, runs once: later calls get what it returned."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PIPELINE, "onnx_from_model", lambda *_: onnx.load(folder / "fp32.onnx"))
+        yield
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path, exported_once: None) -> Exported:
+    request = ExportRequest(
+        folder / "m.pth",
+        folder / "int8.onnx",
+        precision="int8",
+        calibration=(folder / "videos",),
+        report=folder / "report.json",
+    )
+    return export(request)
+
+
+def test_one_file_in_int8_agrees_in_every_engine(folder: Path, exported: Exported) -> None:
+    assert exported.artifact.precision == "int8"
+    assert exported.verification.clips == 3 * 8  # the held-back videos, as many clips of each
+    parity = exported.artifact.parity
+    assert parity["thresholds"] == {"max_difference": None, "top1": 0.98}
+    assert set(parity["engines"]) == set(installed_engines())
+    assert parity["max_difference"] > 1e-3  # it is quantised
+    assert exported.size_bytes < 0.7 * (folder / "fp32.onnx").stat().st_size
+    assert json.loads((folder / "report.json").read_text()) == parity
+
+
+def test_weights_are_int8_per_channel_and_zero_points_are_0(
+    folder: Path, exported: Exported
+) -> None:
+    graph = onnx.load(folder / "int8.onnx").graph
+    values = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+    assert exported.sensitivity is not None
+    expected = set(layers_of(onnx.load(folder / "fp32.onnx"))) - set(exported.sensitivity.floats)
+    makers = {node.output[0]: node for node in graph.node}
+    found = set()
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zeros = values[node.input[2]]
+            assert zeros.dtype == np.int8
+            assert not zeros.any()
+        if node.op_type not in ("MatMul", "Conv") or node.name not in expected:
+            continue
+        found.add(node.name)
+        activation, weight = (makers[name] for name in node.input[:2])
+        assert makers[activation.input[0]].op_type == "QuantizeLinear"
+        assert values[activation.input[1]].size == 1
+        integers, scales = values[weight.input[0]], values[weight.input[1]]
+        assert integers.dtype == np.int8
+        assert np.abs(integers).max() <= 64
+        axis = 1 if node.op_type == "MatMul" else 0
+        assert scales.shape == (integers.shape[axis],)
+        assert {a.name: a.i for a in weight.attribute}["axis"] == axis
+    assert found == expected
+    assert len(found) > 20
+
+
+def test_the_table_names_every_layer_and_what_it_loses(folder: Path, exported: Exported) -> None:
+    sensitivity = exported.sensitivity
+    assert sensitivity is not None
+    layers = layers_of(onnx.load(folder / "fp32.onnx"))
+    lines = sensitivity.table().splitlines()[1:]
+    assert sorted(line.split()[0] for line in lines) == sorted(layers)
+    losses = [row.kl for row in sensitivity.layers]
+    assert losses == sorted(losses, reverse=True)
+    assert sensitivity.top1 >= 0.99
+    reported = exported.artifact.parity["sensitivity"]["layers"]
+    assert [n for n, row in reported.items() if row["precision"] == "fp32"] == list(
+        sensitivity.floats
+    )
+
+
+def test_every_fourth_video_is_never_calibrated_on(folder: Path) -> None:
+    found = calibration_set((folder / "videos",), SPEC)
+    assert [Path(str(video)).name for video in found.held_back] == ["03.mp4", "07.mp4", "11.mp4"]
+    assert len(found.clips) >= LEAST_CLIPS
+    calibrated = {clip.tobytes() for clip in found.clips}
+    assert len(calibrated) == len(found.clips)
+    held_back = clips_of(found.held_back, SPEC, views=found.views)
+    assert calibrated.isdisjoint(clip.tobytes() for clip in held_back)
+
+
+def test_ranges_are_those_of_the_clips(folder: Path, exported: Exported) -> None:
+    model = onnx.load(folder / "fp32.onnx")
+    clips = [np.full((4, 32, 32, 3), value, np.uint8) for value in (7, 90)]
+    ranges = activation_ranges(model, clips)
+    first = next(node for node in model.graph.node if node.op_type == "MatMul")
+    low, high = ranges[first.input[0]].range_value
+    assert (float(np.min(low)), float(np.max(high))) == (7.0, 90.0)
+    floats = layers_of(model)
+    assert quantise(model, ranges, floats) == model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--precision", "int8"], "int8 needs clips to calibrate on; pass --calibration"),
+        (["--calibration", "."], "precision fp32 takes no calibration"),
+        (["--precision", "int8", "--calibration", "videos", "--ops", "fused"], "fused operators"),
+        (["--precision", "int8", "--calibration", "videos", "--compress"], "--compress is for"),
+        (["--precision", "int8", "--calibration", "empty"], "no clip to calibrate on could be"),
+        (["--precision", "int8", "--calibration", "bad"], "no clip to calibrate on could be"),
+        (["--precision", "int8", "--calibration", "absent"], "no clip to calibrate on could be"),
+        (
+            ["--precision", "int8", "--calibration", "videos/00.mp4", "videos/01.mp4"],
+            "different clips of 2 videos, every fourth video being held back; int8 needs at least",
+        ),
+    ],
+)
+def test_bad_calibration_is_one_line_and_leaves_the_old_file(
+    folder: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(folder)
+    Path("empty").mkdir(exist_ok=True)
+    Path("bad").mkdir(exist_ok=True)
+    Path("bad/x.mp4").write_text("not a video")
+    out = tmp_path / "x.onnx"
+    out.write_bytes(b"the old one")
+    assert main(["m.pth", "-o", str(out), *arguments]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("dvfl-export: error: ")
+    assert message in line
+    assert [path.name for path in tmp_path.iterdir()] == ["x.onnx"]
+    assert out.read_bytes() == b"the old one"
+
+
+def test_too_few_clips_are_counted(tmp_path: Path) -> None:
+    for number in range(4):
+        images = render_clip("bend", seed=number, num_frames=5, size=(36, 36))
+        write_video(tmp_path / f"{number}.mp4", images)
+    with pytest.raises(ExportError, match=r"--calibration gives \d+ different clips of 3 videos"):
+        calibration_set((tmp_path,), SPEC)
+
+
+def test_a_bad_quantisation_fails_and_writes_nothing(
+    folder: Path,
+    tmp_path: Path,
+    exported: Exported,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One scale of the file is wrong by a factor of 50, as of a layer that saturates."""
+
+    def planted(model: onnx.ModelProto, ranges: object, floats: object) -> onnx.ModelProto:
+        quantised = onnx.load(folder / "int8.onnx")
+        scales = [
+            weight
+            for weight in quantised.graph.initializer
+            if weight.name.endswith("_scale") and not weight.dims
+        ]
+        for scale in scales:
+            assert scale.data_type == TensorProto.FLOAT
+            value = numpy_helper.to_array(scale) / 50
+            scale.CopyFrom(numpy_helper.from_array(np.asarray(value, np.float32), scale.name))
+        del quantised.metadata_props[:]
+        return quantised
+
+    monkeypatch.setattr(PIPELINE, "quantise", planted)
+    monkeypatch.setattr(PIPELINE, "measure", lambda *_: exported.sensitivity)
+    out = tmp_path / "x.onnx"
+    out.write_bytes(b"the old one")
+    command = [str(folder / "m.pth"), "-o", str(out), "--precision", "int8"]
+    assert main([*command, "--calibration", str(folder / "videos")]) == 3
+    err = capsys.readouterr().err
+    assert "nothing was written" in err
+    for name in installed_engines():
+        assert any(line.startswith(name) and line.endswith("FAILED") for line in err.splitlines())
+    assert out.read_bytes() == b"the old one"
