@@ -77,6 +77,21 @@ def parser() -> argparse.ArgumentParser:
         help="onnx (default); tensorrt: on the device, also build its plan, keep it where the "
         "runtime looks for it and verify it; not yet run on a GPU",
     )
+    _add_precision(out)
+    out.add_argument(
+        "--verify", type=Path, nargs="+", default=[], metavar="CLIPS", help="videos or folders"
+    )
+    out.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.json",
+        help="write what the verification found, even if it fails",
+    )
+    out.add_argument("--version", action="version", version=f"dvfl {__version__}")
+    return out
+
+
+def _add_precision(out: argparse.ArgumentParser) -> None:
     out.add_argument(
         "--precision",
         choices=("fp32", "fp16", "int8"),
@@ -98,17 +113,6 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="store large weights as float16; verified with the thresholds of fp16",
     )
-    out.add_argument(
-        "--verify", type=Path, nargs="+", default=[], metavar="CLIPS", help="videos or folders"
-    )
-    out.add_argument(
-        "--report",
-        type=Path,
-        metavar="FILE.json",
-        help="write what the verification found, even if it fails",
-    )
-    out.add_argument("--version", action="version", version=f"dvfl {__version__}")
-    return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:

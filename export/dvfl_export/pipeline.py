@@ -149,8 +149,8 @@ def export(
         step("load")
         checkpoint = read_checkpoint(request.checkpoint)
         model, variant = _build(request, checkpoint)
-        labels = _labels(request, checkpoint)
-        spec = request.spec or checkpoint.spec or OFFICIAL_SPEC
+        artifact = _artifact(request, checkpoint, variant)
+        spec = artifact.spec
         calibration = calibration_set(request.calibration, spec) if request.calibration else None
         videos, views = _videos(request, spec, calibration)
         clips = clips_of(videos, spec, views=views)
@@ -158,24 +158,13 @@ def export(
         sensitivity = None
         if calibration is not None:
             proto, sensitivity = _int8(proto, calibration, spec, step, share)
-        artifact = Artifact(
-            name=request.name or request.output.stem,
-            variant=variant,
-            labels=labels,
-            spec=spec,
-            precision=request.precision,
-            source_sha256=checkpoint.sha256,
-            training=checkpoint.training,
-            tools=_tools(),
-        )
         _write(proto, artifact, part)
         engines, skipped = _engines(proto)
         threshold = _threshold(request)
         step("verify")
         wanted = pytorch_logits(model, clips, spec)
-        again = clips_of(
-            videos, read_artifact(part).spec, views=views
-        )  # as a device will make them
+        # as a device will make them
+        again = clips_of(videos, read_artifact(part).spec, views=views)
         verification = verify(part, wanted, again, engines, skipped=skipped, threshold=threshold)
         if request.target == "tensorrt" and verification.passed:
             step("build the plan")
@@ -305,6 +294,20 @@ def _build(request: ExportRequest, checkpoint: Checkpoint) -> tuple[VideoFocalNe
     model = VideoFocalNet(config)
     load_checkpoint(model, request.checkpoint)
     return model.eval(), variant
+
+
+def _artifact(request: ExportRequest, checkpoint: Checkpoint, variant: str) -> Artifact:
+    """Describes what is exported; how well it agrees is added in the end."""
+    return Artifact(
+        name=request.name or request.output.stem,
+        variant=variant,
+        labels=_labels(request, checkpoint),
+        spec=request.spec or checkpoint.spec or OFFICIAL_SPEC,
+        precision=request.precision,
+        source_sha256=checkpoint.sha256,
+        training=checkpoint.training,
+        tools=_tools(),
+    )
 
 
 def _labels(request: ExportRequest, checkpoint: Checkpoint) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def measure(
         found = compare(wanted[some], logits_of(alone, few))
         rows.append(LayerLoss(layer, found["kl"], found["max_difference"]))
         share((index + 1) / (len(layers) + 1))
-    rows.sort(key=lambda row: row.kl, reverse=True)
+    rows.sort(key=lambda row: row.kl if math.isfinite(row.kl) else math.inf, reverse=True)
     kept = 0
     while True:
         floats = [row.layer for row in rows[:kept]]

@@ -10,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
+from rtx_build import needs_rtx, rtx_build
 from videos import write_video
 
 from dvfl_export import ExportRequest, export
@@ -229,3 +230,17 @@ def test_a_bad_quantisation_fails_and_writes_nothing(
     for name in installed_engines():
         assert any(line.startswith(name) and line.endswith("FAILED") for line in err.splitlines())
     assert out.read_bytes() == b"the old one"
+
+
+@needs_rtx
+@pytest.mark.parametrize("batch", ["dynamic", "fixed"])
+def test_tensorrt_builds_the_file(
+    folder: Path, tmp_path: Path, exported: Exported, batch: str
+) -> None:
+    """The one that the other engines ran; for both GPUs in one plan."""
+    model = onnx.load(folder / "int8.onnx")
+    if batch == "fixed":
+        for value in (*model.graph.input, *model.graph.output):
+            value.type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, tmp_path / "m.onnx")
+    assert rtx_build(tmp_path / "m.onnx", "SM86", "SM89")["plan_bytes"] > 100_000

@@ -12,13 +12,13 @@ import onnx
 import pytest
 from artifacts import write_colour_model
 from onnx import helper
-from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
-from onnxruntime.transformers.float16 import convert_float_to_float16
 from packages import RUNTIME
 from rtx_build import needs_rtx, rtx_build
 from shared import ROOT
 
 from dvfl_export.compress import compress_weights
+from dvfl_export.half import to_float16
+from dvfl_export.quantise import activation_ranges, quantise
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 API = json.loads((ROOT / "tests" / "tensorrt_api.json").read_text())
@@ -62,27 +62,14 @@ def test_the_bundled_model_builds(tmp_path: Path, batch: str, capability: str) -
 
 
 def in_float16(path: Path) -> onnx.ModelProto:
-    return convert_float_to_float16(onnx.load(path), keep_io_types=True)
+    return to_float16(onnx.load(path))
 
 
 def in_int8(path: Path) -> onnx.ModelProto:
-    """QDQ, symmetric, weights per channel."""
-
-    class Clips(CalibrationDataReader):
-        def __init__(self) -> None:
-            random = np.random.default_rng(0)
-            clips = (random.integers(0, 256, (1, 8, 64, 64, 3), np.uint8) for _ in range(2))
-            self.rest = ({"clip": clip} for clip in clips)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.rest, None)
-
-    out = path.with_name("int8.onnx")
-    symmetric = {"ActivationSymmetric": True, "WeightSymmetric": True}
-    types = {"activation_type": QuantType.QInt8, "weight_type": QuantType.QInt8}
-    quantized = {"op_types_to_quantize": ["MatMul", "Conv"], "per_channel": True, **types}
-    quantize_static(path, out, Clips(), extra_options=symmetric, **quantized)
-    return onnx.load(out)
+    """All layers: more than --precision int8 leaves when some lose too much."""
+    model = onnx.load(path)
+    clips = np.random.default_rng(0).integers(0, 256, (2, 8, 64, 64, 3), np.uint8)
+    return quantise(model, activation_ranges(model, list(clips)))
 
 
 def with_half_weights(path: Path) -> onnx.ModelProto:
@@ -95,7 +82,7 @@ def with_half_weights(path: Path) -> onnx.ModelProto:
 @pytest.mark.parametrize("batch", ["dynamic", "fixed"])
 @pytest.mark.parametrize("convert", [in_float16, in_int8, with_half_weights])
 def test_lower_precisions_build(tmp_path: Path, convert: Callable, batch: str) -> None:
-    """As onnxruntime's own tools write them, and as --compress does; for both GPUs in one plan."""
+    """As --precision fp16, --precision int8 and --compress write them; both GPUs in one plan."""
     (tmp_path / "m.onnx").write_bytes(BUNDLED_MODEL.read_bytes())
     model = convert(tmp_path / "m.onnx")
     onnx.save(model if batch == "dynamic" else fixed_batch(model, 1), tmp_path / "x.onnx")

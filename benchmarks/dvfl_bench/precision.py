@@ -1,0 +1,236 @@
+"""Precisions against float32: agreement and accuracy of quantisers, and time, engines in turn.
+
+    python -m dvfl_bench.precision quality VIDEOS... --json FILE [--rendered 300]
+    python -m dvfl_bench.precision speed --json FILE [--variant nano --size 224 --threads 2]
+
+`quality` quantises the bundled model with clips of the videos, every fourth of which is held back.
+`speed` takes random weights: it is about time alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnxruntime.quantization import CalibrationMethod
+
+from dvfl_bench.forms import (
+    FRAMES,
+    Run,
+    onnxruntime_run,
+    openvino_run,
+    ratios,
+    statistics,
+    time_in_turn,
+)
+from dvfl_bench.machine import describe_machine
+from dvfl_export.calibration import CalibrationSet, calibration_set
+from dvfl_export.clips import Images, clips_of
+from dvfl_export.deploy import deploy_form
+from dvfl_export.half import to_float16
+from dvfl_export.onnx_model import onnx_from_model
+from dvfl_export.quantise import activation_ranges, layers_of, quantise
+from dvfl_export.sensitivity import measure
+from dvfl_export.verify import compare
+from dvfl_models import VARIANTS, build_model
+from dvfl_models.synthetic import render_clip
+from dvfl_models.video_focalnet import init_weights
+from dvfl_runtime.artifact import read_artifact
+from dvfl_runtime.engines import open_engine
+from dvfl_runtime.files import replacing
+from dvfl_runtime.recognizer import BUNDLED_MODEL
+from dvfl_runtime.spec import ClipSpec
+
+ENGINES = ("onnxruntime", "openvino")
+RENDERED_SEED = 900_000  # of the clips with labels; training uses others
+BATCH = 8
+
+
+def by_nncf(
+    model: onnx.ModelProto, clips: Sequence[Images], floats: Sequence[str]
+) -> onnx.ModelProto:
+    """The same layers in int8 by NNCF's ONNX backend, which is not a dependency: for comparison."""
+    import nncf
+
+    data = nncf.Dataset(clips, lambda clip: {"clip": clip[None]})
+    quantised: onnx.ModelProto = nncf.quantize(
+        model, data, subset_size=len(clips), ignored_scope=nncf.IgnoredScope(names=list(floats))
+    )
+    return quantised
+
+
+def by_method(
+    model: onnx.ModelProto,
+    clips: Sequence[Images],
+    floats: Sequence[str],
+    method: CalibrationMethod,
+) -> onnx.ModelProto:
+    """The quantiser of onnxruntime with other ranges."""
+    return quantise(model, activation_ranges(model, clips, method), floats)
+
+
+def run(model: onnx.ModelProto, engine: str, clips: Sequence[Images]) -> np.ndarray[Any, Any]:
+    """Logits (N, num_classes)."""
+    with tempfile.TemporaryDirectory() as folder:
+        onnx.save(model, Path(folder) / "m.onnx")
+        opened = open_engine(engine, Path(folder) / "m.onnx", device="cpu")
+    batches = [np.stack(clips[i : i + BATCH]) for i in range(0, len(clips), BATCH)]
+    logits = np.concatenate([opened.run(batch) for batch in batches])
+    opened.close()
+    return logits
+
+
+def rendered_clips(actions: Sequence[str], spec: ClipSpec) -> list[Images]:
+    """One clip (T, H, W, 3) per action."""
+    return [
+        render_clip(
+            action,
+            seed=RENDERED_SEED + index,
+            num_frames=spec.num_frames,
+            window_s=spec.window_s,
+            size=spec.size,
+        )
+        for index, action in enumerate(actions)
+    ]
+
+
+def quality(videos: Sequence[Path], rendered: int) -> dict[str, Any]:
+    """Every quantiser on the bundled model, the same layers kept in float32."""
+    artifact = read_artifact(BUNDLED_MODEL)
+    spec, labels = artifact.spec, artifact.labels
+    model = onnx.load(BUNDLED_MODEL)
+    data: CalibrationSet = calibration_set(videos, spec)
+    held_back = clips_of(data.held_back, spec, views=data.views)
+    classes = np.arange(rendered) % len(labels)
+    shown = rendered_clips([labels[c] for c in classes], spec)
+    ranges = activation_ranges(model, data.clips)
+    sensitivity = measure(model, ranges, held_back)
+    floats = sensitivity.floats
+    candidates: dict[str, Callable[[], onnx.ModelProto]] = {
+        "fp32": lambda: model,
+        "fp16": lambda: to_float16(model),
+        "int8 MinMax, all layers": lambda: quantise(model, ranges),
+        "int8 MinMax": lambda: quantise(model, ranges, floats),
+        "int8 NNCF": lambda: by_nncf(model, data.clips, floats),
+    }
+    for method in (CalibrationMethod.Percentile, CalibrationMethod.Entropy):
+        candidates[f"int8 {method.name}"] = partial(by_method, model, data.clips, floats, method)
+    wanted = run(model, "onnxruntime", [*held_back, *shown])
+    rows: list[dict[str, Any]] = []
+    cut = len(held_back)
+    for name, make in candidates.items():
+        begin = time.perf_counter()
+        try:
+            made = make()
+        except Exception as err:  # of a library that is compared: a finding as well
+            rows.append({"quantiser": name, "error": f"{type(err).__name__}: {err}"[:200]})
+            continue
+        took = time.perf_counter() - begin
+        for engine in ENGINES:
+            logits = run(made, engine, [*held_back, *shown])
+            rows.append(
+                {
+                    "quantiser": name,
+                    "engine": engine,
+                    "seconds": round(took, 1),
+                    "mbytes": round(made.ByteSize() / 1e6, 2),
+                    "held_back": compare(wanted[:cut], logits[:cut]),
+                    "rendered": compare(wanted[cut:], logits[cut:]),
+                    "accuracy": float((logits[cut:].argmax(1) == classes).mean()),
+                }
+            )
+            sys.stdout.write(json.dumps(rows[-1]) + "\n")
+            sys.stdout.flush()
+    return {
+        "what": "the bundled model in lower precisions against itself in float32",
+        "clips": {"calibrated": len(data.clips), "held_back": cut, "rendered": rendered},
+        "machine": describe_machine(0),
+        "rows": rows,
+        **sensitivity.report(),
+    }
+
+
+def speed(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]:
+    """float32, float16 and int8 of one network in both engines."""
+    spec = ClipSpec(num_frames=FRAMES, size=(size, size), resize=size)
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    net = build_model(variant)
+    init_weights(net, "xavier")
+    machine = describe_machine(threads)
+    model = onnx_from_model(deploy_form(net.eval(), spec), spec)
+    clip = np.random.default_rng(0).integers(0, 256, (1, FRAMES, size, size, 3), dtype=np.uint8)
+    ranges = activation_ranges(model, [clip[0]])
+    # what the sensitivity of the bundled model keeps: the pixels and the products of modulators
+    floats = [n for n in layers_of(model) if n.startswith("patch_embed") or ".proj/" in n]
+    convs = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    forms = {
+        "fp32": model,
+        "fp16": to_float16(model),
+        "int8": quantise(model, ranges, floats),
+        "int8, convolutions in fp32": quantise(model, ranges, [*floats, *convs]),
+    }
+    runs: dict[tuple[str, str], Run] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for index, (form, proto) in enumerate(forms.items()):
+            path = Path(folder) / f"{index}.onnx"
+            onnx.save(proto, path)
+            runs["onnxruntime", form] = onnxruntime_run(path, clip, threads)
+            runs["openvino", form] = openvino_run(path, clip, threads)
+        times = time_in_turn(runs, repeats)
+    engines: dict[str, Any] = {}
+    for engine in ENGINES:
+        engines[engine] = {
+            form: {
+                **statistics(times[engine, form]),
+                "over_fp32": ratios(times[engine, form], times[engine, "fp32"]),
+            }
+            for form in forms
+        }
+        for form, row in engines[engine].items():
+            sys.stdout.write(f"{engine:12} {form:28} {row['median_ms']:8.1f} {row['over_fp32']}\n")
+    return {
+        "what": "lower precisions against float32, batch 1, random weights",
+        "variant": variant,
+        "clip": [FRAMES, size, size],
+        "machine": machine,
+        "engines": engines,
+    }
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `python -m dvfl_bench.precision`."""
+    parser = argparse.ArgumentParser(
+        prog="dvfl_bench.precision", description=__doc__.split("\n")[0]
+    )
+    parser.add_argument("what", choices=("quality", "speed"))
+    parser.add_argument("videos", type=Path, nargs="*", help="of quality: videos or folders")
+    parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--rendered", type=int, default=300, help="clips with labels")
+    parser.add_argument("--variant", choices=sorted(VARIANTS), default="nano")
+    parser.add_argument("--size", type=int, default=224, help="px, both sides")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=10)
+    args = parser.parse_args(arguments)
+    if args.what == "quality":
+        result = quality(args.videos, args.rendered)
+    else:
+        result = speed(args.variant, args.size, args.threads, args.repeats)
+    if args.json is not None:
+        with replacing(args.json) as path:
+            path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
