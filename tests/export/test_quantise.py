@@ -39,7 +39,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a tiny network, and a folder of rendered videos."""
     folder = tmp_path_factory.mktemp("int8")
     torch.manual_seed(0)
-    net = VideoFocalNet(VideoFocalNetConfig(embed_dim=16, depths=(1, 1, 1, 1), num_classes=3))
+    config = VideoFocalNetConfig(
+        embed_dim=16, depths=(1, 1, 1, 1), focal_levels=(1, 1, 1, 1), num_classes=3
+    )
+    net = VideoFocalNet(config)
     init_weights(net, "xavier")
     about = {"labels": list("abc"), "spec": SPEC.to_dict(), "variant": "tiny test"}
     save_checkpoint(folder / "m.pth", net, about=about)
