@@ -27,6 +27,7 @@ from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_models import VARIANTS, build_model, count_macs
 from dvfl_models.video_focalnet import init_weights
+from dvfl_runtime.engines.openvino import shared_core
 from dvfl_runtime.files import replacing
 from dvfl_runtime.spec import ClipSpec
 
@@ -54,7 +55,7 @@ def openvino_run(
     """A request in float32: without the hint, OpenVINO computes in bf16 where the CPU has AMX."""
     import openvino
 
-    core = openvino.Core()
+    core = shared_core(openvino)
     model = core.read_model(path)
     if fixed_batch:
         model.reshape({"clip": list(clip.shape)})

@@ -114,16 +114,16 @@ def quality(videos: Sequence[Path], rendered: int) -> dict[str, Any]:
     classes = np.arange(rendered) % len(labels)
     shown = rendered_clips([labels[c] for c in classes], spec)
     ranges = activation_ranges(model, data.clips)
-    sensitivity = measure(model, ranges, held_back)
+    sensitivity = measure(model, ranges, data.clips)
     floats = sensitivity.floats
     candidates: dict[str, Callable[[], onnx.ModelProto]] = {
         "fp32": lambda: model,
         "fp16": lambda: to_float16(model),
-        "int8 MinMax, all layers": lambda: quantise(model, ranges),
-        "int8 MinMax": lambda: quantise(model, ranges, floats),
+        "int8 Percentile, all layers": lambda: quantise(model, ranges),
+        "int8 Percentile": lambda: quantise(model, ranges, floats),
         "int8 NNCF": lambda: by_nncf(model, data.clips, floats),
     }
-    for method in (CalibrationMethod.Percentile, CalibrationMethod.Entropy):
+    for method in (CalibrationMethod.MinMax, CalibrationMethod.Entropy):
         candidates[f"int8 {method.name}"] = partial(by_method, model, data.clips, floats, method)
     wanted = run(model, "onnxruntime", [*held_back, *shown])
     rows: list[dict[str, Any]] = []

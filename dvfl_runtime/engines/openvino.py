@@ -5,6 +5,7 @@ The Intel GPU has not yet been run.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from pathlib import Path
@@ -20,13 +21,16 @@ from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
 INPUT, OUTPUT = "clip", "logits"
 AUTO = "AUTO:GPU,CPU"
 
+_cores: dict[int, Any] = {}  # process -> its only `Core`
+_cores_lock = threading.Lock()
+
 
 def open_engine(
     path: str | os.PathLike[str], device: str, num_threads: int | None
 ) -> OpenVinoEngine:
     """Loads a model file into OpenVINO; see `dvfl_runtime.engines.open_engine`."""
     ov = _import()
-    core = ov.Core()
+    core = shared_core(ov)
     chosen = _device(core, device)
     config: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
@@ -158,6 +162,22 @@ def _import() -> ModuleType:
         ) from err
     module: ModuleType = openvino
     return module
+
+
+def shared_core(ov: ModuleType) -> Any:
+    """Returns this process's `Core`, which is made once and never destroyed.
+
+    OpenVINO's CPU plugin gives the thread that makes a `Core` another stack for signals, and puts
+    back the one before when that `Core` is destroyed. Of two that end in the order they began, the
+    second puts back the memory that the first has unmapped, and the next signal, such as Ctrl-C, is
+    a segmentation fault (seen with 2026.4.1). A forked child needs one of its own.
+    """
+    with _cores_lock:
+        core = _cores.get(os.getpid())
+        if core is None:
+            core = _cores[os.getpid()] = ov.Core()
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))  # outlives the interpreter
+        return core
 
 
 def _device(core: Any, device: str) -> str:

@@ -14,6 +14,7 @@ from dvfl_runtime.spec import ClipSpec
 LEAST_CLIPS = 64
 MOST_VIEWS = 16  # clips of one video; further ones differ too little
 HELD_BACK = 4  # every fourth video
+MOST_VIDEOS = 256  # to calibrate on, and as many to judge by; of more, some are left out evenly
 
 
 @dataclass(frozen=True)
@@ -36,15 +37,15 @@ def calibration_set(paths: Sequence[Path], spec: ClipSpec) -> CalibrationSet:
 
     Args:
         paths: videos and folders of videos. Every fourth video, in the order of the paths and of
-            the names in a folder, is held back.
+            the names in a folder, is held back. Of very many, 256 of each part are taken.
         spec: how clips are made.
 
     Raises:
         ExportError: if nothing can be decoded, or there are fewer than 64 different clips.
     """
     videos = video_files(paths)
-    held_back = videos[HELD_BACK - 1 :: HELD_BACK]
-    rest = [video for index, video in enumerate(videos) if index % HELD_BACK != HELD_BACK - 1]
+    held_back = _spread(videos[HELD_BACK - 1 :: HELD_BACK])
+    rest = _spread([v for index, v in enumerate(videos) if index % HELD_BACK != HELD_BACK - 1])
     views = 1
     clips = clips_of(rest, spec, purpose="calibrate on")
     if (decoded := len(clips)) < LEAST_CLIPS:
@@ -57,3 +58,7 @@ def calibration_set(paths: Sequence[Path], spec: ClipSpec) -> CalibrationSet:
             f"fourth video being held back; int8 needs at least {LEAST_CLIPS}: give more videos"
         )
     return CalibrationSet(clips, held_back, views)
+
+
+def _spread(videos: list[Video]) -> list[Video]:
+    return videos[:: math.ceil(len(videos) / MOST_VIDEOS) or 1]

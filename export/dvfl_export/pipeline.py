@@ -157,7 +157,7 @@ def export(
         proto = _graph(request, model, spec, step)
         sensitivity = None
         if calibration is not None:
-            proto, sensitivity = _int8(proto, calibration, spec, step, share)
+            proto, sensitivity = _int8(proto, calibration, step, share)
         _write(proto, artifact, part)
         engines, skipped = _engines(proto)
         threshold = _threshold(request)
@@ -246,16 +246,14 @@ def _videos(
 def _int8(
     model: onnx.ModelProto,
     calibration: CalibrationSet,
-    spec: ClipSpec,
     step: Callable[[str], None],
     share: Callable[[float], None],
 ) -> tuple[onnx.ModelProto, Sensitivity]:
-    """Quantises all layers but those that lose too much on what was held back."""
+    """Quantises all layers but those that lose too much; what is held back is not looked at."""
     step("calibrate")
     ranges = activation_ranges(model, calibration.clips)
     step("measure layers")
-    held_back = clips_of(calibration.held_back, spec, views=calibration.views)
-    sensitivity = measure(model, ranges, held_back, share)
+    sensitivity = measure(model, ranges, calibration.clips, share)
     step("quantise")
     return quantise(model, ranges, sensitivity.floats), sensitivity
 

@@ -16,6 +16,7 @@ from dvfl_export.deploy import check_config, deploy_form
 from dvfl_export.onnx_model import IR_VERSION, onnx_from_model
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig
 from dvfl_models.video_focalnet import init_weights
+from dvfl_runtime.engines.openvino import shared_core
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.spec import ClipSpec
 
@@ -173,7 +174,7 @@ def test_the_same_model_gives_the_same_bytes(exported: onnx.ModelProto) -> None:
 
 def test_dynamic_batch_and_engines_agree(exported: onnx.ModelProto) -> None:
     openvino = pytest.importorskip("openvino")
-    core = openvino.Core()
+    core = shared_core(openvino)
     model = core.read_model(exported.SerializeToString())
     hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     compiled = core.compile_model(model, "CPU", hints)

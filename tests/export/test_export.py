@@ -32,6 +32,7 @@ from dvfl_models.video_focalnet import VideoFocalNet, init_weights
 from dvfl_runtime import ClipSpec, Recognizer
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.engines.cuda import cuda_problem
+from dvfl_runtime.engines.openvino import shared_core
 from dvfl_runtime.errors import CheckpointError, ExportError, OutputError
 
 SPEC = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
@@ -210,7 +211,7 @@ def test_compressed_weights_take_half_the_bytes(folder: Path, tmp_path: Path) ->
     assert [node.input[0] for node in optimized.node if node.op_type == "Cast"] == ["clip"]
     openvino = pytest.importorskip("openvino")
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = openvino.Core().compile_model(tmp_path / "x.onnx", "CPU", hints)
+    compiled = shared_core(openvino).compile_model(tmp_path / "x.onnx", "CPU", hints)
     kinds = [op.get_rt_info()["layerType"].value for op in compiled.get_runtime_model().get_ops()]
     assert kinds.count("Convert") <= 1
 

@@ -145,3 +145,26 @@ def test_the_first_prediction_comes_within_1_5_s_of_the_import():
     command = [sys.executable, "-c", COLD, str(demo)]
     runs = [subprocess.run(command, capture_output=True, check=True) for _ in range(5)]
     assert min(float(run.stdout) for run in runs) < 1.5
+
+
+INTERRUPTED = """
+import os, signal
+from dvfl_runtime import Recognizer
+first, second = Recognizer(engine="openvino"), Recognizer(engine="openvino")
+first.close()
+second.close()
+del first, second
+try:
+    os.kill(os.getpid(), signal.SIGINT)
+    signal.pause()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_a_signal_after_two_recognizers_were_closed_finds_its_stack():
+    pytest.importorskip("openvino")
+    run = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED], capture_output=True, text=True, check=False
+    )
+    assert (run.returncode, run.stdout) == (0, "interrupted\n"), run.stderr
