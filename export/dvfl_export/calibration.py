@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from dvfl_runtime.spec import ClipSpec
 
 LEAST_CLIPS = 64
 MOST_VIEWS = 16  # clips of one video; further ones differ too little
-HELD_BACK = 4  # every fourth video
+HELD_BACK = 4  # one video in four
 MOST_VIDEOS = 256  # to calibrate on, and as many to judge by; of more, some are left out evenly
 
 
@@ -36,16 +37,17 @@ def calibration_set(paths: Sequence[Path], spec: ClipSpec) -> CalibrationSet:
     """Cuts clips, more than one of each video where there are few videos.
 
     Args:
-        paths: videos and folders of videos. Every fourth video, in the order of the paths and of
-            the names in a folder, is held back. Of very many, 256 of each part are taken.
+        paths: videos and folders of videos. A quarter is held back, drawn with a fixed seed: by
+            name, every fourth may be of one class. Of very many, 256 of each part are taken.
         spec: how clips are made.
 
     Raises:
         ExportError: if nothing can be decoded, or there are fewer than 64 different clips.
     """
     videos = video_files(paths)
-    held_back = _spread(videos[HELD_BACK - 1 :: HELD_BACK])
-    rest = _spread([v for index, v in enumerate(videos) if index % HELD_BACK != HELD_BACK - 1])
+    random.Random(0).shuffle(videos)
+    cut = len(videos) // HELD_BACK
+    held_back, rest = _spread(videos[:cut]), _spread(videos[cut:])
     views = 1
     clips = clips_of(rest, spec, purpose="calibrate on")
     if (decoded := len(clips)) < LEAST_CLIPS:
@@ -54,8 +56,8 @@ def calibration_set(paths: Sequence[Path], spec: ClipSpec) -> CalibrationSet:
     clips = list({clip.tobytes(): clip for clip in clips}.values())
     if len(clips) < LEAST_CLIPS or not held_back:
         raise ExportError(
-            f"--calibration gives {len(clips)} different clips of {decoded} videos, every "
-            f"fourth video being held back; int8 needs at least {LEAST_CLIPS}: give more videos"
+            f"--calibration gives {len(clips)} different clips of {decoded} videos, a quarter of "
+            f"the videos being held back; int8 needs at least {LEAST_CLIPS}: give more videos"
         )
     return CalibrationSet(clips, held_back, views)
 

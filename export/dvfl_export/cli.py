@@ -106,7 +106,7 @@ def _add_precision(out: argparse.ArgumentParser) -> None:
         default=[],
         metavar="CLIPS",
         help="for int8: videos or folders of what the model will see, which give at least 64 "
-        "clips; every fourth video is held back to verify with",
+        "clips; a quarter of the videos is held back to verify with",
     )
     out.add_argument(
         "--compress",

@@ -74,7 +74,7 @@ class ExportRequest:
         ops: "standard" or "fused", see export/README.md.
         report: a .json file for the findings of the verification, written even if it fails.
         precision: "fp32"; "fp16" for GPUs: weights and activations in float16; or "int8".
-        calibration: videos or folders, for int8 alone; every fourth video is held back.
+        calibration: videos or folders, for int8 alone; a quarter of the videos is held back.
         compress: store large weights as float16; the graph computes in float32 all the same.
         target: "onnx", or "tensorrt" for a plan besides, built and verified on this device.
     """
