@@ -6,8 +6,6 @@ python -m dvfl_bench.latency MODEL.onnx [--engine E] [--threads 2] [--repeats 20
 from __future__ import annotations
 
 import argparse
-import json
-import logging
 import sys
 import time
 from collections.abc import Sequence
@@ -17,11 +15,8 @@ from typing import Any
 import numpy as np
 
 from dvfl_bench.machine import describe_machine
+from dvfl_bench.report import report
 from dvfl_runtime import Recognizer
-from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import replacing
-
-log = logging.getLogger(__name__)
 
 WARM_UP = 20
 PICTURE = (480, 640)  # what a camera gives; resizing is part of the time
@@ -69,17 +64,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=200)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        result = measure(args.model, engine=args.engine, threads=args.threads, repeats=args.repeats)
-        if args.json:
-            with replacing(args.json) as part:
-                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    except DvflError as err:
-        log.error("error: %s", err)
-        return 2
-    log.info(json.dumps(result, indent=1))
-    return 0
+    result = report(
+        lambda: measure(args.model, engine=args.engine, threads=args.threads, repeats=args.repeats),
+        args.json,
+    )
+    return 2 if result is None else 0
 
 
 if __name__ == "__main__":

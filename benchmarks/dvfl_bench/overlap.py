@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import logging
 import statistics
 import sys
@@ -20,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from dvfl_bench.machine import describe_machine
+from dvfl_bench.report import report
 from dvfl_runtime import Recognizer
 from dvfl_runtime.cli import DEMO_CLIP
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import replacing
 from dvfl_runtime.preprocess import preprocess_frame
 from dvfl_runtime.sources import open_source
 
@@ -133,24 +132,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        result = measure(
+    result = report(
+        lambda: measure(
             args.model,
             args.video,
             engine=args.engine,
             threads=args.threads,
             windows=args.windows,
             rounds=args.rounds,
-        )
-        if args.json:
-            with replacing(args.json) as part:
-                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    except DvflError as err:
-        log.error("error: %s", err)
-        return 2
-    log.info(json.dumps(result, indent=1))
-    return 0
+        ),
+        args.json,
+    )
+    return 2 if result is None else 0
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
     python -m dvfl_bench.precision quality VIDEOS... --json FILE [--rendered 300]
     python -m dvfl_bench.precision speed --json FILE [--variant nano --size 224 --threads 2]
 
-`quality` quantises the bundled model with clips of the videos, every fourth of which is held back.
+`quality` quantises the bundled model with clips of the videos, a quarter of which is held back.
 `speed` takes random weights: it is about time alone.
 """
 

@@ -6,7 +6,6 @@ python -m dvfl_bench.segments [MODEL.onnx] [--videos 12] [--minutes 2] [--json F
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,10 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from dvfl_bench.machine import describe_machine
+from dvfl_bench.report import report
 from dvfl_models.synthetic import ACTIONS, render_video
 from dvfl_runtime import Prediction, Recognizer, Segment, Smoothing
-from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import replacing
 from dvfl_runtime.smoothing import segments
 
 log = logging.getLogger(__name__)
@@ -161,17 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=2.0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        result = measure(args.model, videos=args.videos, minutes=args.minutes)
-        if args.json:
-            with replacing(args.json) as part:
-                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    except DvflError as err:
-        log.error("error: %s", err)
-        return 2
-    log.info(json.dumps(result, indent=1))
-    return 0
+    result = report(
+        lambda: measure(args.model, videos=args.videos, minutes=args.minutes), args.json
+    )
+    return 2 if result is None else 0
 
 
 if __name__ == "__main__":

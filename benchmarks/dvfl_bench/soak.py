@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import logging
 import os
 import statistics
@@ -25,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from dvfl_bench.machine import describe_machine
+from dvfl_bench.report import report
 from dvfl_runtime import Frame, Recognizer, Source
 from dvfl_runtime.cli import DEMO_CLIP
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import replacing
 from dvfl_runtime.sources import LiveSource, SourceLike, open_source
 from dvfl_runtime.tap import Tap
 
@@ -194,6 +193,20 @@ def problems(result: dict[str, Any]) -> list[str]:
     return found
 
 
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Runs what the command line asks for; returns a JSON-ready result."""
+    with Recognizer(args.model, engine=args.engine, num_threads=args.threads) as recognizer:
+        result = soak(recognizer, [*args.sources, Loop(args.loop)], args.minutes * 60)
+        info = recognizer.info
+    return {
+        "what": "memory, threads, open files and order of frames of streams that run together",
+        "model": Path(info.model).name,
+        "engine": f"{info.engine} {info.versions[info.engine]}",
+        **result,
+        "machine": describe_machine(args.threads),
+    }
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, 1 if something was not constant."""
     parser = argparse.ArgumentParser(prog="python -m dvfl_bench.soak", description=__doc__)
@@ -205,26 +218,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=20.0)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        with Recognizer(args.model, engine=args.engine, num_threads=args.threads) as recognizer:
-            sources = [*args.sources, Loop(args.loop)]
-            result = soak(recognizer, sources, args.minutes * 60)
-            info = recognizer.info
-        result = {
-            "what": "memory, threads, open files and order of frames of streams that run together",
-            "model": Path(info.model).name,
-            "engine": f"{info.engine} {info.versions[info.engine]}",
-            **result,
-            "machine": describe_machine(args.threads),
-        }
-        if args.json:
-            with replacing(args.json) as part:
-                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    except DvflError as err:
-        log.error("error: %s", err)
+    result = report(lambda: measure(args), args.json)
+    if result is None:
         return 2
-    log.info(json.dumps(result, indent=1))
     for problem in (found := problems(result)):
         log.error("not constant: %s", problem)
     return bool(found)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import os
 import subprocess
 import sys
@@ -18,13 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from dvfl_bench.machine import describe_machine
+from dvfl_bench.report import report
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import replacing
 from dvfl_runtime.recognizer import BUNDLED_MODEL
-
-log = logging.getLogger(__name__)
 
 PROGRAM = """
 import json, sys, time
@@ -110,17 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        result = measure(args.model, args.video, runs=args.runs)
-        if args.json:
-            with replacing(args.json) as part:
-                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    except DvflError as err:
-        log.error("error: %s", err)
-        return 2
-    log.info(json.dumps(result, indent=1))
-    return 0
+    result = report(lambda: measure(args.model, args.video, runs=args.runs), args.json)
+    return 2 if result is None else 0
 
 
 if __name__ == "__main__":

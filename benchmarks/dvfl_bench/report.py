@@ -1,0 +1,34 @@
+"""What every benchmark does with its result: a JSON file, if one is wanted, and the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dvfl_runtime.errors import DvflError
+from dvfl_runtime.files import replacing
+
+log = logging.getLogger(__name__)
+
+
+def report(measure: Callable[[], dict[str, Any]], path: Path | None) -> dict[str, Any] | None:
+    """Measures, writes the result and logs it; `None` after an error, which is logged in one line.
+
+    Args:
+        measure: returns what is ready for JSON.
+        path: of the file to write, complete or not at all.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        result = measure()
+        if path is not None:
+            with replacing(path) as part:
+                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    except DvflError as err:
+        log.error("error: %s", err)
+        return None
+    log.info(json.dumps(result, indent=1))
+    return result
