@@ -1,6 +1,6 @@
 """Whether decoding, preprocessing and inference overlap: windows per second of a whole stream.
 
-python -m dvfl_bench.overlap MODEL.onnx [VIDEO] [--windows 12] [--rounds 11] [--json FILE]
+python -m dvfl_bench.overlap MODEL.onnx [VIDEO] [--scale-to 1920x1080] [--windows 12] [--json FILE]
 """
 
 from __future__ import annotations
@@ -10,18 +10,21 @@ import itertools
 import logging
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 
 from dvfl_bench.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_runtime import Recognizer
 from dvfl_runtime.cli import DEMO_CLIP
+from dvfl_runtime.encoding import VideoFile, to_yuv
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
@@ -84,6 +87,18 @@ class Stopwatch:
         self._engine.close()
 
 
+def scaled(video: Path, size: tuple[int, int], path: Path) -> Path:
+    """Writes the video again at (width, height) px, both even, as H.264; returns `path`."""
+    file = VideoFile(path)
+    with closing(open_source(video)) as source, closing(file):
+        for frame in source.frames():
+            file.size = size
+            picture = cv2.resize(frame.image, size, interpolation=cv2.INTER_CUBIC)
+            file.add(to_yuv(np.asarray(picture, np.uint8)), frame.time_s)
+        file.finish()
+    return path
+
+
 def measure(
     model: Path, video: Path, *, engine: str, threads: int, windows: int, rounds: int
 ) -> dict[str, Any]:
@@ -108,6 +123,7 @@ def measure(
         "model": info.name,
         "engine": f"{info.engine} {info.versions[info.engine]}",
         "video": video.name,
+        "video_size": _size(video),
         "windows": windows,
         "rounds": rounds,
         **{f"{name}_per_s": round(statistics.median(each), 2) for name, each in rates.items()},
@@ -121,28 +137,52 @@ def measure(
     }
 
 
+def _size(video: Path) -> str:
+    with closing(open_source(video)) as source:
+        height, width = next(iter(source.frames())).image.shape[:2]
+    return f"{width}x{height}"
+
+
+def _pair(text: str) -> tuple[int, int]:
+    width, height = (int(part) for part in text.split("x"))
+    if min(width, height) < 2 or width % 2 or height % 2:
+        raise ValueError
+    return width, height
+
+
+_pair.__name__ = "even WIDTHxHEIGHT"  # argparse shows it
+
+
+def _measure_as_asked(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    video = args.video
+    if args.scale_to is not None:
+        video = scaled(video, args.scale_to, folder / f"{video.stem}.mp4")
+    return measure(
+        args.model,
+        video,
+        engine=args.engine,
+        threads=args.threads,
+        windows=args.windows,
+        rounds=args.rounds,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m dvfl_bench.overlap", description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("video", type=Path, nargs="?", default=DEMO_CLIP)
+    parser.add_argument(
+        "--scale-to", type=_pair, help="WxH: measure on a copy of this size, as of a camera"
+    )
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--windows", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=11)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    result = report(
-        lambda: measure(
-            args.model,
-            args.video,
-            engine=args.engine,
-            threads=args.threads,
-            windows=args.windows,
-            rounds=args.rounds,
-        ),
-        args.json,
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        result = report(lambda: _measure_as_asked(args, Path(folder)), args.json)
     return 2 if result is None else 0
 
 

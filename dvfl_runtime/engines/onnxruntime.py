@@ -65,6 +65,8 @@ def _open(
     options = ort.SessionOptions()
     options.intra_op_num_threads = num_threads or usable_cpus()
     options.inter_op_num_threads = 1
+    # Threads that spin between two runs gain nothing here and take the CPU from the decoder.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 4  # what is fatal also raises, and is reported from there
     if device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -12,9 +12,11 @@ from dvfl_runtime.recognizer import BUNDLED_MODEL
 def test_a_short_run_on_the_bundled_clip(tmp_path: Path) -> None:
     out = tmp_path / "overlap.json"
     arguments = ["--windows", "6", "--rounds", "1", "--engine", "onnxruntime", "--json", str(out)]
+    arguments += ["--scale-to", "320x240"]
     assert main([str(BUNDLED_MODEL), *arguments]) == 0
     result = json.loads(out.read_text())
     assert result["stream_per_s"] > 0
+    assert result["video_size"] == "320x240"
     ratio = result["stream_per_s"] / result["inference_per_s"]
     assert result["stream_to_inference"] == pytest.approx(ratio, rel=0.05)
     assert result["engine"].startswith("onnxruntime ")
