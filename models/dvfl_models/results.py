@@ -100,6 +100,8 @@ def _table(results: Mapping[str, Mapping[str, Any]]) -> str:
     costs = [(name, result) for name, result in results.items() if "variants" in result]
     if costs:
         return "".join(_cost_table(name, result) for name, result in costs)
+    if all("difference" in result for result in results.values()):
+        return _difference_table(results)
     lines = ["| | top-1 | 95 % interval | per seed | clips | file |", "|---|---|---|---|---|---|"]
     for name, result in results.items():
         low, high = result["accuracy_ci95"]
@@ -107,6 +109,19 @@ def _table(results: Mapping[str, Mapping[str, Any]]) -> str:
         lines.append(
             f"| {result['row']} | {result['accuracy_mean']:.1%} | {low:.1%} to {high:.1%} "
             f"| {seeds} | {result['clips']} | [{name}](results/{name}) |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _difference_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = ["| | points | 95 % interval | clips better | worse | of | groups | file |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, result in results.items():
+        low, high = (f"{100 * value:+.1f}" for value in result["difference_ci95"])
+        lines.append(
+            f"| {result['row']} | {100 * result['difference']:+.1f} | {low} to {high} "
+            f"| {result['better']} | {result['worse']} | {result['clips']} | {result['groups']} "
+            f"| [{name}](results/{name}) |"
         )
     return "\n".join(lines) + "\n"
 

@@ -11,6 +11,8 @@ from shared import ROOT
 
 from dvfl_models.baselines import fit_predict, metadata
 from dvfl_models.crossval import fold
+from dvfl_models.paired import difference
+from dvfl_models.paired import main as paired_main
 from dvfl_models.recipe import read_recipe
 from dvfl_models.recipe_parts import VideosPart
 from dvfl_models.results import collect, fill_tables, read_results
@@ -38,6 +40,29 @@ def test_tables_are_filled_and_empty_ones_say_so() -> None:
     assert "old" not in filled
     assert "<!-- table: y -->\nNot yet run.\n<!-- end -->" in filled
     assert fill_tables(filled, {"r.json": row}) == filled
+
+
+def test_a_difference_is_of_the_same_clips_and_its_interval_of_groups() -> None:
+    clips = {f"{group}{k}": group for group in "abcd" for k in range(5)}
+    one = {clip: (group, True) for clip, group in clips.items()}
+    other = {clip: (group, group != "a") for clip, group in clips.items()}  # all or none of a group
+    found = difference(one, other)
+    assert (found["difference"], found["better"], found["worse"]) == (0.25, 5, 0)
+    assert found["difference_ci95"] == [0.0, 0.75]  # none, or three of four groups are "a"
+    assert (found["clips"], found["groups"]) == (20, 4)
+    assert difference(other, one)["difference"] == -0.25
+    with pytest.raises(RecipeError, match="not tested on the same clips"):
+        difference(one, {"a0": ("a", True)})
+    result = {"table": "x", "row": "KD", **found}
+    filled = fill_tables("<!-- table: x -->\n<!-- end -->\n", {"d.json": result})
+    assert "| KD | +25.0 | +0.0 to +75.0 | 5 | 0 | 20 | 4 | [d.json]" in filled
+
+
+def test_folders_without_runs_cannot_be_compared(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert paired_main([str(tmp_path), str(tmp_path / "absent")]) == 2
+    assert "were not tested on the same clips" in caplog.text
 
 
 def run(folder: Path, seed: int, top1: float, lr: float = 0.1) -> Path:

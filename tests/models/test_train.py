@@ -16,6 +16,7 @@ from dvfl_models.cli import main
 from dvfl_models.crossval import cross_validate
 from dvfl_models.data import clip_set
 from dvfl_models.evaluate import Confusion
+from dvfl_models.paired import right_clips
 from dvfl_models.recipe import Recipe, recipe_from
 from dvfl_models.starting import TrainOptions
 from dvfl_models.train import Trainer
@@ -159,6 +160,9 @@ def test_leave_one_group_out_holds_out_what_it_says(labelled: Path, tmp_path: Pa
     assert held_out["train"][0]["exclude"] == {"person": ["b"]}
     assert held_out["test"][0]["only"] == {"person": ["b"]}
     assert (tmp_path / "cv" / "confusion.png").exists()
+    right = right_clips(tmp_path / "cv" / "seed0_personb")
+    assert {group.split()[-1] for group, _ in right.values()} == {"b"}
+    assert np.mean([ok for _, ok in right.values()]) == results["folds"]["0"]["b"]
 
 
 @pytest.mark.parametrize(
