@@ -5,6 +5,8 @@
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+# A file of tests runs in one process, with one thread of PyTorch's: two keep two cores busy.
+WORKERS ?= 2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BIN := .venv/bin
 RTSP_SERVER := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
@@ -17,7 +19,7 @@ demo: .venv-demo/ready ## recognise the actions in the bundled clip (small envir
 	.venv-demo/bin/dvfl-recognize --demo
 
 test: .venv/ready ## run the tests; PYTEST_ARGS="-k sampling" selects some
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-tools: ## install the RTSP server and the browser of the tests (Debian; as root); they skip without
 	@dpkg-query --show $(TEST_TOOLS) > /dev/null 2>&1 || { apt-get -qq update && \

@@ -55,6 +55,7 @@ EXTRAS["dev"] = sorted(
         "pre-commit",
         "pytest",
         "pytest-timeout",
+        "pytest-xdist",
         "ruff",
         "setuptools>=68",  # the test of the wheel builds it without an isolated environment
         "types-tqdm",

@@ -2,7 +2,6 @@
 
 import json
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from dvfl_export.calibration import LEAST_CLIPS, calibration_set
 from dvfl_export.cli import main
 from dvfl_export.clips import clips_of
 from dvfl_export.deploy import deploy_form
-from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.pipeline import Exported
 from dvfl_export.quantise import activation_ranges, layers_of, quantise
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, save_checkpoint
@@ -47,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     init_weights(net, "xavier")
     about = {"labels": list("abc"), "spec": SPEC.to_dict(), "variant": "tiny test"}
     save_checkpoint(folder / "m.pth", net, about=about)
-    float_graph = onnx_from_model(deploy_form(net.eval(), SPEC), SPEC)
+    float_graph = PIPELINE.onnx_from_model(deploy_form(net.eval(), SPEC), SPEC)
     onnx.save(float_graph, folder / "fp32.onnx")
     (folder / "videos").mkdir()
     for number in range(VIDEOS):
@@ -57,16 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True, scope="module")
-def exported_once(folder: Path) -> Iterator[None]:
-    """PyTorch's exporter, the slow part, runs once: later calls get what it returned."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PIPELINE, "onnx_from_model", lambda *_: onnx.load(folder / "fp32.onnx"))
-        yield
-
-
 @pytest.fixture(scope="module")
-def exported(folder: Path, exported_once: None) -> Exported:
+def exported(folder: Path) -> Exported:
     request = ExportRequest(
         folder / "m.pth",
         folder / "int8.onnx",
