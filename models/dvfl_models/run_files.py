@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import logging
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import replacing
+
+log = logging.getLogger(__name__)
 
 
 class Metrics:
@@ -108,3 +112,27 @@ def _draw(axes: Any, rows: Sequence[Mapping[str, str]], name: str, *, smooth: bo
     steps = [group[-1][0] for group in groups]
     values = [sum(value for _, value in group) / len(group) for group in groups]
     axes.plot(steps, values, label=name, marker="" if smooth else "o", markersize=3)
+
+
+class ProgressLog:
+    """A line of progress a minute, for runs whose output goes to a file.
+
+    Args:
+        step: that the run starts at.
+        steps: of the whole run.
+        every_s: seconds between two lines.
+    """
+
+    def __init__(self, step: int, steps: int, every_s: float = 60.0) -> None:
+        self._first, self._steps, self._every_s = step, steps, every_s
+        self._began_s = self._told_s = time.monotonic()
+
+    def tell(self, step: int, shown: Mapping[str, Any]) -> None:
+        """Logs where the run is, if the last line is old enough, and at the end."""
+        now_s = time.monotonic()
+        if now_s - self._told_s < self._every_s and step < self._steps:
+            return
+        self._told_s = now_s
+        left_s = (now_s - self._began_s) / max(step - self._first, 1) * (self._steps - step)
+        values = ", ".join(f"{name} {value}" for name, value in shown.items())
+        log.info("step %d of %d, %s, %d s left", step, self._steps, values, left_s)

@@ -27,7 +27,7 @@ from dvfl_models.evaluate import Confusion, evaluate, normalise
 from dvfl_models.leaks import Leak, check_leaks, find_leak
 from dvfl_models.objective import Losses, Objective
 from dvfl_models.recipe import Recipe
-from dvfl_models.run_files import Metrics
+from dvfl_models.run_files import Metrics, ProgressLog
 from dvfl_models.snapshots import Snapshots
 from dvfl_models.starting import TrainOptions, new_accelerator, new_model, new_optimizer
 from dvfl_models.video_clips import VideoClips, check_corrupt, files_of
@@ -137,6 +137,7 @@ class Trainer:
             total=self.recipe.optim.steps, initial=self.step, unit="step", disable=not show
         ) as bar:
             started = time.perf_counter()
+            progress_log = ProgressLog(self.step, self.recipe.optim.steps)
             for batch in loader:
                 row = self._train_step(batch)
                 row["clips_per_s"] = self.recipe.optim.batch_size / (time.perf_counter() - started)
@@ -145,6 +146,8 @@ class Trainer:
                 bar.set_postfix({**shown, **self.results()})
                 bar.update()
                 self._after_step(row)
+                if self.main and not show:
+                    progress_log.tell(self.step, {**shown, **self.results()})
         return self._finish()
 
     def _train_step(self, batch: Batch) -> dict[str, float]:

@@ -18,6 +18,7 @@ from dvfl_models.data import clip_set
 from dvfl_models.evaluate import Confusion
 from dvfl_models.paired import right_clips
 from dvfl_models.recipe import Recipe, recipe_from
+from dvfl_models.run_files import ProgressLog
 from dvfl_models.starting import TrainOptions
 from dvfl_models.train import Trainer
 from dvfl_runtime.errors import CheckpointError, DvflError, RecipeError
@@ -187,6 +188,17 @@ def test_degrade_keeps_the_shape_and_can_be_off() -> None:
     assert changed.shape == clip.shape
     assert changed.dtype == np.uint8
     assert changed.astype(int).std() < clip.astype(int).std()
+
+
+def test_a_run_without_a_terminal_logs_where_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    progress = ProgressLog(step=10, steps=100)
+    progress.tell(11, {"loss": "0.5"})
+    assert not caplog.messages  # a minute has not passed
+    progress.tell(100, {"loss": "0.5", "clips/s": "9"})
+    ProgressLog(step=0, steps=2, every_s=0).tell(1, {})
+    assert caplog.messages[0] == "step 100 of 100, loss 0.5, clips/s 9, 0 s left"
+    assert caplog.messages[1].startswith("step 1 of 2, ")
 
 
 def test_confusion_adds_up() -> None:
