@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.engines.cuda import cuda_problem
+from dvfl_runtime.engines.signature import INPUT, OUTPUT, Shape, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
 from dvfl_runtime.files import cache_folder
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TENSORRT = "TensorrtExecutionProvider"
-INPUT, OUTPUT = "clip", "logits"
+TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}  # its names of them
 
 
 def open_engine(
@@ -89,7 +90,9 @@ def _open(
             f"onnxruntime fell back from {wanted[0]} to {found[0]}; "
             f"pass device='cpu' if that is meant"
         )
-    _check_signature(session, path)
+    inputs = [_value(value) for value in session.get_inputs()]
+    outputs = [_value(value) for value in session.get_outputs()]
+    check_signature(path, inputs, outputs)
     return OnnxRuntimeEngine(session, ort.__version__, device, wanted, os.fspath(path))
 
 
@@ -167,19 +170,11 @@ def _device(ort: ModuleType, device: str) -> str:
     return "cuda"
 
 
-def _check_signature(session: Any, path: str | os.PathLike[str]) -> None:
-    """Raises unless the graph is clip: uint8 (B, T, H, W, 3) -> logits: float32 (B, N)."""
-    inputs = [(i.name, i.type, len(i.shape)) for i in session.get_inputs()]
-    outputs = [(o.name, o.type, len(o.shape)) for o in session.get_outputs()]
-    wanted = [(INPUT, "tensor(uint8)", 5)], [(OUTPUT, "tensor(float)", 2)]
-    if (inputs, outputs) != wanted:
-        raise ArtifactError(
-            f"cannot use model {Path(path)}: its graph maps {inputs} to {outputs}, "
-            f"wanted {wanted[0]} to {wanted[1]}; export it with dvfl-export"
-        )
+def _value(value: Any) -> Value:
+    return value.name, TYPES.get(value.type, value.type), _static(value.shape)
 
 
-def _static(shape: list[Any]) -> tuple[int | None, ...]:
+def _static(shape: list[Any]) -> Shape:
     return tuple(n if isinstance(n, int) else None for n in shape)
 
 

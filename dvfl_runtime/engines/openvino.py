@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.engines.cpus import usable_cpus
+from dvfl_runtime.engines.signature import INPUT, OUTPUT, Shape, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
 
-INPUT, OUTPUT = "clip", "logits"
+TYPES = {"u8": "uint8", "f32": "float32"}  # its names of them
 AUTO = "AUTO:GPU,CPU"
 
 _cores: dict[int, Any] = {}  # process -> its only `Core`
@@ -43,7 +44,9 @@ def open_engine(
     if chosen == "CPU":
         config["INFERENCE_NUM_THREADS"] = num_threads or usable_cpus()
     model = _read(ov, path)
-    _check_signature(model, path)
+    inputs = [_value(port) for port in model.inputs]
+    outputs = [_value(port) for port in model.outputs]
+    check_signature(path, inputs, outputs)
     return OpenVinoEngine(_Graph(ov, core, chosen, config, os.fspath(path)), model)
 
 
@@ -219,22 +222,12 @@ def _read(ov: ModuleType, path: str | os.PathLike[str]) -> Any:
         ) from err
 
 
-def _check_signature(model: Any, path: str | os.PathLike[str]) -> None:
-    """Raises unless the graph is clip: uint8 (B, T, H, W, 3) -> logits: float32 (B, N)."""
-    inputs, outputs = [_signature(i) for i in model.inputs], [_signature(o) for o in model.outputs]
-    wanted = [(INPUT, "u8", 5)], [(OUTPUT, "f32", 2)]
-    if (inputs, outputs) != wanted:
-        raise ArtifactError(
-            f"cannot use model {Path(path)}: its graph maps {inputs} to {outputs}, "
-            f"wanted {wanted[0]} to {wanted[1]}; export it with dvfl-export"
-        )
+def _value(port: Any) -> Value:
+    kind = port.element_type.get_type_name()
+    return port.get_any_name(), TYPES.get(kind, kind), _static(port.partial_shape)
 
 
-def _signature(port: Any) -> tuple[str, str, int]:
-    return port.get_any_name(), port.element_type.get_type_name(), len(port.partial_shape)
-
-
-def _static(shape: Any) -> tuple[int | None, ...]:
+def _static(shape: Any) -> Shape:
     return tuple(n.get_length() if n.is_static else None for n in shape)
 
 

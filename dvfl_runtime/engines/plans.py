@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dvfl_runtime.artifact import Precision
+from dvfl_runtime.engines.signature import INPUT, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, OutputError
 from dvfl_runtime.files import replacing
 
 logger = logging.getLogger(__name__)
 
-INPUT, OUTPUT = "clip", "logits"
 MAX_BATCH = 8  # larger batches are run in parts
 MAX_WORKSPACE_BYTES = 1 << 30
 
@@ -202,20 +202,18 @@ class PlanBuilder:
         return f"{where}: {_one_line(parser_error.desc())}; export it again with --ops standard"
 
     def _check_signature(self) -> None:
-        """Raises unless the graph is clip: uint8 (B, T, H, W, 3) -> logits: float32 (B, N)."""
         network, trt = self._network, self._trt
-        inputs = [network.get_input(index) for index in range(network.num_inputs)]
-        outputs = [network.get_output(index) for index in range(network.num_outputs)]
-        found = [
-            [(tensor.name, tensor.dtype, len(tensor.shape)) for tensor in tensors]
-            for tensors in (inputs, outputs)
-        ]
-        if found != [[(INPUT, trt.DataType.UINT8, 5)], [(OUTPUT, trt.DataType.FLOAT, 2)]]:
-            raise ArtifactError(
-                f"cannot use model {self._path}: its graph maps {found[0]} to {found[1]}, "
-                f"wanted uint8 {INPUT} (B, T, H, W, 3) to float {OUTPUT} (B, N); "
-                f"export it with dvfl-export"
-            )
+        types = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
+
+        def value(tensor: Any) -> Value:
+            shape = tuple(None if n == -1 else n for n in tensor.shape)
+            return tensor.name, types.get(tensor.dtype, str(tensor.dtype)), shape
+
+        check_signature(
+            self._path,
+            [value(network.get_input(index)) for index in range(network.num_inputs)],
+            [value(network.get_output(index)) for index in range(network.num_outputs)],
+        )
 
     def _add_profile(self, max_batch: int) -> None:
         """Tells the batches to be ready for, fastest for a single clip, where the batch is open."""

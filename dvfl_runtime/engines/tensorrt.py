@@ -22,15 +22,14 @@ from dvfl_runtime.artifact import graph_sha256, read_artifact
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.engines.gpu import Gpu
 from dvfl_runtime.engines.plans import (
-    INPUT,
     MAX_WORKSPACE_BYTES,
-    OUTPUT,
     PlanBuilder,
     PlanCache,
     PlanKey,
     Progress,
     tensorrt_log,
 )
+from dvfl_runtime.engines.signature import INPUT, OUTPUT
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
 from dvfl_runtime.files import cache_folder
 

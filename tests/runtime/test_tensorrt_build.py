@@ -112,7 +112,7 @@ def test_a_graph_that_is_not_ours_is_refused(tmp_path: Path) -> None:
     onnx.save(model, tmp_path / "m.onnx")
     error = rtx_build(tmp_path / "m.onnx", "--parse")["error"]
     assert "'video'" in error
-    assert "wanted uint8 clip (B, T, H, W, 3)" in error
+    assert "wanted [('clip', 'uint8', 5)]" in error
     (tmp_path / "m.onnx").write_bytes(b"not a model")
     assert "cannot read model" in rtx_build(tmp_path / "m.onnx", "--parse")["error"]
 
