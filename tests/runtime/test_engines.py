@@ -220,9 +220,7 @@ def test_a_graph_with_open_frames_or_size_is_refused(name, tmp_path):
     model = onnx.load(write_colour_model(tmp_path / "m.onnx"))
     model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "frames"
     onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(
-        ArtifactError, match=r"shape \(None, None, 8, 8, 3\), wanted fixed"
-    ):
+    with pytest.raises(ArtifactError, match=r"shape \(None, None, 8, 8, 3\), wanted fixed"):
         open_engine(name, tmp_path / "m.onnx")
 
 
