@@ -144,13 +144,13 @@ def _size(video: Path) -> str:
 
 
 def _pair(text: str) -> tuple[int, int]:
-    width, height = (int(part) for part in text.split("x"))
-    if min(width, height) < 2 or width % 2 or height % 2:
-        raise ValueError
-    return width, height
-
-
-_pair.__name__ = "even WIDTHxHEIGHT"  # argparse shows it
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be like 1920x1080, got {text!r}")
+    size = int(width), int(height)
+    if min(size) < 2 or size[0] % 2 or size[1] % 2:
+        raise argparse.ArgumentTypeError(f"both sides must be even numbers >= 2, got {text!r}")
+    return size
 
 
 def _measure_as_asked(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
