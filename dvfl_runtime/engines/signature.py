@@ -20,8 +20,8 @@ def check_signature(
 ) -> None:
     """Checks that a graph maps clip: uint8 (B, T, H, W, 3) to logits: float32 (B, N).
 
-    T, H and W must be fixed: after a graph that left them open had run on clips that it was not made
-    for, the next good model of the process crashed in OpenVINO 2026.4.
+    T, H and W must be fixed: after a graph that left them open had run on clips that it was not
+    made for, the next good model of the process crashed in OpenVINO 2026.4.
 
     Raises:
         ArtifactError: if it does not.
