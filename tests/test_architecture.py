@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -42,7 +43,9 @@ def parse(module: Path) -> ast.Module:
 def run_import() -> tuple[float, set[str]]:
     """Returns what importing the runtime costs a fresh process, and what it has loaded then."""
     command = [sys.executable, "-c", TIMED_IMPORT]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    # pip compiles what it installs: with this set, each import would compile the sources again
+    env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+    result = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
     elapsed_s, names = json.loads(result.stdout)
     return elapsed_s, {name.partition(".")[0] for name in names}
 
