@@ -34,7 +34,8 @@ EXTRAS = {
     "train": TRAIN,
     # verification evaluates the exported file with the data code of training
     "export": [*TRAIN, "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.21"],
-    "bench": ["onnxruntime>=1.21", *MEDIA],
+    # the engine comes with another extra, or with JetPack
+    "bench": ["rich>=13", "matplotlib>=3.8", "threadpoolctl>=3"],
 }
 EXTRAS["dev"] = sorted(
     {
@@ -99,6 +100,7 @@ setup(
             "dvfl-export=dvfl_export.cli:main",
             "dvfl-train=dvfl_models.cli:main",
             "dvfl-eval=dvfl_export.eval_cli:main",
+            "dvfl-bench=dvfl_bench.cli:main",
         ]
     },
 )

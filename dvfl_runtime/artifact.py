@@ -51,6 +51,7 @@ class Artifact:
         training: data and measured accuracy.
         parity: how far the export is from PyTorch.
         tools: versions of what made it.
+        macs: multiply-accumulates of one clip, as published for the architecture; 0 if unknown.
         format_version: of this description.
 
     Raises:
@@ -66,6 +67,7 @@ class Artifact:
     training: Mapping[str, Any] = field(default_factory=dict)
     parity: Mapping[str, Any] = field(default_factory=dict)
     tools: Mapping[str, Any] = field(default_factory=dict)
+    macs: int = 0
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
@@ -83,6 +85,8 @@ class Artifact:
             raise ValueError(
                 f"precision must be one of {get_args(Precision)}, got {self.precision!r}"
             )
+        if type(self.macs) is not int or self.macs < 0:
+            raise ValueError(f"macs must be a whole number >= 0, got {self.macs!r}")
         if self.format_version != FORMAT_VERSION:
             raise ValueError(f"format_version must be {FORMAT_VERSION}, got {self.format_version}")
 

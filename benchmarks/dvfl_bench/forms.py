@@ -1,9 +1,9 @@
-"""Official form against deploy form, the same weights and clip, engines taken in turn in one run.
+"""Official form against deploy form, float32 and int8, engines taken in turn in one run.
 
     python -m dvfl_bench.forms --json FILE [--variant nano --size 224 --threads 2 --repeats 20]
 
-The floor is the time that the network's multiply-adds, counted as published, would take at the rate
-of a 2048^3 float32 matrix product measured between the other runs.
+Weights and clip are the same. The floor is the time that the network's multiply-adds, counted as
+published, would take at the rate of a 2048^3 float32 matrix product measured between the runs.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import json
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 
@@ -25,6 +27,7 @@ from dvfl_bench.machine import describe_machine
 from dvfl_bench.official import official_form
 from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
+from dvfl_export.quantise import activation_ranges, layers_of, quantise
 from dvfl_models import VARIANTS, build_model, count_macs
 from dvfl_models.video_focalnet import init_weights
 from dvfl_runtime.engines.openvino import shared_core
@@ -35,6 +38,9 @@ Run = Callable[[], Any]
 SGEMM = 2048
 FRAMES = 8
 FORMS = ("official", "deploy")
+INT8 = {form: f"{form} int8" for form in FORMS}
+# what a sensitivity analysis of the bundled model keeps in float32: pixels, products of modulators
+FLOATS = ("patch_embed", ".proj/")
 OFFICIAL_OPSET = 18  # torch's own choice; GELU comes out in Erf
 
 
@@ -72,7 +78,7 @@ def openvino_run(
     return lambda: request.infer({"clip": clip})
 
 
-def eager_run(module: torch.nn.Module, clip: NDArray[np.uint8]) -> Run:
+def eager_run(module: Callable[[torch.Tensor], Any], clip: NDArray[np.uint8]) -> Run:
     """PyTorch without compilation."""
     tensor = torch.from_numpy(clip)
 
@@ -84,6 +90,28 @@ def eager_run(module: torch.nn.Module, clip: NDArray[np.uint8]) -> Run:
     return run
 
 
+def compiled_run(module: torch.nn.Module, clip: NDArray[np.uint8]) -> Run:
+    """PyTorch with torch.compile; compiles now, for a minute or more.
+
+    Raises:
+        RuntimeError: if that does not work here, for one because there is no C++ compiler.
+    """
+    import torch._dynamo  # its errors are RuntimeErrors
+
+    torch._dynamo.reset()
+    run = eager_run(torch.compile(module), clip)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of inductor's own code
+        run()
+    return run
+
+
+def int8_of(model: onnx.ModelProto, clip: NDArray[np.uint8]) -> onnx.ModelProto:
+    """The same graph in int8, calibrated on the clip: about time, not accuracy."""
+    floats = [name for name in layers_of(model) if any(part in name for part in FLOATS)]
+    return quantise(model, activation_ranges(model, [clip[0]]), floats)
+
+
 def sgemm_run() -> Run:
     """One float32 matrix product of SGEMM^3 by torch (MKL)."""
     left, right = torch.randn(2, SGEMM, SGEMM)
@@ -91,9 +119,9 @@ def sgemm_run() -> Run:
 
 
 def build_runs(
-    variant: str, spec: ClipSpec, threads: int, folder: Path
-) -> tuple[dict[tuple[str, str], Run], float]:
-    """Every engine with every form, and the published GMACs of the network."""
+    variant: str, spec: ClipSpec, threads: int, folder: Path, *, compiled: bool = False
+) -> tuple[dict[tuple[str, str], Run], float, dict[str, str]]:
+    """Every engine with every form, the published GMACs of the network, and what did not work."""
     torch.manual_seed(0)
     model = build_model(variant)
     init_weights(model, "xavier")  # activations of the size that trained weights give
@@ -107,16 +135,27 @@ def build_runs(
     rng = np.random.default_rng(0)
     clip = rng.integers(0, 256, (1, spec.num_frames, *spec.size, 3), dtype=np.uint8)
     runs: dict[tuple[str, str], Run] = {}
+    failed: dict[str, str] = {}
     for form, module in modules.items():
-        path = folder / f"{form}.onnx"
         opset = {"opset": OFFICIAL_OPSET} if form == "official" else {}
-        path.write_bytes(onnx_from_model(module, spec, **opset).SerializeToString())
-        runs["onnxruntime", form] = onnxruntime_run(path, clip, threads)
-        runs["openvino", form] = openvino_run(path, clip, threads)
+        proto = onnx_from_model(module, spec, **opset)
+        for name, graph in ((form, proto), (INT8[form], int8_of(proto, clip))):
+            path = folder / f"{name}.onnx"
+            path.write_bytes(graph.SerializeToString())
+            runs["onnxruntime", name] = onnxruntime_run(path, clip, threads)
+            runs["openvino", name] = openvino_run(path, clip, threads)
+        path = folder / f"{form}.onnx"
         runs["openvino, batch fixed", form] = openvino_run(path, clip, threads, fixed_batch=True)
         runs["pytorch eager", form] = eager_run(module, clip)
+    for form, module in modules.items() if compiled else ():
+        try:
+            runs["pytorch compiled", form] = compiled_run(module, clip)
+        except RuntimeError as err:
+            failed["pytorch compiled"] = str(err).strip().splitlines()[0][:200]
+    if failed:
+        runs = {name: run for name, run in runs.items() if name[0] not in failed}
     runs["sgemm", "floor"] = sgemm_run()
-    return runs, count_macs(model, (spec.num_frames, 3, *spec.size)) / 1e9
+    return runs, count_macs(model, (spec.num_frames, 3, *spec.size)) / 1e9, failed
 
 
 def time_in_turn(
@@ -163,50 +202,65 @@ def ratios(above: NDArray[np.float64], below: NDArray[np.float64]) -> dict[str, 
 
 
 def summarize(times: dict[tuple[str, str], NDArray[np.float64]], gmacs: float) -> dict[str, Any]:
-    """The floor, and per engine both forms, their ratio and the deploy form over the floor."""
+    """The floor, and per engine both forms, their ratio, the deploy form over the floor, int8."""
     floor = times["sgemm", "floor"] * gmacs * 1e9 / SGEMM**3
     engines: dict[str, Any] = {}
     for engine in dict.fromkeys(name for name, _ in times if name != "sgemm"):
         official, deploy = (times[engine, form] for form in FORMS)
         engines[engine] = {
-            **{form: statistics(times[engine, form]) for form in FORMS},
+            **{form: statistics(taken) for (name, form), taken in times.items() if name == engine},
             "official_over_deploy": ratios(official, deploy),
             "deploy_over_floor": ratios(deploy, floor),
         }
+        if (engine, INT8["deploy"]) in times:
+            lower = times[engine, INT8["deploy"]]
+            engines[engine]["int8_over_fp32"] = ratios(lower, deploy)
+            engines[engine]["official_int8_over_deploy_int8"] = ratios(
+                times[engine, INT8["official"]], lower
+            )
     return {"gmacs": round(gmacs, 3), "sgemm_floor": statistics(floor), "engines": engines}
 
 
-def compare(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]:
+def compare(
+    variant: str, size: int, threads: int, repeats: int, *, compiled: bool = False
+) -> dict[str, Any]:
     """Measures both forms on every engine and returns the JSON-ready result."""
     spec = ClipSpec(num_frames=FRAMES, size=(size, size), resize=size)
     torch.set_num_threads(threads)
     machine = describe_machine(threads)  # the load before this run adds its own
     with tempfile.TemporaryDirectory() as folder:
-        runs, gmacs = build_runs(variant, spec, threads, Path(folder))
+        runs, gmacs, failed = build_runs(variant, spec, threads, Path(folder), compiled=compiled)
         times = time_in_turn(runs, repeats)
     return {
-        "what": "official form against deploy form, fp32, batch 1, random weights",
+        "what": "official form against deploy form, fp32 and int8, batch 1, random weights",
         "variant": variant,
         "clip": [FRAMES, size, size],
         "machine": machine,
+        "failed": failed,
         **summarize(times, gmacs),
     }
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a table: median ms; ratios of medians, of minima and of CPU time."""
-    head = f"{'engine':22} {'official ms':>12} {'deploy ms':>10}"
-    columns = f" {'median':>7} {'min':>6} {'cpu':>6}"
-    lines = [f"{'':46}   official / deploy      deploy / floor", head + columns * 2]
+    """The result as a table: median ms; ratios of medians and of minima."""
+    columns = (
+        "official ms",
+        "deploy ms",
+        "int8 ms",
+        "official/deploy",
+        "deploy/floor",
+        "int8/fp32",
+    )
+    lines = [f"{'engine':22}" + "".join(f"{name:>17}" for name in columns)]
     for engine, row in result["engines"].items():
-        cells = [
-            f"{row[form]['median_ms']:{w}.1f}" for form, w in zip(FORMS, (12, 10), strict=True)
-        ]
-        for name in ("official_over_deploy", "deploy_over_floor"):
-            ratio = row[name]
-            cells.append(f"{ratio['median']:7.2f} {ratio['min']:6.2f} {ratio['cpu']:6.2f}")
-        lines.append(f"{engine:22} " + " ".join(cells))
-    lines.append(f"sgemm floor {result['sgemm_floor']['median_ms']:.1f} ms (median)")
+        forms = [row.get(form) for form in (*FORMS, INT8["deploy"])]
+        cells = [f"{form['median_ms']:.1f}" if form else "-" for form in forms]
+        for name in ("official_over_deploy", "deploy_over_floor", "int8_over_fp32"):
+            ratio = row.get(name)
+            cells.append(f"{ratio['median']:.2f} ({ratio['min']:.2f})" if ratio else "-")
+        lines.append(f"{engine:22}" + "".join(f"{cell:>17}" for cell in cells))
+    lines.append(f"sgemm floor {result['sgemm_floor']['median_ms']:.1f} ms; in brackets: of minima")
+    lines += [f"{name} does not work here: {why}" for name, why in result["failed"].items()]
     return "\n".join(lines)
 
 
@@ -218,8 +272,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=224, help="px, both sides")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--compiled", action="store_true", help="torch.compile too: minutes")
     args = parser.parse_args(arguments)
-    result = compare(args.variant, args.size, args.threads, args.repeats)
+    shape = (args.variant, args.size, args.threads, args.repeats)
+    result = compare(*shape, compiled=args.compiled)
     sys.stdout.write(table(result) + "\n")
     if args.json is not None:
         with replacing(args.json) as path:

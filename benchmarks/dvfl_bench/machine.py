@@ -5,10 +5,23 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("numpy", "onnxruntime", "openvino", "opencv-python-headless", "av", "torch", "onnx")
+from dvfl_bench.jetson import board, describe_jetson, text_of
+from dvfl_runtime.engines.cpus import usable_cpus
+
+PACKAGES = (
+    *("dvfl", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt"),
+    *("opencv-python-headless", "opencv-python", "av", "torch", "onnx"),
+)
+# of a processor's many flags, those that decide how fast a network runs on it
+FLAGS = {
+    *("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16"),
+    *("amx_int8", "amx_bf16"),
+    *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"),  # Arm
+}
 
 
 def installed(package: str) -> str:
@@ -19,20 +32,45 @@ def installed(package: str) -> str:
         return ""
 
 
-def describe_machine(threads: int) -> dict[str, Any]:
-    """CPU, cores, load and versions; nothing that names the host."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        lines = cpuinfo.read_text().splitlines()
-        names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-        model = names[0] if names else model
+def describe_machine(threads: int, root: Path = Path("/")) -> dict[str, Any]:
+    """Processor, memory, load and versions, and a Jetson's own; nothing that names the host.
+
+    What the machine does not tell is `None`.
+
+    Args:
+        threads: that the engines were given.
+        root: folder that the system's files are under.
+    """
+    fields = _cpuinfo(root)
+    flags = {*fields.get("flags", "").split(), *fields.get("Features", "").split()}
+    memory = re.search(r"MemTotal:\s+(\d+) kB", text_of(root / "proc/meminfo"))
+    limit = text_of(root / "sys/fs/cgroup/memory.max")
+    system = re.search(r'PRETTY_NAME="([^"]*)"', text_of(root / "etc/os-release"))
+    governor = text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
-        "cpu": model,
+        "cpu": fields.get("model name") or platform.processor() or platform.machine(),
+        "board": board(root),
+        "flags": sorted(flags & FLAGS),
+        "virtual": "hypervisor" in flags,
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
+        "usable_cpus": usable_cpus(),
         "threads": threads,
+        "governor": governor or None,
+        "memory_gb": round(int(memory.group(1)) / 2**20, 1) if memory else None,
+        "memory_limit_gb": round(int(limit) / 2**30, 1) if limit.isdigit() else None,
+        "system": f"{system.group(1) if system else platform.system()}, {platform.release()}",
         "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "python": platform.python_version(),
         "versions": {name: version for name in PACKAGES if (version := installed(name))},
+        "jetson": describe_jetson(root),
     }
+
+
+def _cpuinfo(root: Path) -> dict[str, str]:
+    """The fields of the first processor."""
+    fields: dict[str, str] = {}
+    for line in text_of(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    return fields

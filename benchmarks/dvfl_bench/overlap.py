@@ -17,14 +17,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
+from dvfl_bench.loop import scaled, size_of
 from dvfl_bench.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_runtime import Recognizer
 from dvfl_runtime.cli import DEMO_CLIP
-from dvfl_runtime.encoding import VideoFile, to_yuv
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
@@ -87,18 +86,6 @@ class Stopwatch:
         self._engine.close()
 
 
-def scaled(video: Path, size: tuple[int, int], path: Path) -> Path:
-    """Writes the video again at (width, height) px, both even, as H.264; returns `path`."""
-    file = VideoFile(path)
-    with closing(open_source(video)) as source, closing(file):
-        for frame in source.frames():
-            file.size = size
-            picture = cv2.resize(frame.image, size, interpolation=cv2.INTER_CUBIC)
-            file.add(to_yuv(np.asarray(picture, np.uint8)), frame.time_s)
-        file.finish()
-    return path
-
-
 def measure(
     model: Path, video: Path, *, engine: str, threads: int, windows: int, rounds: int
 ) -> dict[str, Any]:
@@ -123,7 +110,7 @@ def measure(
         "model": info.name,
         "engine": f"{info.engine} {info.versions[info.engine]}",
         "video": video.name,
-        "video_size": _size(video),
+        "video_size": size_of(video),
         "windows": windows,
         "rounds": rounds,
         **{f"{name}_per_s": round(statistics.median(each), 2) for name, each in rates.items()},
@@ -135,12 +122,6 @@ def measure(
         ),
         "machine": describe_machine(threads),
     }
-
-
-def _size(video: Path) -> str:
-    with closing(open_source(video)) as source:
-        height, width = next(iter(source.frames())).image.shape[:2]
-    return f"{width}x{height}"
 
 
 def _pair(text: str) -> tuple[int, int]:

@@ -16,13 +16,13 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dvfl_bench.loop import Loop
 from dvfl_bench.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_runtime import Frame, Recognizer, Source
@@ -37,40 +37,6 @@ log = logging.getLogger(__name__)
 SAMPLE_S = 5.0
 WARM_UP = 0.1  # part of the time before what is called constant begins
 MAX_GROWTH = 0.01
-
-
-class Loop:
-    """A video that plays for ever, on a clock that goes on from round to round."""
-
-    live = False
-    rewindable = False
-    duration_s: float | None = None
-
-    def __init__(self, path: Path) -> None:
-        self.name = f"loop of {path.name}"
-        self.rounds = 0
-        self._path = path
-        self._closed = False
-
-    def frames(self) -> Iterator[Frame]:
-        """Yields its frames again and again until it is closed."""
-        index, begin_s, last_s, step_s = 0, 0.0, 0.0, 0.04
-        while not self._closed:
-            with closing(open_source(self._path)) as source:
-                for frame in source.frames():
-                    if self._closed:
-                        return
-                    time_s = begin_s + frame.time_s
-                    step_s = time_s - last_s or step_s
-                    last_s = time_s
-                    yield Frame.later(partial(getattr, frame, "image"), time_s, index)
-                    index += 1
-            begin_s = last_s + step_s
-            self.rounds += 1
-
-    def close(self) -> None:
-        """Ends it at its next frame."""
-        self._closed = True
 
 
 @dataclass(frozen=True)

@@ -220,7 +220,7 @@ def _summary(exported: Exported, output: Path) -> None:
         "file": f"{exported.size_bytes / 1e6:.1f} MB, opset {exported.opset}",
         "model": f"{artifact.variant}, {len(artifact.labels)} classes, {frames}x{height}x{width}",
         "precision": artifact.precision,
-        "MACs": f"{exported.macs / 1e9:.2f} G per clip",
+        "MACs": f"{exported.artifact.macs / 1e9:.2f} G per clip",
         "ms per clip": ", ".join(f"{name} {ms:.1f}" for name, ms in exported.median_ms.items())
         + " (median on this machine)",
     }

@@ -111,7 +111,6 @@ class Exported:
         median_ms: engine -> time for one clip on this machine.
         size_bytes: of the file.
         opset: of the file.
-        macs: multiply-accumulates of one clip.
         sensitivity: of int8: what each layer loses, and which stay in float32.
     """
 
@@ -120,7 +119,6 @@ class Exported:
     median_ms: dict[str, float]
     size_bytes: int
     opset: int
-    macs: int
     sensitivity: Sensitivity | None = None
 
 
@@ -151,6 +149,8 @@ def export(
         model, variant = _build(request, checkpoint)
         artifact = _artifact(request, checkpoint, variant)
         spec = artifact.spec
+        macs = count_macs(model, (spec.num_frames, 3, *spec.size))
+        artifact = dataclasses.replace(artifact, macs=macs)
         calibration = calibration_set(request.calibration, spec) if request.calibration else None
         videos, views = _videos(request, spec, calibration)
         clips = clips_of(videos, spec, views=views)
@@ -180,9 +180,8 @@ def export(
         _write(proto, artifact, part)
         read_artifact(part)
         size = part.stat().st_size
-    macs = count_macs(model, (spec.num_frames, 3, *spec.size))
     opset = proto.opset_import[0].version
-    return Exported(artifact, verification, times, size, opset, macs, sensitivity)
+    return Exported(artifact, verification, times, size, opset, sensitivity)
 
 
 def _check(request: ExportRequest) -> None:

@@ -57,17 +57,21 @@ def test_same_input_as_the_deploy_form() -> None:
 def test_comparison_of_both_forms(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     spec = ClipSpec(num_frames=2, size=(32, 32), resize=32)
-    runs, gmacs = build_runs("femto", spec, 1, tmp_path)
+    runs, gmacs, failed = build_runs("femto", spec, 1, tmp_path)
     nodes = {form: onnx.load(tmp_path / f"{form}.onnx").graph.node for form in FORMS}
     counts = {form: Counter(node.op_type for node in nodes[form]) for form in FORMS}
     assert counts["official"]["Erf"] == counts["deploy"]["Gelu"] == 35
     assert counts["official"]["Gelu"] == counts["deploy"]["Erf"] == 0
-    result = summarize(time_in_turn(runs, repeats=2), gmacs)
+    result = {**summarize(time_in_turn(runs, repeats=2), gmacs), "failed": failed}
     engines = {"onnxruntime", "openvino", "openvino, batch fixed", "pytorch eager"}
     assert set(result["engines"]) == engines
     row = result["engines"]["onnxruntime"]
     assert row["official"]["n"] == 2
     assert row["official"]["p10_ms"] <= row["official"]["median_ms"] <= row["official"]["p90_ms"]
+    assert row["int8_over_fp32"]["median"] == pytest.approx(
+        row["deploy int8"]["median_ms"] / row["deploy"]["median_ms"], rel=0.1
+    )
+    assert "int8_over_fp32" not in result["engines"]["pytorch eager"]
     assert "sgemm floor" in table(json.loads(json.dumps(result)))
 
 

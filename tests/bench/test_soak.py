@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from streams import RtspServer, encode, number_of
 
-from dvfl_bench.soak import Loop, main, soak
+from dvfl_bench.loop import Loop
+from dvfl_bench.soak import main, soak
 from dvfl_runtime import Recognizer
 from dvfl_runtime.cli import DEMO_CLIP
 from dvfl_runtime.sources import open_source

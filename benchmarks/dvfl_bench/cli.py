@@ -1,0 +1,217 @@
+"""The command `dvfl-bench`: what a model gives on this device."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from dvfl_runtime.engines import DEVICES, ENGINES, installed_engines
+from dvfl_runtime.engines.cpus import usable_cpus
+from dvfl_runtime.errors import DvflError, EngineUnavailable
+from dvfl_runtime.files import replacing
+from dvfl_runtime.recognizer import BUNDLED_MODEL
+from dvfl_runtime.version import __version__
+
+if TYPE_CHECKING:
+    from dvfl_bench.bench import Plan
+
+PROG = "dvfl-bench"
+PIPE_WIDTH = 110  # columns, where no terminal says how many
+EPILOG = """\
+examples:
+  dvfl-bench                                    the bundled model in every installed engine
+  dvfl-bench mine.onnx --engine onnxruntime
+  dvfl-bench mine.onnx mine_int8.onnx --json now.json --plot now.png
+        several files: also accuracy against latency, as the files tell it
+  dvfl-bench mine.onnx --video street.mp4       decode this instead of the bundled clip at 1280x720
+  dvfl-bench mine.onnx --model-only --seconds 20
+  dvfl-bench mine.onnx --baseline before.json --max-regression 0.1
+
+On a Jetson: set the power mode (nvpmodel) and hold the clocks (jetson_clocks) first; both are part
+of the result. Nothing else should run meanwhile.
+
+exit status: 0 measured; 1 slower than the baseline allows; 2 bad input
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `dvfl-bench`."""
+    out = _Parser(
+        prog=PROG,
+        description="Measure model files on this machine: inference, the whole way from a video "
+        "file, and live streams. One and a half minutes for one file in two engines.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = out.add_argument
+    add("models", nargs="*", type=Path, metavar="FILE.onnx", help="default: the bundled model")
+    add(
+        "--engine",
+        action="append",
+        choices=tuple(ENGINES),
+        help="may be given several times; default: all that are installed",
+    )
+    add("--device", choices=DEVICES, default="auto", help="default: auto")
+    add("--threads", type=_whole, default=usable_cpus(), help="default: all this process may use")
+    add(
+        "--seconds",
+        type=_seconds,
+        default=3.0,
+        help="of each measurement, for each file and engine; default: 3",
+    )
+    add("--video", type=Path, help="default: the bundled clip, scaled to 1280x720")
+    add("--model-only", action="store_true", help="inference alone, no video")
+    add("--json", type=Path, metavar="FILE", help="everything, every single time included")
+    add("--plot", type=Path, metavar="FILE.png", help="latency, stages, accuracy against latency")
+    add("--baseline", type=Path, metavar="FILE.json", help="an older --json to compare with")
+    add(
+        "--max-regression",
+        type=_share,
+        default=0.15,
+        metavar="SHARE",
+        help="how much slower than the baseline is allowed; default: 0.15",
+    )
+    add("--version", action="version", version=f"{PROG} {__version__}")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command and returns its exit status."""
+    logging.basicConfig(format=f"{PROG}: %(levelname)s: %(message)s", level=logging.WARNING)
+    args = parser().parse_args(argv)
+    try:
+        return _run(args)
+    except DvflError as err:
+        print(f"{PROG}: error: {' '.join(str(err).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        from rich.console import Console
+
+        from dvfl_bench.baseline import compare, other_machine, read_result
+        from dvfl_bench.bench import SCHEMA, bench
+        from dvfl_bench.tables import comparison, tables
+    except ImportError as err:
+        raise DvflError(f"{err.name} is not installed; pip install 'dvfl[bench]'") from err
+
+    old = read_result(args.baseline, SCHEMA) if args.baseline else None
+    if args.plot is not None and args.plot.suffix.lower() != ".png":
+        raise DvflError(f"--plot writes a .png, got {args.plot}")
+    with _progress() as step, _outputs(args) as write:
+        result = bench(_plan(args), step)
+        rows = compare(old, result, args.max_regression) if old else []
+        if rows:
+            result["baseline"] = rows
+        write(result)
+    console = Console()
+    if not console.is_terminal:
+        console.width = PIPE_WIDTH
+    console.print(tables(result))
+    if old and (differences := other_machine(old, result)):
+        print(f"{PROG}: warning: another machine: {differences}", file=sys.stderr)
+    if rows:
+        console.print(comparison(rows))
+    return 1 if any(row["regressed"] for row in rows) else 0
+
+
+def _plan(args: argparse.Namespace) -> Plan:
+    from dvfl_bench.bench import Plan
+
+    engines = list(dict.fromkeys(args.engine or installed_engines()))
+    if not engines:
+        raise EngineUnavailable("no engine is installed; pip install 'dvfl[cpu]'")
+    return Plan(
+        models=args.models or [BUNDLED_MODEL],
+        engines=engines,
+        video=args.video,
+        device=args.device,
+        threads=args.threads,
+        seconds=args.seconds,
+        streams=not args.model_only,
+    )
+
+
+@contextmanager
+def _outputs(args: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """Opens the outputs before the work; yields what writes them. They are put in place together.
+
+    Raises:
+        OutputError: if one cannot be written.
+    """
+    with ExitStack() as stack:
+        text = stack.enter_context(replacing(args.json)) if args.json else None
+        picture = stack.enter_context(replacing(args.plot)) if args.plot else None
+
+        def write(result: dict[str, Any]) -> None:
+            if text is not None:
+                text.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            if picture is not None:
+                from dvfl_bench.plots import save_plot
+
+                save_plot(result, picture)
+
+        yield write
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """Shows the current step and the time so far on a terminal, nothing in a pipe."""
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = (SpinnerColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(
+        *columns,
+        console=console,
+        transient=True,
+        refresh_per_second=2,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda name: bar.update(task, description=name)
+
+
+def _whole(text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
+    return value
+
+
+def _number(text: str, least: float) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not least <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"must be a number >= {least}, got {text!r}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    return _number(text, 0.2)
+
+
+def _share(text: str) -> float:
+    return _number(text, 0.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,108 @@
+"""Videos that never end: played as fast as they are read, or at a camera's pace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from dvfl_runtime import Frame
+from dvfl_runtime.encoding import VideoFile, to_yuv
+from dvfl_runtime.sources import Grabbed, open_source
+
+
+class Loop:
+    """A video that plays for ever, on a clock that goes on from round to round."""
+
+    live = False
+    rewindable = False
+    duration_s: float | None = None
+
+    def __init__(self, path: Path) -> None:
+        self.name = f"loop of {path.name}"
+        self.rounds = 0
+        self._path = path
+        self._closed = False
+
+    def frames(self) -> Iterator[Frame]:
+        """Yields its frames again and again until it is closed."""
+        index, begin_s, last_s, step_s = 0, 0.0, 0.0, 0.04
+        while not self._closed:
+            with closing(open_source(self._path)) as source:
+                for frame in source.frames():
+                    if self._closed:
+                        return
+                    time_s = begin_s + frame.time_s
+                    step_s = time_s - last_s or step_s
+                    last_s = time_s
+                    yield Frame.later(partial(getattr, frame, "image"), time_s, index)
+                    index += 1
+            begin_s = last_s + step_s
+            self.rounds += 1
+
+    def close(self) -> None:
+        """Ends it at its next frame."""
+        self._closed = True
+
+
+class Camera:
+    """A video that plays for ever at a camera's pace; a `Grabber` for `LiveSource`.
+
+    Each picture is decoded before it is due, as the driver of a camera has it ready, and handed out
+    at its time, or late if decoding is.
+
+    Args:
+        path: the video.
+        fps: pictures per second, whatever the video's own.
+        phase: part of the time between two pictures by which this camera is late.
+    """
+
+    def __init__(self, path: Path, fps: float, phase: float = 0.0) -> None:
+        self._path, self._step_s, self._phase = path, 1 / fps, phase
+        self._loop: Loop | None = None
+        self._frames: Iterator[Frame] = iter(())
+        self._due_s = 0.0
+
+    def open(self) -> None:
+        """Begins to play."""
+        self._loop = Loop(self._path)
+        self._frames = self._loop.frames()
+        self._due_s = time.perf_counter() + self._phase * self._step_s
+
+    def read(self) -> Grabbed | None:
+        """Returns the next picture when it is due."""
+        frame = next(self._frames)
+        wait_s = self._due_s - time.perf_counter()
+        if wait_s > 0:
+            time.sleep(wait_s)
+        self._due_s += self._step_s
+        return Grabbed(partial(getattr, frame, "image"))
+
+    def close(self) -> None:
+        """Ends it."""
+        if self._loop is not None:
+            self._loop.close()
+
+
+def scaled(video: Path, size: tuple[int, int], path: Path) -> Path:
+    """Writes the video again at (width, height) px, both even, as H.264; returns `path`."""
+    file = VideoFile(path)
+    with closing(open_source(video)) as source, closing(file):
+        for frame in source.frames():
+            file.size = size
+            picture = cv2.resize(frame.image, size, interpolation=cv2.INTER_CUBIC)
+            file.add(to_yuv(np.asarray(picture, np.uint8)), frame.time_s)
+        file.finish()
+    return path
+
+
+def size_of(video: Path) -> str:
+    """Size of a video's first picture, such as "1280x720"."""
+    with closing(open_source(video)) as source:
+        height, width = next(iter(source.frames())).image.shape[:2]
+    return f"{width}x{height}"

@@ -1,0 +1,86 @@
+"""A result of `dvfl-bench` as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dvfl_bench.stages import STAGES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
+
+
+def save_plot(result: dict[str, Any], path: Path) -> None:
+    """Draws latency, stages and, over several models, accuracy against latency, as a PNG."""
+    from matplotlib.figure import Figure
+
+    runs: list[dict[str, Any]] = result["runs"]
+    panels = [_latency]
+    if runs and "end_to_end" in runs[0]:
+        panels.append(_stages)
+    if len({run["model"] for run in runs if accuracy(run) is not None}) > 1:
+        panels.append(_accuracy)
+    figure = Figure(figsize=(5.4 * len(panels), 4.2), layout="constrained")
+    for index, panel in enumerate(panels):
+        panel(figure.add_subplot(1, len(panels), index + 1), runs)
+    machine = result["machine"]
+    figure.suptitle(
+        f"{machine['board'] or machine['cpu']}, {machine['threads']} threads", fontsize=10
+    )
+    figure.savefig(path, format="png", dpi=120)
+
+
+def accuracy(run: dict[str, Any]) -> tuple[str, float] | None:
+    """The test set with the most clips that the file tells of, and top-1 on it."""
+    known = {name: v for name, v in run["accuracy"].items() if "top1" in v}
+    if not known:
+        return None
+    name = max(known, key=lambda n: int(known[n].get("clips", 0)))
+    return name, float(known[name]["top1"])
+
+
+def _title(run: dict[str, Any]) -> str:
+    return f"{Path(run['model']).stem} {run['precision']}, {run['engine']}"
+
+
+def _latency(axes: Axes, runs: list[dict[str, Any]]) -> None:
+    """How many clips took at most so long: every sample is in it."""
+    for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+        times = np.sort(run["inference"]["samples_ms"])
+        axes.plot(times, np.arange(1, len(times) + 1) / len(times), color=colour, label=_title(run))
+    axes.set(xscale="log", xlabel="ms per clip", ylabel="part of the clips", ylim=(0, 1.02))
+    axes.set_title("inference alone", fontsize=10)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=7, loc="lower right")
+
+
+def _stages(axes: Axes, runs: list[dict[str, Any]]) -> None:
+    begin = np.zeros(len(runs))
+    for stage, colour in zip(STAGES, COLOURS, strict=False):
+        width = np.array([run["end_to_end"][stage]["p50_ms"] for run in runs])
+        axes.barh(range(len(runs)), width, left=begin, color=colour, label=stage)
+        begin += width
+    axes.set_yticks(range(len(runs)), [_title(run).replace(", ", "\n") for run in runs], fontsize=7)
+    axes.invert_yaxis()
+    axes.set(xlabel="ms per window, p50")
+    axes.set_title("from a file, one stage after the other", fontsize=10)
+    axes.legend(fontsize=7)
+
+
+def _accuracy(axes: Axes, runs: list[dict[str, Any]]) -> None:
+    sets = set()
+    for run, colour in zip(runs, COLOURS * len(runs), strict=False):
+        if (found := accuracy(run)) is None:
+            continue
+        name, top1 = found
+        sets.add(name)
+        axes.plot(run["inference"]["p50_ms"], 100 * top1, "o", color=colour, label=_title(run))
+    axes.set(xscale="log", xlabel="ms per clip, p50", ylabel="top-1, %")
+    axes.set_title(f"accuracy as the files tell it ({', '.join(sorted(sets))})", fontsize=10)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=7)
