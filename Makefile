@@ -1,10 +1,11 @@
 # Each target sets itself up: Python 3.10 or newer, pip and make are all it needs.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-tools check check-slow results-table clean
+.PHONY: help demo test test-tools check check-slow bench results-table clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 # A file of tests runs in one process, with one thread of PyTorch's: two keep two cores busy.
 WORKERS ?= 2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -33,6 +34,9 @@ check: .venv/ready ## lint, formatting, types and import rules
 
 check-slow: .venv/ready ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+
+bench: .venv/ready ## measure the bundled model on this machine; BENCH_ARGS="mine.onnx --json out.json"
+	$(BIN)/dvfl-bench $(BENCH_ARGS)
 
 results-table: .venv/ready ## fill the tables of models/RESULTS.md from models/results
 	$(BIN)/python -m dvfl_models.results table models/RESULTS.md

@@ -97,7 +97,7 @@ def run_case(case: Case, folder: Path, repeats: int) -> Cost:
     engine = open_engine(case.engine, folder / case.file, device="cpu", num_threads=case.threads)
     times = [elapsed_ms(lambda: engine.run(clips)) for _ in range(repeats + 1)][1:]
     peak = peak_mb()
-    return Cost(*(round(v, 2) for v in (np.median(times), min(times), peak, peak - before)))
+    return Cost(*(round(float(v), 2) for v in (np.median(times), min(times), peak, peak - before)))
 
 
 def export_models(wanted: Iterable[Case], folder: Path) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -106,3 +107,14 @@ def size_of(video: Path) -> str:
     with closing(open_source(video)) as source:
         height, width = next(iter(source.frames())).image.shape[:2]
     return f"{width}x{height}"
+
+
+def width_and_height(text: str) -> tuple[int, int]:
+    """Reads "1920x1080", for argparse; both sides even, as H.264 wants them."""
+    width, _, height = text.partition("x")
+    if not (width.isdigit() and height.isdigit()):
+        raise argparse.ArgumentTypeError(f"must be like 1920x1080, got {text!r}")
+    size = int(width), int(height)
+    if min(size) < 2 or size[0] % 2 or size[1] % 2:
+        raise argparse.ArgumentTypeError(f"both sides must be even numbers >= 2, got {text!r}")
+    return size

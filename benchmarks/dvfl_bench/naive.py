@@ -29,7 +29,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from dvfl_bench.loop import Loop, size_of
+from dvfl_bench.loop import Loop, size_of, width_and_height
 from dvfl_bench.machine import describe_machine
 from dvfl_bench.official import official_form
 from dvfl_bench.report import report
@@ -93,15 +93,15 @@ class NaivePipeline:
         return np.ascontiguousarray(normal.transpose(2, 0, 1), np.float32)  # to (C, H, W)
 
 
-def long_video(path: Path, seconds: float) -> Path:
-    """Writes the bundled clip again and again at 1280 x 720 px, for so many seconds."""
+def long_video(path: Path, size: tuple[int, int], seconds: float) -> Path:
+    """Writes the bundled clip again and again at (width, height) px, for so many seconds."""
     file = VideoFile(path)
     with closing(Loop(DEMO_CLIP)) as loop, closing(file):
         for frame in loop.frames():
             if frame.time_s >= seconds:
                 break
-            file.size = PICTURE
-            picture = cv2.resize(frame.image, PICTURE, interpolation=cv2.INTER_CUBIC)
+            file.size = size
+            picture = cv2.resize(frame.image, size, interpolation=cv2.INTER_CUBIC)
             file.add(to_yuv(np.asarray(picture, np.uint8)), frame.time_s)
         file.finish()
     return path
@@ -137,7 +137,9 @@ def count_windows(recognizer: Recognizer, video: Path) -> int:
     return sum(1 for _ in recognizer.stream(video))
 
 
-def measure(variant: str, size: int, threads: int, seconds: float, rounds: int) -> dict[str, Any]:
+def measure(
+    variant: str, size: int, threads: int, rounds: int, picture: tuple[int, int], seconds: float
+) -> dict[str, Any]:
     """Runs both over the whole video in turn; returns the JSON-ready result."""
     machine = describe_machine(threads)
     spec = ClipSpec(num_frames=FRAMES, size=(size, size), resize=size, window_s=2.0)
@@ -145,7 +147,7 @@ def measure(variant: str, size: int, threads: int, seconds: float, rounds: int) 
     windows: dict[str, int] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        video = long_video(folder / "long.mp4", seconds)
+        video = long_video(folder / "long.mp4", picture, seconds)
         first, ours = export_both(variant, spec, folder)
         naive = NaivePipeline(first, spec)
         runs: dict[str, Callable[[], int]] = {"naive": partial(naive.run, video)}
@@ -186,10 +188,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variant", default="nano")
     parser.add_argument("--size", type=int, default=224, help="px, both sides")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--scale-to", type=width_and_height, default=PICTURE, help="WxH of the video; 1280x720"
+    )
     parser.add_argument("--seconds", type=float, default=60.0, help="of video")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args(arguments)
-    shape = (args.variant, args.size, args.threads, args.seconds, args.rounds)
+    shape = (args.variant, args.size, args.threads, args.rounds, args.scale_to, args.seconds)
     return 2 if report(lambda: measure(*shape), args.json) is None else 0
 
 

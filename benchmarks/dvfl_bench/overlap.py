@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from dvfl_bench.loop import scaled, size_of
+from dvfl_bench.loop import scaled, size_of, width_and_height
 from dvfl_bench.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_runtime import Recognizer
@@ -124,16 +124,6 @@ def measure(
     }
 
 
-def _pair(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdigit() and height.isdigit()):
-        raise argparse.ArgumentTypeError(f"must be like 1920x1080, got {text!r}")
-    size = int(width), int(height)
-    if min(size) < 2 or size[0] % 2 or size[1] % 2:
-        raise argparse.ArgumentTypeError(f"both sides must be even numbers >= 2, got {text!r}")
-    return size
-
-
 def _measure_as_asked(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
     video = args.video
     if args.scale_to is not None:
@@ -154,7 +144,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("model", type=Path)
     parser.add_argument("video", type=Path, nargs="?", default=DEMO_CLIP)
     parser.add_argument(
-        "--scale-to", type=_pair, help="WxH: measure on a copy of this size, as of a camera"
+        "--scale-to",
+        type=width_and_height,
+        help="WxH: measure on a copy of this size, as of a camera",
     )
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=usable_cpus())

@@ -257,6 +257,10 @@ def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoS
 
 def upright_rgb(raw: VideoFrame) -> NDArray[np.uint8]:
     """Returns (H, W, 3) uint8 RGB; colour matrix and range are those that the stream states."""
-    image = np.asarray(raw.to_ndarray(format="rgb24"), np.uint8)
+    try:
+        # by default PyAV 17 starts threads for each picture: 4.0 ms instead of 0.6 at 1280 x 720 px
+        image = np.asarray(raw.to_ndarray(format="rgb24", threads=1), np.uint8)
+    except TypeError:  # before 17 there is one thread, and no such argument
+        image = np.asarray(raw.to_ndarray(format="rgb24"), np.uint8)
     quarters = round(raw.rotation / 90) % 4  # counterclockwise
     return np.ascontiguousarray(np.rot90(image, quarters))  # without libav's padding of the lines
