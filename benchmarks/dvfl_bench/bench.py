@@ -184,12 +184,13 @@ def _open(plan: Plan, skipped: list[dict[str, str]], stack: ExitStack, step: Ste
             except DvflError as err:
                 if len(plan.models) * len(plan.engines) == 1:
                     raise
-                log.warning("left out: %s on %s: %s", path.name, name, err)
                 skipped.append({"model": path.name, "engine": name, "why": str(err)})
                 continue
             runs.append(run)
     if not runs:
         raise DvflError(f"no engine can run this here: {skipped[0]['why']}")
+    for left in skipped:
+        log.warning("left out: %s on %s: %s", *left.values())
     return runs
 
 

@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `dvfl-bench`."""
     out = _Parser(
         prog=PROG,
-        description="Measure model files on this machine: inference, the whole way from a video "
+        description="Measure model files on this machine: inference, the whole way from a video\n"
         "file, and live streams. One and a half minutes for one file in two engines.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -11,6 +11,7 @@ import pytest
 from shared import ROOT
 
 from dvfl_bench import family
+from dvfl_bench.charts import main as charts_main
 from dvfl_bench.family import Case, cases, exponents, export_models, run_case
 from dvfl_bench.forms import compare
 from dvfl_bench.machine import describe_machine
@@ -26,11 +27,12 @@ def test_the_loop_written_first_sees_the_same_windows(tmp_path: Path) -> None:
     small = ["--variant", "femto", "--size", "32", "--seconds", "4", "--rounds", "1"]
     assert naive_main([*small, "--json", str(out)]) == 0
     result = json.loads(out.read_text())
-    assert result["windows"] == dict.fromkeys(("naive", "onnxruntime", "openvino"), 5)
+    loops = ("loop", "loop from scratch")
+    assert result["windows"] == dict.fromkeys((*loops, "onnxruntime", "openvino"), 5)
     rates = result["windows_per_s"]
-    assert result["over_naive"]["openvino"] == pytest.approx(
-        rates["openvino"] / rates["naive"], abs=0.02
-    )
+    for loop in loops:
+        gain = rates["openvino"] / rates[loop]
+        assert result["gains"][f"openvino over {loop}"] == pytest.approx(gain, abs=0.02)
 
 
 def test_exponents_are_those_of_the_numbers() -> None:
@@ -123,3 +125,15 @@ def test_the_fused_form_and_int8_are_as_fast_as_they_were() -> None:
         if not worse:
             return
     raise AssertionError(f"now, then: {worse}")
+
+
+@pytest.mark.parametrize("name", ["forms_nano", "peers", "naive_nano"])
+def test_committed_results_are_drawn(name: str, tmp_path: Path) -> None:
+    path = tmp_path / f"{name}.json"
+    path.write_text((RESULTS / "epyc-2core" / path.name).read_text())
+    assert charts_main([str(tmp_path)]) == 0
+    assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
+    assert charts_main([str(tmp_path)]) == 2
