@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from socket import socket
-from typing import TYPE_CHECKING, NoReturn, TextIO
+from typing import TYPE_CHECKING, TextIO
 
+from dvfl_runtime.arguments import Parser, at_least, whole
 from dvfl_runtime.engines import DEVICES, ENGINES
 from dvfl_runtime.errors import DvflError, OutputError, SourceError
 from dvfl_runtime.files import replacing
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 PROG = "dvfl-recognize"
 DEMO_CLIP = Path(__file__).parent / "data" / "demo.mp4"
+_SECONDS = at_least(MIN_HOP_S)
 SIGNALLED = 128  # plus the signal's number, as shells report it
 
 DESCRIPTION = "Recognise human actions in videos. Without --model the bundled model is used."
@@ -60,11 +61,6 @@ terminate (outputs so far are completed and kept)
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     logging.basicConfig(format=f"{PROG}: %(levelname)s: %(message)s", level=logging.WARNING)
@@ -81,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=PROG,
         description=DESCRIPTION,
         epilog=EXAMPLES,
@@ -101,18 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="M", help="a file written by dvfl-export")
     add("--engine", metavar="E", default="auto", help=f"auto (default), {', '.join(ENGINES)}")
     add("--device", metavar="D", default="auto", help=f"{', '.join(DEVICES)}")
-    add(
-        "--threads", metavar="N", type=_whole, help="CPU threads; default: all this process may use"
-    )
+    add("--threads", metavar="N", type=whole, help="CPU threads; default: all this process may use")
     timing = parser.add_argument_group("time")
     add = timing.add_argument
-    add("--window-s", metavar="S", type=_seconds, help="length of a window; default: the model's")
-    add("--hop-s", metavar="S", type=_seconds, help="from window to window; default: a quarter")
-    add("--fps", metavar="F", type=_seconds, default=25.0, help="clock of a folder; default: 25")
+    add("--window-s", metavar="S", type=_SECONDS, help="length of a window; default: the model's")
+    add("--hop-s", metavar="S", type=_SECONDS, help="from window to window; default: a quarter")
+    add("--fps", metavar="F", type=_SECONDS, default=25.0, help="clock of a folder; default: 25")
     output = parser.add_argument_group("output")
     add = output.add_argument
     add("--format", choices=("table", "jsonl"), help="default: table, or jsonl for -o FILE.jsonl")
-    add("--top-k", metavar="K", type=_whole, default=3, help="labels listed; default: 3")
+    add("--top-k", metavar="K", type=whole, default=3, help="labels listed; default: 3")
     add("-o", "--output", metavar="FILE", type=Path, help="instead of standard output")
     add("--segments", metavar="FILE", type=Path, help="actions from start to end: .csv .json .srt")
     add("--overlay", metavar="FILE", type=Path, help="the video with label, bars and timeline")
@@ -262,23 +256,6 @@ def _address(text: str) -> Address:
         return Address.parse(text)
     except ValueError as err:
         raise argparse.ArgumentTypeError(str(err)) from err
-
-
-def _whole(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not MIN_HOP_S <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number >= {MIN_HOP_S}, got {text!r}")
-    return value
 
 
 if __name__ == "__main__":

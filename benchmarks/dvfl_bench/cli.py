@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from dvfl_runtime.arguments import Parser, at_least, whole
 from dvfl_runtime.engines import DEVICES, ENGINES, installed_engines
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError, EngineUnavailable
@@ -41,14 +41,9 @@ exit status: 0 measured; 1 slower than the baseline allows; 2 bad input
 """
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
 def parser() -> argparse.ArgumentParser:
     """The command line of `dvfl-bench`."""
-    out = _Parser(
+    out = Parser(
         prog=PROG,
         description="Measure model files on this machine: inference, the whole way from a video\n"
         "file, and live streams. One and a half minutes for one file in two engines.",
@@ -64,10 +59,10 @@ def parser() -> argparse.ArgumentParser:
         help="may be given several times; default: all that are installed",
     )
     add("--device", choices=DEVICES, default="auto", help="default: auto")
-    add("--threads", type=_whole, default=usable_cpus(), help="default: all this process may use")
+    add("--threads", type=whole, default=usable_cpus(), help="default: all this process may use")
     add(
         "--seconds",
-        type=_seconds,
+        type=at_least(0.2),
         default=3.0,
         help="of each measurement, for each file and engine; default: 3",
     )
@@ -78,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
     add("--baseline", type=Path, metavar="FILE.json", help="an older --json to compare with")
     add(
         "--max-regression",
-        type=_share,
+        type=at_least(0.0),
         default=0.15,
         metavar="SHARE",
         help="how much slower than the baseline is allowed; default: 0.15",
@@ -186,31 +181,6 @@ def _progress() -> Iterator[Callable[[str], None]]:
     ) as bar:
         task = bar.add_task("", total=None)
         yield lambda name: bar.update(task, description=name)
-
-
-def _whole(text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
-    return value
-
-
-def _number(text: str, least: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not least <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number >= {least}, got {text!r}")
-    return value
-
-
-def _seconds(text: str) -> float:
-    return _number(text, 0.2)
-
-
-def _share(text: str) -> float:
-    return _number(text, 0.0)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from typing import Any
 
 from dvfl_runtime.errors import DvflError
 
-# VmHWM: ru_maxrss would count what the parent held when it started this process
 PROGRAM = """
 import json, sys, time
 begin = time.perf_counter()
@@ -37,17 +36,30 @@ try:
         first = time.perf_counter()
         for _ in range(3):
             recognizer.predict(np.zeros((spec.num_frames, *spec.size, 3), np.uint8))
-        peak = [line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")]
+        from dvfl_bench.cold import peak_mb
         print(json.dumps({
             "import_ms": (imported - begin) * 1e3,
             "open_ms": (opened - opening) * 1e3,
             "first_clip_ms": (first - opened) * 1e3,
-            "peak_rss_mb": int(peak[0]) / 1024,
+            "peak_rss_mb": peak_mb(),
             "device_memory_mb": (free - gpu.free_bytes()) / 2**20 if gpu else None,
         }))
 except dvfl_runtime.DvflError as err:
     sys.exit(str(err))
 """
+
+
+def peak_mb() -> float | None:
+    """Peak resident memory of this process, MB; `None` where there is no /proc.
+
+    By VmHWM: `ru_maxrss` would count what the parent held when it started the process.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    peaks = [line.split()[1] for line in status.splitlines() if line.startswith("VmHWM")]
+    return int(peaks[0]) / 1024 if peaks else None
 
 
 def cold_start(model: Path, *, engine: str, device: str, threads: int) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import logging
+import math
 import multiprocessing
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from dvfl_bench.cold import peak_mb
 from dvfl_bench.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_bench.timing import elapsed_ms
@@ -81,22 +83,14 @@ def cases() -> list[Case]:
     return list(dict.fromkeys([*family, *grown]))
 
 
-def peak_mb() -> float:
-    """Peak resident memory of this process, MB."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM"):
-            return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status tells no VmHWM")
-
-
 def run_case(case: Case, folder: Path, repeats: int) -> Cost:
     """Measures a case in this process."""
     shape = (case.batch, case.frames, case.size, case.size, 3)
     clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    before = peak_mb()
+    before = peak_mb() or math.nan  # Linux tells it
     engine = open_engine(case.engine, folder / case.file, device="cpu", num_threads=case.threads)
     times = [elapsed_ms(lambda: engine.run(clips)) for _ in range(repeats + 1)][1:]
-    peak = peak_mb()
+    peak = peak_mb() or math.nan
     return Cost(*(round(float(v), 2) for v in (np.median(times), min(times), peak, peak - before)))
 
 

@@ -91,7 +91,7 @@ def eager_run(module: Callable[[torch.Tensor], Any], clip: NDArray[np.uint8]) ->
 
 
 def compiled_run(module: torch.nn.Module, clip: NDArray[np.uint8]) -> Run:
-    """PyTorch with torch.compile; compiles now, for a minute or more.
+    """PyTorch with torch.compile; compiles now, which takes a while.
 
     Raises:
         RuntimeError: if that does not work here, for one because there is no C++ compiler.
@@ -272,7 +272,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=224, help="px, both sides")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--compiled", action="store_true", help="torch.compile too: minutes")
+    parser.add_argument(
+        "--compiled", action="store_true", help="torch.compile too, which takes a while"
+    )
     args = parser.parse_args(arguments)
     shape = (args.variant, args.size, args.threads, args.repeats)
     result = compare(*shape, compiled=args.compiled)

@@ -152,7 +152,7 @@ def test_numbers_out_of_range(arguments: list[str], capsys: pytest.CaptureFixtur
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_file_that_cannot_be_written_is_not_measured_for(
+def test_an_old_result_stays_after_an_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     old = tmp_path / "old.json"
