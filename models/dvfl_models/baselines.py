@@ -25,13 +25,13 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from dvfl_models.crossval import fold, groups_of
 from dvfl_models.datasets import Entry, list_videos
 from dvfl_models.evaluate import wilson
+from dvfl_models.folds import Folds
 from dvfl_models.machine import machine
 from dvfl_models.recipe import Recipe, read_recipe
 from dvfl_models.recipe_parts import VideosPart
-from dvfl_runtime.errors import DvflError, RecipeError
+from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import replacing
 from dvfl_runtime.sources import open_source
 
@@ -74,13 +74,8 @@ def fit_predict(
     return found
 
 
-def cross_validate_metadata(recipe: Recipe, name: str, column: str, folds: int) -> dict[str, Any]:
+def cross_validate_metadata(recipe: Recipe, folds: Folds) -> dict[str, Any]:
     """Leaves the groups of one data set out in turn, as `dvfl_models.crossval` does."""
-    part = next((p for p in recipe.train if isinstance(p, VideosPart) and p.name == name), None)
-    if part is None:
-        raise RecipeError(f"recipe {recipe.name} trains on no videos named {name!r}")
-    groups = groups_of(part, column)
-    parts = [groups[k::folds] for k in range(folds)] if folds else [[group] for group in groups]
     known: dict[str, list[float]] = {}
 
     def features(entries: Sequence[Entry]) -> NDArray[np.float64]:
@@ -90,9 +85,10 @@ def cross_validate_metadata(recipe: Recipe, name: str, column: str, folds: int) 
         return np.array([known[entry.path] for entry in entries])
 
     shares, right, clips = {}, 0, 0
-    for values in parts:
-        held = fold(recipe, name, column, values, 0)
-        rest = next(p for p in held.train if isinstance(p, VideosPart) and p.name == name)
+    for values in folds.parts(recipe):
+        held = folds.recipe(recipe, values, 0)
+        videos = (part for part in held.train if isinstance(part, VideosPart))
+        rest = next(part for part in videos if part.name == folds.name)
         (out,) = (p for p in held.test if isinstance(p, VideosPart))
         train, test = list_videos(rest, recipe.labels), list_videos(out, recipe.labels)
         kinds = [entry.class_id for entry in train]
@@ -103,8 +99,8 @@ def cross_validate_metadata(recipe: Recipe, name: str, column: str, folds: int) 
     mean = float(np.mean(list(shares.values())))
     return {
         "recipe": recipe.name,
-        "data": name,
-        "protocol": f"leave out by {column}, mean over folds",
+        "data": folds.name,
+        "protocol": f"{folds.protocol}, mean over folds",
         "clips": clips,
         "accuracy_mean": round(mean, 4),
         "accuracy_ci95": [round(x, 4) for x in wilson(right, clips)],
@@ -133,7 +129,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="baselines: %(message)s")
     try:
         recipe = read_recipe(args.recipe, args.set)
-        results = cross_validate_metadata(recipe, args.set_name, args.group, args.folds)
+        folds = Folds(args.set_name, args.group, args.folds)
+        results = cross_validate_metadata(recipe, folds)
         results |= {"table": args.table, "row": args.row, "settings": args.set}
         with replacing(args.json) as part:
             part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

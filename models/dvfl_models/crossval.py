@@ -6,13 +6,14 @@ python -m dvfl_models.crossval actions5 --set-name weizmann4 --group person --se
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from datetime import datetime, timezone
-from functools import reduce
+from functools import partial, reduce
+from multiprocessing import get_context
 from operator import add
 from pathlib import Path
 from statistics import mean, stdev
@@ -22,115 +23,76 @@ import numpy as np
 import torch
 
 from dvfl_models.evaluate import Confusion, wilson
+from dvfl_models.folds import Folds
 from dvfl_models.machine import machine
 from dvfl_models.recipe import Recipe, read_recipe
-from dvfl_models.recipe_parts import DataPart, VideosPart
 from dvfl_models.starting import TrainOptions
 from dvfl_models.train import Trainer
-from dvfl_runtime.errors import DvflError, RecipeError
+from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import replacing
 
 log = logging.getLogger(__name__)
 
 
-def groups_of(part: VideosPart, column: str) -> list[str]:
-    """The values of a column of a data set's index, sorted.
-
-    Raises:
-        RecipeError: if the index cannot be read or has no such column.
-    """
-    try:
-        with open(part.index, newline="", encoding="utf-8") as file:
-            return sorted({row[column] for row in csv.DictReader(file)})
-    except (OSError, KeyError) as err:
-        raise RecipeError(f"no column {column!r} in {part.index}") from err
-
-
-def fold(recipe: Recipe, name: str, column: str, values: Sequence[str], seed: int) -> Recipe:
-    """The recipe with some groups of one data set held out of training and made the only test.
-
-    `{fold}` in the paths of the checkpoint to start from and of the teacher becomes the name of the
-    fold's folder, so that a student gets the teacher that has not seen its test clips.
-    """
-    train: list[DataPart] = []
-    test: list[VideosPart] = []
-    for part in recipe.train:
-        if isinstance(part, VideosPart) and part.name == name:
-            only = {key: kept for key, kept in part.only.items() if key != column}
-            exclude = {key: left for key, left in part.exclude.items() if key != column}
-            held, rest = {**only, column: list(values)}, {**exclude, column: list(values)}
-            test.append(part.model_copy(update={"only": held, "exclude": exclude}))
-            train.append(part.model_copy(update={"only": only, "exclude": rest}))
-        else:
-            train.append(part)
-    if not test:
-        raise RecipeError(f"recipe {recipe.name} trains on no videos named {name!r}")
-    where = fold_name(column, values, seed)
-    start = recipe.model.start.replace("{fold}", where)
-    changes: dict[str, Any] = {
-        "train": tuple(train),
-        "test": tuple(test),
-        "seed": seed,
-        "test_every": 10**9,
-        "model": recipe.model.model_copy(update={"start": start}),
-    }
-    if recipe.distill is not None:
-        teacher = recipe.distill.teacher.replace("{fold}", where)
-        changes["distill"] = recipe.distill.model_copy(update={"teacher": teacher})
-    return recipe.model_copy(update=changes)
-
-
-def fold_name(column: str, values: Sequence[str], seed: int) -> str:
-    """Name of a fold's folder."""
-    return f"seed{seed}_{column}{'+'.join(values)}"
-
-
 def cross_validate(
     recipe: Recipe,
-    name: str,
-    column: str,
+    folds: Folds,
     seeds: Sequence[int],
     folder: Path,
     *,
-    folds: int = 0,
     workers: int = 1,
+    jobs: int = 1,
 ) -> dict[str, Any]:
     """Trains all folds, skipping those that an earlier call has finished.
 
     Args:
         recipe: what to train.
-        name: the data set to leave groups out of.
-        column: what tells its groups apart.
+        folds: what is held out of it in turn.
         seeds: of the runs.
         folder: gets a folder per fold and seed.
-        folds: how many parts the groups are dealt out to; 0 leaves out one group at a time.
-        workers: processes that make clips.
+        workers: processes that make clips, of each training.
+        jobs: trainings at once, each in a process of its own with its share of the threads.
 
     Returns:
         JSON-ready accuracies per fold and seed, their means, and the summed confusion counts.
+
+    Raises:
+        DvflError: as `Folds.parts` and `Trainer` do.
     """
-    part = next((p for p in recipe.train if isinstance(p, VideosPart) and p.name == name), None)
-    if part is None:
-        raise RecipeError(f"recipe {recipe.name} trains on no videos named {name!r}")
-    groups = groups_of(part, column)
-    parts = [groups[k::folds] for k in range(folds)] if folds else [[group] for group in groups]
-    confusions: dict[tuple[int, str], Confusion] = {}
-    for seed in seeds:
-        for values in parts:
-            options = TrainOptions(resume=True)
-            where = folder / fold_name(column, values, seed)
-            trainer = Trainer(fold(recipe, name, column, values, seed), where, options)
-            confusion = trainer.run(workers=workers, progress=sys.stderr.isatty())[name]
-            log.info("seed %d, %s %s: %.1f %%", seed, column, values, 100 * confusion.accuracy)
-            confusions[seed, "+".join(values)] = confusion
-    left_out = f"{folds} parts of the {column}s" if folds else f"one {column}"
-    return _report(recipe, name, f"leave {left_out} out", confusions, folder)
+    parts = folds.parts(recipe)
+    todo = [(seed, values) for seed in seeds for values in parts]
+    train = partial(_train_fold, recipe, folds, folder, workers)
+    if jobs == 1:
+        found = [train(seed, values) for seed, values in todo]
+    else:
+        threads = max(1, torch.get_num_threads() // jobs)
+        spawn = get_context("spawn")  # PyTorch's threads do not survive a fork
+        with ProcessPoolExecutor(jobs, spawn, initializer=_begin, initargs=(threads,)) as pool:
+            found = list(pool.map(train, *zip(*todo, strict=True)))
+    keys = [(seed, "+".join(values)) for seed, values in todo]
+    return _report(recipe, folds, dict(zip(keys, found, strict=True)), folder)
+
+
+def _train_fold(
+    recipe: Recipe, folds: Folds, folder: Path, workers: int, seed: int, values: Sequence[str]
+) -> Confusion:
+    where = folder / folds.folder(values, seed)
+    trainer = Trainer(folds.recipe(recipe, values, seed), where, TrainOptions(resume=True))
+    confusion = trainer.run(workers=workers, progress=sys.stderr.isatty())[folds.name]
+    log.info("seed %d, %s %s: %.1f %%", seed, folds.column, values, 100 * confusion.accuracy)
+    return confusion
+
+
+def _begin(threads: int | None) -> None:
+    """Logging and threads of a process."""
+    logging.basicConfig(level=logging.INFO, format="crossval: %(message)s")
+    if threads:
+        torch.set_num_threads(threads)
 
 
 def _report(
     recipe: Recipe,
-    name: str,
-    protocol: str,
+    folds: Folds,
     confusions: Mapping[tuple[int, str], Confusion],
     folder: Path,
 ) -> dict[str, Any]:
@@ -143,13 +105,13 @@ def _report(
     }
     means = {seed: mean(folds.values()) for seed, folds in found.items()}
     overall, clips = mean(means.values()), total.clips // len(seeds)
-    title = f"{name}, {protocol}, {len(seeds)} seeds: {overall:.1%}"
+    title = f"{folds.name}, {folds.protocol}, {len(seeds)} seeds: {overall:.1%}"
     total.save_png(folder / "confusion.png", title)
     right = int(np.trace(total.counts))
     return {
         "recipe": recipe.name,
-        "data": name,
-        "protocol": f"{protocol}, mean over folds, then over seeds",
+        "data": folds.name,
+        "protocol": f"{folds.protocol}, mean over folds, then over seeds",
         "steps": recipe.optim.steps,
         "seeds": seeds,
         "clips": clips,
@@ -178,17 +140,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, help="default: runs/<recipe's name>_<group>s")
     parser.add_argument("--json", type=Path, help="default: results.json in the folder")
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--threads", type=int, help="of all trainings together")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="crossval: %(message)s")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    _begin(args.threads)
     try:
         recipe = read_recipe(args.recipe, args.set)
         folder = args.out or Path("runs") / f"{recipe.name}_{args.group}s"
-        results = cross_validate(
-            recipe, args.set_name, args.group, args.seeds, folder, folds=args.folds
-        )
+        folds = Folds(args.set_name, args.group, args.folds)
+        results = cross_validate(recipe, folds, args.seeds, folder, jobs=args.jobs)
         results |= {"table": args.table, "row": args.row, "settings": args.set}
         with replacing(args.json or folder / "results.json") as part:
             part.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

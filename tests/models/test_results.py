@@ -10,7 +10,7 @@ import videos
 from shared import ROOT
 
 from dvfl_models.baselines import fit_predict, metadata
-from dvfl_models.crossval import fold
+from dvfl_models.folds import Folds
 from dvfl_models.paired import difference
 from dvfl_models.paired import main as paired_main
 from dvfl_models.recipe import read_recipe
@@ -95,7 +95,7 @@ def test_runs_that_differ_in_the_seed_are_collected(tmp_path: Path) -> None:
 def test_a_fold_replaces_the_filter_and_names_its_teacher() -> None:
     settings = ["model.start=runs/pre/{fold}/final.pth", "distill.teacher=runs/t/{fold}/final.pth"]
     recipe = read_recipe("uti_student", settings)
-    held = fold(recipe, "ut_interaction", "sequence", ["3", "11"], 2)
+    held = Folds("ut_interaction", "sequence").recipe(recipe, ["3", "11"], 2)
     (test,) = held.test
     assert isinstance(test, VideosPart)
     assert (test.only, test.exclude) == ({"sequence": ["3", "11"]}, {})

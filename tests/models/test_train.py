@@ -16,6 +16,7 @@ from dvfl_models.cli import main
 from dvfl_models.crossval import cross_validate
 from dvfl_models.data import clip_set
 from dvfl_models.evaluate import Confusion
+from dvfl_models.folds import Folds
 from dvfl_models.paired import right_clips
 from dvfl_models.recipe import Recipe, recipe_from
 from dvfl_models.run_files import ProgressLog
@@ -154,7 +155,8 @@ def test_filters_and_renaming(labelled: Path) -> None:
 
 def test_leave_one_group_out_holds_out_what_it_says(labelled: Path, tmp_path: Path) -> None:
     recipe = tiny(train=[videos_part(labelled)], optim={"steps": 1, "batch_size": 2})
-    results = cross_validate(recipe, "small", "person", [0, 1], tmp_path / "cv", workers=0)
+    folds = Folds("small", "person")
+    results = cross_validate(recipe, folds, [0, 1], tmp_path / "cv", workers=0)
     assert results["folds"].keys() == {"0", "1"}
     assert np.sum(results["confusion_counts"]) == 8
     held_out = json.loads((tmp_path / "cv" / "seed0_personb" / "recipe.json").read_text())
@@ -164,6 +166,20 @@ def test_leave_one_group_out_holds_out_what_it_says(labelled: Path, tmp_path: Pa
     right = right_clips(tmp_path / "cv" / "seed0_personb")
     assert {group.split()[-1] for group, _ in right.values()} == {"b"}
     assert np.mean([ok for _, ok in right.values()]) == results["folds"]["0"]["b"]
+
+
+def test_folds_in_processes_give_what_one_process_gives(labelled: Path, tmp_path: Path) -> None:
+    recipe = tiny(train=[videos_part(labelled)], optim={"steps": 1, "batch_size": 2})
+    folds = Folds("small", "person")
+    weights = []
+    for jobs in (1, 2):
+        out = tmp_path / str(jobs)
+        cross_validate(recipe, folds, [0], out, workers=0, jobs=jobs)
+        weights.append(torch.load(out / "seed0_personb" / "final.pth", weights_only=True)["model"])
+    for one, two in zip(weights[0].values(), weights[1].values(), strict=True):
+        torch.testing.assert_close(one, two, rtol=0, atol=1e-4)  # other threads, other rounding
+    with pytest.raises(RecipeError, match="absent"):
+        cross_validate(recipe, Folds("absent", "person"), [0], tmp_path / "x", jobs=2)
 
 
 @pytest.mark.parametrize(
