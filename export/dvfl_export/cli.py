@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING
 
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import DvflError
+from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.spec import ClipSpec
 from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:
     from dvfl_export.pipeline import Exported, ExportRequest
+    from dvfl_runtime.artifact import Artifact
 
 EPILOG = """\
 examples:
@@ -37,6 +39,8 @@ examples:
         half the bytes: weights stored as float16, the arithmetic stays float32
   dvfl-export student.pth -o student.onnx --target tensorrt
         on the device itself: also build the TensorRT plan and compare it with ONNX Runtime
+  dvfl-export student.onnx -o student.pth
+        the way back: a checkpoint to train on from; 'bundled' is the bundled model
 
 exit status: 0 written; 2 bad input; 3 the graph does not agree with PyTorch, nothing written
 """
@@ -52,7 +56,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     out.add_argument("checkpoint", type=Path, help="a .pth file: official, plain or of dvfl-train")
-    out.add_argument("-o", "--output", type=Path, required=True, metavar="FILE.onnx")
+    out.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="FILE", help="a .onnx file (or .pth)"
+    )
     out.add_argument(
         "--variant", default="", help="such as nano; the weights tell it where it is one of ours"
     )
@@ -118,6 +124,8 @@ def _add_precision(out: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args = parser().parse_args(argv)
+    if args.output.suffix == ".pth":
+        return _reported(lambda: _restore(args))
     if args.output.suffix != ".onnx":
         print(f"dvfl-export: error: -o must end in .onnx, got {args.output}", file=sys.stderr)
         return 2
@@ -128,26 +136,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    from dvfl_export.pipeline import ExportRequest, export
+    return _reported(lambda: _export(args))
+
+
+def _reported(work: Callable[[], None]) -> int:
+    """Runs the command; returns the exit status."""
     from dvfl_export.verify import VerificationFailed
 
     try:
-        request = ExportRequest(
-            checkpoint=args.checkpoint,
-            output=args.output,
-            variant=args.variant,
-            labels=args.labels,
-            spec=_spec(args),
-            clips=tuple(args.verify),
-            ops=args.ops,
-            report=args.report,
-            precision=args.precision,
-            calibration=tuple(args.calibration),
-            compress=args.compress,
-            target=args.target,
-        )
-        with _bar(request) as (step, share):
-            exported = export(request, step, share)
+        work()
     except VerificationFailed as err:
         print(f"dvfl-export: failed: {err}", file=sys.stderr)
         return 3
@@ -157,8 +154,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dvfl-export: stopped, nothing written", file=sys.stderr)
         return 130
-    _summary(exported, args.output)
     return 0
+
+
+def _export(args: argparse.Namespace) -> None:
+    from dvfl_export.pipeline import ExportRequest, export
+
+    request = ExportRequest(
+        checkpoint=args.checkpoint,
+        output=args.output,
+        variant=args.variant,
+        labels=args.labels,
+        spec=_spec(args),
+        clips=tuple(args.verify),
+        ops=args.ops,
+        report=args.report,
+        precision=args.precision,
+        calibration=tuple(args.calibration),
+        compress=args.compress,
+        target=args.target,
+    )
+    with _bar(request) as (step, share):
+        exported = export(request, step, share)
+    _summary(exported, args.output)
+
+
+def _restore(args: argparse.Namespace) -> None:
+    usual = vars(parser().parse_args([str(args.checkpoint), "-o", str(args.output)]))
+    if changed := [name for name, value in vars(args).items() if value != usual[name]]:
+        raise DvflError(
+            f"--{changed[0].replace('_', '-')} says nothing of a .pth file; leave it out"
+        )
+    from dvfl_export.training_form import restore
+
+    source, output = args.checkpoint, args.output
+    artifact, verification = restore(BUNDLED_MODEL if source == Path("bundled") else source, output)
+    print(f"wrote {output}\n  {'model':12} {_model(artifact)}")
+    print(f"agrees with {source} on {verification.clips} clips\n{verification.table()}")
 
 
 @contextmanager
@@ -212,13 +244,17 @@ def _spec(args: argparse.Namespace) -> ClipSpec | None:
         raise DvflError(str(err)) from err
 
 
-def _summary(exported: Exported, output: Path) -> None:
-    artifact, verification = exported.artifact, exported.verification
+def _model(artifact: Artifact) -> str:
     height, width = artifact.spec.size
     frames = artifact.spec.num_frames
+    return f"{artifact.variant}, {len(artifact.labels)} classes, {frames}x{height}x{width}"
+
+
+def _summary(exported: Exported, output: Path) -> None:
+    artifact, verification = exported.artifact, exported.verification
     rows = {
         "file": f"{exported.size_bytes / 1e6:.1f} MB, opset {exported.opset}",
-        "model": f"{artifact.variant}, {len(artifact.labels)} classes, {frames}x{height}x{width}",
+        "model": _model(artifact),
         "precision": artifact.precision,
         "MACs": f"{exported.artifact.macs / 1e9:.2f} G per clip",
         "ms per clip": ", ".join(f"{name} {ms:.1f}" for name, ms in exported.median_ms.items())

@@ -26,6 +26,7 @@ from dvfl_export.verify import (
     Threshold,
     Verification,
     VerificationFailed,
+    engines_for,
     median_ms,
     pytorch_logits,
     verify,
@@ -42,7 +43,6 @@ from dvfl_models.labels import OFFICIAL_SPEC, read_labels
 from dvfl_models.macs import count_macs
 from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, Precision, read_artifact
-from dvfl_runtime.engines import CPU_ENGINES, installed_engines
 from dvfl_runtime.errors import CheckpointError, ExportError
 from dvfl_runtime.files import replacing
 from dvfl_runtime.spec import ClipSpec
@@ -159,7 +159,7 @@ def export(
         if calibration is not None:
             proto, sensitivity = _int8(proto, calibration, step, share)
         _write(proto, artifact, part)
-        engines, skipped = _engines(proto)
+        engines, skipped = engines_for(proto)
         threshold = _threshold(request)
         step("verify")
         wanted = pytorch_logits(model, clips, spec)
@@ -320,18 +320,6 @@ def _labels(request: ExportRequest, checkpoint: Checkpoint) -> tuple[str, ...]:
             f"{len(labels)} labels for a checkpoint with {width} classes; pass the right --labels"
         )
     return labels
-
-
-def _engines(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
-    """The engines to verify with, and why others are left out."""
-    names = [name for name in installed_engines() if name in CPU_ENGINES]
-    if not proto.functions:
-        return names, {}
-    skipped = {"openvino": "does not expand the functions of domain dvfl"}
-    return (
-        [name for name in names if name not in skipped],
-        {name: why for name, why in skipped.items() if name in names},
-    )
 
 
 def _write(proto: onnx.ModelProto, artifact: Artifact, path: Path) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -24,7 +25,7 @@ from torch import nn
 from dvfl_export.clips import Images
 from dvfl_models.evaluate import to_batch
 from dvfl_runtime.artifact import Precision
-from dvfl_runtime.engines import open_engine
+from dvfl_runtime.engines import CPU_ENGINES, installed_engines, open_engine
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.files import replacing
 from dvfl_runtime.recognizer import Recognizer
@@ -211,6 +212,18 @@ def verify(
         rows.append(Agreement(name, engine.version, engine.provider, **found, passed=passed))
     wanted = threshold or THRESHOLDS[precision]
     return Verification(precision, len(clips), wanted, tuple(rows), skipped or {})
+
+
+def engines_for(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
+    """The engines of this machine's CPU to verify a file in, and why others are left out."""
+    names = [name for name in installed_engines() if name in CPU_ENGINES]
+    if not proto.functions:
+        return names, {}
+    skipped = {"openvino": "does not expand the functions of domain dvfl"}
+    return (
+        [name for name in names if name not in skipped],
+        {name: why for name, why in skipped.items() if name in names},
+    )
 
 
 def pytorch_logits(model: nn.Module, clips: Sequence[Images], spec: ClipSpec) -> Logits:

@@ -1,0 +1,229 @@
+"""The way back: an exported file becomes a checkpoint to train on from.
+
+The folds of the deploy form are undone where they can be. Where many training forms give the same
+file, one is taken: LayerNorm's scale and shift stay in the linear behind it, and the temporal input
+projection is the identity. So other weights come out than went in, of the same function, which is
+verified against the file on clips before the checkpoint is written.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from dvfl_export.clips import clips_of, rendered_videos
+from dvfl_export.deploy import DeployBlock, DeployVideoFocalNet, deploy_form
+from dvfl_export.deploy_layers import (
+    FoldedLinear,
+    Modulation,
+    Normalize,
+    PatchProduct,
+    TemporalContext,
+    level_kernels,
+)
+from dvfl_export.folding import Affine
+from dvfl_export.verify import (
+    THRESHOLDS,
+    Verification,
+    VerificationFailed,
+    engines_for,
+    pytorch_logits,
+    verify,
+)
+from dvfl_models.checkpoint import compare, save_checkpoint
+from dvfl_models.video_focalnet import (
+    VARIANTS,
+    Block,
+    PatchEmbed,
+    SpatioTemporalFocalModulation,
+    Stage,
+    VideoFocalNet,
+    build_model,
+)
+from dvfl_runtime.artifact import Artifact, read_artifact
+from dvfl_runtime.errors import ExportError
+from dvfl_runtime.spec import ClipSpec
+
+
+class Restored(NamedTuple):
+    """What was written: the file's description, and how the checkpoint agrees with the file."""
+
+    artifact: Artifact
+    verification: Verification
+
+
+def restore(source: Path, output: Path) -> Restored:
+    """Writes the checkpoint of an exported file, or nothing.
+
+    Args:
+        source: an .onnx file of dvfl-export in fp32, its weights compressed or not.
+        output: path of the .pth file to write.
+
+    Raises:
+        ArtifactError: if the file cannot be read.
+        ExportError: if it cannot be turned back.
+        VerificationFailed: if the checkpoint and the file differ on clips.
+        OutputError: if the output cannot be written.
+    """
+    artifact = read_artifact(source)
+    proto = onnx.load(str(source))
+    model = training_form(proto, artifact)
+    spec = artifact.spec
+    clips = clips_of(rendered_videos(spec), spec)
+    engines, skipped = engines_for(proto)
+    found = verify(
+        source,
+        pytorch_logits(model, clips, spec),
+        clips,
+        engines,
+        skipped=skipped,
+        threshold=THRESHOLDS["fp32"],
+    )
+    if not found.passed:
+        raise VerificationFailed(found)
+    about = {
+        "variant": artifact.variant,
+        "labels": list(artifact.labels),
+        "spec": spec.to_dict(),
+        "training": dict(artifact.training),
+    }
+    save_checkpoint(output, model, about=about)
+    return Restored(artifact, found)
+
+
+def training_form(proto: onnx.ModelProto, artifact: Artifact) -> VideoFocalNet:
+    """A network of the same function as an exported graph, in eval mode.
+
+    Raises:
+        ExportError: if the graph is not in fp32, or has layers that its variant has not.
+    """
+    if artifact.precision != "fp32":
+        raise ExportError(
+            f"{artifact.name} is in {artifact.precision}, which has lost what training needs; "
+            f"take its fp32 file"
+        )
+    if artifact.variant not in VARIANTS:
+        raise ExportError(
+            f"{artifact.name} is of the unknown variant {artifact.variant!r}; only these can be "
+            f"turned back: {', '.join(VARIANTS)}"
+        )
+    model = build_model(artifact.variant, num_classes=len(artifact.labels)).eval()
+    deployed = deploy_form(model, artifact.spec)
+    if problem := _load(deployed, proto):
+        raise ExportError(
+            f"{artifact.name} is not a plain {artifact.variant} ({problem}); a network with other "
+            f"options cannot be told from its file: train on from its checkpoint"
+        )
+    with torch.no_grad():
+        _fill(model, deployed, artifact.spec)
+    return model
+
+
+def _load(deployed: DeployVideoFocalNet, proto: onnx.ModelProto) -> str:
+    """Loads the weights of a graph; returns what does not fit, "" if all do."""
+    own = deployed.state_dict()
+    norms = {
+        name: layer for name, layer in deployed.named_modules() if isinstance(layer, Normalize)
+    }
+    count = sum(node.op_type == "LayerNormalization" for node in proto.graph.node)
+    if count != len(norms):
+        return f"{count} normalisations instead of {len(norms)}"
+    # equal tensors are written once: a normalisation that is not there has no scale and shift
+    weights = {
+        f"{name}.{kind}": own[f"{name}.{kind}"] for name in norms for kind in ("weight", "bias")
+    }
+    for weight in proto.graph.initializer:
+        name = weight.name.removesuffix(".float16")
+        if name in own:
+            weights[name] = torch.from_numpy(numpy_helper.to_array(weight).copy())
+    if report := compare(own, weights):
+        return report
+    deployed.load_state_dict(weights)
+    for name, norm in norms.items():
+        bare = bool((norm.weight == 1).all() and (norm.bias == 0).all())
+        if name.endswith((".norm1", ".norm2")) and not bare:
+            return f"{name} has a scale and a shift"
+    return ""
+
+
+def _fill(model: VideoFocalNet, deployed: DeployVideoFocalNet, spec: ClipSpec) -> None:
+    """Copies the weights of the deploy form into the training form."""
+    _fill_embedding(model.patch_embed, deployed.patch_embed, spec)
+    layers = iter(deployed.layers)
+    for stage in model.layers:
+        assert isinstance(stage, Stage)
+        for block in stage.blocks:
+            folded = next(layers)
+            assert isinstance(block, Block)
+            assert isinstance(folded, DeployBlock)
+            _fill_modulation(block.modulation, folded.modulation)
+            _fill_linear(block.mlp.fc1, _affine(folded.mlp.fc1))
+            _fill_linear(block.mlp.fc2, _affine(folded.mlp.fc2))
+        if stage.downsample is not None:
+            _fill_embedding(stage.downsample, next(layers), None)
+    _fill_linear(model.head, _affine(deployed.head))
+
+
+def _affine(folded: FoldedLinear) -> Affine:
+    return Affine(folded.weight.T, folded.bias)
+
+
+def _fill_linear(layer: nn.Linear | nn.Conv1d | nn.Conv2d, *parts: Affine) -> None:
+    """One layer that computes the outputs of all parts, one after the other."""
+    layer.weight.copy_(torch.cat([part.weight for part in parts]).reshape(layer.weight.shape))
+    assert layer.bias is not None
+    layer.bias.copy_(torch.cat([part.bias for part in parts]))
+
+
+def _fill_embedding(embed: PatchEmbed, folded: nn.Module, pixels: ClipSpec | None) -> None:
+    assert isinstance(folded, PatchProduct)  # the variants' embeddings do not overlap
+    weight, bias = (value.double() for value in _affine(folded.linear))
+    # (O, k*k*I) -> (O, k, k, I) -> (O, I, k, k)
+    weight = weight.reshape(len(weight), folded.stride, folded.stride, -1).permute(0, 3, 1, 2)
+    if pixels is not None:  # W x + b = (W std) ((x - mean) / std) + (W mean + b)
+        mean = torch.tensor(pixels.mean, dtype=torch.float64).view(-1, 1, 1)
+        bias = bias + (weight * mean).flatten(1).sum(1)
+        weight = weight * torch.tensor(pixels.std, dtype=torch.float64).view(-1, 1, 1)
+    embed.proj.weight.copy_(weight)
+    assert embed.proj.bias is not None
+    embed.proj.bias.copy_(bias)
+    embed.norm.weight.copy_(folded.norm.weight)
+    embed.norm.bias.copy_(folded.norm.bias)
+
+
+def _fill_modulation(layer: SpatioTemporalFocalModulation, folded: Modulation) -> None:
+    gates, count = _affine(folded.gates), layer.levels + 1
+    ctx = Affine(torch.eye(layer.dim), _shift(folded.temporal))
+    q, spatial = _affine(folded.q), _affine(folded.spatial.ctx)
+    _fill_linear(layer.f, q, spatial, gates.rows(0, count))
+    _fill_linear(layer.f_temporal, ctx, gates.rows(count))
+    _fill_kernels(layer.focal_layers, folded.spatial.kernels)
+    _fill_kernels(layer.focal_layers_temporal, folded.temporal.kernels)
+    _fill_linear(layer.h, _affine(folded.spatial.h))
+    _fill_linear(layer.h_temporal, _affine(folded.temporal.h))
+    _fill_linear(layer.proj, _affine(folded.proj))
+
+
+def _fill_kernels(levels: nn.ModuleList, kernels: nn.ParameterList) -> None:
+    for weight, kernel in zip(level_kernels(levels), kernels, strict=True):
+        weight.copy_(kernel.reshape(weight.shape))  # shares its memory with the parameter
+
+
+def _shift(folded: TemporalContext) -> Tensor:
+    """What to add to each token so that the first convolution gets its bias per frame, (C,).
+
+    With the projection F x + b the bias of frame t is the sum of W_j b over the taps j inside the
+    clip. Without it, with K_j = W_j F, it is the sum of K_j c, where c = F^-1 b.
+    """
+    kernel, bias = folded.kernels[0].squeeze(-1).double(), folded.bias.squeeze().double()
+    frames, width = bias.shape[1], kernel.shape[2]
+    frame, tap = torch.arange(frames)[:, None], torch.arange(width) - width // 2
+    inside = ((frame + tap >= 0) & (frame + tap < frames)).double()  # (T, k)
+    sums = torch.einsum("oij,tj->toi", kernel, inside).flatten(0, 1)  # (T*O, I)
+    shift: Tensor = torch.linalg.lstsq(sums, bias.T.flatten()[:, None]).solution
+    return shift.flatten().float()
