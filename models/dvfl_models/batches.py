@@ -55,13 +55,15 @@ class TrainingBatches(Dataset[Batch]):
         processes: how many there are.
 
     Raises:
-        RecipeError: if a data set is missing, or a batch cannot be divided.
+        RecipeError: if a data set is missing, a label has no videos, or a batch cannot be divided.
     """
 
     def __init__(self, recipe: Recipe, process: int = 0, processes: int = 1) -> None:
         self.sets = [clip_set(part, recipe, training=True) for part in recipe.train]
         self.videos = [clips for clips in self.sets if isinstance(clips, VideoClips)]
         self.files = files_of(self.sets)
+        if len(self.videos) == len(self.sets):  # nothing is rendered
+            _check_classes(self.videos, recipe.labels)
         self.recipe = recipe.with_epoch_of(sum(map(len, self.videos)))
         weights = np.asarray([part.weight for part in recipe.train])
         self.shares = weights / weights.sum()
@@ -157,6 +159,16 @@ def _seeded(rng: np.random.Generator) -> Iterator[None]:
 
 def _pairs(clips: Tensor, classes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(clips.split(2), classes.split(2), strict=True)
+
+
+def _check_classes(videos: Sequence[VideoClips], labels: Sequence[str]) -> None:
+    found = {class_id for clips in videos for class_id in clips.classes}
+    if absent := [label for class_id, label in enumerate(labels) if class_id not in found]:
+        where = ", ".join(clips.part.index for clips in videos)
+        raise RecipeError(
+            f"no video to train on has a label of {absent} ({where}); add some, or take it out of "
+            f"labels"
+        )
 
 
 def _part_of(recipe: Recipe, process: int, processes: int, *, pairs: bool) -> slice:

@@ -59,6 +59,8 @@ def list_videos(part: VideosPart, labels: Sequence[str]) -> list[Entry]:
                 f"data set {part.name!r}: no column {column!r} in {part.index}; "
                 f"it has {list(rows[0])}"
             )
+    if not part.rename:
+        _tell_left_out(rows, part, labels)
     entries = [
         Entry(_located(root, row), class_id, group_of(row, part.group, str(root)))
         for row, class_id in _labelled(rows, part, labels)
@@ -67,7 +69,7 @@ def list_videos(part: VideosPart, labels: Sequence[str]) -> list[Entry]:
     ]
     if not entries:
         raise RecipeError(
-            f"data set {part.name!r}: no row of {part.index} has a label of {_shown(labels)} "
+            f"data set {part.name!r}: no video of {part.index} has a label of {_shown(labels)} "
             f"and passes its filters"
         )
     return _existing(entries, part)
@@ -97,6 +99,17 @@ def _labelled(
         name = part.rename.get(row["label"], row["label"] if not part.rename else "")
         if (class_id := numbers.get(spell(name))) is not None:
             yield row, class_id
+
+
+def _tell_left_out(rows: Sequence[Row], part: VideosPart, labels: Sequence[str]) -> None:
+    """A misspelt folder would be missed without a word."""
+    kept = {id(row) for row, _ in _labelled(rows, part, labels)}
+    others = [row["label"] for row in rows if id(row) not in kept]
+    if others:
+        log.info(
+            "data set %r: %d of %d videos are left out, they have other labels: %s",
+            *(part.name, len(others), len(rows), _shown(sorted(set(others)))),
+        )
 
 
 def _words(name: str) -> str:

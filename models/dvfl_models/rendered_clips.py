@@ -8,20 +8,29 @@ import numpy as np
 
 from dvfl_models.clips import Clip, Sample
 from dvfl_models.recipe_parts import OrderPart, SyntheticPart
-from dvfl_models.synthetic import render_clip, render_video
-from dvfl_models.temporal_order import render_order
+from dvfl_models.synthetic import ACTIONS, render_clip, render_video
+from dvfl_models.temporal_order import ORDER_CLASSES, render_order
+from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.preprocess import preprocess_clip
 from dvfl_runtime.spec import ClipSpec
 
 Size = tuple[int, int]
 
 
+def _check_drawn(name: str, labels: Sequence[str], known: Sequence[str]) -> None:
+    if others := sorted(set(labels) - set(known)):
+        raise RecipeError(
+            f"data set {name!r}: {others} cannot be drawn, only {', '.join(known)}; leave the data "
+            f"set out, or take them out of labels"
+        )
+
+
 class SyntheticClips:
     """Rendered clips; the test set has `part.clips` per class from `part.first_seed` on."""
 
     def __init__(self, part: SyntheticPart, labels: Sequence[str], spec: ClipSpec) -> None:
-        self.part, self.labels, self.spec = part, labels, spec
-        self.name = part.name
+        _check_drawn(part.name, labels, ACTIONS)
+        self.part, self.labels, self.spec, self.name = part, labels, spec, part.name
 
     def _clip(self, class_id: int, seed: int, rng: np.random.Generator) -> Clip:
         height, width = self.spec.size
@@ -80,6 +89,7 @@ class OrderClips:
     """Rendered clips whose classes differ in the order of frames; the test set is as above."""
 
     def __init__(self, part: OrderPart, labels: Sequence[str], spec: ClipSpec) -> None:
+        _check_drawn(part.name, labels, ORDER_CLASSES)
         self.part, self.labels, self.spec, self.name = part, labels, spec, part.name
 
     def sample(self, rng: np.random.Generator) -> Sample:

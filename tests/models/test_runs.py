@@ -301,9 +301,12 @@ def test_many_corrupt_videos_stop_the_run_with_the_list(tmp_path: Path) -> None:
 
 def test_a_split_that_leaks_is_refused_if_that_is_asked_for(tmp_path: Path) -> None:
     index = make_videos(tmp_path / "videos", 4)
-    train = {"kind": "videos", "name": "v", "index": str(index), "exclude": {"label": ["b"]}}
-    parts = {"train": [train], "test": [{**train, "name": "t", "only": {"label": ["b"]},
-                                         "exclude": {}}]}  # fmt: skip
+    listed = {"kind": "videos", "index": str(index)}
+    held = {"file": ["1.mp4", "2.mp4"]}
+    parts = {
+        "train": [{**listed, "name": "v", "exclude": held}],
+        "test": [{**listed, "name": "t", "only": held}],
+    }
     Trainer(small(index, **parts), tmp_path / "warns")
     with pytest.raises(RecipeError, match=r"2 of 2 videos share their source.*2 sources"):
         Trainer(small(index, **parts), tmp_path / "refuses", TrainOptions(strict_split=True))
@@ -356,7 +359,9 @@ def test_a_new_head_on_trained_weights(tmp_path: Path) -> None:
     index = make_videos(tmp_path / "videos", 4)
     Trainer(small(index), tmp_path / "three").run(workers=0, progress=False)
     start = {"variant": "femto", "start": str(tmp_path / "three" / "final.pth"), "new_head": True}
-    more = small(index, labels=["a", "b", "c"], model=start)
+    listed = {"kind": "videos", "index": str(index)}
+    train = [{**listed, "name": "v"}, {**listed, "name": "w", "rename": {"a": "c"}}]
+    more = small(index, labels=["a", "b", "c"], model=start, train=train)
     model = Trainer(more, tmp_path / "more").model
     trained = weights(tmp_path / "three" / "final.pth")
     assert model.head.weight.shape[0] == 3

@@ -168,6 +168,24 @@ def test_leave_one_group_out_holds_out_what_it_says(labelled: Path, tmp_path: Pa
     assert np.mean([ok for _, ok in right.values()]) == results["folds"]["0"]["b"]
 
 
+def test_labels_without_clips_are_an_error(
+    labelled: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = tiny(train=[videos_part(labelled)], labels=["idle", "fall"])
+    with (
+        caplog.at_level("INFO"),
+        pytest.raises(
+            RecipeError, match=r"no video to train on has a label of \['fall'\] \(.*\.csv"
+        ),
+    ):
+        TrainingBatches(recipe)
+    assert "3 of 5 videos are left out, they have other labels: ['bend', 'other']" in caplog.text
+    for kind in ("synthetic", "order"):
+        recipe = tiny(train=[{"kind": kind}], labels=["idle", "fall"])
+        with pytest.raises(RecipeError, match=r"'fall'.* cannot be drawn, only"):
+            TrainingBatches(recipe)
+
+
 def test_folds_in_processes_give_what_one_process_gives(labelled: Path, tmp_path: Path) -> None:
     recipe = tiny(train=[videos_part(labelled)], optim={"steps": 1, "batch_size": 2})
     folds = Folds("small", "person")
@@ -186,7 +204,7 @@ def test_folds_in_processes_give_what_one_process_gives(labelled: Path, tmp_path
     ("part", "message"),
     [
         ({"index": "absent.csv"}, "cannot read absent.csv"),
-        ({"only": {"person": ["z"]}}, "no row of"),
+        ({"only": {"person": ["z"]}}, "no video of"),
         ({"rename": {"other": "bend"}}, r"1 of 1 files listed in .* do not exist.*missing\.mp4"),
         ({"only": {"colour": ["red"]}}, "no column 'colour'"),
     ],
