@@ -127,7 +127,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.output.suffix == ".pth":
         return _reported(lambda: _restore(args))
     if args.output.suffix != ".onnx":
-        print(f"dvfl-export: error: -o must end in .onnx, got {args.output}", file=sys.stderr)
+        print(
+            f"dvfl-export: error: -o must end in .onnx (or .pth), got {args.output}",
+            file=sys.stderr,
+        )
         return 2
     if args.target == "tensorrt" and (problem := cuda_problem()):
         print(

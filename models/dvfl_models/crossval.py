@@ -28,7 +28,7 @@ from dvfl_models.machine import machine
 from dvfl_models.recipe import Recipe, read_recipe
 from dvfl_models.starting import TrainOptions
 from dvfl_models.train import Trainer
-from dvfl_runtime.errors import DvflError
+from dvfl_runtime.errors import DvflError, RecipeError
 from dvfl_runtime.files import replacing
 
 log = logging.getLogger(__name__)
@@ -145,6 +145,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     _begin(args.threads)
     try:
+        if args.jobs < 1:
+            raise RecipeError(f"--jobs must be at least 1, got {args.jobs}")
         recipe = read_recipe(args.recipe, args.set)
         folder = args.out or Path("runs") / f"{recipe.name}_{args.group}s"
         folds = Folds(args.set_name, args.group, args.folds)
