@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dvfl_runtime.arguments import Parser
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.recognizer import BUNDLED_MODEL
@@ -48,7 +49,7 @@ exit status: 0 written; 2 bad input; 3 the graph does not agree with PyTorch, no
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `dvfl-export`."""
-    out = argparse.ArgumentParser(
+    out = Parser(
         prog="dvfl-export",
         description="Write a checkpoint as one self-describing .onnx file, checked against PyTorch "
         "on clips before it is put in place.",

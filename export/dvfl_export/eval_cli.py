@@ -19,6 +19,7 @@ from dvfl_models.data import clip_set
 from dvfl_models.evaluate import Confusion
 from dvfl_models.recipe import Recipe, read_recipe, recipe_from, recipe_names
 from dvfl_models.recipe_parts import DataPart, VideosPart
+from dvfl_runtime.arguments import Parser, whole
 from dvfl_runtime.errors import DvflError, RecipeError
 from dvfl_runtime.evaluation import Views
 from dvfl_runtime.files import replacing
@@ -39,7 +40,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `dvfl-eval`."""
-    out = argparse.ArgumentParser(
+    out = Parser(
         prog="dvfl-eval",
         description="Accuracy of a checkpoint or of an exported file, with 95 % intervals.",
         epilog=f"{EPILOG}\nrecipes: {', '.join(recipe_names())}",
@@ -56,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--labels", default="", help="of a checkpoint that does not name its classes")
     out.add_argument("--engine", default="auto", help="what runs a .onnx file")
     out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of a recipe")
-    out.add_argument("--threads", type=int, help="threads of PyTorch")
+    out.add_argument("--threads", type=whole, help="threads of PyTorch")
     out.add_argument("--version", action="version", version=f"dvfl {__version__}")
     return out
 

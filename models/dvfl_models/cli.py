@@ -13,6 +13,7 @@ import torch
 from dvfl_models.recipe import read_recipe, recipe_names
 from dvfl_models.starting import TrainOptions
 from dvfl_models.train import Trainer
+from dvfl_runtime.arguments import Parser, whole
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.version import __version__
 
@@ -31,7 +32,7 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `dvfl-train`."""
-    out = argparse.ArgumentParser(
+    out = Parser(
         prog="dvfl-train",
         description="Train a Video-FocalNet from a TOML recipe.",
         epilog=f"{EPILOG}\nbundled recipes: {', '.join(recipe_names())}",
@@ -53,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         "--tensorboard", action="store_true", help="write event files into the folder too"
     )
     out.add_argument("--workers", type=int, default=1, help="processes that make clips (default 1)")
-    out.add_argument("--threads", type=int, help="threads of the training (default: PyTorch's)")
+    out.add_argument("--threads", type=whole, help="threads of the training (default: PyTorch's)")
     out.add_argument("--version", action="version", version=f"dvfl {__version__}")
     return out
 

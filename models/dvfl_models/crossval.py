@@ -5,7 +5,6 @@ python -m dvfl_models.crossval actions5 --set-name weizmann4 --group person --se
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import sys
@@ -28,7 +27,8 @@ from dvfl_models.machine import machine
 from dvfl_models.recipe import Recipe, read_recipe
 from dvfl_models.starting import TrainOptions
 from dvfl_models.train import Trainer
-from dvfl_runtime.errors import DvflError, RecipeError
+from dvfl_runtime.arguments import Parser, whole
+from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import replacing
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def _report(
         str(seed): {key: round(c.accuracy, 4) for (s, key), c in confusions.items() if s == seed}
         for seed in seeds
     }
-    means = {seed: mean(folds.values()) for seed, folds in found.items()}
+    means = {seed: mean(shares.values()) for seed, shares in found.items()}
     overall, clips = mean(means.values()), total.clips // len(seeds)
     title = f"{folds.name}, {folds.protocol}, {len(seeds)} seeds: {overall:.1%}"
     total.save_png(folder / "confusion.png", title)
@@ -129,7 +129,7 @@ def _report(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dvfl_models.crossval", description=__doc__)
+    parser = Parser(prog="python -m dvfl_models.crossval", description=__doc__)
     parser.add_argument("recipe")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-name", required=True, help="name of a `videos` table of the recipe")
@@ -140,13 +140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, help="default: runs/<recipe's name>_<group>s")
     parser.add_argument("--json", type=Path, help="default: results.json in the folder")
-    parser.add_argument("--threads", type=int, help="of all trainings together")
-    parser.add_argument("--jobs", type=int, default=1, help="trainings at once")
+    parser.add_argument("--threads", type=whole, help="of all trainings together")
+    parser.add_argument("--jobs", type=whole, default=1, help="trainings at once")
     args = parser.parse_args(argv)
     _begin(args.threads)
     try:
-        if args.jobs < 1:
-            raise RecipeError(f"--jobs must be at least 1, got {args.jobs}")
         recipe = read_recipe(args.recipe, args.set)
         folder = args.out or Path("runs") / f"{recipe.name}_{args.group}s"
         folds = Folds(args.set_name, args.group, args.folds)

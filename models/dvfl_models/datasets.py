@@ -59,11 +59,17 @@ def list_videos(part: VideosPart, labels: Sequence[str]) -> list[Entry]:
                 f"data set {part.name!r}: no column {column!r} in {part.index}; "
                 f"it has {list(rows[0])}"
             )
-    if not part.rename:
-        _tell_left_out(rows, part, labels)
+    labelled = list(_labelled(rows, part, labels))
+    known = {row["label"] for row, _ in labelled}
+    others = [row["label"] for row in rows if row["label"] not in known]
+    if others and not part.rename:  # a misspelt folder would be missed without a word
+        log.info(
+            "data set %r: %d of %d videos are left out, they have other labels: %s",
+            *(part.name, len(others), len(rows), _shown(sorted(set(others)))),
+        )
     entries = [
         Entry(_located(root, row), class_id, group_of(row, part.group, str(root)))
-        for row, class_id in _labelled(rows, part, labels)
+        for row, class_id in labelled
         if all(row[column] in values for column, values in part.only.items())
         and not any(row[column] in values for column, values in part.exclude.items())
     ]
@@ -99,17 +105,6 @@ def _labelled(
         name = part.rename.get(row["label"], row["label"] if not part.rename else "")
         if (class_id := numbers.get(spell(name))) is not None:
             yield row, class_id
-
-
-def _tell_left_out(rows: Sequence[Row], part: VideosPart, labels: Sequence[str]) -> None:
-    """A misspelt folder would be missed without a word."""
-    kept = {id(row) for row, _ in _labelled(rows, part, labels)}
-    others = [row["label"] for row in rows if id(row) not in kept]
-    if others:
-        log.info(
-            "data set %r: %d of %d videos are left out, they have other labels: %s",
-            *(part.name, len(others), len(rows), _shown(sorted(set(others)))),
-        )
 
 
 def _words(name: str) -> str:
