@@ -160,7 +160,8 @@ def test_a_stall_is_seen_and_leaves_a_gap():
     with reading(Ticker(happens=happens, end=20)) as (source, states):
         frames = list(source.frames())
     assert states == ["live", "stalled", "live", "ended"]
-    assert [number(f.image) for f in frames if f.after_gap] == [10]
+    late = [f for f in frames if number(f.image) >= 10]  # a busy machine may lose the tenth itself
+    assert [f for f in frames if f.after_gap] == late[:1]
 
 
 def test_a_stall_is_seen_by_who_asks_while_the_consumer_is_busy():
