@@ -99,7 +99,7 @@ def rendered_clips(actions: Sequence[str], spec: ClipSpec) -> list[Images]:
             num_frames=spec.num_frames,
             window_s=spec.window_s,
             size=spec.size,
-        )
+        ).images
         for index, action in enumerate(actions)
     ]
 

@@ -30,7 +30,7 @@ def rendered_videos(spec: ClipSpec, *, count: int = 10, seed: int = 7) -> list[V
             num_frames=2 * spec.num_frames + 1,
             window_s=spec.window_s,
             size=(height * 9 // 8, width * 9 // 8),
-        )
+        ).images
         for number in range(count)
     ]
 

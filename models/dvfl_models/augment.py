@@ -35,6 +35,12 @@ class ClipAugmentation(nn.Module):
         out: Tensor = self.steps(clips)
         return out
 
+    def with_points(self, clips: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, with points (B, T, N, 2) in pixels that move with the clips; NaN stays NaN."""
+        both = K.AugmentationSequential(self.steps, data_keys=["input", "keypoints"])
+        moved: tuple[Tensor, Tensor] = both(clips, points)
+        return moved
+
 
 class ResizedCrop(nn.Module):
     """A random part of the picture, the same of all frames: (T, 3, h, w) -> (T, 3, H, W)."""

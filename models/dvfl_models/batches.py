@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from dvfl_models.augment import ClipAugmentation, PairMix, ResizedCrop, degrade
 from dvfl_models.clips import Clip
 from dvfl_models.data import clip_set
+from dvfl_models.figures import JOINTS
 from dvfl_models.recipe import Recipe
 from dvfl_models.video_clips import VideoClips, files_of
 from dvfl_runtime.errors import RecipeError
@@ -37,6 +38,7 @@ class Batch(NamedTuple):
         targets: (B,) classes, or (B, num_classes) shares of classes where clips are mixed.
         names: of the clips.
         corrupt: files left out so far: name of the data set, tab, path.
+        joints: (B, T, 13, 2) in pixels of the clips, NaN where unknown; None if not asked for.
     """
 
     clips: Tensor
@@ -44,6 +46,7 @@ class Batch(NamedTuple):
     targets: Tensor
     names: Sequence[str]
     corrupt: Sequence[str]
+    joints: Tensor | None
 
 
 class TrainingBatches(Dataset[Batch]):
@@ -77,28 +80,38 @@ class TrainingBatches(Dataset[Batch]):
         return self.recipe.optim.steps
 
     def __getitem__(self, step: int) -> Batch:
-        drawn = self._by_epoch(step) if self.recipe.optim.epochs else self._by_class(step)
-        clips, classes, names = drawn
+        joints = None
+        if self.recipe.optim.epochs:
+            clips, classes, names = self._by_epoch(step)
+        else:
+            clips, classes, names, joints = self._by_class(step)
         targets = classes
         if self.mix.active:
             clips, targets = self._mixed(step, clips, classes)
         corrupt = [f"{s.name}\t{path}" for s in self.files for path in sorted(s.corrupt)]
-        return Batch(clips, classes, targets, names, corrupt)
+        return Batch(clips, classes, targets, names, corrupt, joints)
 
-    def _by_class(self, step: int) -> tuple[Tensor, Tensor, list[str]]:
+    def _by_class(self, step: int) -> tuple[Tensor, Tensor, list[str], Tensor | None]:
         """Tables by weight, classes equally likely; one generator for all clips of the step.
 
         So every process draws the clips of all: rendering and small cached videos are cheap.
         """
         rng = np.random.default_rng([self.recipe.seed, step])
-        clips, classes, names = [], [], []
+        clips, classes, names, joints = [], [], [], []
+        unknown = np.full((self.recipe.spec.num_frames, len(JOINTS), 2), np.nan)
         for _ in range(self.recipe.optim.batch_size):
             sample = self.sets[int(rng.choice(len(self.sets), p=self.shares))].sample(rng)
             clips.append(self._cropped(degrade(sample.clip, rng, self.degraded), rng))
             classes.append(sample.class_id)
             names.append(sample.name)
-        batch = self._augmented(torch.stack(clips), rng)
-        return batch[self.mine], torch.tensor(classes)[self.mine], names[self.mine]
+            joints.append(unknown if sample.joints is None else sample.joints)
+        batch, found = torch.stack(clips), torch.tensor(classes)[self.mine]
+        if not self.recipe.optim.joints:
+            return self._augmented(batch, rng)[self.mine], found, names[self.mine], None
+        places = torch.from_numpy(np.stack(joints)).float()
+        with _seeded(rng):
+            batch, places = self.augment.with_points(_floats(batch), places)
+        return batch[self.mine], found, names[self.mine], places[self.mine]
 
     def _by_epoch(self, step: int) -> tuple[Tensor, Tensor, list[str]]:
         """Each video once per epoch, in another order each time; one generator per clip.
@@ -136,7 +149,7 @@ class TrainingBatches(Dataset[Batch]):
     def _augmented(self, clips: Tensor, rng: np.random.Generator) -> Tensor:
         """(B, T, H, W, 3) uint8 -> (B, T, 3, H, W) in 0-1."""
         with _seeded(rng):
-            out: Tensor = self.augment(clips.permute(0, 1, 4, 2, 3).float() / 255)
+            out: Tensor = self.augment(_floats(clips))
             return out
 
     def _mixed(self, step: int, clips: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
@@ -155,6 +168,11 @@ def _seeded(rng: np.random.Generator) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(rng.integers(2**31)))
         yield
+
+
+def _floats(clips: Tensor) -> Tensor:
+    """(B, T, H, W, 3) uint8 -> (B, T, 3, H, W) in 0-1."""
+    return clips.permute(0, 1, 4, 2, 3).float() / 255
 
 
 def _pairs(clips: Tensor, classes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -17,11 +17,13 @@ class Sample(NamedTuple):
         clip: (T, H, W, 3), or as large as the video if a random crop is to follow.
         class_id: its class.
         name: the file, or the seed it was rendered from.
+        joints: (T, 13, 2) of a rendered person in pixels of the clip, see `synthetic.Rendered`.
     """
 
     clip: Clip
     class_id: int
     name: str
+    joints: NDArray[np.float64] | None = None
 
 
 class ClipSet(Protocol):

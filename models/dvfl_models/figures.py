@@ -66,6 +66,9 @@ CAPSULES = (
     Capsule("crown", "nape", 820, 750, -30, "hair", "long_hair"),
     Capsule("crown", "brim", 900, 450, 10, "hat", "hat"),
 )
+# What tells a pose: the head, then the left and the right one of each other joint.
+_PAIRED = ("shoulder", "elbow", "hand", "hip", "knee", "ankle")
+JOINTS = ("head", *(f"{side}_{name}" for name in _PAIRED for side in "lr"))
 RADII = np.array([(part.start_radius, part.end_radius) for part in CAPSULES]).T / 1000
 BIAS = np.array([part.bias for part in CAPSULES]) / 1000
 

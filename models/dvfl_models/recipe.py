@@ -20,6 +20,7 @@ from dvfl_models.recipe_parts import (
     ModelPart,
     OptimPart,
     Part,
+    SyntheticPart,
     VideosPart,
 )
 from dvfl_models.video_focalnet import VARIANTS
@@ -92,11 +93,21 @@ class Recipe(Part):
             raise ValueError("optim.epochs needs listed videos; rendered clips have no end")
         if (self.augment.mixup or self.augment.cutmix) and self.optim.batch_size % 2:
             raise ValueError("mixup and cutmix mix pairs of clips; give an even optim.batch_size")
+        if self.optim.joints:
+            self._check_joints()
         try:
             _ = self.spec
         except TypeError as err:
             raise ValueError(f"clip: {err}") from err
         return self
+
+    def _check_joints(self) -> None:
+        if not any(isinstance(part, SyntheticPart) and not part.change for part in self.train):
+            raise ValueError("optim.joints needs rendered clips: a synthetic table without change")
+        if self.clip.get("crop") != "letterbox":
+            raise ValueError('optim.joints needs clip.crop = "letterbox"')
+        if self.distill or self.augment.crop or self.augment.mixup or self.augment.cutmix:
+            raise ValueError("optim.joints goes with neither distill nor crop, mixup or cutmix")
 
 
 def read_recipe(name: str | os.PathLike[str], settings: Sequence[str] = ()) -> Recipe:

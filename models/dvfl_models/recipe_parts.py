@@ -122,6 +122,7 @@ class OptimPart(Part):
     clip_grad: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights; 0 = none
+    joints: float = Field(0.0, ge=0)  # weight of finding the joints of rendered people; 0 = none
     precision: Literal["no", "bf16", "fp16"] = "no"  # of autocast; fp16 needs a GPU
 
     @pydantic.model_validator(mode="after")

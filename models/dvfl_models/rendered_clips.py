@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dvfl_models.clips import Clip, Sample
 from dvfl_models.recipe_parts import OrderPart, SyntheticPart
@@ -15,6 +16,7 @@ from dvfl_runtime.preprocess import preprocess_clip
 from dvfl_runtime.spec import ClipSpec
 
 Size = tuple[int, int]
+Joints = NDArray[np.float64]
 
 
 def _check_drawn(name: str, labels: Sequence[str], known: Sequence[str]) -> None:
@@ -32,7 +34,9 @@ class SyntheticClips:
         _check_drawn(part.name, labels, ACTIONS)
         self.part, self.labels, self.spec, self.name = part, labels, spec, part.name
 
-    def _clip(self, class_id: int, seed: int, rng: np.random.Generator) -> Clip:
+    def _clip(
+        self, class_id: int, seed: int, rng: np.random.Generator
+    ) -> tuple[Clip, Joints | None]:
         height, width = self.spec.size
         if rng.random() < 0.4:  # other aspect ratios, with the bars that letterboxing gives them
             if rng.random() < 0.5:
@@ -42,16 +46,17 @@ class SyntheticClips:
         window_s = float(rng.uniform(*self.part.window_s))
         if self.part.change:
             clip = self._changing_clip(class_id, seed, rng, window_s, (height, width))
-        else:
-            clip = render_clip(
-                self.labels[class_id],
-                seed=seed,
-                num_frames=self.spec.num_frames,
-                window_s=window_s,
-                size=(height, width),
-                clean=self.part.clean,
-            )
-        return preprocess_clip(clip, self.spec)
+            return preprocess_clip(clip, self.spec), None
+        rendered = render_clip(
+            self.labels[class_id],
+            seed=seed,
+            num_frames=self.spec.num_frames,
+            window_s=window_s,
+            size=(height, width),
+            clean=self.part.clean,
+        )
+        bars = ((self.spec.size[1] - width) // 2, (self.spec.size[0] - height) // 2)
+        return preprocess_clip(rendered.images, self.spec), rendered.joints + bars
 
     def _changing_clip(
         self, class_id: int, seed: int, rng: np.random.Generator, window_s: float, size: Size
@@ -74,7 +79,8 @@ class SyntheticClips:
         """See ClipSet."""
         class_id = int(rng.integers(len(self.labels)))
         seed = self.part.first_seed + int(rng.integers(10**9))
-        return Sample(self._clip(class_id, seed, rng), class_id, f"{self.name} seed {seed}")
+        clip, joints = self._clip(class_id, seed, rng)
+        return Sample(clip, class_id, f"{self.name} seed {seed}", joints)
 
     def __len__(self) -> int:
         return self.part.clips * len(self.labels)
@@ -82,7 +88,7 @@ class SyntheticClips:
     def __getitem__(self, index: int) -> tuple[Clip, int]:
         class_id, number = index % len(self.labels), index // len(self.labels)
         seed = self.part.first_seed + number
-        return self._clip(class_id, seed, np.random.default_rng([seed, class_id])), class_id
+        return self._clip(class_id, seed, np.random.default_rng([seed, class_id]))[0], class_id
 
 
 class OrderClips:

@@ -85,7 +85,7 @@ class Metrics:
         every = self.rows()
         figure = Figure(figsize=(10, 3.6), dpi=110, layout="constrained")
         losses, accuracies = figure.subplots(1, 2)
-        for name in ("loss", "task_loss", "kd_loss", "modulation_loss"):
+        for name in ("loss", "task_loss", "kd_loss", "modulation_loss", "joint_loss"):
             _draw(losses, every, name, smooth=True)
         _draw(accuracies, every, "train_accuracy", smooth=True)
         for name in tests:

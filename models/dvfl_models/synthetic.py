@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_models.figures import BIAS, CAPSULES, RADII, Person, body_points
+from dvfl_models.figures import BIAS, CAPSULES, JOINTS, RADII, Person, body_points
 from dvfl_models.poses import (
     ACTIONS,
     PITCH,
@@ -44,6 +44,19 @@ _STAINS = (  # of the backdrop: how many from top to bottom, with hard or soft e
     (45, cv2.INTER_NEAREST),
 )
 _SUBPIXEL_BITS = 4  # of the coordinates that OpenCV draws
+
+
+class Rendered(NamedTuple):
+    """A clip and what is known of it.
+
+    Attributes:
+        images: RGB frames (T, H, W, 3).
+        joints: (T, 13, 2) places of `figures.JOINTS` of the person who acts, x and y in pixels,
+            0 in the middle of the first; NaN if there is nobody. They may be hidden or outside.
+    """
+
+    images: Frame
+    joints: Floats
 
 
 class Layer(NamedTuple):
@@ -157,7 +170,8 @@ def render_video(
         _check(action, seconds=seconds, fps=fps, height=size[0], width=size[1])
     scene, total_s = Scene.sample(seed, clean=True), sum(seconds for _, seconds in timeline)
     poser = partial(timeline_angles, tuple(timeline), styles=scene.people[0].styles)
-    return _render(scene, [poser], np.arange(round(total_s * fps)) / fps, size)
+    times = np.arange(round(total_s * fps)) / fps
+    return (image for image, _ in _render(scene, [poser], times, size))
 
 
 def render_clip(
@@ -168,7 +182,7 @@ def render_clip(
     window_s: float = 2.0,
     size: Size = (64, 64),
     clean: bool = False,
-) -> Frame:
+) -> Rendered:
     """Renders a clip of one action.
 
     Args:
@@ -182,9 +196,6 @@ def render_clip(
             (idle), a second person who is idle, someone cut off by the border, shake, blur, noise
             and compression.
 
-    Returns:
-        RGB frames (num_frames, H, W, 3).
-
     Raises:
         ValueError: if the action is unknown or a number is not positive and finite.
     """
@@ -197,7 +208,8 @@ def render_clip(
         partial(pose_angles, name, style=person.styles[ACTIONS.index(name)])
         for name, person in zip((action, "idle"), scene.people, strict=False)
     ]
-    return np.stack(list(_render(scene, posers, times, size)))
+    images, joints = zip(*_render(scene, posers, times, size), strict=True)
+    return Rendered(np.stack(images), np.stack(joints))
 
 
 def contact_sheet(
@@ -220,7 +232,7 @@ def contact_sheet(
         label = np.full((size[0], 110, 3), 255, np.uint8)
         cv2.putText(label, action, (3, size[0] // 2), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (0, 0, 0))
         for k in range(seed, seed + rows_per_action):
-            clip = render_clip(action, seed=k, num_frames=columns, size=size)
+            clip = render_clip(action, seed=k, num_frames=columns, size=size).images
             rows.append(np.hstack([label, *clip]))
     return np.vstack(rows)
 
@@ -243,7 +255,10 @@ def _begin_bent(style: Floats, times: Floats, seed: int) -> None:
     style[Style.PHASE] = max(np.random.default_rng(seed).random(24), key=frames_bent)
 
 
-def _render(scene: Scene, posers: Posers, times: Floats, size: Size) -> Iterator[Frame]:
+def _render(
+    scene: Scene, posers: Posers, times: Floats, size: Size
+) -> Iterator[tuple[Frame, Floats]]:
+    """Pictures and the joints of the first person in them, as in `Rendered`."""
     view, (h, w) = scene.view, (_OVERSAMPLING * size[0], _OVERSAMPLING * size[1])
     rng = np.random.default_rng((*scene.seed, 7))
     still = cv2.resize(_backdrop(rng, scene, *size), (w, h))
@@ -254,21 +269,24 @@ def _render(scene: Scene, posers: Posers, times: Floats, size: Size) -> Iterator
         t = times[first : first + _CHUNK]
         waves = np.sin(2 * np.pi * (t[:, None, None] * (0.7, 3.1) + starts)).sum(-1)
         drift = (view.shake * waves + t[:, None] * (view.pan, 0)) * h
+        cast = list(zip(scene.people, posers, strict=True))
+        moments = [[(body_points(poser(t + lag), p), p) for p, poser in cast] for lag in shutter]
         exposures = [
-            [
-                layer
-                for person, poser in zip(scene.people, posers, strict=True)
-                for layer in _figure(body_points(poser(t + lag), person), person, view, (h, w))
-            ]
-            for lag in shutter
+            [layer for body, p in bodies for layer in _figure(body, p, view, (h, w))]
+            for bodies in moments
         ]
+        joints = np.full((len(t), len(JOINTS), 2), np.nan)
+        for body, _ in moments[0][:1]:
+            places = np.stack([body[name] for name in JOINTS], 1)
+            drawn_at = _project(places, view, (h, w))[..., :2] + drift[:, None]
+            joints = (drawn_at + 0.5) / _OVERSAMPLING - 0.5
         for k, move in enumerate(drift):
             shift = np.column_stack([np.eye(2), move])
             ground = _u8(cv2.warpAffine(still, shift, (w, h), borderMode=cv2.BORDER_REFLECT_101))
             drawn = [_draw(ground, layers, k, move, view) for layers in exposures]
             image = cv2.addWeighted(drawn[0], 0.5, drawn[-1], 0.5, 0)
             small = cv2.resize(image, (size[1], size[0]), interpolation=cv2.INTER_AREA)
-            yield _degrade(cv2.LUT(small, table), view, rng)
+            yield _degrade(cv2.LUT(small, table), view, rng), joints[k]
 
 
 def _figure(points: dict[str, Floats], person: Person, view: View, size: Size) -> list[Layer]:

@@ -24,6 +24,7 @@ from dvfl_models.batches import Batch, TrainingBatches, quiet_worker
 from dvfl_models.data import clip_set
 from dvfl_models.datasets import fingerprint
 from dvfl_models.evaluate import Confusion, evaluate, normalise
+from dvfl_models.joints import WithJoints
 from dvfl_models.leaks import Leak, check_leaks, find_leak
 from dvfl_models.objective import Losses, Objective
 from dvfl_models.recipe import Recipe
@@ -64,15 +65,19 @@ class Trainer:
         if recipe.optim.ema:
             average = get_ema_multi_avg_fn(recipe.optim.ema)
             self.averaged = AveragedModel(self.model, multi_avg_fn=average)
-        optimizer = new_optimizer(recipe.optim, self.model)
+        learner = WithJoints(self.model) if recipe.optim.joints else self.model
+        optimizer = new_optimizer(recipe.optim, learner)
         self.objective = Objective(recipe, self.accelerator.device)
         self.snapshots = Snapshots(folder, recipe, self._data())
         saved = self.snapshots.open(resume=options.resume, main=self.main)
         self.accelerator.wait_for_everyone()  # the first process makes the folder
         if saved is not None:
             self.step = saved.restore(self.model, optimizer, self.averaged)
+            if isinstance(learner, WithJoints):
+                learner.joints.load_state_dict(saved.trainer["joints"])
             log.info("resumed %s at step %d", folder, self.step)
-        wrapped: Any = self.accelerator.prepare(self.model, optimizer)
+        self.learner = learner
+        wrapped: Any = self.accelerator.prepare(learner, optimizer)
         self.trained: nn.Module = wrapped[0]
         self.optimizer: torch.optim.Optimizer = wrapped[1]
         if self.averaged is not None:
@@ -162,10 +167,11 @@ class Trainer:
                          strict=True))  # fmt: skip
         self.optimizer.zero_grad()
         seen = []
-        for number, (some, targets, classes) in enumerate(parts, 1):
+        for number, (some, targets, classes, *joints) in enumerate(parts, 1):
             alone = number < len(parts)  # gradients are exchanged once, with the last part
             with self.accelerator.no_sync(self.trained) if alone else contextlib.nullcontext():
-                losses = self.objective(self.trained, some, targets, self.accelerator.autocast())
+                autocast = self.accelerator.autocast()
+                losses = self.objective(self.trained, some, targets, autocast, *joints)
                 found = self._measured(losses, classes)
                 self._check_finite(found, batch, lr)
                 self.accelerator.backward(losses.total / len(parts))
@@ -175,15 +181,18 @@ class Trainer:
         if self.averaged is not None:
             self.averaged.update_parameters(self.model)
         self.step += 1
-        loss, accuracy, task, kd, modulation = torch.stack(seen).mean(0).tolist()
+        loss, accuracy, task, kd, modulation, joints = torch.stack(seen).mean(0).tolist()
         row = {"step": self.step, "lr": lr, "loss": loss, "train_accuracy": accuracy}
         if self.recipe.distill is not None:
             row |= {"task_loss": task, "kd_loss": kd, "modulation_loss": modulation}
+        if self.recipe.optim.joints:
+            row |= {"task_loss": task, "joint_loss": joints}
         return row
 
-    def _inputs(self, batch: Batch, clips: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _inputs(self, batch: Batch, clips: Tensor) -> list[Tensor]:
         device = self.accelerator.device
-        return clips, batch.targets.to(device), batch.classes.to(device)
+        joints = [] if batch.joints is None else [batch.joints.to(device)]
+        return [clips, batch.targets.to(device), batch.classes.to(device), *joints]
 
     def _seed(self) -> None:
         """Seeds stochastic depth by the step alone, so there is no generator state to keep."""
@@ -193,7 +202,7 @@ class Trainer:
 
     def _measured(self, losses: Losses, classes: Tensor) -> Tensor:
         right = (losses.logits.argmax(1) == classes).float().mean()
-        parts = (losses.total, right, losses.task, losses.kd, losses.modulation)
+        parts = (losses.total, right, losses.task, losses.kd, losses.modulation, losses.joints)
         values = torch.stack([part.detach().float() for part in parts])
         if self.accelerator.num_processes == 1:
             return values
@@ -234,6 +243,8 @@ class Trainer:
             if self.step % recipe.checkpoint_every == 0 or done:
                 scaler = self.accelerator.scaler
                 state = {} if scaler is None else {"scaler": scaler.state_dict()}
+                if isinstance(self.learner, WithJoints):
+                    state["joints"] = self.learner.joints.state_dict()
                 self.snapshots.save_last(
                     self.step, self.model, self.optimizer, self.averaged, state
                 )

@@ -354,9 +354,18 @@ class VideoFocalNet(nn.Module):
         kept on the module either way.
         """
         seen: list[Modulators] | None = [] if return_modulators else None
-        x = self.norm(self.forward_stages(clip, seen)[-1])
-        logits: Tensor = self.head(x.mean((1, 2, 3)))
+        logits = self.classify(self.forward_tokens(clip, seen))
         return logits if seen is None else (logits, seen)
+
+    def forward_tokens(self, clip: Tensor, seen: list[Modulators] | None = None) -> Tensor:
+        """What the head averages: the last of `forward_stages`, normalised."""
+        tokens: Tensor = self.norm(self.forward_stages(clip, seen)[-1])
+        return tokens
+
+    def classify(self, tokens: Tensor) -> Tensor:
+        """Logits (B, num_classes) of the tokens (B, T, H, W, C) of `forward_tokens`."""
+        logits: Tensor = self.head(tokens.mean((1, 2, 3)))
+        return logits
 
 
 def init_weights(model: nn.Module, scheme: str) -> None:

@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_artifact_says_what_pytorch_says(folder: Path) -> None:
-    clip = render_clip("bend", seed=3, num_frames=4, size=(32, 32))
+    clip = render_clip("bend", seed=3, num_frames=4, size=(32, 32)).images
     with torch.inference_mode():
         logits = model()(to_batch([clip], SPEC))[0]
     with Recognizer(folder / "model.onnx") as recognizer:

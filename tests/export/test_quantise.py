@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "videos").mkdir()
     for number in range(VIDEOS):
         action = ACTIONS[number % len(ACTIONS)]
-        images = render_clip(action, seed=number, num_frames=33, size=(36, 36))
+        images = render_clip(action, seed=number, num_frames=33, size=(36, 36)).images
         write_video(folder / "videos" / f"{number:02}.mp4", images)
     return folder
 
@@ -185,7 +185,7 @@ def test_bad_calibration_is_one_line_and_leaves_the_old_file(
 
 def test_too_few_clips_are_counted(tmp_path: Path) -> None:
     for number in range(4):
-        images = render_clip("bend", seed=number, num_frames=5, size=(36, 36))
+        images = render_clip("bend", seed=number, num_frames=5, size=(36, 36)).images
         write_video(tmp_path / f"{number}.mp4", images)
     with pytest.raises(ExportError, match=r"--calibration gives \d+ different clips of 3 videos"):
         calibration_set((tmp_path,), SPEC)

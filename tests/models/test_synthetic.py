@@ -19,22 +19,22 @@ def _joints(action: str, seed: int) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize("action", ACTIONS)
 def test_clip_is_deterministic_and_seeds_differ(action: str) -> None:
-    clip = render_clip(action, seed=3)
+    clip = render_clip(action, seed=3).images
     assert clip.shape == (8, 64, 64, 3)
     assert clip.dtype == np.uint8
-    np.testing.assert_array_equal(clip, render_clip(action, seed=3))
-    assert not np.array_equal(clip, render_clip(action, seed=4))
+    np.testing.assert_array_equal(clip, render_clip(action, seed=3).images)
+    assert not np.array_equal(clip, render_clip(action, seed=4).images)
 
 
 @pytest.mark.parametrize("window_s", [0.8, 2.0, 6.0])
 def test_clip_takes_any_window_and_size(window_s: float) -> None:
-    clip = render_clip("idle", seed=1, num_frames=3, window_s=window_s, size=(40, 56))
+    clip = render_clip("idle", seed=1, num_frames=3, window_s=window_s, size=(40, 56)).images
     assert clip.shape == (3, 40, 56, 3)
 
 
 def test_empty_scenes_render() -> None:
     seed = next(s for s in range(100) if not synthetic.Scene.sample(s, "idle").people)
-    assert render_clip("idle", seed=seed).shape == (8, 64, 64, 3)
+    assert render_clip("idle", seed=seed).images.shape == (8, 64, 64, 3)
 
 
 def test_video_has_the_length_of_its_timeline() -> None:
