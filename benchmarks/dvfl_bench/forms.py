@@ -39,7 +39,7 @@ SGEMM = 2048
 FRAMES = 8
 FORMS = ("official", "deploy")
 INT8 = {form: f"{form} int8" for form in FORMS}
-# what a sensitivity analysis of the bundled model keeps in float32: pixels, products of modulators
+# what a sensitivity analysis of an earlier bundled model kept in float32: pixels and products
 FLOATS = ("patch_embed", ".proj/")
 OFFICIAL_OPSET = 18  # torch's own choice; GELU comes out in Erf
 

@@ -171,7 +171,7 @@ def speed(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]
     model = onnx_from_model(deploy_form(net.eval(), spec), spec)
     clip = np.random.default_rng(0).integers(0, 256, (1, FRAMES, size, size, 3), dtype=np.uint8)
     ranges = activation_ranges(model, [clip[0]])
-    # what the sensitivity of the bundled model keeps: the pixels and the products of modulators
+    # what the sensitivity of an earlier bundled model kept: the pixels, the products of modulators
     floats = [n for n in layers_of(model) if n.startswith("patch_embed") or ".proj/" in n]
     convs = [node.name for node in model.graph.node if node.op_type == "Conv"]
     forms = {
