@@ -47,7 +47,7 @@ class WithJoints(nn.Module):
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
         """(B, T, 3, H, W) normalised -> logits of the classes and of the cells."""
         tokens = self.network.forward_tokens(clips)
-        return self.network.classify(tokens), self.joints(tokens)
+        return self.network.head(tokens.mean((1, 2, 3))), self.joints(tokens)
 
 
 def joint_loss(maps: Tensor, joints: Tensor, size: tuple[int, int]) -> Tensor:

@@ -338,34 +338,26 @@ class VideoFocalNet(nn.Module):
             clip: (B, T, 3, H, W) float, normalised.
             seen: gets the modulators of the last block of each stage, if it is given.
         """
-        x = self.patch_embed(clip)
-        stages = []
+        tokens = [self.patch_embed(clip)]
         for stage in self.layers:
-            x = stage(x, seen)
-            stages.append(x)
-        return stages
+            tokens.append(stage(tokens[-1], seen))
+        return tokens[1:]
 
     def forward(
         self, clip: Tensor, return_modulators: bool = False
     ) -> Tensor | tuple[Tensor, list[Modulators]]:
         """Logits of normalised clips: (B, T, 3, H, W) float -> (B, num_classes).
 
-        With `return_modulators` also those of the last block of each of the four stages; nothing is
-        kept on the module either way.
+        With `return_modulators` also those of the last block of each of the four stages.
         """
         seen: list[Modulators] | None = [] if return_modulators else None
-        logits = self.classify(self.forward_tokens(clip, seen))
+        logits: Tensor = self.head(self.forward_tokens(clip, seen).mean((1, 2, 3)))
         return logits if seen is None else (logits, seen)
 
     def forward_tokens(self, clip: Tensor, seen: list[Modulators] | None = None) -> Tensor:
         """What the head averages: the last of `forward_stages`, normalised."""
         tokens: Tensor = self.norm(self.forward_stages(clip, seen)[-1])
         return tokens
-
-    def classify(self, tokens: Tensor) -> Tensor:
-        """Logits (B, num_classes) of the tokens (B, T, H, W, C) of `forward_tokens`."""
-        logits: Tensor = self.head(tokens.mean((1, 2, 3)))
-        return logits
 
 
 def init_weights(model: nn.Module, scheme: str) -> None:
