@@ -55,6 +55,7 @@ class SyntheticClips:
             size=(height, width),
             clean=self.part.clean,
         )
+        # one side is as long as the clip's, so letterboxing adds bars and scales nothing
         bars = ((self.spec.size[1] - width) // 2, (self.spec.size[0] - height) // 2)
         return preprocess_clip(rendered.images, self.spec), rendered.joints + bars
 

@@ -37,9 +37,9 @@ def test_timelines_have_no_holes_and_no_action_twice_in_a_row() -> None:
 
 
 def test_segments_of_the_bundled_model_match_the_true_ones() -> None:
-    result = measure(None, videos=2, minutes=1.0)
+    result = measure(None, videos=6, minutes=1.0)
     assert result["segment_f1"] >= 0.9
-    assert result["segment_f1"] >= result["segment_f1_without_smoothing"]
+    assert result["segment_f1"] > result["segment_f1_without_smoothing"]
     assert result["window_accuracy_within_one_action"] >= 0.9
     assert result["segments"]["true"] > 15
 

@@ -161,7 +161,8 @@ def test_a_stall_is_seen_and_leaves_a_gap():
         frames = list(source.frames())
     assert states == ["live", "stalled", "live", "ended"]
     late = [f for f in frames if number(f.image) >= 10]  # a busy machine may lose the tenth itself
-    assert [f for f in frames if f.after_gap] == late[:1]
+    assert late
+    assert [number(f.image) for f in frames if f.after_gap] == [number(late[0].image)]
 
 
 def test_a_stall_is_seen_by_who_asks_while_the_consumer_is_busy():
