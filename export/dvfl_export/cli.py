@@ -18,6 +18,7 @@ from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -193,8 +194,9 @@ def _restore(args: argparse.Namespace) -> None:
 
     source, output = args.checkpoint, args.output
     artifact, verification = restore(BUNDLED_MODEL if source == Path("bundled") else source, output)
-    print(f"wrote {output}\n  {'model':12} {_model(artifact)}")
-    print(f"agrees with {source} on {verification.clips} clips\n{verification.table()}")
+    out = StandardOutput()
+    print(f"wrote {output}\n  {'model':12} {_model(artifact)}", file=out)
+    print(f"agrees with {source} on {verification.clips} clips\n{verification.table()}", file=out)
 
 
 @contextmanager
@@ -267,14 +269,15 @@ def _summary(exported: Exported, output: Path) -> None:
     if exported.sensitivity is not None:
         floats = len(exported.sensitivity.floats)
         rows["precision"] += f", {floats} of {len(exported.sensitivity.layers)} layers fp32"
-    print(f"wrote {output}")
+    out = StandardOutput()
+    print(f"wrote {output}", file=out)
     for name, value in rows.items():
-        print(f"  {name:12} {value}")
-    print(f"agrees with PyTorch on {verification.clips} clips\n{verification.table()}")
+        print(f"  {name:12} {value}", file=out)
+    print(f"agrees with PyTorch on {verification.clips} clips\n{verification.table()}", file=out)
     if exported.sensitivity is not None:
-        print(exported.sensitivity.table())
+        print(exported.sensitivity.table(), file=out)
     for name, why in verification.skipped.items():
-        print(f"not verified in {name}: it {why}")
+        print(f"not verified in {name}: it {why}", file=out)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from dvfl_runtime.arguments import Parser, whole
 from dvfl_runtime.errors import DvflError, RecipeError
 from dvfl_runtime.evaluation import Views
 from dvfl_runtime.files import replacing
+from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
 
 EPILOG = """\
@@ -86,9 +87,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace, candidate: Candidate, views: Views) -> dict[str, Any]:
     tests: dict[str, Any] = {}
+    out = StandardOutput()
     for clips in _test_sets(args, candidate):
         confusion, took_s = evaluate_on(candidate, clips, views, progress=sys.stderr.isatty())
-        print(_table(clips.name, confusion))
+        print(_table(clips.name, confusion), file=out)
         tests[clips.name] = {
             **confusion.report(),
             "seconds": round(took_s, 2),

@@ -1,6 +1,8 @@
 """dvfl-eval: a checkpoint and its exported file on the same videos; intervals; wrong input."""
 
 import json
+import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +50,17 @@ def test_an_exported_file_is_counted_as_the_runtime_says(
     shown = capsys.readouterr().out
     assert "index: 6 clips" in shown
     assert "66.7%  (30.0% to 90.3%)" in shown
+
+
+def test_without_a_reader_the_results_are_still_written(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main([str(BUNDLED_MODEL), str(index), "--json", str(tmp_path / "r.json")]) == 0
+    assert json.loads((tmp_path / "r.json").read_text())["tests"]["index"]["clips"] == 6
 
 
 def test_a_checkpoint_with_views_and_top5(index: Path, tmp_path: Path) -> None:
