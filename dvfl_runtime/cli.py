@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 PROG = "dvfl-recognize"
 DEMO_CLIP = Path(__file__).parent / "data" / "demo.mp4"
 _SECONDS = at_least(MIN_HOP_S)
+TOKEN_VARIABLE = "DVFL_TOKEN"
 SIGNALLED = 128  # plus the signal's number, as shells report it
 
 DESCRIPTION = "Recognise human actions in videos. Without --model the bundled model is used."
@@ -113,7 +115,12 @@ def _parser() -> argparse.ArgumentParser:
     page = parser.add_argument_group("page", "all sources together, files at their own speed")
     add = page.add_argument
     add("--serve", metavar="HOST:PORT", type=_address, help="show it in a browser; PORT is enough")
-    add("--token", metavar="T", help="asked of each browser; needed where HOST is not loopback")
+    add(
+        "--token",
+        metavar="T",
+        help="asked of each browser; needed where HOST is not loopback; "
+        f"default: ${TOKEN_VARIABLE}, which the list of processes does not show",
+    )
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     return parser
 
@@ -138,6 +145,7 @@ def _check(args: argparse.Namespace) -> None:
         raise DvflError("--serve shows windows, and --whole has none; leave out one of them")
     if args.token is not None and not (args.serve and args.token):
         raise DvflError("--token is what the page of --serve HOST:PORT asks for; pass both")
+    args.token = args.token or os.environ.get(TOKEN_VARIABLE) or None
     _check_outputs(args)
 
 

@@ -67,8 +67,8 @@ def listen(address: Address, token: str | None) -> tuple[socket.socket, Address]
     """
     if token is None and not address.is_loopback:
         raise DvflError(
-            f"{address.host} can be reached by others: pass --token TOKEN, which they have to "
-            f"know, or serve at {LOOPBACK}"
+            f"{address.host} can be reached by others: pass --token TOKEN or set DVFL_TOKEN, "
+            f"which they have to know, or serve at {LOOPBACK}"
         )
     try:
         import starlette  # noqa: F401 - of no use here, but all that follows needs them

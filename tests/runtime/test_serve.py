@@ -156,6 +156,15 @@ def test_a_token_in_a_header_will_do(serve):
     assert status(port, "/state", Authorization="Basic secret") == 401
 
 
+def test_a_token_of_the_environment_is_asked_for_too(folder, monkeypatch):
+    monkeypatch.setenv("DVFL_TOKEN", "secret")
+    words = (folder / "long.mp4", "--model", folder / "m.onnx", "--serve", "0.0.0.0:0")
+    with Served(*words) as served:
+        assert "secret" not in served.url
+        assert status(served.port, "/state") == 401
+        assert status(served.port, "/state", Authorization="Bearer secret") == 200
+
+
 def test_other_sites_get_nothing(serve):
     _, port = serve()
     for host in ("localhost", "127.0.0.1", f"LOCALHOST:{port}", "[::1]:1"):
