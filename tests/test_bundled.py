@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dvfl_models.data import clip_set
 from dvfl_models.demo import DEMO_TIMELINE, demo_label
+from dvfl_models.recipe import read_recipe
 from dvfl_runtime import Recognizer
 from dvfl_runtime.cli import main
 from dvfl_runtime.recognizer import BUNDLED_MODEL
@@ -41,6 +43,18 @@ def test_the_model_says_what_it_was_trained_on_and_how_good_it_is() -> None:
     assert "weizmann4" in artifact.training["data"]
     assert artifact.training["accuracy"]["synthetic"]["clips"] >= 500
     assert artifact.parity["max_difference"] < 1e-3
+
+
+def test_rendered_clips_are_recognised_as_the_file_says() -> None:
+    recipe = read_recipe("actions5")
+    clips = clip_set(recipe.test[0], recipe)  # hard scenes
+    with Recognizer() as recognizer:
+        right = [
+            recognizer.predict(clip).class_id == class_id
+            for clip, class_id in (clips[index] for index in range(200))
+        ]
+        claimed = recognizer.artifact.training["accuracy"]["synthetic"]["top1"]
+    assert np.mean(right) == pytest.approx(claimed, abs=0.04)
 
 
 def test_a_clip_takes_less_than_60_ms_on_two_threads() -> None:

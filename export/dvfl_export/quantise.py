@@ -29,7 +29,7 @@ from dvfl_export.clips import Images
 
 OPERATORS = ("MatMul", "Conv")
 METHOD = CalibrationMethod.Percentile  # the best of those measured, see export/README.md
-PERCENTILE = 99.99
+PERCENTILE = 99.999
 
 Ranges: TypeAlias = TensorsData
 

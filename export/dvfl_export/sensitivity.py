@@ -19,7 +19,7 @@ from dvfl_export.verify import Logits, compare
 MOST_CLIPS = 16  # to measure each layer with
 BATCH = 8
 WANTED_TOP1 = 0.99  # more than the verification asks for
-WANTED_KL = 1e-3  # nats; few clips show a change of winner late, and these were calibrated on
+WANTED_KL = 3e-4  # nats; few clips show a change of winner, and these were calibrated on
 
 
 @dataclass(frozen=True)
