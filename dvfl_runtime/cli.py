@@ -29,7 +29,7 @@ from dvfl_runtime.output import (
 )
 from dvfl_runtime.overlay import OverlayWriter, check_overlay_suffix
 from dvfl_runtime.recognizer import Recognizer
-from dvfl_runtime.serve.address import Address, listen
+from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address, listen
 from dvfl_runtime.sources import is_live
 from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 PROG = "dvfl-recognize"
 DEMO_CLIP = Path(__file__).parent / "data" / "demo.mp4"
 _SECONDS = at_least(MIN_HOP_S)
-TOKEN_VARIABLE = "DVFL_TOKEN"
 SIGNALLED = 128  # plus the signal's number, as shells report it
 
 DESCRIPTION = "Recognise human actions in videos. Without --model the bundled model is used."

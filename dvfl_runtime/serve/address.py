@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from dvfl_runtime.errors import DvflError
 
 LOOPBACK = "127.0.0.1"
+TOKEN_VARIABLE = "DVFL_TOKEN"  # of the environment: the token where the command line has none
 MAX_PORT = 65535
 _FORM = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):)?([0-9]{1,5})")
 
@@ -67,7 +68,7 @@ def listen(address: Address, token: str | None) -> tuple[socket.socket, Address]
     """
     if token is None and not address.is_loopback:
         raise DvflError(
-            f"{address.host} can be reached by others: pass --token TOKEN or set DVFL_TOKEN, "
+            f"{address.host} can be reached by others: pass --token TOKEN or set {TOKEN_VARIABLE}, "
             f"which they have to know, or serve at {LOOPBACK}"
         )
     try:
