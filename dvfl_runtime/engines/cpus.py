@@ -1,4 +1,4 @@
-"""How many CPUs this process may use, which is often fewer than the machine has."""
+"""How many CPUs this process may use, often fewer than the machine has, and what they can do."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
 MEMBERSHIP = Path("/proc/self/cgroup")
+CPUINFO = Path("/proc/cpuinfo")
+BYTE_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8"}  # flags of x86
 
 
 def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
@@ -22,6 +24,20 @@ def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
     quotas = [quota for folder in _groups(cgroup, membership) for quota in _quotas(folder)]
     return max(1, min([cpus, *(math.ceil(quota) for quota in quotas)]))
+
+
+def lacks_byte_products(cpuinfo: Path = CPUINFO) -> bool:
+    """Whether this is an x86 CPU with AVX2 and without instructions for dot products of bytes.
+
+    Args:
+        cpuinfo: the file that lists its flags; where there is none (not Linux), the answer is no.
+    """
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            name, _, flags = line.partition(":")
+            if name.strip() == "flags":
+                return "avx2" in flags.split() and BYTE_PRODUCTS.isdisjoint(flags.split())
+    return False
 
 
 def _groups(cgroup: Path, membership: Path) -> set[Path]:

@@ -5,9 +5,11 @@ The Intel GPU has not yet been run.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.engines.cpus import usable_cpus
+from dvfl_runtime.engines.cpus import lacks_byte_products, usable_cpus
+from dvfl_runtime.engines.openvino_int8 import as_convolutions
 from dvfl_runtime.engines.signature import INPUT, OUTPUT, Shape, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
 
@@ -47,6 +50,9 @@ def open_engine(
     inputs = [_value(port) for port in model.inputs]
     outputs = [_value(port) for port in model.outputs]
     check_signature(path, inputs, outputs)
+    if chosen == "CPU" and lacks_byte_products():
+        with _loading(ov, path):
+            as_convolutions(model)
     return OpenVinoEngine(_Graph(ov, core, chosen, config, os.fspath(path)), model)
 
 
@@ -212,9 +218,16 @@ def _read(ov: ModuleType, path: str | os.PathLike[str]) -> Any:
     """
     from openvino.frontend import FrontEndManager
 
-    try:
+    with _loading(ov, path):
         frontend = FrontEndManager().load_by_framework("onnx")
         return frontend.convert(frontend.load(os.fspath(path)))
+
+
+@contextlib.contextmanager
+def _loading(ov: ModuleType, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turns what OpenVINO raises into an `ArtifactError`."""
+    try:
+        yield
     except Exception as err:  # the front ends' exceptions share no base of their own
         raise ArtifactError(
             f"openvino {ov.__version__.partition('-')[0]} cannot load model {Path(path)}: "

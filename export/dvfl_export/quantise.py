@@ -9,6 +9,10 @@ An engine fuses the three into one integer product; one that does not computes t
 - Activations: symmetric with zero point 0, one scale per tensor: TensorRT takes no other.
 - Weights have 7 bits, -64 to 63: CPUs without VNNI add two products of 8 bits in 16, which
   saturate with 8-bit weights.
+- What a convolution gives is quantised too: onnxruntime has no integer convolution with a float32
+  result, and computes in float32 where it cannot fuse.
+- Products that use each value they read less than 16 times stay in float32 (depthwise
+  convolutions, gates): to quantise the value costs what the integer product gains.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import onnx
+from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantType
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -28,6 +34,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from dvfl_export.clips import Images
 
 OPERATORS = ("MatMul", "Conv")
+LEAST_USES = 16  # of a value that a product reads
 METHOD = CalibrationMethod.Percentile  # the best of those measured, see export/README.md
 PERCENTILE = 99.999
 
@@ -46,7 +53,17 @@ class _One(CalibrationDataReader):  # type: ignore[misc]
 
 def layers_of(model: onnx.ModelProto) -> tuple[str, ...]:
     """The names of the nodes that can be quantised, in the order of the graph."""
-    return tuple(node.name for node in model.graph.node if node.op_type in OPERATORS)
+    shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
+    names = []
+    for node in model.graph.node:
+        if node.op_type not in OPERATORS or node.input[1] not in shapes:
+            continue
+        shape, groups = shapes[node.input[1]], 1
+        if node.op_type == "Conv":  # (O, I / groups, k, k); of a MatMul (I, O)
+            groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+        if shape[0 if node.op_type == "Conv" else 1] // groups >= LEAST_USES:
+            names.append(node.name)
+    return tuple(names)
 
 
 def activation_ranges(
@@ -90,7 +107,8 @@ def quantise(
     """
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    if set(layers_of(model)) <= set(floats):
+    layers = [name for name in layers_of(model) if name not in floats]
+    if not layers:
         return copy
     quantizer = QDQQuantizer(
         copy,
@@ -99,15 +117,55 @@ def quantise(
         weight_qType=QuantType.QInt8,
         activation_qType=QuantType.QInt8,
         tensors_range=ranges,
-        nodes_to_quantize=[],
-        nodes_to_exclude=list(floats),
+        nodes_to_quantize=layers,
+        nodes_to_exclude=[],
         op_types_to_quantize=list(OPERATORS),
         extra_options={
             "ActivationSymmetric": True,
             "WeightSymmetric": True,
-            "OpTypesToExcludeOutputQuantization": list(OPERATORS),
+            "OpTypesToExcludeOutputQuantization": ["MatMul"],
+            "DedicatedQDQPair": True,
         },
     )
     quantizer.quantize_model()
+    quantizer.model.topological_sort()
     quantised: onnx.ModelProto = quantizer.model.model
+    _floats_for_others(quantised, set(layers))
+    _scales_of_their_own(quantised)
     return quantised
+
+
+def _floats_for_others(model: onnx.ModelProto, layers: Collection[str]) -> None:
+    """Lets nodes that are not quantised read what was there before it was quantised for others."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.name in layers:
+            continue
+        for index, name in enumerate(node.input):
+            pair = makers.get(name)
+            if pair is None or pair.op_type != "DequantizeLinear":
+                continue
+            source = makers[pair.input[0]].input[0]
+            if source not in makers or makers[source].name not in layers:
+                node.input[index] = source
+
+
+def _scales_of_their_own(model: onnx.ModelProto) -> None:
+    """Makes the scales of a tensor that is quantised for several layers differ by one float32.
+
+    onnxruntime (1.32) merges equal QuantizeLinear nodes, and then computes the MatMuls behind the
+    merged one in float32.
+    """
+    weights = {weight.name: weight for weight in model.graph.initializer}
+    readers = {node.input[0]: node for node in model.graph.node}
+    seen: dict[str, int] = {}
+    for node in [node for node in model.graph.node if node.op_type == "QuantizeLinear"]:
+        times = seen[node.input[0]] = seen.get(node.input[0], -1) + 1
+        if not times:
+            continue
+        scale = numpy_helper.to_array(weights[node.input[1]])
+        for _ in range(times):
+            scale = np.nextafter(scale, np.float32(np.inf))
+        name = f"{node.input[1]}_{times}"
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(scale), name))
+        node.input[1] = readers[node.output[0]].input[1] = name

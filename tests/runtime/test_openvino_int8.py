@@ -1,0 +1,113 @@
+"""int8 products as 1x1 convolutions, for CPUs without dot products of bytes."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import openvino
+import pytest
+import torch
+
+from dvfl_export.deploy import deploy_form
+from dvfl_export.onnx_model import onnx_from_model
+from dvfl_export.quantise import activation_ranges, quantise
+from dvfl_models import VideoFocalNet, VideoFocalNetConfig
+from dvfl_models.video_focalnet import init_weights
+from dvfl_runtime import ClipSpec
+from dvfl_runtime.engines import cpus, open_engine
+from dvfl_runtime.engines import openvino as engine
+from dvfl_runtime.engines.openvino_int8 import as_convolutions
+
+SPEC = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
+PRODUCTS = 4 * 7 + 4  # of a block: q, context, h, h in time, proj, fc1, fc2; 4 embeddings
+
+
+@pytest.fixture(scope="module")
+def clips() -> np.ndarray[Any, Any]:
+    return np.random.default_rng(0).integers(0, 256, (2, 4, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, clips: np.ndarray[Any, Any]) -> Path:
+    """A tiny network in float32 and in int8, all layers that can be."""
+    folder = tmp_path_factory.mktemp("convolutions")
+    torch.manual_seed(0)
+    config = VideoFocalNetConfig(embed_dim=16, depths=(1, 1, 1, 1), num_classes=3)
+    net = VideoFocalNet(config)
+    init_weights(net, "xavier")
+    model = onnx_from_model(deploy_form(net.eval(), SPEC), SPEC)
+    onnx.save(model, folder / "fp32.onnx")
+    onnx.save(quantise(model, activation_ranges(model, list(clips))), folder / "int8.onnx")
+    return folder
+
+
+def kinds(model: Any) -> Counter[str]:
+    return Counter(node.get_type_name() for node in model.get_ordered_ops())
+
+
+def test_products_become_convolutions(folder: Path) -> None:
+    model = openvino.Core().read_model(folder / "int8.onnx")
+    before = kinds(model)
+    assert as_convolutions(model) == PRODUCTS
+    after = kinds(model)
+    assert before["MatMul"] - after["MatMul"] == PRODUCTS
+    assert after["Convolution"] - before["Convolution"] == PRODUCTS
+    # q and context share one tensor, and nothing is quantised behind a convolution
+    assert after["FakeQuantize"] == PRODUCTS - 4 + before["Convolution"]
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "FakeQuantize":
+            assert node.input_value(0).get_node().get_type_name() != "Convolution"
+
+
+def test_a_float_file_stays_as_it_is(folder: Path) -> None:
+    model = openvino.Core().read_model(folder / "fp32.onnx")
+    before = kinds(model)
+    assert as_convolutions(model) == 0
+    assert kinds(model) == before
+
+
+def test_other_zero_points_stay_as_they_are(folder: Path) -> None:
+    graph = onnx.load(folder / "int8.onnx")
+    for weight in graph.graph.initializer:
+        if weight.name.endswith("zero_point") and not weight.dims:
+            weight.CopyFrom(onnx.numpy_helper.from_array(np.int8(3), weight.name))
+    assert as_convolutions(openvino.Core().read_model(graph.SerializeToString())) == 0
+
+
+def test_the_engine_computes_the_same(
+    folder: Path, clips: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logits = {}
+    for lacks in (False, True):
+        monkeypatch.setattr(engine, "lacks_byte_products", lambda lacks=lacks: lacks)
+        opened = open_engine("openvino", folder / "int8.onnx", device="cpu")
+        alone = np.concatenate([opened.run(clips[:1]), opened.run(clips[1:])])
+        np.testing.assert_allclose(opened.run(clips), alone, atol=0.02)  # the open batch
+        logits[lacks] = alone
+        opened.close()
+    exact = open_engine("onnxruntime", folder / "fp32.onnx", device="cpu").run(clips)
+    scale = np.abs(exact).max()
+    assert np.abs(logits[True] - logits[False]).max() < 0.03 * scale
+    assert np.abs(logits[True] - exact).max() < 0.06 * scale
+    assert (logits[True] != logits[False]).any()  # it was rewritten
+
+
+@pytest.mark.parametrize(
+    ("text", "lacks"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu sse4_2 avx2 bmi2\n", True),
+        ("flags : avx2 avx_vnni\n", False),
+        ("flags : avx2 avx512f avx512_vnni\n", False),
+        ("flags : sse4_2\n", False),
+        ("Features : fp asimd asimddp\n", False),
+        ("", False),
+        (None, False),
+    ],
+)
+def test_which_cpus(tmp_path: Path, text: str | None, lacks: bool) -> None:
+    cpuinfo = tmp_path / "cpuinfo"
+    if text is not None:
+        cpuinfo.write_text(text)
+    assert cpus.lacks_byte_products(cpuinfo) is lacks
