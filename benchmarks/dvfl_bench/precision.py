@@ -25,6 +25,7 @@ import torch
 from onnxruntime.quantization import CalibrationMethod
 
 from dvfl_bench.forms import (
+    FLOATS,
     FRAMES,
     Run,
     onnxruntime_run,
@@ -171,8 +172,7 @@ def speed(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]
     model = onnx_from_model(deploy_form(net.eval(), spec), spec)
     clip = np.random.default_rng(0).integers(0, 256, (1, FRAMES, size, size, 3), dtype=np.uint8)
     ranges = activation_ranges(model, [clip[0]])
-    # what the sensitivity of an earlier bundled model kept: the pixels, the products of modulators
-    floats = [n for n in layers_of(model) if n.startswith("patch_embed") or ".proj/" in n]
+    floats = [name for name in layers_of(model) if any(part in name for part in FLOATS)]
     convs = [node.name for node in model.graph.node if node.op_type == "Conv"]
     forms = {
         "fp32": model,
@@ -186,7 +186,7 @@ def speed(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]
             path = Path(folder) / f"{index}.onnx"
             onnx.save(proto, path)
             runs["onnxruntime", form] = onnxruntime_run(path, clip, threads)
-            runs["openvino", form] = openvino_run(path, clip, threads)
+            runs["openvino", form] = openvino_run(path, clip, threads, fixed_batch=True)
         times = time_in_turn(runs, repeats)
     engines: dict[str, Any] = {}
     for engine in ENGINES:

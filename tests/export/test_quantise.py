@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, numpy_helper
@@ -106,6 +107,34 @@ def test_weights_are_int8_per_channel_and_zero_points_are_0(
         assert {a.name: a.i for a in weight.attribute}["axis"] == axis
     assert found == expected
     assert len(found) > 20
+
+
+def test_onnxruntime_computes_every_quantised_layer_in_integers(
+    folder: Path, tmp_path: Path, exported: Exported
+) -> None:
+    assert exported.sensitivity is not None
+    layers = set(layers_of(onnx.load(folder / "fp32.onnx"))) - set(exported.sensitivity.floats)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it warns that such a file is for this machine alone
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    providers = ["CPUExecutionProvider"]
+    onnxruntime.InferenceSession(folder / "int8.onnx", options, providers=providers)
+    nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    for node in nodes:
+        if node.op_type in ("MatMul", "Conv"):
+            assert "DequantizeLinear" not in [makers.get(name) for name in node.input], node.name
+    fused = [node for node in nodes if node.op_type in ("MatMulIntegerToFloat", "QLinearConv")]
+    assert len(fused) == len(layers)
+
+
+def test_gates_and_depthwise_convolutions_stay_in_float32(folder: Path) -> None:
+    model = onnx.load(folder / "fp32.onnx")
+    left = {node.name for node in model.graph.node if node.op_type in ("MatMul", "Conv")}
+    left -= set(layers_of(model))
+    left.remove("head/MatMul")  # three classes
+    assert len(left) == 4 * 2  # of each block the gates and one level of spatial context
+    assert all(".gates/" in name or ".spatial/Conv" in name for name in left)
 
 
 def test_the_table_names_every_layer_and_what_it_loses(folder: Path, exported: Exported) -> None:
