@@ -1,8 +1,8 @@
 """The fastest of several engines, from a short measurement that is remembered.
 
-The choice lies as one small JSON file in `dvfl_runtime.files.cache_folder`, for each model, engine
-versions, processor, device and number of threads. A folder that cannot be written is no error: the
-measurement is repeated at the next start.
+The choice lies as one small JSON file in `dvfl_runtime.files.cache_folder`, for each model, versions
+of the engines and of this package, processor, device and number of threads. A folder that cannot be
+written is no error: the measurement is repeated at the next start.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from dvfl_runtime.artifact import graph_sha256
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import ArtifactError, EngineUnavailable, OutputError
 from dvfl_runtime.files import cache_folder, replacing
+from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:
     from dvfl_runtime.engines import Engine
@@ -127,6 +128,7 @@ def _key(
 ) -> Key:
     return {
         "schema": SCHEMA,
+        "dvfl": __version__,  # which may open a file otherwise than the one before
         "model_sha256": graph_sha256(path),
         "engines": {name: _version(name) for name in names},
         "cpu": _cpu(),
