@@ -24,8 +24,15 @@ class ModelPart(Part):
     init: Literal["official", "xavier"] = "official"
     start: str = ""  # a checkpoint whose weights the run starts from
     new_head: bool = False  # of `start` all but the head: it knows other classes
+    widen: bool = False  # `start` is of a network 2, 3 ... times narrower; see `dvfl_models.widen`
     imagenet: str = ""  # an ImageNet FocalNet (SRF) checkpoint for the spatial part
     drop_path: float = Field(0.0, ge=0, lt=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> ModelPart:
+        if self.widen and not self.start:
+            raise ValueError("widen goes with start, the checkpoint of the narrower network")
+        return self
 
 
 class SyntheticPart(Part):

@@ -11,8 +11,9 @@ from torch import nn
 
 from dvfl_models.checkpoint import compare, init_from_focalnet, load_checkpoint, read_checkpoint
 from dvfl_models.recipe import Recipe
-from dvfl_models.recipe_parts import OptimPart
+from dvfl_models.recipe_parts import ModelPart, OptimPart
 from dvfl_models.video_focalnet import VideoFocalNet, build_model, init_weights
+from dvfl_models.widen import widened
 from dvfl_runtime.errors import CheckpointError, RecipeError
 
 log = logging.getLogger(__name__)
@@ -67,20 +68,25 @@ def new_model(recipe: Recipe) -> VideoFocalNet:
             "from %s: %d tensors loaded, %d are not in it, %d of it do not fit",
             *(part.imagenet, *(len(report[k]) for k in ("loaded", "not_in_file", "skipped"))),
         )
-    if part.start and part.new_head:
-        _load_body(model, part.start)
+    if part.start and (part.new_head or part.widen):
+        _load_parts(model, part)
     elif part.start:
         load_checkpoint(model, part.start)
     return model
 
 
-def _load_body(model: VideoFocalNet, path: str) -> None:
-    given = read_checkpoint(path).state_dict
-    body = {key: value for key, value in given.items() if not key.startswith("head.")}
-    wanted = {k: v for k, v in model.state_dict().items() if not k.startswith("head.")}
-    if report := compare(wanted, body):
-        raise CheckpointError(f"{path} does not fit the model: {report}")
-    model.load_state_dict(body, strict=False)
+def _load_parts(model: VideoFocalNet, part: ModelPart) -> None:
+    given, wanted = read_checkpoint(part.start).state_dict, model.state_dict()
+    if part.new_head:
+        given, wanted = (
+            {key: value for key, value in state.items() if not key.startswith("head.")}
+            for state in (given, wanted)
+        )
+    if part.widen:
+        given = widened(given, wanted)
+    if report := compare(wanted, given):
+        raise CheckpointError(f"{part.start} does not fit the model: {report}")
+    model.load_state_dict(given, strict=False)
 
 
 def new_optimizer(part: OptimPart, model: nn.Module) -> torch.optim.Optimizer:
