@@ -1,8 +1,8 @@
 """The fastest of several engines, from a short measurement that is remembered.
 
-The choice lies as one small JSON file in `dvfl_runtime.files.cache_folder`, for each model, versions
-of the engines and of this package, processor, device and number of threads. A folder that cannot be
-written is no error: the measurement is repeated at the next start.
+The choice lies as one small JSON file in `dvfl_runtime.files.cache_folder`, for each model,
+versions of the engines and of this package, processor, device and number of threads. A folder that
+cannot be written is no error: the measurement is repeated at the next start.
 """
 
 from __future__ import annotations
