@@ -199,9 +199,13 @@ def statistics(times_ms: NDArray[np.float64]) -> dict[str, float]:
 
 
 def ratios(above: NDArray[np.float64], below: NDArray[np.float64]) -> dict[str, float]:
-    """How many times longer `above` takes: by median, by minimum, and by CPU time."""
+    """How many times longer `above` takes.
+
+    By the median of the rounds' own ratios, which a machine that slows down for some rounds does not
+    change, by the minimum, and by the minimum of CPU time.
+    """
     values = {
-        "median": np.median(above[0]) / np.median(below[0]),
+        "median": np.median(above[0] / below[0]),
         "min": above[0].min() / below[0].min(),
         "cpu": above[1].min() / below[1].min(),
     }
@@ -249,7 +253,7 @@ def compare(
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result as a table: median ms; ratios of medians and of minima."""
+    """The result as a table: median ms; median ratios and those of minima."""
     columns = (
         "official ms",
         "deploy ms",

@@ -1,9 +1,10 @@
 """Precisions against float32: agreement and accuracy of quantisers, and time, engines in turn.
 
-    python -m dvfl_bench.precision quality VIDEOS... --json FILE [--rendered 300]
+    python -m dvfl_bench.precision quality VIDEOS... --json FILE [--model FILE --rendered 300]
     python -m dvfl_bench.precision speed --json FILE [--variant nano --size 224 --threads 2]
 
-`quality` quantises the bundled model with clips of the videos, a quarter of which is held back.
+`quality` quantises a model file of the actions that the renderer knows, by default the bundled one,
+with clips of the videos, a quarter of which is held back.
 `speed` takes random weights: it is about time alone.
 """
 
@@ -105,11 +106,11 @@ def rendered_clips(actions: Sequence[str], spec: ClipSpec) -> list[Images]:
     ]
 
 
-def quality(videos: Sequence[Path], rendered: int) -> dict[str, Any]:
-    """Every quantiser on the bundled model, the same layers kept in float32."""
-    artifact = read_artifact(BUNDLED_MODEL)
+def quality(file: Path, videos: Sequence[Path], rendered: int) -> dict[str, Any]:
+    """Every quantiser on one model, the same layers kept in float32."""
+    artifact = read_artifact(file)
     spec, labels = artifact.spec, artifact.labels
-    model = onnx.load(BUNDLED_MODEL)
+    model = onnx.load(file)
     data: CalibrationSet = calibration_set(videos, spec)
     held_back = clips_of(data.held_back, spec, views=data.views)
     classes = np.arange(rendered) % len(labels)
@@ -153,7 +154,9 @@ def quality(videos: Sequence[Path], rendered: int) -> dict[str, Any]:
             sys.stdout.write(json.dumps(rows[-1]) + "\n")
             sys.stdout.flush()
     return {
-        "what": "the bundled model in lower precisions against itself in float32",
+        "what": "a model in lower precisions against itself in float32",
+        "variant": artifact.variant,
+        "source_sha256": artifact.source_sha256,
         "clips": {"calibrated": len(data.clips), "held_back": cut, "rendered": rendered},
         "machine": describe_machine(0),
         "rows": rows,
@@ -216,6 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("what", choices=("quality", "speed"))
     parser.add_argument("videos", type=Path, nargs="*", help="of quality: videos or folders")
     parser.add_argument("--json", type=Path, help="write the result here")
+    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="of quality: a file")
     parser.add_argument("--rendered", type=int, default=300, help="clips with labels")
     parser.add_argument("--variant", choices=sorted(VARIANTS), default="nano")
     parser.add_argument("--size", type=int, default=224, help="px, both sides")
@@ -223,7 +227,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=10)
     args = parser.parse_args(arguments)
     if args.what == "quality":
-        result = quality(args.videos, args.rendered)
+        result = quality(args.model, args.videos, args.rendered)
     else:
         result = speed(args.variant, args.size, args.threads, args.repeats)
     if args.json is not None:

@@ -16,7 +16,7 @@ def widened(given: StateDict, wanted: StateDict) -> dict[str, Tensor]:
 
     Each channel becomes k equal ones, which LayerNorm, GELU and the products of the modulation
     leave equal. What reads k copies shares its weight among them at random, so that they get
-    different gradients and part; the shares add up to 1, and the weights have the spread that a
+    different gradients; the shares add up to 1, and the weights have the spread that a
     network of the new width starts with.
 
     Args:
