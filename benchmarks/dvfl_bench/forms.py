@@ -201,8 +201,8 @@ def statistics(times_ms: NDArray[np.float64]) -> dict[str, float]:
 def ratios(above: NDArray[np.float64], below: NDArray[np.float64]) -> dict[str, float]:
     """How many times longer `above` takes.
 
-    By the median of the rounds' own ratios, which a machine that slows down for some rounds does not
-    change, by the minimum, and by the minimum of CPU time.
+    By the median of the rounds' own ratios, which a machine that slows down for some rounds does
+    not change, by the minimum, and by the minimum of CPU time.
     """
     values = {
         "median": np.median(above[0] / below[0]),
