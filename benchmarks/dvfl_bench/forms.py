@@ -41,8 +41,11 @@ SGEMM = 2048
 FRAMES = 8
 FORMS = ("official", "deploy")
 INT8 = {form: f"{form} int8" for form in FORMS}
-# what the sensitivity analysis of the bundled model keeps in float32: pixels, the last modulation
-FLOATS = ("patch_embed", "layers.7.modulation.proj/")
+# what the sensitivity analyses of our trained models keep in float32 (precision_*.json)
+FLOATS: dict[str, tuple[str, ...]] = {
+    "femto": ("patch_embed", "layers.7.modulation.proj/"),
+    "nano": (),
+}
 OFFICIAL_OPSET = 18  # torch's own choice; GELU comes out in Erf
 
 
@@ -113,10 +116,15 @@ def compiled_run(module: torch.nn.Module, clip: NDArray[np.uint8]) -> Run:
     return run
 
 
-def int8_of(model: onnx.ModelProto, clip: NDArray[np.uint8]) -> onnx.ModelProto:
+def floats_of(model: onnx.ModelProto, variant: str) -> list[str]:
+    """The layers that int8 keeps in float32, as trained models of the network have them."""
+    parts = FLOATS.get(variant, FLOATS["nano"])
+    return [name for name in layers_of(model) if any(part in name for part in parts)]
+
+
+def int8_of(model: onnx.ModelProto, clip: NDArray[np.uint8], variant: str) -> onnx.ModelProto:
     """The same graph in int8, calibrated on the clip: about time, not accuracy."""
-    floats = [name for name in layers_of(model) if any(part in name for part in FLOATS)]
-    return quantise(model, activation_ranges(model, [clip[0]]), floats)
+    return quantise(model, activation_ranges(model, [clip[0]]), floats_of(model, variant))
 
 
 def sgemm_run() -> Run:
@@ -146,7 +154,7 @@ def build_runs(
     for form, module in modules.items():
         opset = {"opset": OFFICIAL_OPSET} if form == "official" else {}
         proto = onnx_from_model(module, spec, **opset)
-        for name, graph in ((form, proto), (INT8[form], int8_of(proto, clip))):
+        for name, graph in ((form, proto), (INT8[form], int8_of(proto, clip, variant))):
             path = folder / f"{name}.onnx"
             path.write_bytes(graph.SerializeToString())
             runs["onnxruntime", name] = onnxruntime_run(path, clip, threads)

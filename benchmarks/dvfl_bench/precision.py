@@ -26,9 +26,9 @@ import torch
 from onnxruntime.quantization import CalibrationMethod
 
 from dvfl_bench.forms import (
-    FLOATS,
     FRAMES,
     Run,
+    floats_of,
     onnxruntime_run,
     openvino_run,
     ratios,
@@ -41,7 +41,7 @@ from dvfl_export.clips import Images, clips_of
 from dvfl_export.deploy import deploy_form
 from dvfl_export.half import to_float16
 from dvfl_export.onnx_model import onnx_from_model
-from dvfl_export.quantise import activation_ranges, layers_of, quantise
+from dvfl_export.quantise import activation_ranges, quantise
 from dvfl_export.sensitivity import measure
 from dvfl_export.verify import compare
 from dvfl_models import VARIANTS, build_model
@@ -175,7 +175,7 @@ def speed(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]
     model = onnx_from_model(deploy_form(net.eval(), spec), spec)
     clip = np.random.default_rng(0).integers(0, 256, (1, FRAMES, size, size, 3), dtype=np.uint8)
     ranges = activation_ranges(model, [clip[0]])
-    floats = [name for name in layers_of(model) if any(part in name for part in FLOATS)]
+    floats = floats_of(model, variant)
     convs = [node.name for node in model.graph.node if node.op_type == "Conv"]
     forms = {
         "fp32": model,

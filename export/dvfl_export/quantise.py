@@ -11,8 +11,9 @@ An engine fuses the three into one integer product; one that does not computes t
   saturate with 8-bit weights.
 - What a convolution gives is quantised too: onnxruntime has no integer convolution with a float32
   result, and computes in float32 where it cannot fuse.
-- Products that use each value they read less than 16 times stay in float32 (depthwise
-  convolutions, gates): to quantise the value costs what the integer product gains.
+- Products that use each value they read less than 4 times stay in float32, depthwise convolutions
+  for one: to quantise the value costs what the integer product gains. The gates have six uses, and
+  are integers so that nothing reads the normalised tokens in float32.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from dvfl_export.clips import Images
 
 OPERATORS = ("MatMul", "Conv")
-LEAST_USES = 16  # of a value that a product reads
+LEAST_USES = 4  # of a value that a product reads
 METHOD = CalibrationMethod.Percentile  # the best of those measured, see export/README.md
 PERCENTILE = 99.999
 

@@ -128,13 +128,13 @@ def test_onnxruntime_computes_every_quantised_layer_in_integers(
     assert len(fused) == len(layers)
 
 
-def test_gates_and_depthwise_convolutions_stay_in_float32(folder: Path) -> None:
+def test_depthwise_convolutions_stay_in_float32(folder: Path) -> None:
     model = onnx.load(folder / "fp32.onnx")
     left = {node.name for node in model.graph.node if node.op_type in ("MatMul", "Conv")}
     left -= set(layers_of(model))
     left.remove("head/MatMul")  # three classes
-    assert len(left) == 4 * 2  # of each block the gates and one level of spatial context
-    assert all(".gates/" in name or ".spatial/Conv" in name for name in left)
+    assert len(left) == 4  # of each block one level of spatial context
+    assert all(".spatial/Conv" in name for name in left)
 
 
 def test_the_table_names_every_layer_and_what_it_loses(folder: Path, exported: Exported) -> None:
