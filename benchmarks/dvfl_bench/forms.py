@@ -30,9 +30,8 @@ from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.quantise import activation_ranges, layers_of, quantise
 from dvfl_models import VARIANTS, build_model, count_macs
 from dvfl_models.video_focalnet import init_weights
-from dvfl_runtime.engines.cpus import lacks_byte_products
 from dvfl_runtime.engines.openvino import shared_core
-from dvfl_runtime.engines.openvino_int8 import as_convolutions
+from dvfl_runtime.engines.openvino_graph import rewrite_for_cpu
 from dvfl_runtime.files import replacing
 from dvfl_runtime.spec import ClipSpec
 
@@ -65,15 +64,14 @@ def openvino_run(
 ) -> Run:
     """A request in float32: without the hint, OpenVINO computes in bf16 where the CPU has AMX.
 
-    With `fixed_batch` as the runtime opens a file, rewriting of int8 products included.
+    With `fixed_batch` as the runtime opens a file, which rewrites the graph.
     """
     import openvino
 
     core = shared_core(openvino)
     model = core.read_model(path)
     if fixed_batch:
-        if lacks_byte_products():
-            as_convolutions(model)
+        rewrite_for_cpu(model)
         model.reshape({"clip": list(clip.shape)})
     compiled = core.compile_model(
         model,

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.engines.cpus import lacks_byte_products, usable_cpus
-from dvfl_runtime.engines.openvino_int8 import as_convolutions
+from dvfl_runtime.engines.cpus import usable_cpus
+from dvfl_runtime.engines.openvino_graph import rewrite_for_cpu
 from dvfl_runtime.engines.signature import INPUT, OUTPUT, Shape, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
 
@@ -50,9 +50,9 @@ def open_engine(
     inputs = [_value(port) for port in model.inputs]
     outputs = [_value(port) for port in model.outputs]
     check_signature(path, inputs, outputs)
-    if chosen == "CPU" and lacks_byte_products():
+    if chosen == "CPU":
         with _loading(ov, path):
-            as_convolutions(model)
+            rewrite_for_cpu(model)
     return OpenVinoEngine(_Graph(ov, core, chosen, config, os.fspath(path)), model)
 
 

@@ -1,4 +1,4 @@
-"""int8 products as 1x1 convolutions, for CPUs without dot products of bytes."""
+"""What the runtime rewrites before OpenVINO compiles a model."""
 
 from collections import Counter
 from pathlib import Path
@@ -16,9 +16,8 @@ from dvfl_export.quantise import activation_ranges, quantise
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig
 from dvfl_models.video_focalnet import init_weights
 from dvfl_runtime import ClipSpec
-from dvfl_runtime.engines import cpus, open_engine
-from dvfl_runtime.engines import openvino as engine
-from dvfl_runtime.engines.openvino_int8 import as_convolutions
+from dvfl_runtime.engines import cpus, open_engine, openvino_graph
+from dvfl_runtime.engines.openvino_graph import as_convolutions, means_as_pooling, rewrite_for_cpu
 
 SPEC = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
 PRODUCTS = 4 * 8 + 4  # of a block: q, context, gates, h, h in time, proj, fc1, fc2; 4 embeddings
@@ -57,18 +56,34 @@ def test_products_become_convolutions(folder: Path) -> None:
     assert before["MatMul"] - after["MatMul"] == PRODUCTS
     assert after["Convolution"] - before["Convolution"] == PRODUCTS
     assert after["FakeQuantize"] == TENSORS
-    assert before["ReduceMean"] - after["ReduceMean"] == after["AvgPool"] == 4
     for node in model.get_ordered_ops():
         if node.get_type_name() == "FakeQuantize":  # neither copies nor what convolutions give
             source = node.input_value(0).get_node()
             assert source.get_type_name() not in ("Reshape", "Transpose", "Convolution", "Subtract")
 
 
-def test_a_float_file_stays_as_it_is(folder: Path) -> None:
+def test_a_float_file_keeps_its_products(folder: Path) -> None:
     model = openvino.Core().read_model(folder / "fp32.onnx")
     before = kinds(model)
     assert as_convolutions(model) == 0
     assert kinds(model) == before
+
+
+def test_means_over_frames_become_poolings(
+    folder: Path, clips: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = openvino.Core().read_model(folder / "fp32.onnx")
+    before = kinds(model)["ReduceMean"]
+    assert means_as_pooling(model) == 4
+    assert kinds(model)["AvgPool"] == before - kinds(model)["ReduceMean"] == 4
+    logits = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(clips)[0]
+    exact = open_engine("onnxruntime", folder / "fp32.onnx", device="cpu").run(clips)
+    np.testing.assert_allclose(logits, exact, atol=1e-4)
+
+    other = openvino.Core().read_model(folder / "fp32.onnx")
+    monkeypatch.setattr(openvino_graph.platform, "machine", lambda: "aarch64")
+    rewrite_for_cpu(other)
+    assert kinds(other)["AvgPool"] == 0  # not measured there
 
 
 def test_other_zero_points_stay_as_they_are(folder: Path) -> None:
@@ -84,7 +99,7 @@ def test_the_engine_computes_the_same(
 ) -> None:
     logits = {}
     for lacks in (False, True):
-        monkeypatch.setattr(engine, "lacks_byte_products", lambda lacks=lacks: lacks)
+        monkeypatch.setattr(openvino_graph, "lacks_byte_products", lambda lacks=lacks: lacks)
         opened = open_engine("openvino", folder / "int8.onnx", device="cpu")
         alone = np.concatenate([opened.run(clips[:1]), opened.run(clips[1:])])
         np.testing.assert_allclose(opened.run(clips), alone, atol=0.02)  # the open batch
