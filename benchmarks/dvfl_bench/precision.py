@@ -189,7 +189,8 @@ def speed(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]
             path = Path(folder) / f"{index}.onnx"
             onnx.save(proto, path)
             runs["onnxruntime", form] = onnxruntime_run(path, clip, threads)
-            runs["openvino", form] = openvino_run(path, clip, threads, fixed_batch=True)
+            as_runtime = {"fixed_batch": True, "rewritten": True}
+            runs["openvino", form] = openvino_run(path, clip, threads, **as_runtime)
         times = time_in_turn(runs, repeats)
     engines: dict[str, Any] = {}
     for engine in ENGINES:
