@@ -14,10 +14,15 @@ from pathlib import Path
 
 import grimp
 import numpy as np
+import onnx
 import pytest
 from emulated import EmulatedPython, Unavailable
 from packages import PACKAGES
 from shared import ROOT
+
+from dvfl_export.quantise import activation_ranges, quantise
+from dvfl_models.synthetic import ACTIONS, render_clip
+from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
 IGNORED = shutil.ignore_patterns("__pycache__")
@@ -26,10 +31,10 @@ CHOSEN = {"openvino", "tensorrt", "cuda", "starlette", "uvicorn"}  # extras of t
 TIMELINE_ROW = re.compile(r"^ *(\d+:)?\d+\.\d\d +(\d+:)?\d+\.\d\d +\w+ ", re.MULTILINE)
 
 SCORES = """
-import itertools, json, platform
+import itertools, json, platform, sys
 import numpy as np
 from dvfl_runtime.recognizer import BUNDLED_MODEL, Recognizer
-with Recognizer(engine="onnxruntime") as r:
+with Recognizer(sys.argv[1], engine="onnxruntime") as r:
     shape = (r.spec.num_frames, 120, 160, 3)
     clip = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     rows = [r.predict(clip)]
@@ -152,8 +157,12 @@ def test_scores_on_aarch64_are_those_of_this_machine(
         python = EmulatedPython(pytestconfig.cache.mkdir("aarch64"), wheel, "cpu")
     except Unavailable as err:
         pytest.skip(str(err))
-    machine, emulated = json.loads(python.run("-c", SCORES))
-    assert machine == "aarch64"
-    here = run(empty_venv / "python", "-c", SCORES, cwd=tmp_path)
-    _, scores = json.loads(here.stdout)
-    np.testing.assert_allclose(emulated, scores, rtol=0, atol=1e-3)
+    model = onnx.load(BUNDLED_MODEL)
+    clips = [render_clip(action, seed=1, size=(64, 64)).images for action in ACTIONS]
+    onnx.save(quantise(model, activation_ranges(model, clips)), tmp_path / "int8.onnx")
+    for path, limit in ((BUNDLED_MODEL, 1e-3), (tmp_path / "int8.onnx", 1e-2)):
+        machine, emulated = json.loads(python.run("-c", SCORES, str(path)))
+        assert machine == "aarch64"
+        here = run(empty_venv / "python", "-c", SCORES, path, cwd=tmp_path)
+        _, scores = json.loads(here.stdout)
+        np.testing.assert_allclose(emulated, scores, rtol=0, atol=limit)
