@@ -138,9 +138,15 @@ def sgemm_run() -> Run:
 
 
 def build_runs(
-    variant: str, spec: ClipSpec, threads: int, folder: Path, *, compiled: bool = False
+    variant: str,
+    spec: ClipSpec,
+    threads: int,
+    folder: Path,
+    *,
+    batch: int = 1,
+    compiled: bool = False,
 ) -> tuple[dict[tuple[str, str], Run], float, dict[str, str]]:
-    """Every engine with every form, the published GMACs of the network, and what did not work."""
+    """Every engine with every form, the published GMACs of the batch, and what did not work."""
     torch.manual_seed(0)
     model = build_model(variant)
     init_weights(model, "xavier")  # activations of the size that trained weights give
@@ -152,7 +158,7 @@ def build_runs(
         "deploy": deploy_form(model.eval(), spec),
     }
     rng = np.random.default_rng(0)
-    clip = rng.integers(0, 256, (1, spec.num_frames, *spec.size, 3), dtype=np.uint8)
+    clip = rng.integers(0, 256, (batch, spec.num_frames, *spec.size, 3), dtype=np.uint8)
     runs: dict[tuple[str, str], Run] = {}
     failed: dict[str, str] = {}
     for form, module in modules.items():
@@ -174,7 +180,7 @@ def build_runs(
     if failed:
         runs = {name: run for name, run in runs.items() if name[0] not in failed}
     runs["sgemm", "floor"] = sgemm_run()
-    return runs, count_macs(model, (spec.num_frames, 3, *spec.size)) / 1e9, failed
+    return runs, batch * count_macs(model, (spec.num_frames, 3, *spec.size)) / 1e9, failed
 
 
 def time_in_turn(
@@ -245,17 +251,25 @@ def summarize(times: dict[tuple[str, str], NDArray[np.float64]], gmacs: float) -
 
 
 def compare(
-    variant: str, size: int, threads: int, repeats: int, *, compiled: bool = False
+    variant: str,
+    size: int,
+    threads: int,
+    repeats: int,
+    *,
+    batch: int = 1,
+    compiled: bool = False,
 ) -> dict[str, Any]:
     """Measures both forms on every engine and returns the JSON-ready result."""
     spec = ClipSpec(num_frames=FRAMES, size=(size, size), resize=size)
     torch.set_num_threads(threads)
     machine = describe_machine(threads)  # the load before this run adds its own
     with tempfile.TemporaryDirectory() as folder:
-        runs, gmacs, failed = build_runs(variant, spec, threads, Path(folder), compiled=compiled)
+        runs, gmacs, failed = build_runs(
+            variant, spec, threads, Path(folder), batch=batch, compiled=compiled
+        )
         times = time_in_turn(runs, repeats)
     return {
-        "what": "official form against deploy form, fp32 and int8, batch 1, random weights",
+        "what": f"official form against deploy form, fp32 and int8, batch {batch}, random weights",
         "variant": variant,
         "clip": [FRAMES, size, size],
         "machine": machine,
@@ -295,12 +309,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--size", type=int, default=224, help="px, both sides")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--batch", type=int, default=1, help="clips at once")
     parser.add_argument(
         "--compiled", action="store_true", help="torch.compile too, which takes a while"
     )
     args = parser.parse_args(arguments)
     shape = (args.variant, args.size, args.threads, args.repeats)
-    result = compare(*shape, compiled=args.compiled)
+    result = compare(*shape, batch=args.batch, compiled=args.compiled)
     sys.stdout.write(table(result) + "\n")
     if args.json is not None:
         with replacing(args.json) as path:

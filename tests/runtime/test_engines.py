@@ -51,6 +51,17 @@ def test_an_engine_gives_the_logits_of_each_clip(name, model):
 
 
 @each_engine
+@pytest.mark.parametrize("batch", [0, 3, 8, 11])
+def test_logits_come_in_the_order_of_the_clips(name, model, batch):
+    pytest.importorskip(name)
+    engine = open_engine(name, model, device="cpu")  # openvino runs 11 as 8, 2 and 1
+    colours = [(20 * n, 0, 255 - 20 * n) for n in range(batch)]
+    given = np.concatenate([clips(0), *(clips(1, colour) for colour in colours)])
+    wanted = np.array(colours, np.float32).reshape(batch, 3) * 20 / 255
+    np.testing.assert_allclose(engine.run(given), wanted, rtol=1e-5, atol=1e-6)
+
+
+@each_engine
 def test_threads_share_an_engine(name, model):
     pytest.importorskip(name)
     engine = open_engine(name, model, device="cpu", num_threads=1)

@@ -102,7 +102,7 @@ def test_the_engine_computes_the_same(
         monkeypatch.setattr(openvino_graph, "lacks_byte_products", lambda lacks=lacks: lacks)
         opened = open_engine("openvino", folder / "int8.onnx", device="cpu")
         alone = np.concatenate([opened.run(clips[:1]), opened.run(clips[1:])])
-        np.testing.assert_allclose(opened.run(clips), alone, atol=0.02)  # the open batch
+        np.testing.assert_allclose(opened.run(clips), alone, atol=0.02)  # compiled for two
         logits[lacks] = alone
         opened.close()
     exact = open_engine("onnxruntime", folder / "fp32.onnx", device="cpu").run(clips)
