@@ -60,8 +60,9 @@ def open_engine(
 class OpenVinoEngine:
     """An OpenVINO model as an `Engine`.
 
-    With the batch fixed a clip takes 10 to 35 % less time than with an open one, so the model is
-    compiled for 1 clip, and for 2, 4 and 8 when so many first come; other batches run in parts.
+    With the batch fixed a clip takes less time than with an open one (benchmarks/README.md), so the
+    model is compiled for 1 clip, and for 2, 4 and 8 when so many first come; other batches run in
+    parts.
     """
 
     name = "openvino"
