@@ -170,7 +170,7 @@ class _Requests:
 
 def _part(rest: int) -> int:
     """Returns how many of the clips left are run at once: the largest power of 2, at most 8."""
-    return int(min(LARGEST, 1 << (rest.bit_length() - 1)))
+    return min(LARGEST, 1 << (rest.bit_length() - 1))
 
 
 def _import() -> ModuleType:
