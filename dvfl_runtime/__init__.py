@@ -10,6 +10,7 @@ with Recognizer() as recognizer:
 from dvfl_runtime.artifact import Artifact
 from dvfl_runtime.engines.fake import FakeEngine
 from dvfl_runtime.errors import (
+    ArgumentError,
     ArtifactError,
     ClipError,
     DvflError,
@@ -20,11 +21,20 @@ from dvfl_runtime.errors import (
 from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.results import Info, Prediction, Segment
 from dvfl_runtime.smoothing import Smoothing
-from dvfl_runtime.sources import Frame, Source
+from dvfl_runtime.sources import (
+    Frame,
+    Grabbed,
+    Grabber,
+    LiveOptions,
+    LiveSource,
+    RtspGrabber,
+    Source,
+)
 from dvfl_runtime.spec import ClipSpec
 from dvfl_runtime.version import __version__
 
 __all__ = [
+    "ArgumentError",
     "Artifact",
     "ArtifactError",
     "ClipError",
@@ -33,10 +43,15 @@ __all__ = [
     "EngineUnavailable",
     "FakeEngine",
     "Frame",
+    "Grabbed",
+    "Grabber",
     "Info",
+    "LiveOptions",
+    "LiveSource",
     "OutputError",
     "Prediction",
     "Recognizer",
+    "RtspGrabber",
     "Segment",
     "Smoothing",
     "Source",

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
-from dvfl_runtime.errors import ArtifactError
+from dvfl_runtime.checks import check_choice, check_whole, wrong
+from dvfl_runtime.errors import ArgumentError, ArtifactError
 from dvfl_runtime.spec import ClipSpec
 
 FORMAT_VERSION = 1
@@ -55,7 +56,7 @@ class Artifact:
         format_version: of this description.
 
     Raises:
-        ValueError: if a value is out of its range.
+        ArgumentError: if a value is out of its range.
     """
 
     name: str
@@ -73,22 +74,20 @@ class Artifact:
     def __post_init__(self) -> None:
         for name in ("name", "variant", "source_sha256"):
             if not isinstance(getattr(self, name), str):
-                raise ValueError(f"{name} must be a string, got {getattr(self, name)!r}")
+                raise wrong(name, "a string", getattr(self, name))
         for name in ("training", "parity", "tools"):
             if not isinstance(getattr(self, name), Mapping):
-                raise ValueError(f"{name} must be a mapping, got {getattr(self, name)!r}")
+                raise wrong(name, "a mapping", getattr(self, name))
         if not self.labels or not all(isinstance(s, str) and s for s in self.labels):
-            raise ValueError(f"labels must be one or more names, got {self.labels!r}")
+            raise ArgumentError(f"labels must be one or more names, got {self.labels!r}")
         if len(set(self.labels)) < len(self.labels):
-            raise ValueError("labels must be distinct")
-        if self.precision not in get_args(Precision):
-            raise ValueError(
-                f"precision must be one of {get_args(Precision)}, got {self.precision!r}"
-            )
-        if type(self.macs) is not int or self.macs < 0:
-            raise ValueError(f"macs must be a whole number >= 0, got {self.macs!r}")
+            raise ArgumentError("labels must be distinct")
+        if not isinstance(self.spec, ClipSpec):
+            raise wrong("spec", "a ClipSpec", self.spec)
+        check_choice("precision", self.precision, get_args(Precision))
+        check_whole("macs", self.macs, 0)
         if self.format_version != FORMAT_VERSION:
-            raise ValueError(f"format_version must be {FORMAT_VERSION}, got {self.format_version}")
+            raise wrong("format_version", str(FORMAT_VERSION), self.format_version)
 
     def to_json(self) -> str:
         """Returns the text for `metadata_props["dvfl"]`."""
@@ -141,8 +140,8 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
         with file.open("rb") as stream:
             text = _metadata(stream, os.fstat(stream.fileno()).st_size)
         return Artifact.from_json(text)
-    except OSError as err:
-        reason = err.strerror or str(err)
+    except (OSError, ValueError) as err:  # a ValueError: the path holds a null character
+        reason = getattr(err, "strerror", None) or err
         raise ArtifactError(f"cannot read model {file}: {reason}; check the path") from err
     except ArtifactError as err:
         raise ArtifactError(f"cannot use model {file}: {err}") from err.__cause__

@@ -1,12 +1,13 @@
 """Every error that dvfl raises on purpose.
 
     DvflError
+    ├── ArgumentError       an argument is of the wrong type or out of its range; also a ValueError
+    │   ├── ClipError           a clip has the wrong type, rank, channels or length
+    │   ├── EngineUnavailable   an engine or device that was asked for cannot be used
+    │   └── RecipeError         a training recipe or a data set it names is wrong
     ├── SourceError         a video source cannot be opened or read
-    ├── ClipError           a clip has the wrong type, rank, channels or length
     ├── ArtifactError       a model file is missing, damaged, foreign or too new
-    ├── EngineUnavailable   an engine or device that was asked for cannot be used
     ├── CheckpointError     a PyTorch checkpoint cannot be read or does not fit the model
-    ├── RecipeError         a training recipe or a data set it names is wrong
     ├── ExportError         an export could not be made or did not agree with PyTorch
     └── OutputError         an output file cannot be written
 
@@ -18,11 +19,15 @@ class DvflError(Exception):
     """Base of all errors raised by dvfl: says what was wrong, with which value, and the fix."""
 
 
+class ArgumentError(DvflError, ValueError):
+    """An argument is of the wrong type or out of its range."""
+
+
 class SourceError(DvflError):
     """A source cannot be opened, or no frame of it can be decoded."""
 
 
-class ClipError(DvflError, ValueError):
+class ClipError(ArgumentError):
     """A clip handed to the API is not a (T, H, W, 3) uint8 array."""
 
 
@@ -30,7 +35,7 @@ class ArtifactError(DvflError):
     """A model file is not a readable dvfl artifact."""
 
 
-class EngineUnavailable(DvflError):
+class EngineUnavailable(ArgumentError):
     """An explicitly chosen engine, provider or device cannot be used here."""
 
 
@@ -38,7 +43,7 @@ class CheckpointError(DvflError):
     """A checkpoint cannot be read or does not fit the model."""
 
 
-class RecipeError(DvflError, ValueError):
+class RecipeError(ArgumentError):
     """A recipe, or a data set that it names, is wrong."""
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.checks import wrong
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.preprocess import spatial_views
 from dvfl_runtime.sampling import uniform_indices
@@ -36,13 +37,11 @@ class Views:
         """Reads 1, or "4x3" for 4 temporal times 3 spatial views.
 
         Raises:
-            ValueError: if it is neither, or the spatial views are not 1 or 3.
+            ArgumentError: if it is neither, or the spatial views are not 1 or 3.
         """
         match = re.fullmatch(r"([1-9][0-9]{0,2})(?:x([13]))?", str(views))
         if match is None:
-            raise ValueError(
-                f'views must be 1 or "TxS" with S of 1 or 3, like "4x3", got {views!r}'
-            )
+            raise wrong("views", '1 or "TxS" with S of 1 or 3, like "4x3"', views)
         return cls(int(match[1]), int(match[2] or 1))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 import os
 import threading
 import time
@@ -17,6 +16,7 @@ from typing import TypeAlias, cast
 
 import numpy as np
 
+from dvfl_runtime.checks import check_number, check_whole
 from dvfl_runtime.errors import DvflError, SourceError
 from dvfl_runtime.evaluation import frames_of
 from dvfl_runtime.preprocess import preprocess_frame
@@ -38,8 +38,8 @@ class StreamOptions:
     """How sources are cut into windows, and these into batches; see `Recognizer.stream`.
 
     Raises:
-        ValueError: if `max_batch` or `max_wait_ms` is out of its range; the others are checked
-            where they are used.
+        ArgumentError: if `fps`, `max_batch` or `max_wait_ms` is out of its range; the others are
+            checked where they are used.
     """
 
     window_s: float | None = None
@@ -50,10 +50,10 @@ class StreamOptions:
     max_wait_ms: float = 10.0
 
     def __post_init__(self) -> None:
-        if self.max_batch is not None and self.max_batch < 1:
-            raise ValueError(f"max_batch must be >= 1, got {self.max_batch}")
-        if not 0 <= self.max_wait_ms < math.inf:
-            raise ValueError(f"max_wait_ms must be a finite number >= 0, got {self.max_wait_ms}")
+        check_number("fps", self.fps, above=0)
+        if self.max_batch is not None:
+            check_whole("max_batch", self.max_batch)
+        check_number("max_wait_ms", self.max_wait_ms, least=0)
 
     def windower(self, spec: ClipSpec) -> Windower:
         """Returns what cuts one source into windows for a model."""
@@ -124,7 +124,7 @@ class Feeds:
         stopped: nothing more is read or handed out.
 
     Raises:
-        ValueError: if an option is out of its range.
+        ArgumentError: if an option is out of its range.
     """
 
     def __init__(

@@ -46,19 +46,7 @@ class JsonlWriter:
 
 def to_json(prediction: Prediction) -> str:
     """Returns a prediction as one JSON object, in one line."""
-    values = {
-        "schema": SCHEMA,
-        "source": prediction.source,
-        "start_s": round(prediction.start_s, 6),
-        "end_s": round(prediction.end_s, 6),
-        "label": prediction.label,
-        "class_id": prediction.class_id,
-        "confidence": round(prediction.confidence, 6),
-        "top": [[label, round(score, 6)] for label, score in prediction.top],
-        "latency_ms": round(prediction.latency_ms, 3),
-        "dropped_frames": prediction.dropped_frames,
-    }
-    return json.dumps(values, ensure_ascii=False)
+    return json.dumps({"schema": SCHEMA, **prediction.to_dict()}, ensure_ascii=False)
 
 
 class TableWriter:
@@ -178,14 +166,7 @@ class JsonSegments:
 
     def write(self, segment: Segment) -> None:
         """Writes one segment."""
-        values = {
-            "start_s": round(segment.start_s, 6),
-            "end_s": round(segment.end_s, 6),
-            "label": segment.label,
-            "confidence": round(segment.confidence, 6),
-            "source": segment.source,
-        }
-        self._stream.write(self._before + json.dumps(values, ensure_ascii=False))
+        self._stream.write(self._before + json.dumps(segment.to_dict(), ensure_ascii=False))
         self._before = ",\n"
 
     def finish(self) -> None:

@@ -11,7 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.errors import ClipError, DvflError
+from dvfl_runtime.checks import wrong
+from dvfl_runtime.errors import ArgumentError, ClipError, DvflError
 from dvfl_runtime.spec import ClipSpec
 
 Image = NDArray[np.uint8]
@@ -79,17 +80,17 @@ def spatial_views(image: Image, spec: ClipSpec, views: int) -> list[Image]:
         `views` pictures (H, W, 3).
 
     Raises:
-        ValueError: if `views` is neither 1 nor 3, or is 3 for a model whose input is not square.
+        ArgumentError: if `views` is neither 1 nor 3, or is 3 for a model whose input is not square.
         ClipError: if the picture is not an (h, w, 3) uint8 array.
         DvflError: if OpenCV is not installed.
     """
     if views == 1:
         return [preprocess_frame(image, spec)]
     if views != 3:
-        raise ValueError(f"spatial views must be 1 or 3, got {views}")
+        raise wrong("views", "1 or 3", views)
     side = spec.size[0]
     if spec.size != (side, side):
-        raise ValueError(f"3 spatial views need a square input, this model's is {spec.size}")
+        raise ArgumentError(f"3 spatial views need a square input, this model's is {spec.size}")
     check_image(image)
     resized = _resize(image, resized_size(image.shape[1], image.shape[0], side))
     rh, rw = resized.shape[:2]

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import Artifact, read_artifact
+from dvfl_runtime.checks import check_type, check_whole
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import ArtifactError, DvflError
 from dvfl_runtime.evaluation import Views, sample_video
@@ -54,7 +55,7 @@ class Recognizer:
         ArtifactError: if the model file is missing, damaged, foreign or too new, or does not do
             what it says about itself.
         EngineUnavailable: if the engine or the device is unknown or not usable here.
-        ValueError: if `num_threads` < 1.
+        ArgumentError: if `num_threads` < 1.
     """
 
     def __init__(
@@ -75,7 +76,9 @@ class Recognizer:
         else:
             path = _model_path(model)
             artifact, name = read_artifact(path), str(path)
-        if isinstance(engine, str):
+        if not isinstance(engine, str):
+            check_type("engine", engine, Engine, "the name of an engine or an Engine")
+        else:
             engine = open_engine(engine, name, device=device, num_threads=num_threads)
         try:
             self._scorer = Scorer(artifact, engine, name)
@@ -141,9 +144,9 @@ class Recognizer:
         Raises:
             ClipError: if the clip has another type, rank, length or number of channels.
             DvflError: after `close`.
-            ValueError: if `top_k` < 1.
+            ArgumentError: if `top_k` < 1.
         """
-        _check_top_k(top_k)
+        check_whole("top_k", top_k)
         self._scorer.engine()
         begin_ns = time.monotonic_ns()
         scores = self._scorer.scores(preprocess_clip(clip, self.spec)[None])
@@ -165,9 +168,9 @@ class Recognizer:
             SourceError: if the source cannot be opened, is live, or has no frame.
             ClipError: if a frame is not (H, W, 3) uint8.
             DvflError: after `close`.
-            ValueError: if `views` or `top_k` is wrong.
+            ArgumentError: if `views` or `top_k` is wrong.
         """
-        _check_top_k(top_k)
+        check_whole("top_k", top_k)
         parsed = Views.parse(views)
         self._scorer.engine()
         opened = open_source(source)
@@ -221,9 +224,9 @@ class Recognizer:
                 or has no frame.
             ClipError: (on iteration) if a frame is not (H, W, 3) uint8.
             DvflError: after `close`.
-            ValueError: if a number is out of its range.
+            ArgumentError: if a number is out of its range.
         """
-        _check_top_k(top_k)
+        check_whole("top_k", top_k)
         options = StreamOptions(window_s, hop_s, pad, fps, max_batch, max_wait_ms)
         turns = run(self._scorer, self._feeds(source, options), top_k)
         return predictions_of(turns)
@@ -259,8 +262,10 @@ class Recognizer:
             SourceError: (on iteration) as in `stream`.
             ClipError: (on iteration) if a frame is not (H, W, 3) uint8.
             DvflError: after `close`.
-            ValueError: if a number is out of its range.
+            ArgumentError: if a number is out of its range.
         """
+        if smoothing is not None:
+            check_type("smoothing", smoothing, Smoothing, "a Smoothing")
         options = StreamOptions(window_s, hop_s, pad, fps, max_batch, max_wait_ms)
         turns = run(self._scorer, self._feeds(source, options), top_k=1)
         return segments_of(turns, self.labels, smoothing)
@@ -277,6 +282,7 @@ class Recognizer:
 
 def _model_path(model: str | os.PathLike[str] | None) -> Path:
     if model is not None:
+        check_type("model", model, (str, os.PathLike), "the path of a model file")
         return Path(model)
     if not BUNDLED_MODEL.is_file():
         raise ArtifactError(
@@ -284,8 +290,3 @@ def _model_path(model: str | os.PathLike[str] | None) -> Path:
             f"install dvfl again, or pass the path of a model file"
         )
     return BUNDLED_MODEL
-
-
-def _check_top_k(top_k: int) -> None:
-    if top_k < 1:
-        raise ValueError(f"top_k must be >= 1, got {top_k}")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,20 @@ class Prediction:
     source: str = ""
     dropped_frames: int = 0
 
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what a row of `--format jsonl` tells, in JSON's types; `scores` are not in it."""
+        return {
+            "source": self.source,
+            "start_s": round(float(self.start_s), 6),
+            "end_s": round(float(self.end_s), 6),
+            "label": self.label,
+            "class_id": int(self.class_id),
+            "confidence": round(float(self.confidence), 6),
+            "top": [[label, round(float(score), 6)] for label, score in self.top],
+            "latency_ms": round(float(self.latency_ms), 3),
+            "dropped_frames": int(self.dropped_frames),
+        }
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -59,6 +75,16 @@ class Segment:
     label: str
     confidence: float
     source: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the segment in JSON's types, as `--segments FILE.json` lists it."""
+        return {
+            "start_s": round(float(self.start_s), 6),
+            "end_s": round(float(self.end_s), 6),
+            "label": self.label,
+            "confidence": round(float(self.confidence), 6),
+            "source": self.source,
+        }
 
 
 @dataclass(frozen=True)
@@ -84,3 +110,8 @@ class Info:
     precision: str
     fused_ops: tuple[str, ...]
     versions: Mapping[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns all of it in JSON's types."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {**values, "fused_ops": list(self.fused_ops), "versions": dict(self.versions)}

@@ -5,6 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dvfl_runtime.checks import check_number, check_whole
+from dvfl_runtime.errors import ArgumentError
+
 
 def uniform_indices(
     total_frames: int,
@@ -31,7 +34,7 @@ def uniform_indices(
         the interval.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ArgumentError: if a number is out of its range.
     """
     for name, value in (
         ("total_frames", total_frames),
@@ -39,10 +42,8 @@ def uniform_indices(
         ("frame_interval", frame_interval),
         ("num_views", num_views),
     ):
-        if value < 1:
-            raise ValueError(f"{name} must be >= 1, got {value}")
-    if not 0 <= view < num_views:
-        raise ValueError(f"view must be in [0, {num_views}), got {view}")
+        check_whole(name, value)
+    check_whole("view", view, 0, num_views - 1)
     if total_frames <= frame_interval - 1:
         return np.zeros(num_frames, np.int64)
     part = (total_frames - frame_interval + 1) / num_frames
@@ -55,12 +56,10 @@ def window_targets(start_s: float, window_s: float, num_frames: int) -> NDArray[
     """Returns the (T,) centres, seconds, of the T equal parts of [start_s, start_s + window_s).
 
     Raises:
-        ValueError: if `num_frames` < 1 or `window_s` <= 0.
+        ArgumentError: if `num_frames` < 1 or `window_s` <= 0.
     """
-    if num_frames < 1:
-        raise ValueError(f"num_frames must be >= 1, got {num_frames}")
-    if not window_s > 0:
-        raise ValueError(f"window_s must be > 0, got {window_s}")
+    check_whole("num_frames", num_frames)
+    check_number("window_s", window_s, above=0)
     centres = (np.arange(num_frames, dtype=np.float64) + 0.5) * (window_s / num_frames)
     return np.asarray(start_s + centres, np.float64)
 
@@ -76,12 +75,12 @@ def nearest(times: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
         targets: (T,) seconds.
 
     Raises:
-        ValueError: if there are no times.
+        ArgumentError: if there are no times.
     """
     t = np.asarray(times, np.float64)
     wanted = np.asarray(targets, np.float64)
     if t.size == 0:
-        raise ValueError("times must not be empty")
+        raise ArgumentError("times must not be empty")
     after = np.clip(np.searchsorted(t, wanted, side="left"), 0, t.size - 1)
     before = np.maximum(after - 1, 0)
     return np.where(np.abs(wanted - t[before]) <= np.abs(t[after] - wanted), before, after)

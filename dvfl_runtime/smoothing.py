@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.checks import check_number
+from dvfl_runtime.errors import ArgumentError
 from dvfl_runtime.results import Prediction, Segment
 
 Scores = NDArray[np.float64]
@@ -38,7 +40,7 @@ class Smoothing:
             between two gaps) is itself shorter.
 
     Raises:
-        ValueError: if a value is out of its range.
+        ArgumentError: if a value is out of its range.
     """
 
     alpha: float = 0.6
@@ -48,20 +50,14 @@ class Smoothing:
     unknown_below: float = 0.3
 
     def __post_init__(self) -> None:
-        if not 0 < self.alpha <= 1:
-            raise ValueError(f"alpha must be in (0, 1], got {self.alpha}")
-        if not 0 <= self.leave <= self.enter <= 1:
-            raise ValueError(
-                f"thresholds must satisfy 0 <= leave <= enter <= 1, "
-                f"got leave={self.leave}, enter={self.enter}"
-            )
-        if not 0 <= self.unknown_below <= self.enter:
-            raise ValueError(
-                f"unknown_below must be in [0, enter], got {self.unknown_below} "
-                f"with enter={self.enter}"
-            )
-        if not self.min_duration_s >= 0:
-            raise ValueError(f"min_duration_s must be >= 0, got {self.min_duration_s}")
+        check_number("alpha", self.alpha, above=0, most=1)
+        check_number("enter", self.enter, least=0, most=1)
+        for name in ("leave", "unknown_below"):
+            value = getattr(self, name)
+            check_number(name, value, least=0)
+            if value > self.enter:
+                raise ArgumentError(f"{name} must be <= enter, got {value} > {self.enter}")
+        check_number("min_duration_s", self.min_duration_s, least=0)
 
 
 def segments(
@@ -76,7 +72,7 @@ def segments(
     so does "unknown", whose confidence is what is missing to the best label's score.
 
     Raises:
-        ValueError: if the predictions are not in order of time.
+        ArgumentError: if the predictions are not in order of time.
     """
     segmenter = Segmenter(labels, smoothing)
     for prediction in predictions:
@@ -130,14 +126,14 @@ class Segmenter:
         """Takes the next prediction and returns the segments that it makes final.
 
         Raises:
-            ValueError: if it does not lie after the previous one.
+            ArgumentError: if it does not lie after the previous one.
         """
         last = self._last
         out: list[Segment] = []
         if last is None:
             self._slot_start_s = prediction.start_s
         elif not _centre(prediction) > _centre(last):
-            raise ValueError(
+            raise ArgumentError(
                 f"predictions must be in order of time, got a window at "
                 f"{prediction.start_s} s after one at {last.start_s} s"
             )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
+
+from dvfl_runtime.checks import check_choice, check_number, check_type, check_whole, wrong
+from dvfl_runtime.errors import ArgumentError
 
 # what no model has: a file that asks for more is damaged, and would take all memory or never end
 MAX_FRAMES = 1024
@@ -37,7 +39,7 @@ class ClipSpec:
         window_s: the span of time that a clip covers in a stream, seconds.
 
     Raises:
-        ValueError: if a value is out of its range.
+        ArgumentError: if a value is out of its range.
     """
 
     num_frames: int = 8
@@ -51,33 +53,29 @@ class ClipSpec:
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "frame_interval"):
-            _check_whole(name, getattr(self, name), MAX_FRAMES)
-        if not 0 < self.window_s <= MAX_WINDOW_S:
-            raise ValueError(f"window_s must be > 0 and <= {MAX_WINDOW_S:.0f}, got {self.window_s}")
+            check_whole(name, getattr(self, name), 1, MAX_FRAMES)
+        check_number("window_s", self.window_s, above=0, most=MAX_WINDOW_S)
         for name in ("mean", "std"):
-            values = getattr(self, name)
-            if len(values) != 3 or not all(math.isfinite(v) for v in values):
-                raise ValueError(f"{name} must be three finite numbers, got {values}")
-        if min(self.std) <= 0:
-            raise ValueError(f"std must be > 0, got {self.std}")
+            _check_length(name, getattr(self, name), 3, "three numbers")
+            for value in getattr(self, name):
+                check_number(name, value, above=0.0 if name == "std" else -math.inf)
         self._check_geometry()
 
     def _check_geometry(self) -> None:
-        if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size must be (height, width), both >= 1, got {self.size}")
+        _check_length("size", self.size, 2, "(height, width)")
         for side in self.size:
-            _check_whole("size", side, MAX_SIDE_PX)
-        if self.crop not in get_args(Crop):
-            raise ValueError(f"crop must be one of {get_args(Crop)}, got {self.crop!r}")
+            check_whole("size", side, 1, MAX_SIDE_PX)
+        check_choice("crop", self.crop, get_args(Crop))
         if (self.crop == "letterbox") != (self.resize is None):
-            raise ValueError(
+            raise ArgumentError(
                 f"resize must be None with crop='letterbox' and a size in px with crop='center', "
                 f"got resize={self.resize} with crop={self.crop!r}"
             )
-        if self.resize is not None and self.resize < max(self.size):
-            raise ValueError(f"resize must be >= the crop {self.size}, got {self.resize}")
-        if self.resize is not None:
-            _check_whole("resize", self.resize, MAX_SIDE_PX)
+        if self.resize is None:
+            return
+        check_whole("resize", self.resize, 1, MAX_SIDE_PX)
+        if self.resize < max(self.size):
+            raise ArgumentError(f"resize must be >= the crop {self.size}, got {self.resize}")
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the spec as JSON-ready values."""
@@ -88,21 +86,20 @@ class ClipSpec:
         """Reads what `to_dict` wrote, after a trip through JSON.
 
         Raises:
-            ValueError: on an unknown or missing name, or a value out of range.
+            ArgumentError: on an unknown or missing name, or a value out of range.
         """
+        check_type("values", values, Mapping, "a mapping")
         names = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - names):
-            raise ValueError(f"unknown ClipSpec fields {unknown}; known are {sorted(names)}")
+            raise ArgumentError(f"unknown ClipSpec fields {unknown}; known are {sorted(names)}")
         if missing := sorted(names - set(values)):
-            raise ValueError(f"missing ClipSpec fields {missing}")
+            raise ArgumentError(f"missing ClipSpec fields {missing}")
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
         return cls(**fields)
 
 
-def _check_whole(name: str, value: object, most: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise ValueError(f"{name} must be a whole number, got {value!r}")
-    if not 1 <= int(value) <= most:
-        raise ValueError(f"{name} must be >= 1 and <= {most}, got {value}")
+def _check_length(name: str, value: object, length: int, wanted: str) -> None:
+    if not isinstance(value, (tuple, list)) or len(value) != length:
+        raise wrong(name, wanted, value)

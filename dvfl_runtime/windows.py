@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from dvfl_runtime.checks import check_choice, check_number, check_whole
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.ring import FrameRing
 from dvfl_runtime.sampling import nearest, window_targets
@@ -70,7 +71,7 @@ class Windower:
         pad: None, or "repeat".
 
     Raises:
-        ValueError: if a number is out of its range.
+        ArgumentError: if a number is out of its range.
     """
 
     def __init__(
@@ -82,15 +83,11 @@ class Windower:
         *,
         pad: Pad | None = None,
     ) -> None:
+        check_whole("num_frames", num_frames)
+        check_number("window_s", window_s, above=0)
         hop_s = window_s / 4 if hop_s is None else hop_s
-        if num_frames < 1:
-            raise ValueError(f"num_frames must be >= 1, got {num_frames}")
-        if not (math.isfinite(window_s) and window_s > 0):
-            raise ValueError(f"window_s must be a finite number > 0, got {window_s}")
-        if not (math.isfinite(hop_s) and hop_s >= MIN_HOP_S):
-            raise ValueError(f"hop_s must be a finite number >= {MIN_HOP_S}, got {hop_s}")
-        if pad not in (None, "repeat"):
-            raise ValueError(f"pad must be None or 'repeat', got {pad!r}")
+        check_number("hop_s", hop_s, least=MIN_HOP_S)
+        check_choice("pad", pad, (None, "repeat"))
         self.num_frames = num_frames
         self.window_s = window_s
         self.hop_s = hop_s

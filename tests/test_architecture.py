@@ -89,6 +89,13 @@ def test_the_runtime_imports_engines_and_decoders_late(module: Path) -> None:
     assert not early & HEAVY
 
 
+@each_module(sorted(RUNTIME.rglob("*.py")))
+def test_the_runtime_raises_its_own_errors(module: Path) -> None:
+    raised = (node.exc for node in ast.walk(parse(module)) if isinstance(node, ast.Raise))
+    names = {ast.unparse(error.func) for error in raised if isinstance(error, ast.Call)}
+    assert not names & {"Exception", "KeyError", "RuntimeError", "TypeError", "ValueError"}
+
+
 @pytest.mark.parametrize(
     ("code", "found"),
     [

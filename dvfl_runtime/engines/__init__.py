@@ -7,11 +7,12 @@ import importlib.util
 import logging
 import os
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.checks import check_whole
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import ArtifactError, EngineUnavailable
 
@@ -30,6 +31,7 @@ GPU_ENGINES = {"cuda": ("tensorrt", "onnxruntime"), "gpu": ("openvino",)}
 DEVICES = ("auto", "cpu", "cuda", "gpu")
 
 
+@runtime_checkable
 class Engine(Protocol):
     """A loaded graph. `run` may be called from several threads at once."""
 
@@ -93,7 +95,7 @@ def open_engine(
     Raises:
         EngineUnavailable: if the engine or device is unknown, not installed or not usable here.
         ArtifactError: if the engine cannot load the file.
-        ValueError: if `num_threads` < 1.
+        ArgumentError: if `num_threads` < 1.
     """
     if name != "auto" and name not in ENGINES:
         raise EngineUnavailable(
@@ -101,8 +103,8 @@ def open_engine(
         )
     if device not in DEVICES:
         raise EngineUnavailable(f"unknown device {device!r}; known are: {', '.join(DEVICES)}")
-    if num_threads is not None and num_threads < 1:
-        raise ValueError(f"num_threads must be >= 1, got {num_threads}")
+    if num_threads is not None:
+        check_whole("num_threads", num_threads)
     if name == "auto":
         engine = _open_auto(path, device, num_threads)
     else:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dvfl_runtime.checks import check_number, check_type
 from dvfl_runtime.errors import DvflError
 
 
@@ -34,6 +35,9 @@ class FakeEngine:
         self._scores = scores
         self._closed = False
         if not callable(scores):
+            check_type("scores", scores, (Sequence, np.ndarray), "numbers, or a function of clips")
+            for score in scores:
+                check_number("each score", score, least=0)
             self.num_classes = len(scores)
 
     def run(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:

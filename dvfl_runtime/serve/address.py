@@ -7,7 +7,7 @@ import re
 import socket
 from dataclasses import dataclass
 
-from dvfl_runtime.errors import DvflError
+from dvfl_runtime.errors import ArgumentError, DvflError
 
 LOOPBACK = "127.0.0.1"
 TOKEN_VARIABLE = "DVFL_TOKEN"  # of the environment: the token where the command line has none
@@ -32,11 +32,11 @@ class Address:
         """Returns the address of PORT, :PORT or HOST:PORT.
 
         Raises:
-            ValueError: if it is none.
+            ArgumentError: if it is none.
         """
         match = _FORM.fullmatch(text)
         if match is None or int(match[2]) > MAX_PORT:
-            raise ValueError(
+            raise ArgumentError(
                 f"must be PORT or HOST:PORT with a port from 0 to {MAX_PORT}, got {text!r}"
             )
         return cls((match[1] or LOOPBACK).strip("[]"), int(match[2]))

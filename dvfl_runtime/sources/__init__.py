@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Callable, Iterable
@@ -17,7 +16,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.errors import SourceError
+from dvfl_runtime.checks import check_number, check_type
+from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.sources.capture import camera, pipeline
 from dvfl_runtime.sources.file import FileSource
 from dvfl_runtime.sources.frame import Frame, Source
@@ -86,12 +86,13 @@ def open_source(
         on_state: called with each new state of a live source, from any thread.
 
     Raises:
-        SourceError: if it does not exist, cannot be opened, or is of a kind that is not supported.
+        SourceError: if it does not exist, cannot be opened, or its address is not supported.
         ClipError: if an array has another type, rank or number of channels.
-        ValueError: if `fps` is not a finite number > 0.
+        ArgumentError: if frames cannot be read from its type, or another argument is wrong.
     """
-    if not (math.isfinite(fps) and fps > 0):
-        raise ValueError(f"fps must be a finite number > 0, got {fps}")
+    check_number("fps", fps, above=0)
+    if live is not None:
+        check_type("live", live, LiveOptions, "LiveOptions")
     if isinstance(source, str) and source.isdecimal() and is_live(source):
         source = int(source)
     if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
@@ -106,7 +107,7 @@ def open_source(
         return source
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray, dict)):
         return MemorySource(source, fps)
-    raise SourceError(f"cannot read frames from a {type(source).__name__}; pass {_SUPPORTED}")
+    raise ArgumentError(f"cannot read frames from a {type(source).__name__}; pass {_SUPPORTED}")
 
 
 def is_live(name: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ class Grabbed:
     stamp_s: float | None = None
 
 
+@runtime_checkable
 class Grabber(Protocol):
     """Reads pictures from a camera or a connection; a `LiveSource` makes a source of it.
 

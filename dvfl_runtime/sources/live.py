@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.checks import check_type
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.clock import LiveClock
 from dvfl_runtime.sources.frame import Frame, check_image
@@ -94,6 +95,10 @@ class LiveSource:
         options: LiveOptions | None = None,
         on_state: Callable[[SourceState], None] | None = None,
     ) -> None:
+        check_type("name", name, str, "a string")
+        check_type("grabber", grabber, Grabber, "a Grabber, with open, read and close")
+        if options is not None:
+            check_type("options", options, LiveOptions, "LiveOptions")
         self.name = name
         self._grabber = grabber
         self._options = options or LiveOptions()

@@ -6,13 +6,13 @@ JetPack 6 (nvarguscamerasrc, nvv4l2decoder, nvvidconv).
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
-from dvfl_runtime.errors import SourceError
+from dvfl_runtime.checks import check_number, check_whole
+from dvfl_runtime.errors import ArgumentError, SourceError
 
 PARSERS = {"h264": "h264parse", "hevc": "h265parse"}
 DEPAYLOADERS = {"h264": "rtph264depay", "hevc": "rtph265depay"}
@@ -44,14 +44,10 @@ class CsiCamera:
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
-        if self.sensor < 0:
-            raise ValueError(f"sensor must be >= 0, got {self.sensor}")
-        if not (math.isfinite(self.fps) and self.fps > 0):
-            raise ValueError(f"fps must be a finite number > 0, got {self.fps}")
-        if not 0 <= self.flip <= 7:
-            raise ValueError(f"flip must be from 0 to 7, got {self.flip}")
+            check_whole(name, getattr(self, name))
+        check_whole("sensor", self.sensor, 0)
+        check_number("fps", self.fps, above=0)
+        check_whole("flip", self.flip, 0, 7)
 
     @classmethod
     def parse(cls, url: str) -> CsiCamera:
@@ -65,10 +61,10 @@ class CsiCamera:
         try:
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
             if parts.path.strip("/") or parts.fragment:
-                raise ValueError(f"{parts.path}{parts.fragment} is too much")
+                raise ArgumentError(f"{parts.path}{parts.fragment} is too much")
             given = dict(pairs)
             if len(given) < len(pairs) or not given.keys() <= known:
-                raise ValueError(f"of {', '.join(sorted(known))} each may be given once")
+                raise ArgumentError(f"of {', '.join(sorted(known))} each may be given once")
             fps = float(given.pop("fps", cls.fps))
             return cls(int(parts.netloc), fps=fps, **{k: int(v) for k, v in given.items()})
         except ValueError as err:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import random
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dvfl_runtime.errors import SourceError
+from dvfl_runtime.checks import check_number
+from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.sources.grabber import Grabbed, Grabber
 
 
@@ -34,11 +34,10 @@ class LiveOptions:
 
     def __post_init__(self) -> None:
         for name in ("stall_s", "first_pause_s", "longest_pause_s", "max_outage_s"):
-            value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a finite number > 0, got {value}")
+            if name != "max_outage_s" or self.max_outage_s is not None:
+                check_number(name, getattr(self, name), above=0)
         if self.longest_pause_s < self.first_pause_s:
-            raise ValueError(
+            raise ArgumentError(
                 f"longest_pause_s must be >= first_pause_s, got {self.longest_pause_s}"
             )
 

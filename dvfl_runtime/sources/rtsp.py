@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
+from dvfl_runtime.checks import check_choice, check_number, check_type
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.file import upright_rgb
 from dvfl_runtime.sources.grabber import Grabbed
@@ -42,7 +43,7 @@ class RtspGrabber:
 
     Raises:
         SourceError: if the URL has no host or a wrong port, or PyAV is missing.
-        ValueError: if another argument is wrong.
+        ArgumentError: if another argument is wrong.
     """
 
     def __init__(
@@ -52,10 +53,9 @@ class RtspGrabber:
         transport: Literal["tcp", "udp"] = "tcp",
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> None:
-        if transport not in ("tcp", "udp"):
-            raise ValueError(f"transport must be 'tcp' or 'udp', got {transport!r}")
-        if not read_timeout_s > 0:
-            raise ValueError(f"read_timeout_s must be > 0, got {read_timeout_s}")
+        check_choice("transport", transport, ("tcp", "udp"))
+        check_number("read_timeout_s", read_timeout_s, above=0)
+        check_type("url", url, str, "an address, rtsp://HOST/PATH")
         check_url(url)
         _require_av()
         self._url = url

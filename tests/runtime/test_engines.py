@@ -142,7 +142,7 @@ def test_unknown_names_list_the_known_ones(model, engine, device, message):
 
 
 def test_threads_must_be_some(model):
-    with pytest.raises(ValueError, match="num_threads must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="num_threads must be a whole number >= 1, got 0"):
         open_engine("auto", model, num_threads=0)
 
 

@@ -59,8 +59,9 @@ class Watched:
 
 def test_public_names():
     assert sorted(dvfl_runtime.__all__) == [
-        *("Artifact", "ArtifactError", "ClipError", "ClipSpec", "DvflError", "EngineUnavailable"),
-        *("FakeEngine", "Frame", "Info", "OutputError", "Prediction", "Recognizer", "Segment"),
+        *("ArgumentError", "Artifact", "ArtifactError", "ClipError", "ClipSpec", "DvflError"),
+        *("EngineUnavailable", "FakeEngine", "Frame", "Grabbed", "Grabber", "Info", "LiveOptions"),
+        *("LiveSource", "OutputError", "Prediction", "Recognizer", "RtspGrabber", "Segment"),
         *("Smoothing", "Source", "SourceError", "__version__"),
     ]
     assert all(hasattr(dvfl_runtime, name) for name in dvfl_runtime.__all__)

@@ -78,5 +78,5 @@ def test_every_frame_rate_gives_the_same_clip(fps):
 def test_empty_input_is_refused():
     with pytest.raises(ValueError, match="times must not be empty"):
         nearest([], [1.0])
-    with pytest.raises(ValueError, match="window_s must be > 0"):
+    with pytest.raises(ValueError, match="window_s must be a finite number > 0"):
         window_targets(0.0, 0.0, 4)

@@ -14,7 +14,7 @@ import pytest
 from frames import read
 from videos import pictures, write_video
 
-from dvfl_runtime.errors import SourceError
+from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.sources import Frame, LiveOptions, LiveSource, Source, file, is_live, open_source
 
 
@@ -91,9 +91,15 @@ def test_options_of_live_sources_are_checked(live):
         LiveOptions(**live)
 
 
-@pytest.mark.parametrize("source", ["foo://bar", "file:///a.mp4", "", None, 2.5, True, b"a.mp4"])
+@pytest.mark.parametrize("source", ["foo://bar", "file:///a.mp4", ""])
 def test_other_things_that_are_no_source(source):
     with pytest.raises(SourceError):
+        open_source(source)
+
+
+@pytest.mark.parametrize("source", [None, 2.5, True, b"a.mp4"])
+def test_what_frames_cannot_be_read_from_is_a_wrong_argument(source):
+    with pytest.raises(ArgumentError, match="cannot read frames from a "):
         open_source(source)
 
 

@@ -229,7 +229,7 @@ def test_numbers_out_of_range_are_refused(bad):
 
 
 def test_an_unknown_padding_is_refused():
-    with pytest.raises(ValueError, match="pad must be None or 'repeat', got 'zero'"):
+    with pytest.raises(ValueError, match="pad must be one of None, 'repeat', got 'zero'"):
         Numbered(pad="zero")
 
 

@@ -1,0 +1,64 @@
+"""What the arguments of the API have to be; each error names the argument and what it got."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable
+from contextlib import suppress
+from numbers import Integral, Real
+from reprlib import repr as shortened
+
+from dvfl_runtime.errors import ArgumentError
+
+LARGEST = sys.float_info.max
+
+
+def check_whole(name: str, value: object, least: int = 1, most: float = math.inf) -> None:
+    """Raises ArgumentError unless `value` is a whole number from `least` to `most`."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    if not (whole and least <= value <= most):  # type: ignore[operator]
+        limits = f"from {least} to {most}" if most < math.inf else f">= {least}"
+        raise wrong(name, f"a whole number {limits}", value)
+
+
+def check_number(
+    name: str,
+    value: object,
+    *,
+    above: float = -math.inf,
+    least: float = -LARGEST,
+    most: float = LARGEST,
+) -> None:
+    """Raises ArgumentError unless `value` is a finite number > `above` and within the others."""
+    number = math.nan  # which is in no range
+    if isinstance(value, Real) and not isinstance(value, bool):
+        with suppress(OverflowError):
+            number = float(value)
+    if above < number and least <= number <= most:
+        return
+    limits = [(">", above), (">=", least), ("<=", most)]
+    wanted = " and ".join(f"{sign} {limit:g}" for sign, limit in limits if abs(limit) < LARGEST)
+    raise wrong(name, f"a finite number {wanted}".rstrip(), value)
+
+
+def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raises ArgumentError unless `value` is one of the choices."""
+    known = list(choices)
+    if not any(isinstance(value, type(choice)) and value == choice for choice in known):
+        raise wrong(name, f"one of {', '.join(map(repr, known))}", value)
+
+
+def check_type(name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
+    """Raises ArgumentError unless `value` is of that type, which `wanted` says in words."""
+    if not isinstance(value, kind):
+        raise wrong(name, wanted, value)
+
+
+def wrong(name: str, wanted: str, value: object) -> ArgumentError:
+    """Returns the error that says what an argument must be, and what it is."""
+    try:
+        got = shortened(value)
+    except Exception:  # it may be anything
+        got = f"a {type(value).__name__}"
+    return ArgumentError(f"{name} must be {wanted}, got {got}")
