@@ -236,10 +236,9 @@ def _spec(args: argparse.Namespace) -> ClipSpec | None:
     changes = {name: value for name, value in changes.items() if value is not None}
     if not changes:
         return None
-    from dvfl_models.checkpoint import read_checkpoint
-    from dvfl_models.labels import OFFICIAL_SPEC
+    from dvfl_models.checkpoint import read_checkpoint, spec_of
 
-    spec = read_checkpoint(args.checkpoint).spec or OFFICIAL_SPEC
+    spec = spec_of(read_checkpoint(args.checkpoint))
     if "size" in changes and spec.crop == "center":
         assert spec.resize is not None
         ratio = max(changes["size"]) / max(spec.size)

@@ -21,15 +21,13 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dvfl_models.checkpoint import matching_variant, num_classes_of, read_checkpoint
+from dvfl_models.checkpoint import labels_of, model_of, read_checkpoint, spec_of
 from dvfl_models.clips import ClipSet
 from dvfl_models.evaluate import Confusion, count, to_batch
-from dvfl_models.labels import read_labels
 from dvfl_models.video_clips import VideoClips, check_corrupt
-from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet
 from dvfl_runtime.artifact import read_artifact
 from dvfl_runtime.engines import open_engine
-from dvfl_runtime.errors import ArtifactError, CheckpointError, RecipeError, SourceError
+from dvfl_runtime.errors import ArtifactError, RecipeError, SourceError
 from dvfl_runtime.evaluation import Views, sample_video
 from dvfl_runtime.scoring import Scorer
 from dvfl_runtime.sources import open_source
@@ -101,21 +99,9 @@ def _exported(path: Path, engine: str) -> Iterator[Candidate]:
 @contextmanager
 def _checkpoint(path: Path, labels: str) -> Iterator[Candidate]:
     checkpoint = read_checkpoint(path)
-    state, config = checkpoint.state_dict, checkpoint.config
-    names = read_labels(labels) if labels else checkpoint.labels
-    if not names:
-        raise CheckpointError(f"{path} does not name its classes; give --labels")
-    if len(names) != num_classes_of(state):
-        raise CheckpointError(f"{path} has {num_classes_of(state)} classes, {len(names)} labels")
-    if config is None:
-        variant = matching_variant(state)
-        if not variant:
-            raise CheckpointError(f"{path} fits no variant: {', '.join(VARIANTS)}")
-        config = dataclasses.replace(VARIANTS[variant], num_classes=len(names))
-    spec = checkpoint.spec or ClipSpec()
+    names, spec = labels_of(checkpoint, labels), spec_of(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = VideoFocalNet(config).to(device).eval()
-    model.load_state_dict(state)
+    model = model_of(checkpoint).to(device)
 
     @torch.inference_mode()
     def scores(clips: Sequence[Images]) -> Scores:

@@ -34,16 +34,16 @@ from dvfl_export.verify import (
 )
 from dvfl_models.checkpoint import (
     Checkpoint,
-    load_checkpoint,
-    matching_variant,
-    num_classes_of,
+    labels_of,
+    model_of,
     read_checkpoint,
+    spec_of,
+    variant_of,
 )
-from dvfl_models.labels import OFFICIAL_SPEC, read_labels
 from dvfl_models.macs import count_macs
-from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet
+from dvfl_models.video_focalnet import VideoFocalNet
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, Precision, read_artifact
-from dvfl_runtime.errors import CheckpointError, ExportError
+from dvfl_runtime.errors import ExportError
 from dvfl_runtime.files import replacing
 from dvfl_runtime.spec import ClipSpec
 from dvfl_runtime.version import __version__
@@ -146,8 +146,8 @@ def export(
     with replacing(request.output) as part:  # a folder that is not writable shows before the work
         step("load")
         checkpoint = read_checkpoint(request.checkpoint)
-        model, variant = _build(request, checkpoint)
-        artifact = _artifact(request, checkpoint, variant)
+        model = model_of(checkpoint, request.variant)
+        artifact = _artifact(request, checkpoint)
         spec = artifact.spec
         macs = count_macs(model, (spec.num_frames, 3, *spec.size))
         artifact = dataclasses.replace(artifact, macs=macs)
@@ -274,52 +274,18 @@ def _threshold(request: ExportRequest) -> Threshold:
     return THRESHOLDS["fp16" if request.compress else request.precision]
 
 
-def _build(request: ExportRequest, checkpoint: Checkpoint) -> tuple[VideoFocalNet, str]:
-    """The network with its weights, in eval mode, and the variant's name."""
-    num_classes = num_classes_of(checkpoint.state_dict)
-    if num_classes is None:
-        raise CheckpointError(f"{request.checkpoint} has no classification head (head.weight)")
-    variant = request.variant or checkpoint.variant or matching_variant(checkpoint.state_dict)
-    config = checkpoint.config
-    if request.variant or config is None:
-        if variant not in VARIANTS:
-            what = f"unknown variant {variant!r}" if variant else "these weights fit no variant"
-            raise CheckpointError(
-                f"{request.checkpoint}: {what}; pass --variant with one of: {', '.join(VARIANTS)}"
-            )
-        config = dataclasses.replace(VARIANTS[variant], num_classes=num_classes)
-    model = VideoFocalNet(config)
-    load_checkpoint(model, request.checkpoint)
-    return model.eval(), variant
-
-
-def _artifact(request: ExportRequest, checkpoint: Checkpoint, variant: str) -> Artifact:
+def _artifact(request: ExportRequest, checkpoint: Checkpoint) -> Artifact:
     """Describes what is exported; how well it agrees is added in the end."""
     return Artifact(
         name=request.name or request.output.stem,
-        variant=variant,
-        labels=_labels(request, checkpoint),
-        spec=request.spec or checkpoint.spec or OFFICIAL_SPEC,
+        variant=request.variant or variant_of(checkpoint),
+        labels=labels_of(checkpoint, request.labels),
+        spec=request.spec or spec_of(checkpoint),
         precision=request.precision,
         source_sha256=checkpoint.sha256,
         training=checkpoint.training,
         tools=_tools(),
     )
-
-
-def _labels(request: ExportRequest, checkpoint: Checkpoint) -> tuple[str, ...]:
-    labels = read_labels(request.labels) if request.labels else checkpoint.labels
-    width = num_classes_of(checkpoint.state_dict)
-    if not labels:
-        raise CheckpointError(
-            f"{request.checkpoint} holds no class names; pass --labels with a data set's name or "
-            f"a file of {width} names"
-        )
-    if len(labels) != width:
-        raise CheckpointError(
-            f"{len(labels)} labels for a checkpoint with {width} classes; pass the right --labels"
-        )
-    return labels
 
 
 def _write(proto: onnx.ModelProto, artifact: Artifact, path: Path) -> None:

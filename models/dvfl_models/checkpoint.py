@@ -8,14 +8,16 @@ import json
 import os
 import pickle
 import warnings
+from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from dvfl_models.labels import OFFICIAL_SPEC, read_labels
 from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet, VideoFocalNetConfig
 from dvfl_runtime.errors import CheckpointError
 from dvfl_runtime.files import replacing
@@ -23,12 +25,17 @@ from dvfl_runtime.spec import ClipSpec
 
 StateDict = Mapping[str, Tensor]
 
+# Settings that trainers keep beside the weights. They are read as plain dictionaries, so that
+# nothing of these packages is imported or run.
+SETTINGS = ("yacs.config.CfgNode", "fvcore.common.config.CfgNode", "argparse.Namespace")
+
 
 @dataclass(frozen=True)
 class Checkpoint:
     """What a checkpoint file holds.
 
     Attributes:
+        path: of the file.
         state_dict: weights by official key names.
         sha256: of the file.
         config: the network, where the file says it (our own files do).
@@ -39,6 +46,7 @@ class Checkpoint:
         trainer: the optimiser and all else that a resumed training needs; empty in foreign files.
     """
 
+    path: Path
     state_dict: StateDict
     sha256: str
     config: VideoFocalNetConfig | None = None
@@ -63,7 +71,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             warnings.simplefilter(
                 "ignore", UserWarning
             )  # about the pickle protocol of foreign files
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            with torch.serialization.safe_globals([(OrderedDict, name) for name in SETTINGS]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
         raise CheckpointError(
             f"{path} holds pickled Python objects or is damaged, and is not loaded because that "
@@ -79,6 +88,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         raise CheckpointError(f"{path} holds no state_dict, neither at the top nor under 'model'")
     about = json.loads(content["dvfl"]) if "dvfl" in content else {}
     return Checkpoint(
+        path=path,
         state_dict=state,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
         config=VideoFocalNetConfig(**about["config"]) if about else None,
@@ -113,7 +123,19 @@ def save_checkpoint(
     if trainer is not None:
         content["trainer"] = dict(trainer)
     with replacing(path) as part:
-        torch.save(content, part)
+        _save(content, part)
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
+    """`torch.save` that says with an OSError why it cannot write, such as a full disk."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as err:  # of its zip writer; what the file said stands behind it
+            cause: BaseException | None = err
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            raise cause or err from None
 
 
 def load_checkpoint(model: VideoFocalNet, path: str | os.PathLike[str]) -> Checkpoint:
@@ -124,12 +146,84 @@ def load_checkpoint(model: VideoFocalNet, path: str | os.PathLike[str]) -> Check
             wrong-shape keys and the variant that would fit.
     """
     checkpoint = read_checkpoint(path)
+    _fill(model, checkpoint)
+    return checkpoint
+
+
+def _fill(model: VideoFocalNet, checkpoint: Checkpoint) -> None:
     if report := compare(model.state_dict(), checkpoint.state_dict):
         fits = matching_variant(checkpoint.state_dict)
         hint = f"; these weights fit variant {fits!r}" if fits else ""
-        raise CheckpointError(f"{path} does not fit the model: {report}{hint}")
+        raise CheckpointError(f"{checkpoint.path} does not fit the model: {report}{hint}")
     model.load_state_dict(checkpoint.state_dict)
-    return checkpoint
+
+
+def spec_of(checkpoint: Checkpoint) -> ClipSpec:
+    """The clips that a checkpoint was trained on: its own, or those of the official recipes."""
+    return checkpoint.spec or OFFICIAL_SPEC
+
+
+def labels_of(checkpoint: Checkpoint, source: str = "") -> tuple[str, ...]:
+    """The class names of a checkpoint, or those of `source`: a file or a published data set.
+
+    Raises:
+        CheckpointError: if there are none, or not as many as the head has outputs.
+    """
+    labels = read_labels(source) if source else checkpoint.labels
+    width = _width_of(checkpoint)
+    if not labels:
+        raise CheckpointError(
+            f"{checkpoint.path} holds no class names; give --labels with a data set's name or a "
+            f"file of {width} names"
+        )
+    if len(labels) != width:
+        raise CheckpointError(
+            f"{len(labels)} labels for a checkpoint with {width} classes; give the right --labels"
+        )
+    return labels
+
+
+def variant_of(checkpoint: Checkpoint) -> str:
+    """Name of a checkpoint's variant, by its own word or the shapes; "" if it is none of ours."""
+    return checkpoint.variant or matching_variant(checkpoint.state_dict)
+
+
+def config_of(checkpoint: Checkpoint, variant: str = "") -> VideoFocalNetConfig:
+    """The network of a checkpoint: what it says itself, or else the variant that it fits.
+
+    Args:
+        checkpoint: with the weights.
+        variant: takes the place of what the checkpoint says.
+
+    Raises:
+        CheckpointError: if the weights have no head, or fit no variant.
+    """
+    num_classes = _width_of(checkpoint)
+    if checkpoint.config is not None and not variant:
+        return checkpoint.config
+    variant = variant or variant_of(checkpoint)
+    if variant not in VARIANTS:
+        what = f"unknown variant {variant!r}" if variant else "these weights fit no variant"
+        raise CheckpointError(f"{checkpoint.path}: {what}; known are: {', '.join(VARIANTS)}")
+    return dataclasses.replace(VARIANTS[variant], num_classes=num_classes)
+
+
+def model_of(checkpoint: Checkpoint, variant: str = "") -> VideoFocalNet:
+    """The network of a checkpoint with its weights, in eval mode.
+
+    Raises:
+        CheckpointError: as `config_of`, or if the weights do not fit that network.
+    """
+    model = VideoFocalNet(config_of(checkpoint, variant))
+    _fill(model, checkpoint)
+    return model.eval()
+
+
+def _width_of(checkpoint: Checkpoint) -> int:
+    width = num_classes_of(checkpoint.state_dict)
+    if width is None:
+        raise CheckpointError(f"{checkpoint.path} has no classification head (head.weight)")
+    return width
 
 
 def compare(wanted: StateDict, given: StateDict) -> str:
@@ -169,7 +263,7 @@ def matching_variant(state: StateDict) -> str:
     return ""
 
 
-def init_from_focalnet(model: nn.Module, state: StateDict) -> dict[str, list[str]]:
+def init_from_focalnet(model: VideoFocalNet, state: StateDict) -> dict[str, list[str]]:
     """Loads what matches of an ImageNet FocalNet (2D) state_dict; the rest keeps its values.
 
     The spatial part has the same key names (arXiv 2307.06947, section 4.1); the temporal part and

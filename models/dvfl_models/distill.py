@@ -12,7 +12,6 @@ spatio-temporal context" a loss of its own: it compares the modulators of Video-
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dvfl_models.checkpoint import compare, matching_variant, num_classes_of, read_checkpoint
-from dvfl_models.video_focalnet import VARIANTS, Modulators, VideoFocalNet
+from dvfl_models.checkpoint import model_of, num_classes_of, read_checkpoint, spec_of
+from dvfl_models.video_focalnet import Modulators
 from dvfl_runtime.errors import CheckpointError
 from dvfl_runtime.spec import ClipSpec
 
@@ -111,30 +110,19 @@ class Teacher:
 
     def __init__(self, path: str | os.PathLike[str], labels: Sequence[str], spec: ClipSpec) -> None:
         checkpoint = read_checkpoint(path)
-        state = checkpoint.state_dict
         if checkpoint.labels and tuple(labels) != checkpoint.labels:
             raise CheckpointError(
                 f"teacher {path} knows the classes {list(checkpoint.labels)}, the student shall "
                 f"learn {list(labels)}; give a teacher of the same classes in the same order"
             )
-        if (width := num_classes_of(state)) != len(labels):
+        if (width := num_classes_of(checkpoint.state_dict)) != len(labels):
             raise CheckpointError(
                 f"teacher {path} has {width} classes, the recipe {len(labels)}; a teacher keeps "
                 f"its trained head, so give one of the same classes"
             )
-        if checkpoint.spec and (checkpoint.spec.mean, checkpoint.spec.std) != (spec.mean, spec.std):
+        if (spec_of(checkpoint).mean, spec_of(checkpoint).std) != (spec.mean, spec.std):
             raise CheckpointError(f"teacher {path} was trained with another clip.mean or clip.std")
-        config = checkpoint.config
-        if config is None:
-            variant = matching_variant(state)
-            if not variant:
-                raise CheckpointError(f"teacher {path} fits no variant: {', '.join(VARIANTS)}")
-            config = dataclasses.replace(VARIANTS[variant], num_classes=len(labels))
-        self.model = VideoFocalNet(config)
-        if difference := compare(self.model.state_dict(), state):
-            raise CheckpointError(f"teacher {path} does not fit its own config: {difference}")
-        self.model.load_state_dict(state)
-        self.model.eval().requires_grad_(False)
+        self.model = model_of(checkpoint).requires_grad_(False)
         self.sha256 = checkpoint.sha256
 
     @torch.no_grad()

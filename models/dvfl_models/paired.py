@@ -23,12 +23,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dvfl_models.checkpoint import load_checkpoint
+from dvfl_models.checkpoint import labels_of, model_of, read_checkpoint, spec_of
 from dvfl_models.evaluate import to_batch
 from dvfl_models.machine import machine
 from dvfl_models.recipe import Recipe, recipe_from
 from dvfl_models.recipe_parts import VideosPart
-from dvfl_models.starting import new_model
 from dvfl_models.video_clips import VideoClips
 from dvfl_runtime.errors import DvflError, RecipeError
 from dvfl_runtime.files import replacing
@@ -53,18 +52,16 @@ def right_clips(run: Path) -> Right:
     except (OSError, ValueError) as err:
         raise RecipeError(f"{run} holds no run: {err}") from err
     recipe: Recipe = recipe_from(values, str(run))
-    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"start": ""})})
     part = recipe.test[0]
     if not isinstance(part, VideosPart):
         raise RecipeError(f"the first test set of {run} is not of kind 'videos'")
-    model = new_model(recipe)
-    load_checkpoint(model, run / "final.pth")
-    model.eval()
-    clips = VideoClips(part, recipe.labels, recipe.spec)
+    checkpoint = read_checkpoint(run / "final.pth")
+    model, spec = model_of(checkpoint), spec_of(checkpoint)
+    clips = VideoClips(part, labels_of(checkpoint), spec)
     found: Right = {}
     for index, entry in enumerate(clips.entries):
         clip, class_id = clips[index]
-        guess = int(model(to_batch([clip], recipe.spec)).argmax())
+        guess = int(model(to_batch([clip], spec)).argmax())
         found[f"seed {recipe.seed}: {entry.path}"] = entry.group or entry.path, guess == class_id
     return found
 

@@ -9,7 +9,13 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from dvfl_models.checkpoint import compare, init_from_focalnet, load_checkpoint, read_checkpoint
+from dvfl_models.checkpoint import (
+    compare,
+    init_from_focalnet,
+    matching_variant,
+    num_classes_of,
+    read_checkpoint,
+)
 from dvfl_models.recipe import Recipe
 from dvfl_models.recipe_parts import ModelPart, OptimPart
 from dvfl_models.video_focalnet import VideoFocalNet, build_model, init_weights
@@ -63,29 +69,61 @@ def new_model(recipe: Recipe) -> VideoFocalNet:
     model = build_model(part.variant, num_classes=len(recipe.labels), drop_path_rate=part.drop_path)
     init_weights(model, part.init)
     if part.imagenet:
-        report = init_from_focalnet(model, read_checkpoint(part.imagenet).state_dict)
-        log.info(
-            "from %s: %d tensors loaded, %d are not in it, %d of it do not fit",
-            *(part.imagenet, *(len(report[k]) for k in ("loaded", "not_in_file", "skipped"))),
-        )
-    if part.start and (part.new_head or part.widen):
-        _load_parts(model, part)
-    elif part.start:
-        load_checkpoint(model, part.start)
+        _load_imagenet(model, part.imagenet)
+    if part.start:
+        _load_start(model, part, recipe.labels)
     return model
 
 
-def _load_parts(model: VideoFocalNet, part: ModelPart) -> None:
-    given, wanted = read_checkpoint(part.start).state_dict, model.state_dict()
+def _load_imagenet(model: VideoFocalNet, path: str) -> None:
+    report = init_from_focalnet(model, read_checkpoint(path).state_dict)
+    loaded, missing = (
+        [key for key in report[what] if "temporal" not in key and not key.startswith("head.")]
+        for what in ("loaded", "not_in_file")
+    )
+    spatial = len(loaded) + len(missing)
+    if not loaded:
+        raise CheckpointError(
+            f"model.imagenet {path}: it has not one of the {spatial} spatial weights of the model, "
+            f"but {', '.join(report['skipped'][:3]) or 'nothing'}; give the checkpoint of an "
+            f"ImageNet FocalNet (SRF) that is as wide and deep as the variant"
+        )
+    log.log(
+        logging.WARNING if missing else logging.INFO,
+        "from %s: %d of %d spatial weights (%.0f %%)%s",
+        *(path, len(loaded), spatial, 100 * len(loaded) / spatial),
+        f"; the others start at random, the first is {missing[0]}" if missing else "",
+    )
+
+
+def _load_start(model: VideoFocalNet, part: ModelPart, labels: tuple[str, ...]) -> None:
+    """Loads the weights to start from, all or all but the head."""
+    checkpoint = read_checkpoint(part.start)
+    given, wanted = checkpoint.state_dict, model.state_dict()
+    classes = checkpoint.labels
     if part.new_head:
         given, wanted = (
             {key: value for key, value in state.items() if not key.startswith("head.")}
             for state in (given, wanted)
         )
+    elif num_classes_of(given) not in (None, len(labels)):
+        raise CheckpointError(
+            f"{part.start} knows {num_classes_of(given)} classes, the recipe has {len(labels)}; "
+            f"set model.new_head = true to learn them with a new head"
+        )
+    elif classes and classes != labels:
+        differ = [pair for pair in zip(classes, labels, strict=True) if pair[0] != pair[1]]
+        log.warning(
+            "%s is taken with its head, but %d of %d labels differ from its own: what was %r "
+            "begins as %r; set model.new_head = true unless they mean the same",
+            *(part.start, len(differ), len(labels), *differ[0]),
+        )
     if part.widen:
         given = widened(given, wanted)
     if report := compare(wanted, given):
-        raise CheckpointError(f"{part.start} does not fit the model: {report}")
+        fits = matching_variant(checkpoint.state_dict)
+        hint = f"; these weights fit variant {fits!r}" if fits else ""
+        raise CheckpointError(f"{part.start} does not fit the model: {report}{hint}")
     model.load_state_dict(given, strict=False)
 
 

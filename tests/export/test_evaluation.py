@@ -10,8 +10,10 @@ import pytest
 import torch
 import videos
 
+from dvfl_export import ExportRequest, pipeline
 from dvfl_export.eval_cli import main
-from dvfl_models import build_model
+from dvfl_export.evaluation import open_candidate
+from dvfl_models import build_model, read_checkpoint
 from dvfl_models.checkpoint import save_checkpoint
 from dvfl_models.evaluate import wilson
 from dvfl_models.labels import read_labels
@@ -80,6 +82,18 @@ def test_a_checkpoint_with_views_and_top5(index: Path, tmp_path: Path) -> None:
         assert report["engine"] == "torch"
         top1, top5 = (report["tests"]["index"][name]["value"] for name in ("top1", "top5"))
         assert 0 <= top1 <= top5 <= 1
+
+
+def test_an_official_checkpoint_and_its_file_see_the_same_frames(tmp_path: Path) -> None:
+    path, labels = tmp_path / "official.pth", tmp_path / "labels.txt"
+    torch.save({"model": build_model("femto", num_classes=3).state_dict()}, path)
+    labels.write_text("a\nb\nc\n")
+    request = ExportRequest(path, tmp_path / "x.onnx", labels=str(labels))
+    exported = pipeline._artifact(request, read_checkpoint(path))
+    with open_candidate(path, str(labels)) as candidate:
+        assert candidate.spec == exported.spec
+        assert candidate.spec.frame_interval == 4
+        assert candidate.labels == exported.labels == ("a", "b", "c")
 
 
 def test_the_test_sets_of_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,7 +126,7 @@ def request(folder: Path, tmp_path: Path, **changes: object) -> ExportRequest:
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({}, CheckpointError, "holds no class names; pass --labels"),
+        ({}, CheckpointError, "holds no class names; give --labels"),
         ({"labels": "ucf101"}, CheckpointError, "101 labels for a checkpoint with 3 classes"),
         ({"labels": "nonsense"}, CheckpointError, "cannot read labels 'nonsense'"),
         ({"variant": "nano"}, CheckpointError, "these weights fit variant 'femto'"),

@@ -1,14 +1,27 @@
 """Checkpoints: official, plain, our own, foreign and broken."""
 
+import argparse
 import dataclasses
 import pickle
+import resource
+import sys
+import types
 from pathlib import Path
 
 import pytest
 import torch
 
 from dvfl_models import VARIANTS, VideoFocalNet, build_model, load_checkpoint, read_checkpoint
-from dvfl_models.checkpoint import init_from_focalnet, matching_variant, save_checkpoint
+from dvfl_models.checkpoint import (
+    config_of,
+    init_from_focalnet,
+    labels_of,
+    matching_variant,
+    model_of,
+    save_checkpoint,
+    spec_of,
+    variant_of,
+)
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import CheckpointError, OutputError
 
@@ -31,6 +44,51 @@ def test_official_and_plain_files_load(
     twin = build_model("femto", num_classes=5)
     load_checkpoint(twin, tmp_path / "x.pth")
     assert all(torch.equal(value, state[key]) for key, value in twin.state_dict().items())
+
+
+class CfgNode(dict):
+    """As yacs has it: a dictionary with attributes of its own."""
+
+
+def test_settings_beside_the_weights_are_read_without_their_packages(
+    femto: VideoFocalNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    yacs = types.ModuleType("yacs.config")
+    yacs.CfgNode = CfgNode
+    config = CfgNode(AUG=CfgNode(FRAME_INTERVAL=4), NAME="base")
+    config.__dict__["__immutable__"] = True
+    for settings in (config, argparse.Namespace(lr=0.1)):
+        with monkeypatch.context() as patch:
+            patch.setattr(CfgNode, "__module__", "yacs.config")
+            patch.setitem(sys.modules, "yacs", types.ModuleType("yacs"))
+            patch.setitem(sys.modules, "yacs.config", yacs)
+            content = {"model": femto.state_dict(), "epoch": 119, "config": settings}
+            torch.save(content, tmp_path / "x.pth")
+        checkpoint = read_checkpoint(tmp_path / "x.pth")
+        assert checkpoint.state_dict.keys() == femto.state_dict().keys()
+    assert "yacs" not in sys.modules
+
+
+def test_what_a_file_does_not_say_is_that_of_the_official_recipes(
+    femto: VideoFocalNet, tmp_path: Path
+) -> None:
+    torch.save({"model": femto.state_dict()}, tmp_path / "x.pth")
+    official = read_checkpoint(tmp_path / "x.pth")
+    assert spec_of(official) == ClipSpec(size=(224, 224), resize=256, frame_interval=4)
+    assert (variant_of(official), config_of(official)) == ("femto", femto.config)
+    (tmp_path / "names.txt").write_text("\n".join("abcde"))
+    assert labels_of(official, str(tmp_path / "names.txt")) == tuple("abcde")
+    with pytest.raises(CheckpointError, match=r"no class names; give --labels .* of 5 names"):
+        labels_of(official)
+    spec = ClipSpec(size=(32, 32), resize=36)
+    save_checkpoint(tmp_path / "y.pth", femto, about={**about(), "spec": spec.to_dict()})
+    ours = read_checkpoint(tmp_path / "y.pth")
+    assert (spec_of(ours), labels_of(ours)) == (spec, tuple("abcde"))
+    assert not model_of(ours).training
+    headless = {k: v for k, v in femto.state_dict().items() if not k.startswith("head.")}
+    torch.save(headless, tmp_path / "z.pth")
+    with pytest.raises(CheckpointError, match="no classification head"):
+        config_of(read_checkpoint(tmp_path / "z.pth"))
 
 
 def test_our_own_file_knows_its_network(femto: VideoFocalNet, tmp_path: Path) -> None:
@@ -111,6 +169,20 @@ def test_nothing_is_left_where_nothing_can_be_written(femto: VideoFocalNet, tmp_
     with pytest.raises(OutputError, match="existing, writable folder"):
         save_checkpoint(tmp_path / "absent" / "x.pth", femto, about=about())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_and_the_old_file_stays(femto: VideoFocalNet, tmp_path: Path) -> None:
+    """A limit on the size of files stops writing as a full disk does."""
+    (tmp_path / "x.pth").write_bytes(b"the old one")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    try:
+        with pytest.raises(OutputError, match=r"cannot write .*x\.pth: File too large") as found:
+            save_checkpoint(tmp_path / "x.pth", femto, about=about())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "\n" not in str(found.value)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"the old one"]
 
 
 def test_imagenet_initialisation_reports_what_matched(femto: VideoFocalNet) -> None:
