@@ -14,6 +14,7 @@ from dvfl_runtime.errors import ArgumentError
 # what no model has: a file that asks for more is damaged, and would take all memory or never end
 MAX_FRAMES = 1024
 MAX_SIDE_PX = 4096
+MAX_CLIP_PX = 1 << 28  # 1024 frames of 512 x 512
 MAX_WINDOW_S = 3600.0
 
 Crop = Literal["center", "letterbox"]
@@ -65,6 +66,9 @@ class ClipSpec:
         _check_length("size", self.size, 2, "(height, width)")
         for side in self.size:
             check_whole("size", side, 1, MAX_SIDE_PX)
+        check_whole(
+            "num_frames x height x width", self.num_frames * math.prod(self.size), 1, MAX_CLIP_PX
+        )
         check_choice("crop", self.crop, get_args(Crop))
         if (self.crop == "letterbox") != (self.resize is None):
             raise ArgumentError(

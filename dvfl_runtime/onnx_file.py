@@ -1,0 +1,208 @@
+"""The bytes of an ONNX file: its metadata, and a digest of all in it that computes.
+
+Read by walking over the protobuf, which needs neither an engine nor the onnx package, and notices
+a truncated file and weights that lie in another one. Wire format:
+https://protobuf.dev/programming-guides/encoding/; field numbers: onnx.proto.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import TypeAlias
+
+from dvfl_runtime.errors import ArtifactError
+
+MAX_FILE_BYTES = 2**31 - 1  # of any protobuf message
+MAX_METADATA_BYTES = 1 << 20  # of the dvfl entry; one with 1,000 labels has 30 kB
+MAX_FIELDS = 250_000  # an int8 file of "base" has 50,000; to walk over so many takes 0.3 s
+MAX_OPSET = 1000  # ONNX is at 28; OpenVINO 2026.4 counts down from 2147483647, for minutes
+
+VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+LENGTHS = {FIXED64: 8, FIXED32: 4}
+# fields of ModelProto; what has one of these numbers with another wire type is not ONNX
+MODEL_FIELDS = {
+    **{1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES},
+    **{8: BYTES, 14: BYTES, 20: BYTES, 25: BYTES},
+}
+IR_VERSION, GRAPH, OPSET_IMPORT, METADATA_PROPS = 1, 7, 8, 14
+# where tensors can be: message -> field -> the message in it
+PARTS = {
+    "model": {GRAPH: "graph", 20: "training", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+EXTERNAL_DATA, DATA_LOCATION = 13, 14  # of a tensor
+
+Field: TypeAlias = tuple[int, int, int, int]  # number, wire type, where its content begins and ends
+
+
+class OnnxFile:
+    """An ONNX file, read once.
+
+    Args:
+        path: of the file.
+
+    Raises:
+        OSError: if it cannot be read.
+        ArtifactError: if it is empty, truncated or not ONNX, or takes weights from other files.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._data = _content(path)
+        self._left = MAX_FIELDS
+        try:
+            self._top = list(self._fields(0, len(self._data)))
+            self._check_model()
+            self._check_tensors()
+        except _Truncated:
+            if not self._data.startswith(bytes([IR_VERSION << 3])):  # comes first
+                raise ArtifactError("it is not an ONNX file") from None
+            raise
+
+    def metadata(self, key: str) -> bytes | None:
+        """Returns the value of an entry of the model's metadata, the last one with this key.
+
+        Raises:
+            ArtifactError: if it is damaged, or larger than MAX_METADATA_BYTES.
+        """
+        found = None
+        for number, _, begin, end in self._top:
+            if number != METADATA_PROPS:
+                continue
+            entry = {n: (b, e) for n, wire, b, e in self._fields(begin, end) if wire == BYTES}
+            name, value = (slice(*entry.get(n, (0, 0))) for n in (1, 2))
+            if self._data[name] == key.encode():
+                found = value
+        if found is not None and found.stop - found.start > MAX_METADATA_BYTES:
+            raise ArtifactError(
+                f"its {key} metadata has {found.stop - found.start} bytes, and "
+                f"{MAX_METADATA_BYTES} are the most; export it again"
+            )
+        return None if found is None else self._data[found]
+
+    def graph_sha256(self) -> str:
+        """Returns a digest of all but the metadata."""
+        digest = hashlib.sha256()
+        content = memoryview(self._data)
+        for number, _, begin, end in self._top:
+            if number != METADATA_PROPS:
+                digest.update(b"%d:%d:" % (number, end - begin))
+                digest.update(content[begin:end])
+        return digest.hexdigest()
+
+    def _check_model(self) -> None:
+        for number, wire, begin, end in self._top:
+            if MODEL_FIELDS.get(number, wire) != wire:
+                raise ArtifactError("it is not an ONNX file")
+            if number == OPSET_IMPORT:
+                self._check_opset(begin, end)
+        if not {IR_VERSION, GRAPH} <= {number for number, *_ in self._top}:
+            raise ArtifactError("it is not an ONNX file, or was truncated")
+
+    def _check_opset(self, begin: int, end: int) -> None:
+        """Checks an OperatorSetIdProto (domain 1, version 2)."""
+        for number, wire, at, _ in self._fields(begin, end):
+            if number == 2 and wire == VARINT:
+                version, _ = _varint(self._data, at, end)
+                if not 1 <= version <= MAX_OPSET:  # a negative one is above 2**63
+                    raise ArtifactError(
+                        "it is damaged: its opset has no real version; copy it again"
+                    )
+
+    def _check_tensors(self) -> None:
+        """Raises ArtifactError if a tensor lies in another file.
+
+        Which no digest would cover, and which can be any file that this user may read.
+        """
+        rest = [("model", 0, len(self._data))]
+        while rest:
+            message, begin, end = rest.pop()
+            parts = PARTS.get(message, {})
+            for number, wire, at, after in self._fields(begin, end):
+                if wire == BYTES and number in parts:
+                    rest.append((parts[number], at, after))
+                elif message == "tensor" and self._is_outside(number, at, after):
+                    raise ArtifactError(
+                        "it takes weights from another file; export it again with dvfl-export, "
+                        "which writes one file"
+                    )
+
+    def _is_outside(self, number: int, begin: int, end: int) -> bool:
+        """Whether a field of a tensor says that its values lie elsewhere."""
+        said = bool(self._data[begin:end].strip(b"\x80\x00"))  # no zero, however it is written
+        return number == EXTERNAL_DATA or (number == DATA_LOCATION and said)
+
+    def _fields(self, at: int, end: int) -> Iterator[Field]:
+        """Yields the fields of a message.
+
+        Raises:
+            ArtifactError: if the file has more than MAX_FIELDS.
+            _Truncated: if a field reaches beyond `end` or is no protobuf field at all.
+        """
+        data = self._data
+        while at < end:
+            self._left -= 1
+            if self._left < 0:
+                raise ArtifactError(f"it has more than {MAX_FIELDS} fields; export it again")
+            tag, at = _varint(data, at, end)
+            number, wire = tag >> 3, tag & 7
+            if wire == BYTES:
+                length, at = _varint(data, at, end)
+                after = at + length
+            elif wire == VARINT:
+                after = _varint(data, at, end)[1]
+            elif wire in LENGTHS:
+                after = at + LENGTHS[wire]
+            else:
+                raise _Truncated
+            if number == 0 or after > end:
+                raise _Truncated
+            yield number, wire, at, after
+            at = after
+
+
+class _Truncated(ArtifactError):
+    """A message ends in the middle of a field."""
+
+    def __init__(self) -> None:
+        super().__init__("it is truncated or damaged; copy or export it again")
+
+
+def _content(path: str | os.PathLike[str]) -> bytes:
+    with open(path, "rb", opener=_without_waiting) as stream:
+        about = os.fstat(stream.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise ArtifactError("it is not a regular file; copy it to one")
+        if about.st_size == 0:
+            raise ArtifactError("it is empty; copy it again")
+        if about.st_size > MAX_FILE_BYTES:
+            raise ArtifactError("it has more than 2 GB, and no ONNX file has; check the path")
+        return stream.read(about.st_size)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens a pipe, too, without waiting for a writer."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """Returns a number of variable length and where it ends."""
+    if at < end and data[at] < 0x80:
+        return data[at], at + 1
+    value = 0
+    for shift in range(0, 70, 7):
+        if at >= end:
+            break
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at += 1
+        if byte < 0x80:
+            return value, at
+    raise _Truncated
