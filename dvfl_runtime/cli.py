@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -115,6 +117,13 @@ def _parser() -> argparse.ArgumentParser:
     add = page.add_argument
     add("--serve", metavar="HOST:PORT", type=_address, help="show it in a browser; PORT is enough")
     add(
+        "--linger",
+        metavar="S",
+        type=at_least(0),
+        help="how long it stays when all sources have ended, seconds; default: 0, on a terminal "
+        "until Ctrl-C",
+    )
+    add(
         "--token",
         metavar="T",
         help="asked of each browser; needed where HOST is not loopback; "
@@ -142,6 +151,8 @@ def _check(args: argparse.Namespace) -> None:
     args.together = bool(args.serve) or (not args.whole and any(map(is_live, args.sources)))
     if args.serve and args.whole:
         raise DvflError("--serve shows windows, and --whole has none; leave out one of them")
+    if args.linger is not None and not args.serve:
+        raise DvflError("--linger is how long the page of --serve HOST:PORT stays; pass both")
     if args.token is not None and not (args.serve and args.token):
         raise DvflError("--token is what the page of --serve HOST:PORT asks for; pass both")
     args.token = args.token or os.environ.get(TOKEN_VARIABLE) or None
@@ -169,10 +180,18 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _run(args: argparse.Namespace) -> int:
+    with ExitStack() as page:  # is there until the files are complete, and longer
+        status = _recognize(args, page)
+        if args.serve and status < SIGNALLED:
+            _linger(args.linger)
+    return status
+
+
+def _recognize(args: argparse.Namespace, page: ExitStack) -> int:
+    door = listen(args.serve, args.token) if args.serve else None
+    if door is not None:
+        page.enter_context(door[0])
     with ExitStack() as stack:
-        door = listen(args.serve, args.token) if args.serve else None
-        if door is not None:
-            stack.enter_context(door[0])
         text = _open(args.output, stack) if args.output else None
         marks = _open(args.segments, stack) if args.segments else None
         drawn = stack.enter_context(replacing(args.overlay)) if args.overlay else None
@@ -186,7 +205,7 @@ def _run(args: argparse.Namespace) -> int:
             overlay = OverlayWriter(drawn, recognizer.labels)
             outputs.viewers.append(stack.enter_context(closing(overlay)))
         if door is not None:
-            outputs.viewers.append(stack.enter_context(_page(args, recognizer, *door)))
+            outputs.viewers.append(page.enter_context(_page(args, recognizer, *door)))
         job = Job(recognizer, _reading(args), outputs)
         try:
             for names in [args.sources] if args.together else [[name] for name in args.sources]:
@@ -247,6 +266,17 @@ def _page(
     secret = "?token=..." if args.token else ""  # which is not for logs
     print(f"{PROG}: serving at http://{address}/{secret}", file=sys.stderr)
     return closing(page)
+
+
+def _linger(linger_s: float | None) -> None:
+    """Keeps the page for those who come late, until the time is over or a signal arrives."""
+    if linger_s is None:
+        watched = all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))
+        linger_s = math.inf if watched else 0.0
+    if linger_s > 0:
+        until = "until Ctrl-C" if linger_s == math.inf else f"for {linger_s:g} s, or until Ctrl-C"
+        print(f"{PROG}: all sources have ended; the page stays {until}", file=sys.stderr)
+        threading.Event().wait(min(linger_s, threading.TIMEOUT_MAX))
 
 
 def _say_what_runs(recognizer: Recognizer) -> None:

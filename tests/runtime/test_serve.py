@@ -1,7 +1,11 @@
 import asyncio
 import contextlib
 import json
+import os
+import pty
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -30,6 +34,7 @@ def folder(tmp_path_factory):
     write_colour_model(path / "m.onnx")
     for colour in ("red", "blue"):
         write_video(path / f"{colour}.mp4", coloured((colour, 50)), pix_fmt="yuv444p")
+    write_video(path / "short.mp4", coloured(("red", 5)), pix_fmt="yuv444p")
     long = coloured(("red", 60 * 25), height=16, width=16)
     write_video(path / "long.mp4", long, pix_fmt="yuv444p")
     return path
@@ -98,6 +103,8 @@ def test_addresses(text, host, port, is_loopback, again):
         (["--serve", "camera.local:0"], ["camera.local", "--token TOKEN"]),
         (["--serve", "203.0.113.1:0", "--token", "x"], ["203.0.113.1:0", "of this machine"]),
         (["--serve", "0", "--token", ""], ["--token", "pass both"]),
+        (["--linger", "1"], ["--linger", "pass both"]),
+        (["--serve", "0", "--linger", "-1"], ["--linger", ">= 0", "'-1'"]),
         (["--token", "x"], ["--token", "pass both"]),
         (["--serve", "0", "--whole"], ["--serve", "--whole"]),
     ],
@@ -307,6 +314,42 @@ def test_a_client_that_does_not_read_costs_no_memory(serve, recognizer):
         waiting = [len(inbox.events) for inbox in server._board._inboxes]
         assert len(waiting) == 2
         assert max(waiting) <= board.INBOX
+
+
+def test_the_page_stays_when_the_files_are_complete(folder, tmp_path):
+    rows, marks = tmp_path / "o.jsonl", tmp_path / "s.json"
+    words = ("--model", folder / "m.onnx", "--serve", "0", "-o", rows, "--segments", marks)
+    with Served(folder / "short.mp4", *words, "--linger", "60") as served:
+        for line in served.process.stderr:
+            if "the page stays for 60 s, or until Ctrl-C" in line:
+                break
+        assert json.loads(marks.read_text())["segments"][0]["label"] == "red"
+        with ask(served.port, "/events") as answer:
+            told = events(answer)
+            kind, _, hello = next(told)
+            assert (kind, [s["state"] for s in hello["sources"]]) == ("hello", ["ended"])
+            assert next(told)[2] == json.loads(rows.read_text().splitlines()[0])
+            assert status(served.port, "/picture/0.jpg") in (200, 204)
+            assert served.interrupt() == 130
+            assert [kind for kind, _, _ in told][-1] == "end"
+        assert served.errors() == ""
+    assert rows.read_text().count('"label": "red"') == len(rows.read_text().splitlines()) == 1
+
+
+def test_on_a_terminal_the_page_stays_until_ctrl_c_and_with_0_it_does_not(folder, tmp_path):
+    words = (folder / "short.mp4", "--model", folder / "m.onnx", "--serve", "0")
+    command = [sys.executable, "-m", "dvfl_runtime.cli", *map(str, words)]
+    ours, theirs = pty.openpty()
+    with (
+        open(ours, encoding="utf-8") as screen,
+        subprocess.Popen(command, stdout=theirs, stderr=theirs) as staying,
+        subprocess.Popen([*command, "--linger", "0"], stdout=theirs, stderr=theirs) as ending,
+    ):
+        assert any("the page stays until Ctrl-C" in line for line in screen)
+        assert ending.wait(60) == 0
+        staying.send_signal(signal.SIGINT)
+        assert staying.wait(60) == 130
+    os.close(theirs)
 
 
 def test_ctrl_c_ends_it_at_once_with_browsers_connected(folder, tmp_path):
