@@ -1,11 +1,12 @@
 # Each target sets itself up: Python 3.10 or newer, pip and make are all it needs.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-tools check check-slow bench results-table clean
+.PHONY: help demo test test-tools check check-slow bench gpu-check results-table clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+GPU_ARGS ?= runs/gpu-check --parts training
 # A file of tests runs in one process, with one thread of PyTorch's: two keep two cores busy.
 WORKERS ?= 2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -37,6 +38,11 @@ check-slow: .venv/ready ## run the tests that take minutes
 
 bench: .venv/ready ## measure the bundled model on this machine; BENCH_ARGS="mine.onnx --json out.json"
 	$(BIN)/dvfl-bench $(BENCH_ARGS)
+
+# installs nothing, so that it runs where there is no network: PYTHON is one that has PyTorch with CUDA
+gpu-check: ## measure training and distillation on an NVIDIA GPU; GPU_ARGS="OUT --parts training"
+	PYTHONPATH=$(CURDIR):$(CURDIR)/models:$(CURDIR)/export:$(CURDIR)/benchmarks \
+	  $(PYTHON) -m dvfl_models.gpu_check $(GPU_ARGS)
 
 results-table: .venv/ready ## fill the tables of models/RESULTS.md from models/results
 	$(BIN)/python -m dvfl_models.results table models/RESULTS.md

@@ -44,6 +44,53 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * divergence
 
 
+def standardised_kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """`kd_loss` of logits whose mean is 0 and whose deviation is 1 in each clip.
+
+    The student learns the order and the distances of the teacher's classes, not how large its
+    logits are (logit standardisation, arXiv 2403.01427, eq. 7 and algorithm 1).
+
+    Args:
+        student: (B, num_classes) logits.
+        teacher: (B, num_classes) logits, without gradient.
+        temperature: T > 0, of the standardised logits.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        return kd_loss(_standardised(student), _standardised(teacher), temperature)
+
+
+def _standardised(logits: Tensor) -> Tensor:
+    logits = logits.float()
+    deviation = logits.std(1, correction=0, keepdim=True)
+    return (logits - logits.mean(1, keepdim=True)) / (deviation + 1e-7)
+
+
+def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """T^2 * (1 - correlation between classes + 1 - correlation within classes), 0 to 4 T^2.
+
+    Pearson's correlation of the scores of student and teacher, over the classes of each clip and
+    over the clips of each class: the student keeps the teacher's relations, not its values (DIST,
+    arXiv 2205.10536, eq. 7-10).
+
+    Args:
+        student: (B, num_classes) logits.
+        teacher: (B, num_classes) logits, without gradient.
+        temperature: T > 0.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        found = F.softmax(student.float() / temperature, dim=1)
+        wanted = F.softmax(teacher.float() / temperature, dim=1)
+        between = 1 - _correlation(found, wanted)
+        within = 1 - _correlation(found.T, wanted.T)
+    return temperature**2 * (between + within)
+
+
+def _correlation(one: Tensor, other: Tensor) -> Tensor:
+    """Pearson's correlation of each pair of rows, mean over the rows."""
+    one, other = (x - x.mean(1, keepdim=True) for x in (one, other))
+    return F.cosine_similarity(one, other, dim=1, eps=1e-8).mean()
+
+
 def modulation_loss(student: Sequence[Modulators], teacher: Sequence[Modulators]) -> Tensor:
     """How far apart two networks modulate, 0 (in the same places) to 4, mean over stages and batch.
 

@@ -1,6 +1,7 @@
 """Distillation losses: zero at equality, known values, finite in half precision; the teacher."""
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,11 +10,19 @@ from torch import Tensor
 
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model
 from dvfl_models.checkpoint import save_checkpoint
-from dvfl_models.distill import Teacher, energy_map, kd_loss, modulation_loss
+from dvfl_models.distill import (
+    Teacher,
+    dist_loss,
+    energy_map,
+    kd_loss,
+    modulation_loss,
+    standardised_kd_loss,
+)
 from dvfl_models.video_focalnet import Modulators
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import CheckpointError
 
+Loss = Callable[[Tensor, Tensor, float], Tensor]
 SMALL = VideoFocalNetConfig(embed_dim=8, depths=(1, 1, 2, 1), num_classes=5)
 DEEP = VideoFocalNetConfig(embed_dim=16, depths=(2, 1, 3, 1), num_classes=5)
 
@@ -26,6 +35,46 @@ def test_kd_loss_is_zero_with_zero_gradient_at_equality() -> None:
     assert student.grad is not None
     assert abs(loss.item()) < 1e-5
     assert student.grad.abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("loss", [standardised_kd_loss, dist_loss])
+def test_other_losses_are_zero_with_zero_gradient_at_equality(loss: Loss) -> None:
+    logits = torch.randn(4, 7, generator=torch.Generator().manual_seed(0))
+    student = logits.clone().requires_grad_()
+    found = loss(student, logits, 2.0)
+    found.backward()
+    assert student.grad is not None
+    assert abs(found.item()) < 1e-5
+    assert student.grad.abs().max() < 1e-5
+
+
+def test_standardised_kd_loss_has_the_value_computed_by_hand() -> None:
+    # two logits become 1 and -1 whatever they were: the teacher's odds are e^2 at T = 1
+    teacher, student = torch.tensor([[5.0, 1.0]]), torch.tensor([[-2.0, 4.0]])
+    share = 1 / (1 + math.exp(-2.0))
+    by_hand = 2 * share - 2 * (1 - share)  # sum of p * (log p - log q), log odds of 2 and -2
+    assert standardised_kd_loss(student, teacher, 1.0).item() == pytest.approx(by_hand, rel=1e-5)
+    larger = standardised_kd_loss(9 * student + 3, teacher, 1.0)
+    assert larger.item() == pytest.approx(by_hand, rel=1e-5)
+
+
+def test_dist_loss_has_the_value_computed_by_hand() -> None:
+    # two classes: a clip's scores correlate by +1 or -1, here one of each; within a class, too
+    teacher, student = (
+        torch.tensor([[2.0, 0.0], [0.0, 1.0]]),
+        torch.tensor([[1.0, 0.0], [3.0, 0.0]]),
+    )
+    assert dist_loss(student, teacher, 2.0).item() == pytest.approx(4 * (1 + 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", [standardised_kd_loss, dist_loss])
+def test_other_losses_are_finite_for_large_logits_in_bfloat16(loss: Loss) -> None:
+    student = torch.tensor([[100.0, -100.0, 0.0], [0.0, 0.0, 0.0]]).bfloat16().requires_grad_()
+    found = loss(student, -student.detach(), 1.0)
+    found.backward()
+    assert student.grad is not None
+    assert torch.isfinite(found)
+    assert torch.isfinite(student.grad).all()
 
 
 def test_kd_loss_has_the_value_computed_by_hand() -> None:
