@@ -41,7 +41,7 @@ bench: .venv/ready ## measure the bundled model on this machine; BENCH_ARGS="min
 
 # installs nothing, so that it runs where there is no network: PYTHON is one that has PyTorch with CUDA
 gpu-check: ## measure training and distillation on an NVIDIA GPU; GPU_ARGS="OUT --parts training"
-	PYTHONPATH=$(CURDIR):$(CURDIR)/models:$(CURDIR)/export:$(CURDIR)/benchmarks \
+	PYTHONPATH=$(CURDIR):$(CURDIR)/models:$(CURDIR)/export:$(CURDIR)/benchmarks:$$PYTHONPATH \
 	  $(PYTHON) -m dvfl_models.gpu_check $(GPU_ARGS)
 
 results-table: .venv/ready ## fill the tables of models/RESULTS.md from models/results
