@@ -2,10 +2,12 @@
 
 A frame waits for the prediction that speaks for it, the one whose window's centre is nearest in
 time. So what waits is bounded by the window: half of it and one hop, and all of it at the start.
+Where that is more than `MAX_WAITING_BYTES`, the oldest frames get the newest prediction there is.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Sequence
@@ -18,14 +20,18 @@ from dvfl_runtime.encoding import VideoFile, to_yuv
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.panel import Panel, Run
 from dvfl_runtime.results import Prediction
+from dvfl_runtime.smoothing import boundary_s, centre_s
 from dvfl_runtime.sources import Frame, Source
 from dvfl_runtime.tap import Tap
+
+_logger = logging.getLogger(__name__)
 
 Planes = NDArray[np.uint8]  # (3/2 H, W): a picture in yuv420p, its three planes one after another
 
 SUFFIXES = (".mp4", ".mov", ".mkv")
 LONGEST_STRIP_S = 600.0  # a longer video, and a live one, has a strip that scrolls
 SCROLLED_S = 30.0
+MAX_WAITING_BYTES = 1 << 30  # 11 s of 1920 x 1080 px at 30 frames a second, 2.9 s of 3840 x 2160
 
 
 def check_overlay_suffix(path: Path) -> None:
@@ -54,6 +60,7 @@ class OverlayWriter:
         self._panel: Panel | None = None
         self._duration_s: float | None = None
         self._waiting: deque[tuple[Planes, float]] = deque()
+        self._early = 0  # frames that could not wait for their prediction
         self._said: Prediction | None = None  # the newest; what comes next may speak for more
         self._runs: deque[Run] = deque()
         self._body: tuple[Prediction, Planes, NDArray[np.uint8]] | None = None
@@ -77,13 +84,16 @@ class OverlayWriter:
                 self._panel = Panel(width, height, self._labels)
                 self._file.size = width, height
             self._waiting.append((planes, frame.time_s))
+            if len(self._waiting) * planes.nbytes > MAX_WAITING_BYTES:
+                self._put_oldest(self._said)
+                self._early += 1
 
     def write(self, prediction: Prediction) -> None:
         """Takes the next prediction and encodes the frames whose prediction is known now."""
         with self._lock:
             last, self._said = self._said, prediction
             if last is not None:
-                self._put_until((centre_s(last) + centre_s(prediction)) / 2, last)
+                self._put_until(boundary_s(last, prediction), last)
             self._put_until(centre_s(prediction), prediction)
 
     def finish(self) -> None:
@@ -96,6 +106,14 @@ class OverlayWriter:
         with self._lock:
             self._put_until(float("inf"), self._said)
             self._file.finish()
+            early, self._early = self._early, 0
+        if early:
+            _logger.warning(
+                "%d frames of the overlay were drawn before the answer of their own window was "
+                "known, with the newest one there was: more than %d MB of pictures would have had "
+                "to wait; choose a shorter --window-s or --hop-s, or a smaller picture",
+                *(early, MAX_WAITING_BYTES >> 20),
+            )
 
     def close(self) -> None:
         """Lets go of the file, complete or not."""
@@ -104,10 +122,13 @@ class OverlayWriter:
     def _put_until(self, end_s: float, prediction: Prediction | None) -> None:
         """Encodes the frames before `end_s`; the prediction speaks for them."""
         while self._waiting and self._waiting[0][1] < end_s:
-            planes, time_s = self._waiting.popleft()
-            if prediction is not None:
-                self._draw(planes, time_s, prediction)
-            self._file.add(planes, time_s)
+            self._put_oldest(prediction)
+
+    def _put_oldest(self, prediction: Prediction | None) -> None:
+        planes, time_s = self._waiting.popleft()
+        if prediction is not None:
+            self._draw(planes, time_s, prediction)
+        self._file.add(planes, time_s)
 
     def _draw(self, planes: Planes, time_s: float, prediction: Prediction) -> None:
         panel = self._panel
@@ -133,15 +154,10 @@ class OverlayWriter:
             self._runs.append(Run(last.end_s if last else time_s, time_s, class_id))
 
     def _span_s(self, time_s: float) -> tuple[float, float]:
-        total_s = self._duration_s
-        if total_s is not None and total_s <= LONGEST_STRIP_S:
-            return 0.0, max(total_s, time_s)
+        total_s = max(self._duration_s or 0.0, time_s)  # a file may be longer than it says
+        if self._duration_s is not None and total_s <= LONGEST_STRIP_S:
+            return 0.0, total_s
         return time_s - SCROLLED_S, time_s
-
-
-def centre_s(prediction: Prediction) -> float:
-    """Returns the middle of the prediction's window, seconds."""
-    return (prediction.start_s + prediction.end_s) / 2
 
 
 def blend(planes: Planes, patch: Planes, opacity: NDArray[np.uint8] | None, top: int) -> None:

@@ -3,8 +3,9 @@
     scores -> EMA -> hysteresis, "unknown" below a threshold -> minimum duration -> Segment
 
 Windows overlap, so each speaks only for its slot: from midway to the previous window's centre
-until midway to the next one's. The first slot begins with the first window and the last one ends
-with the last window. Slots touch, except at a gap in time, which also ends a segment.
+until midway to the next one's, but never where the other lies alone (`boundary_s`). The first slot
+begins with the first window and the last one ends with the last window. Slots touch, except at a
+gap in time, which also ends a segment.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ class Segmenter:
         out: list[Segment] = []
         if last is None:
             self._slot_start_s = prediction.start_s
-        elif not _centre(prediction) > _centre(last):
+        elif not centre_s(prediction) > centre_s(last):
             raise ArgumentError(
                 f"predictions must be in order of time, got a window at "
                 f"{prediction.start_s} s after one at {last.start_s} s"
@@ -141,7 +142,7 @@ class Segmenter:
             out = self.finish()
             self._slot_start_s = prediction.start_s
         else:
-            out = self._close_slot((_centre(last) + _centre(prediction)) / 2)
+            out = self._close_slot(boundary_s(last, prediction))
         self._source = prediction.source
         self._last = prediction
         self._update(np.asarray(prediction.scores, np.float64))
@@ -216,5 +217,18 @@ class Segmenter:
         )
 
 
-def _centre(prediction: Prediction) -> float:
+def centre_s(prediction: Prediction) -> float:
+    """Returns the middle of the prediction's window, seconds."""
     return (prediction.start_s + prediction.end_s) / 2
+
+
+def boundary_s(before: Prediction, after: Prediction) -> float:
+    """Returns the time, seconds, at which the word passes from one window to the next.
+
+    That is midway between their centres. Windows of different lengths, as on both sides of a gap,
+    may have it where only one of them lies: then it is the nearest moment of their overlap, or of
+    the gap between them.
+    """
+    midway_s = (centre_s(before) + centre_s(after)) / 2
+    low_s, high_s = sorted((after.start_s, before.end_s))
+    return min(max(midway_s, low_s), high_s)

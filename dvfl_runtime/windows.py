@@ -45,23 +45,32 @@ class Window:
 class Windower:
     """Takes frames one by one and gives windows as they become complete.
 
-    Window k is [first + k * hop_s, first + k * hop_s + window_s), where `first` is the time of the
-    first frame. Its clip holds, for the centre of each of its T equal parts, the picture nearest
-    in time, which may lie just outside the window when the frame rate is low.
+    A stretch is what lies between two gaps. A gap is where the source says so (`after_gap`), or
+    where two frames are further apart than window_s. No window spans one.
+
+    Window k of a stretch is [first + k * hop_s, first + k * hop_s + window_s), where `first` is the
+    time of its first frame. Its clip holds, for the centre of each of its T equal parts, the
+    picture nearest in time, which may lie just outside the window when the frame rate is low.
 
     - A window is complete when a frame at or after its end has arrived.
-    - At the end of the stream (`finish`), a window is complete too if the last picture, shown for
-      one frame interval, reaches the window's end to within half an interval.
-    - A gap is where the source says so (`after_gap`), or where two frames are further apart than
-      window_s. No window spans one: what follows is windowed as a stream of its own.
-    - A stream that completes no window at all gives one over what there is: [first, last +
-      interval). The interval is the median over the last window, or window_s / T for one frame.
-    - With `pad="repeat"` windows end from the first hop on, k < 0 included, and what of them lies
-      before the first frame repeats that one.
+    - At the end of a stretch, a window is complete too if the last picture, shown for one frame
+      interval, reaches the window's end to within half an interval.
+    - Frames behind the last complete window get one more, which ends with the stretch:
+      [end - window_s, end). It picks among the last picture and those that the windows on the grid
+      could pick, which are a T-th of a window apart.
+    - A stretch that is too short for a complete window gives one over what there is: [first, end).
+    - The end of a stretch is [last frame] + [one interval], but not after the next one begins. The
+      interval is the median over the last window, or window_s / T for a single frame.
+    - With `pad="repeat"` the windows of a stretch end from the first hop on, k < 0 included, and
+      what of them lies before the first frame repeats that one.
+
+    So every frame lies in a window, unless hop_s is longer than window_s: then what lies between
+    two windows is left out, as asked.
 
     A frame is preprocessed only if a window can pick it, which is known when the frame after it
-    has arrived: 8 in 2 s with the default hop and T = 8, whatever the frame rate. Pictures are kept
-    while a coming window can need them, so memory is bounded by the window.
+    has arrived: 8 in 2 s with the default hop and T = 8, whatever the frame rate, and every frame
+    until the first window of a stretch is complete. Pictures are kept while a coming window can
+    need them, so memory is bounded by the window.
 
     Args:
         ring: where pictures are kept.
@@ -92,9 +101,11 @@ class Windower:
         self.window_s = window_s
         self.hop_s = hop_s
         self.ring = ring
+        self._overlaps = (
+            hop_s <= window_s
+        )  # or windows touch; else frames between them are left out
         self._centres = window_targets(0.0, window_s, num_frames)
         self._first_k = 0 if pad is None else 1 - math.ceil(window_s / hop_s - 1e-9)
-        self._given = False  # any window at all
         self._dropped = 0
         self._count = 0  # frames taken
         self._last: Frame | None
@@ -116,8 +127,9 @@ class Windower:
                 "sort the frames by time_s"
             )
         windows: list[Window] = []
-        if last is not None and (frame.after_gap or time_s - last.time_s > self.window_s):
-            windows = self._end()
+        step_s = 0.0 if last is None else time_s - last.time_s
+        if step_s > 0 and (frame.after_gap or step_s > self.window_s):
+            windows = self._end(time_s)
         self._dropped += frame.dropped
         if self._last is None:
             self._first_s = time_s
@@ -132,44 +144,58 @@ class Windower:
 
     def finish(self) -> list[Window]:
         """Returns the windows that the end of the stream completes; see the class."""
-        if self._last is None:
-            return []
-        end_s = self._last.time_s + self._interval()
-        windows = self._end(over_what_there_is=(self._first_s, end_s))
-        self._given = False
-        return windows
+        return [] if self._last is None else self._end()
 
     def _begin(self) -> None:
         """Starts a stretch: what lies between two gaps."""
         self._first_s = 0.0
+        self._covered_s = -math.inf  # end of the newest window
         self._next = self._first_k  # number of the next window
         self._times: list[float] = []  # of all frames that the next window can hold
         self._kept: list[tuple[float, int, int]] = []  # time, slot and arrival of the pictures
         self._last = None  # whether a window picks it depends on the frame after it
         self._last_is_kept = False
 
-    def _end(self, over_what_there_is: tuple[float, float] | None = None) -> list[Window]:
-        """Ends a stretch and returns the windows that this completes."""
+    def _end(self, next_s: float = math.inf) -> list[Window]:
+        """Ends a stretch and returns the windows that this completes.
+
+        Args:
+            next_s: when the next stretch begins; no window reaches beyond.
+        """
         assert self._last is not None
-        interval = self._interval()
-        windows = self._complete(self._last.time_s + 1.5 * interval)
-        if over_what_there_is is not None and not self._given:
-            windows.append(self._window(*over_what_there_is))
+        last_s, interval = self._last.time_s, self._interval()
+        windows = self._complete(last_s + 1.5 * interval, next_s)
+        end_s = max(min(last_s + interval, next_s), math.nextafter(last_s, math.inf))
+        if not self._has_given:
+            windows.append(self._window(self._first_s, end_s))
+        elif last_s >= (self._covered_s if self._overlaps else self._start()):
+            windows.append(self._window(max(end_s - self.window_s, self._oldest_s()), end_s))
         self.ring.release(tuple(slot for _, slot, _ in self._kept))
         self._begin()
         return windows
 
-    def _complete(self, until_s: float) -> list[Window]:
+    def _complete(self, until_s: float, next_s: float = math.inf) -> list[Window]:
         windows = []
         while (start_s := self._start()) + self.window_s <= until_s and start_s <= self._times[-1]:
-            windows.append(self._window(start_s, start_s + self.window_s))
+            windows.append(self._window(start_s, start_s + self.window_s, next_s))
             self._next += 1
         return windows
+
+    @property
+    def _has_given(self) -> bool:
+        """Whether this stretch has given a window."""
+        return self._covered_s > -math.inf
 
     def _start(self) -> float:
         return self._first_s + self._next * self.hop_s
 
-    def _window(self, start_s: float, end_s: float) -> Window:
+    def _oldest_s(self) -> float:
+        """Returns the earliest moment at which a window that is still to come can start."""
+        start_s = self._start()
+        # the one that ends with the stretch starts later than the newest one has
+        return start_s - self.hop_s if self._has_given and self._overlaps else start_s
+
+    def _window(self, start_s: float, end_s: float, next_s: float = math.inf) -> Window:
         assert self._last is not None
         targets = window_targets(start_s, end_s - start_s, self.num_frames)
         times = [time_s for time_s, _, _ in self._kept]
@@ -181,6 +207,7 @@ class Windower:
         picked = [self._kept[i] for i in picks]
         slots = tuple(slot for _, slot, _ in picked)
         self.ring.hold(slots)
+        end_s = min(end_s, next_s)
         base = self._count - len(self._times)
         inside = bisect_left(self._times, start_s), bisect_left(self._times, end_s)
         window = Window(
@@ -191,7 +218,7 @@ class Windower:
             max(arrival_ns for _, _, arrival_ns in picked),
             self._dropped,
         )
-        self._given = True
+        self._covered_s = end_s
         self._dropped = 0
         return window
 
@@ -203,8 +230,10 @@ class Windower:
             return
         time_s = self._last.time_s
         before_s = self._times[-2] if len(self._times) > 1 else -math.inf
-        # a short stream's only window may need any picture
-        if not self._given or self._is_target_in((before_s + time_s) / 2, (time_s + next_s) / 2):
+        # a short stretch's only window may need any picture
+        if not self._has_given or self._is_target_in(
+            (before_s + time_s) / 2, (time_s + next_s) / 2
+        ):
             self._keep()
             self._last_is_kept = False
 
@@ -224,14 +253,14 @@ class Windower:
 
     def _forget(self) -> None:
         """Drops what no coming window can need."""
-        start_s = self._start()
+        oldest_s = self._oldest_s()
         # three stay in any case: their distances decide what is picked and what an interval is
-        old = min(bisect_left(self._times, start_s) - 1, len(self._times) - 3)
+        old = min(bisect_left(self._times, oldest_s) - 1, len(self._times) - 3)
         if old > 0:
             del self._times[:old]
-        if not self._given:
+        if not self._has_given:
             return
-        target = start_s + float(self._centres[0])
+        target = oldest_s + float(self._centres[0])
         keep = 0  # the last picture at or before the first target, and all later ones
         while keep + 1 < len(self._kept) and self._kept[keep + 1][0] <= target:
             keep += 1

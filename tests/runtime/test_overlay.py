@@ -1,5 +1,6 @@
 """The overlaid video: every frame of the source, at its times, with the right label on it."""
 
+import itertools
 import os
 import signal
 import subprocess
@@ -134,6 +135,50 @@ def test_a_frame_shows_the_window_whose_centre_is_nearest(tmp_path):
     colours = [class_colour(0) if t < 1.0 - 1e-6 else class_colour(2) for t in times]
     chip = [image[-24, 6] for image in images]  # beside the label
     assert all(near(pixel, colour) for pixel, colour in zip(chip, colours, strict=True))
+
+
+def test_a_long_window_speaks_for_its_own_frames_alone(tmp_path):
+    writer = OverlayWriter(tmp_path / "o.mkv", LABELS)
+    times = [*range(60), 65]
+    for n, time_s in enumerate(times):
+        writer.add(Frame(np.full((120, 160, 3), 128, np.uint8), float(time_s), n))
+    writer.write(prediction("red", 0.0, 60.0))
+    writer.write(prediction("blue", 65.0, 65.25))  # midway between both would be 47.6 s
+    writer.finish()
+    chips = [image[-24, 6] for image in decoded(tmp_path / "o.mkv")[0]]
+    assert [near(chip, class_colour(2)) for chip in chips] == [False] * 60 + [True]
+
+
+def test_few_frames_wait_where_gaps_are_closer_than_a_window(tmp_path, model):
+    # 40 s in stretches of 0.7 s: each is shorter than the window of 1 s
+    times = [n / 20 + 2.0 * (n // 14) for n in range(14 * 20)]
+    images = itertools.repeat(coloured(("red", 1), height=16, width=16)[0])
+    writer, most = OverlayWriter(tmp_path / "o.mkv", LABELS), 0
+    source = open_source([Frame(i, t, n) for n, (i, t) in enumerate(zip(images, times))])
+    with Recognizer(model) as recognizer:
+        for count, prediction in enumerate(recognizer.stream(writer.watch(source)), start=1):
+            most = max(most, len(writer))
+            writer.write(prediction)
+    writer.finish()
+    assert count == 20
+    assert most <= 14 * 6  # this stretch, the next one, and what the reading thread is ahead
+    assert len(decoded(tmp_path / "o.mkv")[0]) == len(times)
+
+
+def test_what_waits_is_bounded_and_what_could_not_wait_is_counted(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr("dvfl_runtime.overlay.MAX_WAITING_BYTES", 20 * 3 * 120 * 160 // 2)
+    writer = OverlayWriter(tmp_path / "o.mkv", LABELS)
+    for n in range(50):
+        writer.add(Frame(np.full((120, 160, 3), 128, np.uint8), n / 10, n))
+        assert len(writer) == min(n + 1, 20)
+        if n == 29:
+            writer.write(prediction("red", 0.0, 2.0))  # of which 1.0 s to 2.0 s still wait
+    writer.finish()
+    writer.finish()
+    (message,) = [r.getMessage() for r in caplog.records]
+    assert message.startswith("30 frames of the overlay were drawn before the answer")
+    chips = [image[-24, 6] for image in decoded(tmp_path / "o.mkv")[0]]
+    assert [near(chip, class_colour(0)) for chip in chips] == [False] * 10 + [True] * 40
 
 
 def test_without_any_prediction_the_pictures_are_kept(tmp_path):

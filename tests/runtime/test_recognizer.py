@@ -141,7 +141,7 @@ def test_a_short_video_gives_one_prediction(r):
     assert (only.label, only.start_s, only.end_s) == ("blue", 0.0, pytest.approx(0.12))
 
 
-@pytest.mark.parametrize(("hop_s", "windows", "count"), [(0.05, 29, 52), (0.25, 6, 30)])
+@pytest.mark.parametrize(("hop_s", "windows", "count"), [(0.05, 29, 52), (0.25, 7, 31)])
 def test_each_frame_is_preprocessed_once_and_only_if_a_window_picks_it(
     r, monkeypatch, hop_s, windows, count
 ):

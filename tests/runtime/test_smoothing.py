@@ -108,6 +108,14 @@ def test_a_gap_in_time_ends_a_segment():
     assert spans(got) == [(0.0, 3.0, "idle"), (60.0, 63.0, "idle")]
 
 
+def test_a_boundary_lies_where_both_windows_do():
+    # midway between the centres would be 4.0 s, where only the first window is, and 7.0 s
+    got = segments([prediction([0, 1, 0], 0, 6), prediction([0, 0, 1], 5, 5.5)], LABELS, RAW)
+    assert spans(got)[0] == (0, 5, "wave")
+    got = segments([prediction([0, 1, 0], 0, 6), prediction([0, 0, 1], 6, 16)], LABELS, RAW)
+    assert spans(got)[0] == (0, 6, "wave")
+
+
 def test_one_window_gives_one_segment_and_none_gives_none():
     assert spans(segments(windows("b"), LABELS)) == [(0.0, 2.0, "bend")]
     assert list(segments([], LABELS)) == []

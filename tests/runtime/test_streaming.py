@@ -109,11 +109,11 @@ def test_windows_of_several_sources_share_a_batch():
     batches = []
     with counting(batches, sleep_s=0.002) as r:
         got = list(r.stream([coloured((c, 60)) for c in LABELS], max_wait_ms=500))
-    assert len(got) == sum(batches) == 3 * 6
+    assert len(got) == sum(batches) == 3 * 7
     assert max(batches) == 3
     del batches[:]
     with counting(batches) as r:
-        assert len(list(r.stream(coloured(("red", 60))))) == 6
+        assert len(list(r.stream(coloured(("red", 60))))) == 7
         assert set(batches) == {1}
         list(r.stream([coloured((c, 60)) for c in LABELS], max_batch=2))
         assert max(batches) == 2

@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -46,6 +49,11 @@ class Numbered:
 def run(times, num_frames=4, window_s=1.0, hop_s=None, gaps=(), **options):
     """Returns the windows as (start, end, numbers of the pictures)."""
     return Numbered(num_frames, window_s, hop_s, **options).run(times, gaps)
+
+
+def spans(got):
+    """Returns the (start, end) of windows, to the microsecond."""
+    return [(round(float(start_s), 6), round(float(end_s), 6)) for start_s, end_s, _ in got]
 
 
 def test_windows_follow_each_other_by_the_hop():
@@ -109,11 +117,54 @@ def test_no_window_spans_a_gap_that_the_source_tells_of():
     assert all(max(picks) < 15 or min(picks) >= 15 for _, _, picks in got)
 
 
-def test_what_is_too_short_between_two_gaps_gives_no_window():
-    assert [w[0] for w in run(np.arange(60) / 10, hop_s=1.0, gaps={20, 25, 30})] == [0, 1, 3, 4, 5]
-    ((start, end, picks),) = run(np.arange(12) / 10, gaps={6})
-    assert (start, end) == pytest.approx((0.6, 1.2))
-    assert picks == [7, 8, 10, 11]
+def test_a_short_stretch_gives_one_window_over_what_there_is():
+    got = run(np.arange(60) / 10, hop_s=1.0, gaps={20, 25, 30})
+    assert spans(got) == [(0, 1), (1, 2), (2, 2.5), (2.5, 3), (3, 4), (4, 5), (5, 6)]
+    assert [w[2] for w in got[2:4]] == [[21, 22, 23, 24], [26, 27, 28, 29]]
+    got = run(np.arange(12) / 10, gaps={6})
+    assert spans(got) == [(0, 0.6), (0.6, 1.2)]
+    assert [w[2] for w in got] == [[1, 2, 4, 5], [7, 8, 10, 11]]
+
+
+def test_a_recording_of_short_stretches_has_a_window_for_each():
+    times = [5.5 * n + m / 30 for n in range(6) for m in range(45)]
+    got = run(times, 8, 2.0)
+    assert spans(got) == [(5.5 * n, 5.5 * n + 1.5) for n in range(6)]
+    assert all({p // 45 for p in picks} == {n} for n, (_, _, picks) in enumerate(got))
+
+
+@pytest.mark.parametrize("step_s", [2.5, 5.0, 3600.0])
+def test_pictures_further_apart_than_a_window_have_one_each(step_s):
+    got = run(np.arange(24) * step_s, 8, 2.0)
+    assert [w[0] for w in got] == pytest.approx(np.arange(24) * step_s)
+    assert [w[2] for w in got] == [[n] * 8 for n in range(24)]
+
+
+@pytest.mark.parametrize("hop_s", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("count", [21, 24, 29])
+def test_what_is_behind_the_last_full_window_gets_one_that_ends_with_the_stretch(count, hop_s):
+    start_s, end_s, picks = run(np.arange(count) / 10, hop_s=hop_s)[-1]
+    assert (start_s, end_s) == pytest.approx((count / 10 - 1, count / 10))
+    targets = window_targets(start_s, 1.0, 4)
+    assert np.abs(np.array(picks) / 10 - targets).max() <= 1 / 8 + 0.05 + 1e-9
+    assert len(set(picks)) == 4
+
+
+def test_a_hop_longer_than_the_window_leaves_out_what_lies_between():
+    assert spans(run(np.arange(36) / 10, hop_s=2.0)) == [(0, 1), (2, 3)]
+    assert spans(run(np.arange(26) / 10, hop_s=2.0)) == [(0, 1), (2, 2.6)]
+
+
+def test_no_window_reaches_beyond_the_next_stretch():
+    # at one frame a second the last picture would be shown for another second
+    times = [*np.arange(11.0), 10.1, 11.1, 12.1]
+    for pad in (None, "repeat"):
+        got = run(times, window_s=2.0, gaps={11}, pad=pad)
+        before = [w for w in got if w[2][0] < 11]
+        assert before[-1][1] == 10.1
+        assert got[len(before)][0] == 10.1
+        centres = [start_s + end_s for start_s, end_s, _ in got]
+        assert centres == sorted(centres)
 
 
 def test_padding_gives_windows_from_the_first_hop_on():
@@ -121,8 +172,9 @@ def test_padding_gives_windows_from_the_first_hop_on():
     assert [w[1] for w in got[:5]] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.25])
     assert [w[0] for w in got[:5]] == pytest.approx([0, 0, 0, 0, 0.25])
     assert [w[2] for w in got[:4]] == [[0, 0, 0, 1], [0, 0, 1, 4], [0, 1, 4, 6], [1, 4, 6, 9]]
-    assert got[-1][:2] == pytest.approx((1.3, 1.55))  # after the gap it begins anew
-    assert got[-1][2] == [13, 13, 13, 14]
+    # after the gap it begins anew
+    assert spans(got[5:]) == [(1.3, 1.55), (1.3, 1.7)]
+    assert got[5][2] == [13, 13, 13, 14]
 
 
 @pytest.mark.parametrize("hop_s", [0.3, 0.4, 1.0, 1.7])
@@ -159,7 +211,7 @@ def test_memory_is_bounded_by_the_window_and_used_again():
     for n in range(3000):
         for window in numbered.push(n / 30):
             numbered.ring.release(window.slots)
-        assert len(numbered.ring) <= (61 if n < 120 else 10)
+        assert len(numbered.ring) <= (61 if n < 120 else 12)
     assert numbered.ring.capacity == 4 * FIRST_CAPACITY
     for window in numbered.windower.finish():
         numbered.ring.release(window.slots)
@@ -181,42 +233,54 @@ def test_a_window_keeps_its_pictures_until_it_is_released():
     num_frames=st.integers(1, 9),
     pad=st.sampled_from([None, "repeat"]),
 )
-def test_windows_are_regular_and_their_picks_are_the_nearest(
+def test_windows_are_regular_and_every_frame_lies_in_one(
     steps, gaps, window_s, hop_part, num_frames, pad
 ):
-    times = np.cumsum(steps)
-    breaks = {n for n in range(1, len(times)) if n in gaps or times[n] - times[n - 1] > window_s}
-    stretch = np.searchsorted(sorted(breaks), np.arange(len(times)), side="right")
-    numbered = Numbered(num_frames, window_s, window_s * hop_part, pad=pad)
+    times, hop_s = np.cumsum(steps), window_s * hop_part
+    breaks = [
+        n
+        for n in range(1, len(times))
+        if times[n] > times[n - 1] and (n in gaps or times[n] - times[n - 1] > window_s)
+    ]
+    numbered = Numbered(num_frames, window_s, hop_s, pad=pad)
     windows = []
     for n, time_s in enumerate(times):
         fresh = numbered.push(float(time_s), after_gap=n in gaps)
-        assert all(w.end_s <= time_s for w in fresh) or n in breaks
+        assert all(w.end_s <= time_s for w in fresh)
         windows += [(w, numbered.numbers(w)) for w in fresh]
     windows += [(w, numbered.numbers(w)) for w in numbered.windower.finish()]
-    assert windows
-    assert [w.start_s for w, _ in windows] == sorted(w.start_s for w, _ in windows)
     assert numbered.prepared == sorted(set(numbered.prepared))
     assert len(numbered.ring) == 0
-    for window, picks in windows:
-        mine = np.flatnonzero(stretch == stretch[picks[0]])
-        known = times[mine]
-        assert set(picks) <= set(mine.tolist())
-        assert window.frames[0] < window.frames[1]
-        inside = (
-            (times >= window.start_s) & (times < window.end_s) & np.isin(stretch, stretch[mine])
-        )
-        assert set(range(*window.frames)) <= set(np.flatnonzero(inside).tolist())
-        start_s = window.end_s - window_s
-        if len(windows) > 1:
-            assert window.start_s == pytest.approx(max(start_s, known[0]))
-            turns = (start_s - known[0]) / (window_s * hop_part)
-            assert turns == pytest.approx(round(turns), abs=1e-6)
-        elif window.start_s == known[0] and (pad is None or window.end_s > known[-1]):
-            continue  # perhaps the one over what there is, whose length is another
-        targets = window_targets(start_s, window_s, num_frames)
-        best = np.abs(known[None] - targets[:, None]).min(axis=1)
-        assert np.abs(times[picks] - targets) == pytest.approx(best, abs=1e-6)
+    centres = [w.start_s + w.end_s for w, _ in windows]
+    assert all(b > a for a, b in itertools.pairwise(centres))
+    first_k = 0 if pad is None else 1 - math.ceil(window_s / hop_s - 1e-9)
+    for begin, end in itertools.pairwise([0, *breaks, len(times)]):
+        mine = [(w, picks) for w, picks in windows if begin <= picks[0] < end]
+        known, next_s = times[begin:end], times[end] if end < len(times) else math.inf
+        assert mine
+        if hop_part <= 1:
+            spans = np.array([(w.start_s, w.end_s) for w, _ in mine]) + 1e-6 * np.array([-1, 1])
+            assert ((spans[:, 0] <= known[:, None]) & (known[:, None] < spans[:, 1])).any(1).all()
+        for j, (window, picks) in enumerate(mine):
+            assert set(picks) <= set(range(begin, end))
+            inside = np.flatnonzero((known >= window.start_s) & (known < window.end_s)) + begin
+            assert set(range(*window.frames)) == set(inside.tolist())
+            assert inside.size
+            start_s, slack_s = known[0] + (first_k + j) * hop_s, 0.0
+            end_s = start_s + window_s
+            span_s = max(start_s, known[0]), min(end_s, next_s)
+            if (window.start_s, window.end_s) != pytest.approx(span_s, abs=1e-9):
+                assert j == len(mine) - 1  # the one that ends with the stretch
+                assert known[-1] < window.end_s <= next_s
+                end_s = window.end_s
+                if j == 0:  # over what there is
+                    start_s = known[0]
+                else:
+                    slack_s = window_s / num_frames
+                    start_s = start_s if hop_part > 1 else end_s - window_s
+            targets = window_targets(start_s, end_s - start_s, num_frames)
+            best = np.abs(known[None] - targets[:, None]).min(axis=1)
+            assert (np.abs(times[picks] - targets) <= best + slack_s + 1e-6).all()
 
 
 @pytest.mark.parametrize(
