@@ -257,15 +257,7 @@ class Feeds:
         """The thread of one source."""
         error: Exception | None = None
         try:
-            windower = feed.windower
-            with self._opened(feed) as source, closing(frames_of(source)) as frames:
-                if self.stopped:
-                    return
-                for frame in frames:
-                    if self.stopped:
-                        return
-                    self._put(feed, windower.push(_arrived(frame, source)))
-            self._put(feed, windower.finish())
+            self._read_windows(feed)
         except Exception as err:  # raised again where the predictions are asked for
             error = err
         finally:
@@ -278,6 +270,19 @@ class Feeds:
                     *(feed.name, error),
                     exc_info=None if isinstance(error, DvflError) else error,
                 )
+
+    def _read_windows(self, feed: Feed) -> None:
+        windower = feed.windower
+        try:
+            with self._opened(feed) as source, closing(frames_of(source)) as frames:
+                if self.stopped:
+                    return
+                for frame in frames:
+                    if self.stopped:
+                        return
+                    self._put(feed, windower.push(_arrived(frame, source)))
+        finally:  # what was read counts, whatever ended it
+            self._put(feed, windower.finish(), last=True)
 
     @contextmanager
     def _opened(self, feed: Feed) -> Iterator[Source]:
@@ -292,9 +297,10 @@ class Feeds:
             if opened is not feed.source:
                 opened.close()
 
-    def _put(self, feed: Feed, windows: list[Window]) -> None:
+    def _put(self, feed: Feed, windows: list[Window], *, last: bool = False) -> None:
+        """Hands windows on; nothing newer will take the place of the last ones."""
         with self._changed:
-            if feed.live and windows:
+            if feed.live and windows and not last:
                 feed.replace(windows)
                 self._changed.notify_all()
                 return

@@ -203,8 +203,10 @@ class Recognizer:
     ) -> Iterator[Prediction]:
         """Recognises window after window; lazy: the source is opened when the first is asked for.
 
-        Every frame of a file counts; of a live source the newest window wins. A thread per source
-        reads ahead while the engine works. A stream shorter than a window gives one prediction. Of
+        Every frame of a file lies in a window (where `hop_s` is not longer than one); of a live
+        source the newest window wins. No window spans a gap: what lies between two gaps has windows
+        of its own, the last of which ends with its last frame, and what is shorter than a window
+        gives one over what there is. A thread per source reads ahead while the engine works. Of
         several sources, one that fails is logged as a warning and the others go on.
 
         Args:
@@ -212,8 +214,8 @@ class Recognizer:
                 `Source`, which stays open; or a list of such.
             window_s: length of a window, seconds; the model's own by default.
             hop_s: distance of two windows, seconds; a quarter of the window by default.
-            pad: "repeat" gives windows from the first hop on, by repeating the first frame; by
-                default the first window is a full one.
+            pad: "repeat" gives windows from the first hop on, and from the first hop after each
+                gap, by repeating the first frame; by default the first window is a full one.
             top_k: how many labels `Prediction.top` lists.
             fps: the clock of what has no timestamps: folders, arrays, iterables of arrays.
             max_batch: windows in one inference at most; as many as sources by default, up to 8.

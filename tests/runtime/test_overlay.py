@@ -153,11 +153,13 @@ def test_few_frames_wait_where_gaps_are_closer_than_a_window(tmp_path, model):
     # 40 s in stretches of 0.7 s: each is shorter than the window of 1 s
     times = [n / 20 + 2.0 * (n // 14) for n in range(14 * 20)]
     images = itertools.repeat(coloured(("red", 1), height=16, width=16)[0])
-    writer, most = OverlayWriter(tmp_path / "o.mkv", LABELS), 0
-    source = open_source([Frame(i, t, n) for n, (i, t) in enumerate(zip(images, times))])
+    writer, most, count = OverlayWriter(tmp_path / "o.mkv", LABELS), 0, 0
+    source = open_source(
+        [Frame(i, t, n) for n, (i, t) in enumerate(zip(images, times, strict=False))]
+    )
     with Recognizer(model) as recognizer:
-        for count, prediction in enumerate(recognizer.stream(writer.watch(source)), start=1):
-            most = max(most, len(writer))
+        for prediction in recognizer.stream(writer.watch(source)):
+            most, count = max(most, len(writer)), count + 1
             writer.write(prediction)
     writer.finish()
     assert count == 20
@@ -177,8 +179,8 @@ def test_what_waits_is_bounded_and_what_could_not_wait_is_counted(tmp_path, monk
     writer.finish()
     (message,) = [r.getMessage() for r in caplog.records]
     assert message.startswith("30 frames of the overlay were drawn before the answer")
-    chips = [image[-24, 6] for image in decoded(tmp_path / "o.mkv")[0]]
-    assert [near(chip, class_colour(0)) for chip in chips] == [False] * 10 + [True] * 40
+    drawn = [int(np.ptp(image[-24:])) > 60 for image in decoded(tmp_path / "o.mkv")[0]]
+    assert drawn == [False] * 10 + [True] * 40
 
 
 def test_without_any_prediction_the_pictures_are_kept(tmp_path):

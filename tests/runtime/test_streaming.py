@@ -169,6 +169,26 @@ def test_only_when_all_have_failed_an_error_is_raised(r, tmp_path):
         list(r.segments([Broken("cam")]))
 
 
+def test_what_was_read_before_an_error_is_recognised(r):
+    stream, ends = r.stream(Broken("cam", count=30)), []
+    with pytest.raises(SourceError, match="cam was unplugged"):
+        ends.extend(p.end_s for p in stream)
+    assert ends[-1] == pytest.approx(30 / 20)
+
+
+def test_a_camera_of_one_picture_in_three_seconds_has_a_row_for_each(r):
+    camera = Camera("cam", count=5, fps=0.3, sleep_s=0.05)
+    assert [round(p.start_s * 0.3) for p in r.stream(camera)] == [0, 1, 2, 3, 4]
+
+
+def test_padded_segments_are_in_order_over_a_gap(r):
+    times = [*range(11), 10.1, 11.1, 12.1]
+    images = coloured(("red", 11), ("green", 3))
+    frames = [Frame(images[n], float(t), n, after_gap=n == 11) for n, t in enumerate(times)]
+    got = [(s.label, s.start_s) for s in r.segments(frames, window_s=2.0, pad="repeat")]
+    assert got == [("red", 0.0), ("green", 10.1)]
+
+
 def test_an_error_of_the_caller_s_own_iterable_arrives(r):
     def frames():
         yield from coloured(("red", 40))
