@@ -16,12 +16,17 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
-def whole(text: str) -> int:
+def whole(text: str, least: int = 1) -> int:
     """Reads a whole number >= 1, for argparse."""
-    value = int(text) if text.isascii() and text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= 1, got {text!r}")
+    value = int(text) if text.isascii() and text.isdigit() else -1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, got {text!r}")
     return value
+
+
+def natural(text: str) -> int:
+    """Reads a whole number >= 0, for argparse."""
+    return whole(text, 0)
 
 
 def at_least(least: float) -> Callable[[str], float]:

@@ -146,6 +146,11 @@ def test_runs_where_torch_is_not_installed(empty_venv: Path, tmp_path: Path) -> 
     assert demo.returncode == 0, demo.stderr
     assert len(TIMELINE_ROW.findall(demo.stdout)) >= 2, demo.stdout
     assert "Traceback" not in demo.stderr
+    usage = run(empty_venv / "dvfl-train", "--help", cwd=tmp_path)
+    assert "bundled recipes: actions5," in usage.stdout
+    train = run(empty_venv / "dvfl-train", "order", cwd=tmp_path)
+    assert train.returncode == 2
+    assert re.fullmatch("dvfl-train: error: .*: pip install torch accelerate .*\n", train.stderr)
 
 
 @pytest.mark.slow  # minutes: every instruction is emulated, and the first time fetches 210 MB

@@ -14,10 +14,11 @@ import pydantic
 import torch
 
 from dvfl_export.evaluation import Candidate, evaluate_on, open_candidate
+from dvfl_models.bundled_recipes import recipe_names
 from dvfl_models.clips import ClipSet
 from dvfl_models.data import clip_set
 from dvfl_models.evaluate import Confusion
-from dvfl_models.recipe import Recipe, read_recipe, recipe_from, recipe_names
+from dvfl_models.recipe import Recipe, read_recipe, recipe_from
 from dvfl_models.recipe_parts import DataPart, VideosPart
 from dvfl_runtime.arguments import Parser, whole
 from dvfl_runtime.errors import DvflError, RecipeError

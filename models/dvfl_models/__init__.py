@@ -1,8 +1,19 @@
 """The PyTorch training core: Video-FocalNet, checkpoints, synthetic clips, training."""
 
-from dvfl_models.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
-from dvfl_models.macs import count_macs
-from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet, VideoFocalNetConfig, build_model
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dvfl_models.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+    from dvfl_models.macs import count_macs
+    from dvfl_models.video_focalnet import (
+        VARIANTS,
+        VideoFocalNet,
+        VideoFocalNetConfig,
+        build_model,
+    )
 
 __all__ = [
     "VARIANTS",
@@ -14,3 +25,12 @@ __all__ = [
     "read_checkpoint",
     "save_checkpoint",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads PyTorch when it is needed, so that `dvfl-train` can set up its threads before."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = {"count_macs": "macs"}.get(name, "video_focalnet")
+    module = "checkpoint" if name.endswith("_checkpoint") else module
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

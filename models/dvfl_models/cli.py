@@ -1,19 +1,20 @@
-"""The command `dvfl-train`."""
+"""The command `dvfl-train`.
+
+PyTorch is loaded when the command line has been read and its threads have been set up.
+"""
 
 from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-import torch
-
-from dvfl_models.recipe import read_recipe, recipe_names
-from dvfl_models.starting import TrainOptions
-from dvfl_models.train import Trainer
-from dvfl_runtime.arguments import Parser, whole
+from dvfl_models.bundled_recipes import recipe_names
+from dvfl_runtime.arguments import Parser, natural, whole
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.version import __version__
 
@@ -28,6 +29,16 @@ examples:
   torchrun --nproc_per_node 4 -m dvfl_models.cli ucf101_student
         on four GPUs; the batch of the recipe is divided among them
 """
+NEEDED = {  # module -> package; all are looked for before hours are spent
+    "torch": "torch",
+    "accelerate": "accelerate",
+    "kornia": "kornia",
+    "pydantic": "pydantic",
+    "tqdm": "tqdm",
+    "matplotlib": "matplotlib",
+    "av": "av",
+    "cv2": "opencv-python-headless",
+}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument(
         "--tensorboard", action="store_true", help="write event files into the folder too"
     )
-    out.add_argument("--workers", type=int, default=1, help="processes that make clips (default 1)")
+    out.add_argument(
+        "--workers", type=natural, default=1, help="processes that make clips (default 1)"
+    )
     out.add_argument("--threads", type=whole, help="threads of the training (default: PyTorch's)")
     out.add_argument("--version", action="version", version=f"dvfl {__version__}")
     return out
@@ -63,23 +76,42 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     args = parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="dvfl-train: %(message)s")
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if missing := [package for module, package in NEEDED.items() if find_spec(module) is None]:
+        names = " ".join(missing)
+        print(f"dvfl-train: error: training needs more packages: pip install {names}",
+              file=sys.stderr)  # fmt: skip
+        return 2
+    # Threads that wait for each other give the core away instead of spinning, which on a busy
+    # machine costs most of the time. OpenMP reads it once, when PyTorch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
-        recipe = read_recipe(args.recipe, args.set)
-        folder = args.out or Path("runs") / recipe.name
-        options = TrainOptions(args.resume, args.strict_split, args.cpu, args.tensorboard)
-        trainer = Trainer(recipe, folder, options)
-        confusions = trainer.run(workers=args.workers, progress=sys.stderr.isatty())
-        trainer.accelerator.end_training()  # leaves the group of processes, if there is one
+        _train(args)
     except DvflError as err:
         print(f"dvfl-train: error: {err}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("dvfl-train: stopped; go on with --resume", file=sys.stderr)
         return 130
+    return 0
+
+
+def _train(args: argparse.Namespace) -> None:
+    import torch
+
+    from dvfl_models.recipe import read_recipe
+    from dvfl_models.starting import TrainOptions
+    from dvfl_models.train import Trainer
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    recipe = read_recipe(args.recipe, args.set)
+    folder = args.out or Path("runs") / recipe.name
+    options = TrainOptions(args.resume, args.strict_split, args.cpu, args.tensorboard)
+    trainer = Trainer(recipe, folder, options)
+    confusions = trainer.run(workers=args.workers, progress=sys.stderr.isatty())
+    trainer.accelerator.end_training()  # leaves the group of processes, if there is one
     if not trainer.main:
-        return 0
+        return
     for name, confusion in confusions.items():
         low, high = confusion.report()["top1"]["ci95"]
         print(
@@ -87,7 +119,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"(95 % interval {low:.1%} to {high:.1%})"
         )
     print(f"wrote {folder / 'final.pth'}")
-    return 0
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from dvfl_models.machine import machine
 from dvfl_models.recipe import Recipe, read_recipe
 from dvfl_models.starting import TrainOptions
 from dvfl_models.train import Trainer
-from dvfl_runtime.arguments import Parser, whole
+from dvfl_runtime.arguments import Parser, natural, whole
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import replacing
 
@@ -77,7 +77,8 @@ def _train_fold(
     recipe: Recipe, folds: Folds, folder: Path, workers: int, seed: int, values: Sequence[str]
 ) -> Confusion:
     where = folder / folds.folder(values, seed)
-    trainer = Trainer(folds.recipe(recipe, values, seed), where, TrainOptions(resume=True))
+    options = TrainOptions(resume=(where / "last.pth").exists())
+    trainer = Trainer(folds.recipe(recipe, values, seed), where, options)
     confusion = trainer.run(workers=workers, progress=sys.stderr.isatty())[folds.name]
     log.info("seed %d, %s %s: %.1f %%", seed, folds.column, values, 100 * confusion.accuracy)
     return confusion
@@ -134,10 +135,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     parser.add_argument("--set-name", required=True, help="name of a `videos` table of the recipe")
     parser.add_argument("--group", required=True, help="column of its index to leave out by")
-    parser.add_argument("--folds", type=int, default=0, help="parts to deal the groups out to")
+    parser.add_argument("--folds", type=natural, default=0, help="parts to deal the groups out to")
     parser.add_argument("--table", default="", help="of models/RESULTS.md that the result is for")
     parser.add_argument("--row", default="", help="what the result is called there")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--seeds", type=natural, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, help="default: runs/<recipe's name>_<group>s")
     parser.add_argument("--json", type=Path, help="default: results.json in the folder")
     parser.add_argument("--threads", type=whole, help="of all trainings together")

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from dvfl_models.synthetic import Frame, render_video
+from dvfl_runtime.arguments import natural
 from dvfl_runtime.files import replacing
 
 DEMO_TIMELINE: Final = (
@@ -84,7 +85,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("out", metavar="OUT.mp4", help="where to write the clip")
     parser.add_argument(
-        "--seed", type=int, default=DEMO_SEED, help="the person and the scene (default %(default)s)"
+        "--seed",
+        type=natural,
+        default=DEMO_SEED,
+        help="the person and the scene (default %(default)s)",
     )
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")

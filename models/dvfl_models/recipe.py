@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import pydantic
 from pydantic import Field
 
+from dvfl_models.bundled_recipes import recipe_names, recipe_text
 from dvfl_models.labels import read_labels
+from dvfl_models.recipe_errors import TABLES, in_words, unknown
 from dvfl_models.recipe_parts import (
     AugmentPart,
     DataPart,
@@ -20,6 +21,7 @@ from dvfl_models.recipe_parts import (
     ModelPart,
     OptimPart,
     Part,
+    Seed,
     SyntheticPart,
     VideosPart,
 )
@@ -33,12 +35,15 @@ else:
     import tomli as tomllib
 
 
+TESTS, CHECKPOINTS = 20, 50  # in a run whose recipe does not say how often
+
+
 class Recipe(Part):
     """One training run."""
 
     name: str
     labels: tuple[str, ...]  # or the name of a published data set, or a file of names
-    seed: int = 0
+    seed: Seed = 0
     model: ModelPart
     clip: dict[str, Any] = Field(default_factory=dict)  # fields of ClipSpec
     train: tuple[DataPart, ...]
@@ -46,8 +51,8 @@ class Recipe(Part):
     optim: OptimPart
     augment: AugmentPart = Field(default_factory=lambda: AugmentPart.model_validate({}))
     distill: DistillPart | None = None
-    test_every: int = Field(500, ge=1)
-    checkpoint_every: int = Field(250, ge=1)
+    test_every: int = Field(0, ge=0)  # steps; 0 = twenty times in the run
+    checkpoint_every: int = Field(0, ge=0)  # steps; 0 = fifty times in the run
 
     @property
     def spec(self) -> ClipSpec:
@@ -58,6 +63,14 @@ class Recipe(Part):
         if values.get("crop") == "letterbox":
             values["resize"] = None  # TOML cannot say null
         return ClipSpec(**values)
+
+    @pydantic.field_validator("clip", mode="before")
+    @classmethod
+    def _clip_names(cls, value: object) -> object:
+        known = TABLES["clip"]
+        if isinstance(value, dict) and (wrong := [key for key in value if key not in known]):
+            raise ValueError(unknown(str(wrong[0]), known, ["clip"]))
+        return value
 
     @pydantic.field_validator("labels", mode="before")
     @classmethod
@@ -70,16 +83,21 @@ class Recipe(Part):
             raise ValueError(str(err)) from err
 
     def with_epoch_of(self, videos: int) -> Recipe:
-        """The recipe with the steps that its epochs come to; the last odd clips are left out."""
+        """The recipe with the steps that its epochs come to, and all that follows from the steps.
+
+        The last odd clips of an epoch are left out.
+        """
         optim = self.optim
-        if not optim.epochs:
-            return self
-        per_epoch = max(1, videos // optim.batch_size)
+        if optim.epochs:
+            per_epoch = max(1, videos // optim.batch_size)
+            steps, warmup = optim.epochs * per_epoch, round(optim.warmup_epochs * per_epoch)
+            optim = optim.model_copy(update={"steps": steps, "warmup_steps": warmup})
         changes = {
-            "steps": optim.epochs * per_epoch,
-            "warmup_steps": round(optim.warmup_epochs * per_epoch),
+            "optim": optim,
+            "test_every": self.test_every or max(1, optim.steps // TESTS),
+            "checkpoint_every": self.checkpoint_every or max(1, optim.steps // CHECKPOINTS),
         }
-        return self.model_copy(update={"optim": optim.model_copy(update=changes)})
+        return self.model_copy(update=changes)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> Recipe:
@@ -126,18 +144,23 @@ def read_recipe(name: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
     return recipe_from(values, str(name))
 
 
-def _read_values(name: str | os.PathLike[str]) -> dict[str, Any]:
+def _read_values(name: str | os.PathLike[str], over: Sequence[str] = ()) -> dict[str, Any]:
     """The values of a TOML file over those of the recipe that its `base` names.
 
     Tables are merged, all else is replaced.
+
+    Args:
+        name: of the recipe.
+        over: the recipes whose base it is, the first one first.
     """
-    path = Path(name)
+    path, chain = Path(name), [*over, str(name)]
+    if _identity(name) in map(_identity, over):
+        raise RecipeError(f"recipe {chain[0]}: its base leads back to it: {' -> '.join(chain)}")
     try:
         if path.suffix == ".toml":
             text = path.read_text(encoding="utf-8")
         else:
-            bundled = resources.files("dvfl_models") / "recipes" / f"{name}.toml"
-            text = bundled.read_text(encoding="utf-8")
+            text = recipe_text(str(name))
     except (OSError, UnicodeDecodeError) as err:
         raise RecipeError(
             f"no recipe {str(name)!r}; give a .toml file or one of: {', '.join(recipe_names())}"
@@ -149,9 +172,14 @@ def _read_values(name: str | os.PathLike[str]) -> dict[str, Any]:
     base = values.pop("base", None)
     if base is None:
         return values
-    if not isinstance(base, str) or base == str(name):
+    if not isinstance(base, str):
         raise RecipeError(f"recipe {name}: base must be the name of another recipe, got {base!r}")
-    return _merged(_read_values(base), values)
+    return _merged(_read_values(base, chain), values)
+
+
+def _identity(name: str | os.PathLike[str]) -> str:
+    """What two ways to name one recipe have in common."""
+    return os.path.realpath(name) if Path(name).suffix == ".toml" else str(name)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,15 +199,8 @@ def recipe_from(values: Mapping[str, Any], name: str) -> Recipe:
     try:
         return Recipe.model_validate(values)
     except pydantic.ValidationError as err:
-        first = err.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "recipe"
-        raise RecipeError(f"recipe {name}: {where}: {first['msg']}") from err
-
-
-def recipe_names() -> list[str]:
-    """Names of the bundled recipes."""
-    folder = resources.files("dvfl_models") / "recipes"
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+        wrong = in_words(err.errors()[0], list(Recipe.model_fields))
+        raise RecipeError(f"recipe {name}: {wrong}") from err
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:

@@ -9,12 +9,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Format = Literal["index", "list", "folders", "ucf", "hmdb", "kinetics", "ssv2"]
 Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what all generators take
 
 
 class Part(BaseModel):
-    """A table of a recipe: unknown names are errors, values cannot change."""
+    """A table of a recipe: unknown names are errors, numbers are finite, values cannot change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelPart(Part):
@@ -45,7 +46,7 @@ class SyntheticPart(Part):
     clean: bool = False  # easy scenes: one person well in the picture, a quiet background
     change: bool = False  # the action changes within the clip; the middle of it gives the class
     clips: int = Field(0, ge=0)  # of a test set, per class
-    first_seed: int = 0  # test sets start far from the seeds of training
+    first_seed: Seed = 0  # test sets start far from the seeds of training
 
 
 class OrderPart(Part):
@@ -55,7 +56,7 @@ class OrderPart(Part):
     name: str = "order"
     weight: float = Field(1.0, gt=0)
     clips: int = Field(0, ge=0)  # of a test set, per class
-    first_seed: int = 0
+    first_seed: Seed = 0
 
 
 class PretextPart(Part):

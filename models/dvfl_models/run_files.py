@@ -33,7 +33,7 @@ class Metrics:
             try:
                 from tensorboardX import SummaryWriter
             except ImportError as err:
-                raise DvflError("tensorboardX is missing; pip install 'dvfl[train]'") from err
+                raise DvflError("--tensorboard needs: pip install tensorboardX") from err
             self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def append(self, row: Mapping[str, Any]) -> None:

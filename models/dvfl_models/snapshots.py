@@ -21,7 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from dvfl_models.checkpoint import StateDict, read_checkpoint, save_checkpoint
 from dvfl_models.recipe import Recipe
 from dvfl_models.video_focalnet import VideoFocalNet
-from dvfl_runtime.errors import CheckpointError, DvflError
+from dvfl_runtime.errors import CheckpointError, DvflError, OutputError
 from dvfl_runtime.files import replacing
 
 
@@ -51,6 +51,22 @@ class Saved:
         return int(self.trainer["step"])
 
 
+def check_folder(folder: Path, *, resume: bool) -> None:
+    """Makes sure that the folder holds a run exactly if one is to go on.
+
+    Raises:
+        DvflError: if not.
+    """
+    there = (folder / "last.pth").exists()
+    if there and not resume:
+        raise DvflError(f"{folder} holds a run already; pass --resume or another --out folder")
+    if resume and not there:
+        raise DvflError(
+            f"{folder} holds no run to go on with (there is no last.pth); leave out --resume to "
+            f"begin one, or give the --out folder of the run"
+        )
+
+
 class Snapshots:
     """Writes and reads the checkpoints of one folder, each complete or not at all.
 
@@ -68,21 +84,23 @@ class Snapshots:
         """Reads `last.pth` to go on from, or makes the folder of a new run.
 
         Args:
-            resume: whether a run that is there may be continued.
+            resume: whether a run that is there is continued.
             main: whether this process writes.
 
         Raises:
-            DvflError: if there is a run and it must not be, or cannot be, continued.
+            DvflError: as `check_folder`, or if the run cannot be continued.
+            OutputError: if the folder cannot be made or written.
         """
-        last = self.folder / "last.pth"
-        if resume and last.exists():
-            return self._read(last)
-        if last.exists():
-            raise DvflError(
-                f"{self.folder} holds a run already; pass --resume or another --out folder"
-            )
+        check_folder(self.folder, resume=resume)
+        if resume:
+            return self._read(self.folder / "last.pth")
         if main:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as err:
+                raise OutputError(
+                    f"cannot make the folder {self.folder}: {err.strerror}; choose another --out"
+                ) from err
             with replacing(self.folder / "recipe.json") as part:
                 part.write_text(self.recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")
         return None
@@ -153,4 +171,5 @@ class Snapshots:
 
 
 def _values(recipe: Recipe) -> Any:
-    return json.loads(recipe.model_dump_json())
+    """What decides what a run computes; how often it is tested and saved does not."""
+    return json.loads(recipe.model_dump_json(exclude={"test_every", "checkpoint_every"}))

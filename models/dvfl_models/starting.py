@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 
 import torch
@@ -20,9 +21,12 @@ from dvfl_models.recipe import Recipe
 from dvfl_models.recipe_parts import ModelPart, OptimPart
 from dvfl_models.video_focalnet import VideoFocalNet, build_model, init_weights
 from dvfl_models.widen import widened
-from dvfl_runtime.errors import CheckpointError, RecipeError
+from dvfl_runtime.errors import CheckpointError, DvflError, RecipeError
 
 log = logging.getLogger(__name__)
+
+# where torchrun and MPI say how many processes they have started
+WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 
 @dataclass(frozen=True)
@@ -47,12 +51,19 @@ def new_accelerator(part: OptimPart, options: TrainOptions) -> Accelerator:
 
     Raises:
         RecipeError: if the precision cannot be had here.
+        DvflError: if this is one of several processes that do not see each other.
     """
     precision = part.precision
     try:
         accelerator = Accelerator(cpu=options.cpu, mixed_precision=precision)
     except ValueError as err:
         raise RecipeError(f"optim.precision {precision!r}: {err}") from err
+    started = max(int(os.environ.get(name) or 1) for name in WORLD_SIZES)
+    if started > accelerator.num_processes:  # each would train by itself, in one folder
+        raise DvflError(
+            f"{started} processes were started for this run, but each would train alone: no GPUs "
+            f"are found that they could share; pass --cpu to train on CPUs, or start one process"
+        )
     if precision == "fp16" and accelerator.device.type == "cpu":  # it would compute in float32
         raise RecipeError("optim.precision 'fp16' needs a GPU; use 'bf16' or 'no' on a CPU")
     return accelerator

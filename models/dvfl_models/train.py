@@ -29,7 +29,7 @@ from dvfl_models.leaks import Leak, check_leaks, find_leak
 from dvfl_models.objective import Losses, Objective
 from dvfl_models.recipe import Recipe
 from dvfl_models.run_files import Metrics, ProgressLog
-from dvfl_models.snapshots import Snapshots
+from dvfl_models.snapshots import Snapshots, check_folder
 from dvfl_models.starting import TrainOptions, new_accelerator, new_model, new_optimizer
 from dvfl_models.video_clips import VideoClips, check_corrupt, files_of
 from dvfl_models.video_focalnet import VideoFocalNet
@@ -53,6 +53,7 @@ class Trainer:
                 changed, or a checkpoint does not fit.
         """
         options = options or TrainOptions()
+        check_folder(folder, resume=options.resume)  # before anything is read or written
         self.folder, self.step = folder, 0
         self.accelerator = new_accelerator(recipe.optim, options)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dvfl_models.recipe import read_recipe, recipe_names
+from dvfl_models.bundled_recipes import recipe_names
+from dvfl_models.recipe import read_recipe
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import RecipeError
 
@@ -48,10 +49,31 @@ def test_a_recipe_is_read_over_its_base(tmp_path: Path) -> None:
     (tmp_path / "lost.toml").write_text('base = "nonsense"\n')
     with pytest.raises(RecipeError, match="no recipe 'nonsense'"):
         read_recipe(tmp_path / "lost.toml")
-    itself = tmp_path / "itself.toml"
-    itself.write_text(f'base = "{itself}"\n')
+    (tmp_path / "odd.toml").write_text("base = 3\n")
     with pytest.raises(RecipeError, match="base must be the name of another recipe"):
-        read_recipe(itself)
+        read_recipe(tmp_path / "odd.toml")
+
+
+def test_bases_in_a_circle(tmp_path: Path) -> None:
+    one, two, itself = (tmp_path / f"{name}.toml" for name in ("one", "two", "itself"))
+    one.write_text(f'base = "{two}"\n')
+    two.write_text(f'base = "{tmp_path}/../{tmp_path.name}/one.toml"\n')
+    itself.write_text(f'base = "{itself}"\n')
+    for path, chain in ((one, "one.toml -> .*two.toml -> .*one.toml"), (itself, "-> .*itself")):
+        with pytest.raises(RecipeError, match=f"its base leads back to it: .*{chain}"):
+            read_recipe(path)
+
+
+def test_how_often_a_run_is_tested_and_saved_follows_from_its_steps() -> None:
+    values = ["test_every=0", "checkpoint_every=0"]
+    run = read_recipe("actions5", [*values, "optim.steps=300"]).with_epoch_of(0)
+    assert (run.test_every, run.checkpoint_every) == (15, 6)
+    short = read_recipe("actions5", [*values, "optim.steps=3"]).with_epoch_of(0)
+    assert (short.test_every, short.checkpoint_every) == (1, 1)
+    epochs = read_recipe("uti_teacher", [*values, "optim.epochs=100", "optim.batch_size=10"])
+    assert epochs.with_epoch_of(200).test_every == 100
+    given = read_recipe("actions5", ["test_every=7", "checkpoint_every=9"]).with_epoch_of(0)
+    assert (given.test_every, given.checkpoint_every) == (7, 9)
 
 
 def test_settings_change_values_of_any_depth() -> None:
@@ -69,11 +91,25 @@ def test_settings_change_values_of_any_depth() -> None:
     ("setting", "message"),
     [
         ("optim.steps=0", r"optim\.steps: .*greater than or equal to 1"),
-        ("optim.stepps=3", r"optim\.stepps: Extra inputs"),
+        ("optim.stepps=3", r"actions5: optim: there is no 'stepps'; did you mean optim\.steps\?$"),
+        ("optm.steps=3", r"actions5: there is no 'optm'; did you mean optim\?$"),
+        ("steps=3", r"there is no 'steps'; did you mean optim\.steps\?$"),
+        ("optim.mixup=0.8", r"did you mean augment\.mixup\?$"),
+        ("train.1.indx=3", r"train\.1: there is no 'indx'; did you mean train\.1\.index\?$"),
+        ("clip.num_frame=3", r"clip: there is no 'num_frame'; did you mean clip\.num_frames\?$"),
+        ("model.xyzzy=3", r"there is no 'xyzzy'; known are: drop_path, "),
+        ("optim=3", r"optim: "),
         ("model.variant=huge", "unknown variant 'huge'"),
         ("clip.size=[0, 4]", "size must be"),
-        ("clip.colour=1", "unexpected keyword argument 'colour'"),
-        ("train.0.kind=magic", "train.0"),
+        ("clip.colour=1", "there is no 'colour'; "),
+        ("train.0.kind=magic", r"train\.0\.kind must be one of synthetic, order"),
+        ("train=[{}]", r"train\.0\.kind must be one of"),
+        ("train=[{kind='videos', name='x'}]", r"train\.0\.index is missing"),
+        ("seed=-1", r"seed: .* greater than or equal to 0"),
+        ("seed=99999999999999999999", r"seed: .* less than"),
+        ("test.0.first_seed=-1", r"test\.0\.first_seed: .* greater than or equal to 0"),
+        ("optim.lr=inf", r"optim\.lr: .* finite"),
+        ("optim.lr=nan", r"optim\.lr: .* finite"),
         ("train.9.kind=videos", "names nothing"),
         ("labels=['a', 'a']", "labels must be"),
         ("steps", "a setting is key=value"),

@@ -21,7 +21,7 @@ from dvfl_models.recipe import Recipe, recipe_from
 from dvfl_models.starting import TrainOptions
 from dvfl_models.teacher_cache import TeacherCache
 from dvfl_models.train import Trainer
-from dvfl_runtime.errors import DvflError, RecipeError
+from dvfl_runtime.errors import DvflError, OutputError, RecipeError
 
 RESUME = TrainOptions(resume=True)
 ON_CPU = TrainOptions(cpu=True)
@@ -74,6 +74,8 @@ def small(index: Path, **changes: object) -> Recipe:
         "clip": {"num_frames": 2, "size": [32, 32], "resize": 36},
         "train": [{"kind": "videos", "name": "v", "index": str(index)}],
         "optim": {"steps": 3, "batch_size": 2},
+        "test_every": 100,
+        "checkpoint_every": 100,
         **changes,
     }
     return recipe_from(values, "small")
@@ -269,6 +271,17 @@ def test_fp16_on_a_cpu_is_an_error(tmp_path: Path) -> None:
         Trainer(recipe, tmp_path / "run", ON_CPU)
 
 
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_processes_that_do_not_see_each_other_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    recipe = small(make_videos(tmp_path / "videos", 2))
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(DvflError, match=r"2 processes were started .* pass --cpu"):
+        Trainer(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_one_corrupt_video_in_many_is_left_out(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -353,6 +366,19 @@ def test_what_a_run_leaves_behind(tmp_path: Path) -> None:
     assert best["steps"] == accuracies.index(max(accuracies)) + 1
     top1 = json.loads((run / "results.json").read_text())["tests"]["v_test"]["top1"]
     assert top1["ci95"][0] <= top1["value"] <= top1["ci95"][1]
+
+
+def test_a_run_is_resumed_where_there_is_one_and_nowhere_else(tmp_path: Path) -> None:
+    index = make_videos(tmp_path / "videos", 2)
+    with pytest.raises(DvflError, match=r"holds no run to go on with .* leave out --resume"):
+        Trainer(small(index), tmp_path / "run", RESUME)
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match=r"cannot make the folder .*choose another --out"):
+        Trainer(small(index), tmp_path / "file" / "run")
+    Trainer(small(index), tmp_path / "run").run(workers=0, progress=False)
+    more_often = small(index, test_every=1, checkpoint_every=1)  # nothing that is computed
+    Trainer(more_often, tmp_path / "run", RESUME)
 
 
 def test_a_new_head_on_trained_weights(tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ import pytest
 import torch
 import videos
 
-from dvfl_models import read_checkpoint
+from dvfl_models import cli, read_checkpoint
 from dvfl_models.augment import degrade
 from dvfl_models.batches import TrainingBatches
 from dvfl_models.cli import main
@@ -251,7 +254,35 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "run")
     assert main([str(path), "--set", "optim.steps=1", "--out", out, "--workers", "0"]) == 0
     assert "final.pth" in capsys.readouterr().out
-    assert main([str(path), "--out", out]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("dvfl-train: error: ")
-    assert error.count("\n") == 1
+    for arguments in ([str(path), "--out", out], [str(path), "--out", f"{out}2", "--resume"]):
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("dvfl-train: error: ")
+        assert error.count("\n") == 1
+    assert not (tmp_path / "run2").exists()
+
+
+def test_threads_wait_without_spinning_unless_the_user_says_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """OpenMP reads it when PyTorch is loaded, so the command must not load it before."""
+    code = "import sys, dvfl_models.cli; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+    seen = []
+    monkeypatch.setattr(cli, "_train", lambda _: seen.append(os.environ["OMP_WAIT_POLICY"]))
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert main(["order"]) == 0
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    assert main(["order"]) == 0
+    assert seen == ["active", "passive"]
+
+
+def test_packages_that_are_missing_are_named_at_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "find_spec", lambda name: None if name in ("torch", "cv2") else True)
+    assert main(["order"]) == 2
+    assert capsys.readouterr().err == (
+        "dvfl-train: error: training needs more packages: "
+        "pip install torch opencv-python-headless\n"
+    )
