@@ -7,13 +7,15 @@ import math
 from collections.abc import Callable
 from typing import NoReturn
 
+from dvfl_runtime.addresses import without_secrets
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are one line, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with status 2."""
-        self.exit(2, f"{self.prog}: error: {message}\n")
+        self.exit(2, f"{self.prog}: error: {without_secrets(message)}\n")
 
 
 def whole(text: str, least: int = 1) -> int:

@@ -109,6 +109,8 @@ def frames_of(source: Source) -> Generator[Frame, None, None]:
     finally:
         if isinstance(frames, Generator):
             frames.close()
+    if count == 0 and source.live:
+        raise SourceError(f"{source.name} ended, or was closed, before its first frame")
     if count == 0:
         raise SourceError(f"{source.name} has no frames; check that it is a video")
 

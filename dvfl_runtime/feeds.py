@@ -16,13 +16,13 @@ from typing import TypeAlias, cast
 
 import numpy as np
 
+from dvfl_runtime.addresses import shown
 from dvfl_runtime.checks import check_number, check_whole
 from dvfl_runtime.errors import DvflError, SourceError
 from dvfl_runtime.evaluation import frames_of
 from dvfl_runtime.preprocess import preprocess_frame
 from dvfl_runtime.ring import FrameRing
 from dvfl_runtime.sources import Frame, Source, SourceLike, open_source
-from dvfl_runtime.sources.rtsp import without_secrets
 from dvfl_runtime.spec import ClipSpec
 from dvfl_runtime.windows import Pad, Window, Windower
 
@@ -330,7 +330,7 @@ def label(source: SourceLike) -> str:
         return source.name
     if isinstance(source, (str, int, os.PathLike)):
         named = os.fsdecode(source) if not isinstance(source, int) else f"camera {source}"
-        return without_secrets(named)
+        return shown(named)
     return "frames"
 
 

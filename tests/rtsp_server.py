@@ -27,6 +27,7 @@ KINDS = {  # caps of the access units, and the element that makes packets of the
     "h264": ("video/x-h264,stream-format=byte-stream,alignment=au", "rtph264pay"),
     "h265": ("video/x-h265,stream-format=byte-stream,alignment=au", "rtph265pay"),
     "jpeg": ("image/jpeg ! jpegdec ! jpegenc", "rtpjpegpay"),
+    "sound": ("audio/x-raw,format=S16BE,layout=interleaved,rate=8000,channels=1", "rtpL16pay"),
 }
 
 

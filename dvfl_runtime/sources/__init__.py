@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -16,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.addresses import shown
 from dvfl_runtime.checks import check_number, check_type
 from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.sources.capture import camera, pipeline
@@ -28,7 +30,7 @@ from dvfl_runtime.sources.live import LiveSource, SourceState, SourceStats
 from dvfl_runtime.sources.memory import MemorySource
 from dvfl_runtime.sources.pipelines import CsiCamera
 from dvfl_runtime.sources.reconnect import LiveOptions
-from dvfl_runtime.sources.rtsp import RtspGrabber, without_secrets
+from dvfl_runtime.sources.rtsp import RtspGrabber
 
 __all__ = [
     "Frame",
@@ -100,8 +102,7 @@ def open_source(
     if isinstance(source, (str, os.PathLike)):
         text = os.fsdecode(source)
         if (grabber := _live_grabber(text)) is not None:
-            name = without_secrets(text)
-            return LiveSource(name, grabber, options=live, on_state=on_state)
+            return LiveSource(text, grabber, options=live, on_state=on_state)
         return _open_path(text, fps)
     if isinstance(source, Source):
         return source
@@ -131,21 +132,28 @@ def _live_grabber(text: str) -> Grabber | None:
 
 
 def _open_path(text: str, fps: float) -> Source:
+    name = shown(text)
     if _NETWORK.match(text):
         raise SourceError(
-            f"cannot open {without_secrets(text)}: of network sources only rtsp:// is supported; "
-            f"pass {_SUPPORTED}"
+            f"cannot open {name}: of network sources only rtsp:// is supported; pass {_SUPPORTED}"
         )
     if scheme := _SCHEME.match(text):
-        raise SourceError(f"cannot open {text}: unknown scheme {scheme[0]}; pass {_SUPPORTED}")
+        raise SourceError(f"cannot open {name}: unknown scheme {scheme[0]}; pass {_SUPPORTED}")
+    if not text.strip():
+        raise SourceError(f"the source is an empty text; pass {_SUPPORTED}")
     decode = JetsonFileSource if text.startswith("jetson:") else FileSource
     path = Path(text.removeprefix("jetson:"))
-    if path.is_dir():
+    try:
+        about = path.stat()
+    except (FileNotFoundError, NotADirectoryError) as err:
+        raise SourceError(f"{name} does not exist; check the path") from err
+    except (OSError, ValueError) as err:
+        reason = getattr(err, "strerror", None) or err
+        raise SourceError(f"cannot open {name}: {reason}; check the path") from err
+    if stat.S_ISDIR(about.st_mode):
         return ImagesSource(path, fps)
-    if not path.exists():
-        raise SourceError(f"{text or 'the empty path'} does not exist; check the path")
-    if not path.is_file():
-        raise SourceError(f"{text} is not a file or a folder; pass {_SUPPORTED}")
-    if path.stat().st_size == 0:
-        raise SourceError(f"{text} is empty (0 bytes); record or copy it again")
+    if not stat.S_ISREG(about.st_mode):
+        raise SourceError(f"{name} is not a file or a folder; pass {_SUPPORTED}")
+    if about.st_size == 0:
+        raise SourceError(f"{name} is empty (0 bytes); record or copy it again")
     return decode(path)

@@ -127,13 +127,17 @@ def open_pipeline(text: str) -> cv2.VideoCapture:
     """
     import cv2
 
-    if tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 8):
-        return cv2.VideoCapture(text, cv2.CAP_GSTREAMER)
     limits = [
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS),
     ]
-    return cv2.VideoCapture(text, cv2.CAP_GSTREAMER, limits)
+    old = tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 8)
+    # OpenCV's warnings repeat values of properties, and so passwords
+    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+    try:
+        return cv2.VideoCapture(text, cv2.CAP_GSTREAMER, *([] if old else [limits]))
+    finally:
+        cv2.utils.logging.setLogLevel(level)
 
 
 def check_device(device: Path) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.clock import Clock
 from dvfl_runtime.sources.frame import Frame
@@ -52,9 +53,10 @@ class FileSource:
     rewindable = True
 
     def __init__(self, path: Path) -> None:
-        self.name = str(path)
+        self.name = printable(str(path))
         self._path = path
         self._closed = threading.Event()
+        self._warned = False
         decoding = _Decoding(path, num_threads=1)
         self.duration_s = decoding.duration_s
         decoding.close()
@@ -66,7 +68,7 @@ class FileSource:
             SourceError: if there is none.
         """
         if self._closed.is_set():
-            raise SourceError(f"{self.name} is closed; open it again with open_source(...)")
+            raise SourceError(f"{self.name} is closed; open it again")
         index = 0
         decoding = _Decoding(self._path, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
         clock = Clock(decoding.time_base, decoding.step_s)
@@ -89,7 +91,8 @@ class FileSource:
                 f"no frame of {self.name} can be decoded ({decoding.codec}): "
                 f"{decoding.damage or 'its video stream is empty'}; record or convert it again"
             )
-        if decoding.damage:
+        if decoding.damage and not self._warned:  # once, however often it is read
+            self._warned = True
             _logger.warning(
                 "%s is damaged after frame %d (%s): %d good frames were read, the frames from the "
                 "damage up to the next key frame were left out",
@@ -239,7 +242,8 @@ def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoS
         )
     except (av.FFmpegError, OSError) as err:
         raise SourceError(
-            f"cannot open {path} as a video: {err.strerror}; check that it is a complete video file"
+            f"cannot open {printable(str(path))} as a video: {err.strerror}; "
+            "check that it is a complete video file"
         ) from err
     cover = av.stream.Disposition.attached_pic
     streams = [s for s in container.streams.video if not s.disposition & cover]
@@ -252,7 +256,7 @@ def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoS
     else:
         return av.FFmpegError, container, streams[0]
     container.close()
-    raise SourceError(f"cannot open {path} as a video: {problem}")
+    raise SourceError(f"cannot open {printable(str(path))} as a video: {problem}")
 
 
 def upright_rgb(raw: VideoFrame) -> NDArray[np.uint8]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.frame import Frame
 
@@ -37,19 +38,20 @@ class ImagesSource:
     rewindable = True
 
     def __init__(self, path: Path, fps: float) -> None:
+        self.name = printable(str(path))
+        self._warned = False
         try:
             found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
         except OSError as err:
             raise SourceError(
-                f"cannot list the folder {path}: {err.strerror}; check its permissions"
+                f"cannot list the folder {self.name}: {err.strerror}; check its permissions"
             ) from err
         self._paths = sorted((p for p in found if p.name[0] != "."), key=natural_key)
         if not self._paths:
             raise SourceError(
-                f"the folder {path} holds no images; put files into it that end in one of "
+                f"the folder {self.name} holds no images; put files into it that end in one of "
                 f"{', '.join(sorted(SUFFIXES))}"
             )
-        self.name = str(path)
         self.duration_s: float | None = len(self._paths) / fps
         self._fps = fps
         self._closed = threading.Event()
@@ -61,7 +63,7 @@ class ImagesSource:
             SourceError: if OpenCV is missing, or not one image can be read.
         """
         if self._closed.is_set():
-            raise SourceError(f"{self.name} is closed; open it again with open_source(...)")
+            raise SourceError(f"{self.name} is closed; open it again")
         read = _image_reader()
         index = 0
         unreadable: list[str] = []
@@ -70,7 +72,7 @@ class ImagesSource:
                 return
             image = read(path)
             if image is None:
-                unreadable.append(path.name)
+                unreadable.append(printable(path.name))
                 continue
             yield Frame(image, position / self._fps, index)
             index += 1
@@ -79,7 +81,8 @@ class ImagesSource:
                 f"none of the {len(self._paths)} images in {self.name} can be read, "
                 f"beginning with {unreadable[0]}; check that they are complete image files"
             )
-        if unreadable:
+        if unreadable and not self._warned:  # once, however often it is read
+            self._warned = True
             _logger.warning(
                 "%s: left out %d of %d images that cannot be read, beginning with %s",
                 *(self.name, len(unreadable), len(self._paths), unreadable[0]),

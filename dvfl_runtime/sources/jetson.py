@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dvfl_runtime.addresses import printable, shown
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.capture import (
     PIPELINE_HINT,
@@ -26,7 +27,7 @@ from dvfl_runtime.sources.clock import REORDER_DEPTH, next_time
 from dvfl_runtime.sources.file import open_video
 from dvfl_runtime.sources.frame import Frame
 from dvfl_runtime.sources.pipelines import PARSERS, file_pipeline, is_jetson, rtsp_pipeline
-from dvfl_runtime.sources.rtsp import RtspGrabber, without_secrets
+from dvfl_runtime.sources.rtsp import RtspGrabber, checked
 
 if TYPE_CHECKING:
     import cv2
@@ -53,7 +54,8 @@ class JetsonFileSource:
 
     def __init__(self, path: Path) -> None:
         check_jetson()
-        self.name = str(path)
+        self.name = printable(str(path))
+        self._path = path
         self._closed = threading.Event()
         error, container, stream = open_video(path)
         with container:
@@ -64,13 +66,15 @@ class JetsonFileSource:
             try:
                 first = next(container.decode(stream))
             except (error, StopIteration) as err:
-                raise SourceError(f"no frame of {path} can be decoded; record it again") from err
+                raise SourceError(
+                    f"no frame of {self.name} can be decoded; record it again"
+                ) from err
             self._quarters = round(first.rotation / 90) % 4  # counterclockwise
         pipeline = file_pipeline(path, kind, codec)
         if pipeline is None:
             raise SourceError(
                 f"the hardware decoder reads {' or '.join(PARSERS)} in MP4, MOV or Matroska, and "
-                f"{path} is {codec} in {kind}; pass the path without jetson:"
+                f"{self.name} is {codec} in {kind}; pass the path without jetson:"
             )
         self._pipeline = pipeline
 
@@ -81,11 +85,11 @@ class JetsonFileSource:
             SourceError: if the pipeline does not start or gives no frame.
         """
         if self._closed.is_set():
-            raise SourceError(f"{self.name} is closed; open it again with open_source(...)")
+            raise SourceError(f"{self.name} is closed; open it again")
         index, time_s = 0, 0.0
         capture = open_pipeline(self._pipeline)
         try:
-            with closing(times_shown(Path(self.name))) as times:
+            with closing(times_shown(self._path)) as times:
                 while not self._closed.is_set():
                     good, bgr = capture.read()
                     if not good:
@@ -149,15 +153,15 @@ def jetson_rtsp(url: str) -> CaptureGrabber:
             codec = probe.codec
         finally:
             probe.close()
-        pipeline = rtsp_pipeline(url, codec)
+        pipeline = rtsp_pipeline(checked(url), codec)
         if pipeline is None:
             raise SourceError(
-                f"the hardware decoder reads {' or '.join(PARSERS)}, and {without_secrets(url)} is "
+                f"the hardware decoder reads {' or '.join(PARSERS)}, and {shown(url)} is "
                 f"{codec}; pass the address without jetson:"
             )
         return open_pipeline(pipeline)
 
-    return CaptureGrabber(without_secrets(url), PIPELINE_HINT, opening)
+    return CaptureGrabber(shown(url), PIPELINE_HINT, opening)
 
 
 def check_jetson() -> None:

@@ -14,12 +14,13 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.addresses import shown
 from dvfl_runtime.checks import check_type
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.clock import LiveClock
 from dvfl_runtime.sources.frame import Frame, check_image
 from dvfl_runtime.sources.grabber import Grabbed, Grabber
-from dvfl_runtime.sources.reconnect import LiveOptions, reconnecting
+from dvfl_runtime.sources.reconnect import LiveOptions, reason_of, reconnecting
 
 _logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ class LiveSource:
         check_type("grabber", grabber, Grabber, "a Grabber, with open, read and close")
         if options is not None:
             check_type("options", options, LiveOptions, "LiveOptions")
-        self.name = name
+        self.name = shown(name)
         self._grabber = grabber
         self._options = options or LiveOptions()
         self._on_state = on_state
@@ -169,24 +170,23 @@ class LiveSource:
             self._finish(reading)
 
     def _begin(self) -> _Reading:
-        with self._changed:
-            before = self._reading
-            if self._closed:
-                raise SourceError(f"{self.name} is closed; open it again with open_source(...)")
-            if before is not None and not before.stop.is_set():
-                raise SourceError(f"{self.name} is being read already; open it a second time")
-        if before is not None:
+        before = self._reading
+        if before is not None and before.stop.is_set() and not self._closed:
             before.thread.join()  # it holds the device
-        stop = threading.Event()
-        thread = threading.Thread(
-            target=self._read, args=(stop,), name=f"dvfl {self.name}", daemon=True
-        )
-        reading = _Reading(stop, thread)
         with self._changed:
-            self._reading, self._error, self._newest = reading, None, None
+            if self._closed:
+                raise SourceError(f"{self.name} is closed; open it again")
+            if self._reading is not None and not self._reading.stop.is_set():
+                raise SourceError(f"{self.name} is being read already; open it a second time")
+            stop = threading.Event()
+            thread = threading.Thread(
+                target=self._read, args=(stop,), name=f"dvfl {self.name}", daemon=True
+            )
+            self._reading, self._error, self._newest = _Reading(stop, thread), None, None
             self._enter("connecting")
+            thread.start()  # before anybody else can join it
+            reading = self._reading
         self._tell()
-        thread.start()
         return reading
 
     def _finish(self, reading: _Reading) -> None:
@@ -247,7 +247,8 @@ class LiveSource:
             if self._state != "ended":
                 self._enter("connecting")
         self._tell()
-        _logger.log(level, "%s: %s; trying again in %.1f s", self.name, reason, pause_s)
+        text = reason_of(reason)
+        _logger.log(level, "%s: %s; trying again in %.1f s", self.name, text, pause_s)
 
     def _put(self, grabbed: Grabbed, first: bool, stop: threading.Event) -> None:
         """Makes this the frame that waits."""

@@ -51,7 +51,7 @@ class MemorySource:
             ClipError: if one is not an (H, W, 3) uint8 array or its time does not increase.
         """
         if self._closed.is_set():
-            raise SourceError("the frames are closed; open them again with open_source(...)")
+            raise SourceError("the frames are closed; open them again")
         if self._used and not self.rewindable:
             raise SourceError(
                 "an iterator of frames can be read only once; pass a list or an array to read twice"

@@ -6,11 +6,13 @@ JetPack 6 (nvarguscamerasrc, nvv4l2decoder, nvvidconv).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from urllib.parse import parse_qsl, urlsplit
 
+from dvfl_runtime.addresses import shown
 from dvfl_runtime.checks import check_number, check_whole
 from dvfl_runtime.errors import ArgumentError, SourceError
 
@@ -61,15 +63,17 @@ class CsiCamera:
         try:
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
             if parts.path.strip("/") or parts.fragment:
-                raise ArgumentError(f"{parts.path}{parts.fragment} is too much")
+                raise ArgumentError("nothing but ?NAME=VALUE may follow the number")
             given = dict(pairs)
             if len(given) < len(pairs) or not given.keys() <= known:
                 raise ArgumentError(f"of {', '.join(sorted(known))} each may be given once")
+            if not re.fullmatch(r"-?[0-9]+", parts.netloc):
+                raise ArgumentError("the camera is not a number")
             fps = float(given.pop("fps", cls.fps))
             return cls(int(parts.netloc), fps=fps, **{k: int(v) for k, v in given.items()})
         except ValueError as err:
             raise SourceError(
-                f"cannot read {url}: {err}; pass csi://0?width=1280&height=720&fps=30"
+                f"cannot read {shown(url)}: {err}; pass csi://0?width=1280&height=720&fps=30"
             ) from err
 
     def pipeline(self) -> str:

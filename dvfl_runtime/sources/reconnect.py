@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from dvfl_runtime.addresses import without_secrets
 from dvfl_runtime.checks import check_number
-from dvfl_runtime.errors import ArgumentError, SourceError
+from dvfl_runtime.errors import ArgumentError, DvflError, SourceError
 from dvfl_runtime.sources.grabber import Grabbed, Grabber
 
 
@@ -105,8 +106,15 @@ def reconnecting(
         if options.max_outage_s is not None:
             left_s = options.max_outage_s - (time.monotonic() - last_s)
             if left_s <= 0:
-                raise TimeoutError(f"no frame for {options.max_outage_s} s ({reason})") from reason
+                raise TimeoutError(
+                    f"no frame for {options.max_outage_s} s ({reason_of(reason)})"
+                ) from reason
             wait_s = min(wait_s, left_s)
         on_outage(reason, wait_s)
         stop.wait(wait_s)
         attempt += 1
+
+
+def reason_of(error: Exception) -> str:
+    """Returns what an error says; of somebody else's what may be shown."""
+    return str(error) if isinstance(error, DvflError) else without_secrets(str(error))

@@ -159,6 +159,13 @@ def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
 # --- damage ---------------------------------------------------------------------------------------
 
 
+def test_damage_is_told_once_however_often_a_file_is_read(tmp_path, caplog):
+    path = damage_packets(write_video(tmp_path / "a.mp4", pictures(30)), [5])
+    source = open_source(path)
+    assert len(list(source.frames())) == len(list(source.frames())) < 30
+    assert len(warnings_of(caplog)) == 1
+
+
 def test_corrupt_file_ends_with_one_warning(caplog, capfd):
     path = shared_clip("dec_corrupted.mp4")
     frames = read(path)

@@ -14,7 +14,16 @@ import pytest
 from frames import warnings_of
 
 from dvfl_runtime.errors import ClipError, SourceError
-from dvfl_runtime.sources import Grabbed, LiveOptions, LiveSource, Source, SourceState, open_source
+from dvfl_runtime.evaluation import frames_of
+from dvfl_runtime.sources import (
+    Grabbed,
+    LiveOptions,
+    LiveSource,
+    Source,
+    SourceState,
+    live,
+    open_source,
+)
 
 SOON = LiveOptions(stall_s=0.3, first_pause_s=0.05, longest_pause_s=0.1)
 
@@ -204,6 +213,33 @@ def test_closing_is_prompt_while_the_device_hangs():
         with pytest.raises(SourceError, match="is closed"):
             next(source.frames())
         hangs.set()
+
+
+def test_closing_between_the_beginning_and_the_first_frame(monkeypatch):
+    monkeypatch.setattr(live, "CLOSE_WAIT_S", 0.1)
+
+    def close_at(state: SourceState) -> None:
+        if state == "connecting":
+            source.close()
+
+    source = LiveSource("cam", Ticker(end=2), options=SOON, on_state=close_at)
+    list(source.frames())
+    assert list(source.frames()) == []  # closed by its listener as soon as it begins again
+    for _ in range(30):
+        source = LiveSource("cam", Ticker(), options=SOON)
+        closer = threading.Thread(target=source.close)
+        frames = source.frames()
+        closer.start()
+        with contextlib.suppress(SourceError):  # closed before it began
+            list(frames)
+        closer.join()
+        assert source.state == "ended"
+
+
+def test_a_live_source_that_is_closed_before_its_first_frame_says_so():
+    source = LiveSource("door", Ticker(happens=lambda n: source.close()), options=SOON)
+    with pytest.raises(SourceError, match="door ended, or was closed, before its first frame"):
+        list(frames_of(source))
 
 
 def test_a_thread_and_the_device_are_released_at_the_end():

@@ -230,19 +230,30 @@ def test_a_server_that_never_comes(start):
 
 
 def test_a_wrong_path_or_password_is_an_error_at_once(start):
-    server = start("small", options="--user me:secret")
+    server = start("small", options="--user me:s/e?c#r@e%t")
     with pytest.raises(SourceError, match=r"refuses the connection .*check the name and the pass"):
         next(open_source(server.url).frames())
     wrong = server.url.replace("//", "//me:wrong@")
     with pytest.raises(SourceError, match="refuses the connection") as caught:
         next(open_source(wrong).frames())
     assert "wrong" not in str(caught.value)
-    right = server.url.replace("//", "//me:secret@")
+    right = server.url.replace("//", "//me:s/e?c#r@e%t@")
     with opened(right) as (source, _):
         assert number_of(next(source.frames()).image) >= 0
-        assert "secret" not in source.name
+        assert source.name == server.url
     with pytest.raises(SourceError, match=r"404.*check the path"):
         next(open_source(server.url.replace("/live", "/nothing")).frames())
+
+
+def test_a_stream_without_video_says_so(tmp_path):
+    sound = tmp_path / "sound"
+    sound.write_bytes((640).to_bytes(4, "big") + bytes(640))
+    server = RtspServer(tmp_path, sound, options="--kind sound")
+    try:
+        with pytest.raises(SourceError, match=r"has sound and no video; check its path"):
+            next(open_source(server.url, live=SOON).frames())
+    finally:
+        server.kill()
 
 
 def test_lost_packets_cost_pictures_and_not_the_stream(start):
