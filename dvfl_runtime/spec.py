@@ -17,6 +17,8 @@ MAX_SIDE_PX = 4096
 MAX_CLIP_PX = 1 << 28  # 1024 frames of 512 x 512
 MAX_WINDOW_S = 3600.0
 
+RESIZE_RATIO = 256 / 224  # of the short side before the crop to the crop: the official one
+
 Crop = Literal["center", "letterbox"]
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -30,7 +32,9 @@ class ClipSpec:
     Attributes:
         num_frames: T, the frames of one clip.
         size: (H, W) of the model's input, px.
-        resize: the short side before the crop, px; `None` with `crop="letterbox"`.
+        resize: the short side before the crop, px; by default it follows from `size`: 8/7 of its
+            short side, the official ratio (256 for 224), and at least its long side. Always `None`
+            with `crop="letterbox"`.
         crop: "center" resizes the short side to `resize` and cuts `size` from the middle;
             "letterbox" fits the whole picture into `size`, averaging over areas when it shrinks,
             and pads with the mean colour.
@@ -45,7 +49,7 @@ class ClipSpec:
 
     num_frames: int = 8
     size: tuple[int, int] = (224, 224)
-    resize: int | None = 256
+    resize: int | None = None
     crop: Crop = "center"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
@@ -70,16 +74,16 @@ class ClipSpec:
             "num_frames x height x width", self.num_frames * math.prod(self.size), 1, MAX_CLIP_PX
         )
         check_choice("crop", self.crop, get_args(Crop))
-        if (self.crop == "letterbox") != (self.resize is None):
-            raise ArgumentError(
-                f"resize must be None with crop='letterbox' and a size in px with crop='center', "
-                f"got resize={self.resize} with crop={self.crop!r}"
-            )
-        if self.resize is None:
+        if self.crop == "letterbox":
+            if self.resize is not None:
+                raise ArgumentError(f"resize does not go with crop='letterbox', got {self.resize}")
             return
-        check_whole("resize", self.resize, 1, MAX_SIDE_PX)
-        if self.resize < max(self.size):
-            raise ArgumentError(f"resize must be >= the crop {self.size}, got {self.resize}")
+        follows = max(*self.size, round(min(self.size) * RESIZE_RATIO))
+        resize = min(MAX_SIDE_PX, follows) if self.resize is None else self.resize
+        check_whole("resize", resize, 1, MAX_SIDE_PX)
+        if resize < max(self.size):
+            raise ArgumentError(f"resize must be >= the crop {self.size}, got {resize}")
+        object.__setattr__(self, "resize", resize)  # the class is frozen
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the spec as JSON-ready values."""
@@ -98,6 +102,9 @@ class ClipSpec:
             raise ArgumentError(f"unknown ClipSpec fields {unknown}; known are {sorted(names)}")
         if missing := sorted(names - set(values)):
             raise ArgumentError(f"missing ClipSpec fields {missing}")
+        if values["resize"] is None and values["crop"] != "letterbox":  # a file says what it means
+            crop = values["crop"]
+            raise ArgumentError(f"resize must be a size in px with crop={crop!r}, got None")
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }

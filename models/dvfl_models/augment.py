@@ -26,7 +26,8 @@ class ClipAugmentation(nn.Module):
             )
         if part.jitter:
             j = part.jitter
-            steps.append(K.ColorJiggle(j, j, j, j / 6, p=0.8))
+            # brightness and contrast multiply: ColorJiggle, which adds, turns dark clips black
+            steps.append(K.ColorJitter(j, j, j / 2, j / 4, p=0.8))
         steps.append(K.RandomGrayscale(p=part.grey))
         self.steps = K.VideoSequential(*steps, data_format="BTCHW", same_on_frame=True)
 

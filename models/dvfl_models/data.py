@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dvfl_models.clips import ClipSet
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from dvfl_models.clips import Clip, ClipSet, Sample
 from dvfl_models.recipe import Recipe
 from dvfl_models.recipe_parts import DataPart, OrderPart, PretextPart, SyntheticPart
 from dvfl_models.rendered_clips import OrderClips, SyntheticClips
 from dvfl_models.video_clips import PretextClips, VideoClips
+
+_SAMPLE = 3  # first number of its seeds; those of batches begin with others (see `batches`)
 
 
 def clip_set(part: DataPart, recipe: Recipe, *, training: bool = False) -> ClipSet:
@@ -23,3 +30,56 @@ def clip_set(part: DataPart, recipe: Recipe, *, training: bool = False) -> ClipS
         return OrderClips(part, recipe.labels, recipe.spec)
     whole = training and recipe.augment.crop is not None and recipe.spec.crop == "center"
     return VideoClips(part, recipe.labels, recipe.spec, whole=whole)
+
+
+class TrainingSample:
+    """Clips of training, made as a test makes its own: nothing random, a clip for a whole video.
+
+    With the accuracy of the batches, that on these tells whether training and tests show a network
+    the same. Classes come in turn where training draws them so; of rendered clips, which have no
+    end, those are drawn that a step would draw.
+
+    Args:
+        recipe: of the run.
+        sets: its opened tables of training.
+        count: clips at most.
+    """
+
+    name = "train_as_test"
+
+    def __init__(self, recipe: Recipe, sets: Sequence[ClipSet], count: int = 200) -> None:
+        self.seed, count = recipe.seed, min(count, recipe.optim.steps * recipe.optim.batch_size)
+        weights = [part.weight for part in recipe.train]
+        self.items: list[tuple[ClipSet, int]] = []
+        for clips, weight in zip(sets, weights, strict=True):
+            share = round(count * weight / sum(weights))
+            every = self._spread(clips, by_class=not recipe.optim.epochs)
+            self.items += [(clips, number) for number in every[:share] or range(share)]
+
+    def _spread(self, clips: ClipSet, *, by_class: bool) -> Sequence[int]:
+        """All clips in a random order, or in one that has the classes in turn."""
+        order = list(map(int, np.random.default_rng([_SAMPLE, self.seed]).permutation(len(clips))))
+        if not by_class or not isinstance(clips, VideoClips):
+            return order
+        turns: Counter[int] = Counter()
+        ranked = []
+        for index in order:
+            class_id = clips.entries[index].class_id
+            ranked.append((turns[class_id], index))
+            turns[class_id] += 1
+        return [index for _, index in sorted(ranked, key=lambda pair: pair[0])]
+
+    def sample(self, rng: np.random.Generator) -> Sample:
+        """See ClipSet."""
+        clip, class_id = self[int(rng.integers(len(self)))]
+        return Sample(clip, class_id, self.name)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> tuple[Clip, int]:
+        clips, number = self.items[index]
+        if len(clips):
+            return clips[number]
+        sample = clips.sample(np.random.default_rng([_SAMPLE, self.seed, number]))
+        return sample.clip, sample.class_id

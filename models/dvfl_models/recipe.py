@@ -45,7 +45,7 @@ class Recipe(Part):
     labels: tuple[str, ...]  # or the name of a published data set, or a file of names
     seed: Seed = 0
     model: ModelPart
-    clip: dict[str, Any] = Field(default_factory=dict)  # fields of ClipSpec
+    clip: dict[str, Any] = Field(default_factory=dict, validate_default=True)  # of ClipSpec
     train: tuple[DataPart, ...]
     test: tuple[DataPart, ...] = ()
     optim: OptimPart
@@ -57,12 +57,19 @@ class Recipe(Part):
     @property
     def spec(self) -> ClipSpec:
         """The ClipSpec that `clip` describes."""
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in self.clip.items()
+        return ClipSpec.from_dict(self.clip)
+
+    @pydantic.field_validator("clip")
+    @classmethod
+    def _all_of_clip(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Fills in what is not given, so that the files of a run say which clips it had."""
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
         }
-        if values.get("crop") == "letterbox":
-            values["resize"] = None  # TOML cannot say null
-        return ClipSpec(**values)
+        try:
+            return ClipSpec(**fields).to_dict()
+        except TypeError as err:
+            raise ValueError(str(err)) from err
 
     @pydantic.field_validator("clip", mode="before")
     @classmethod
@@ -113,10 +120,6 @@ class Recipe(Part):
             raise ValueError("mixup and cutmix mix pairs of clips; give an even optim.batch_size")
         if self.optim.joints:
             self._check_joints()
-        try:
-            _ = self.spec
-        except TypeError as err:
-            raise ValueError(f"clip: {err}") from err
         return self
 
     def _check_joints(self) -> None:

@@ -156,7 +156,7 @@ class AugmentPart(Part):
     degrees: float = Field(6.0, ge=0)
     translate: float = Field(0.1, ge=0, lt=1)
     scale: tuple[float, float] = (0.8, 1.25)
-    jitter: float = Field(0.3, ge=0, lt=1)
+    jitter: float = Field(0.3, ge=0, lt=1)  # of brightness and contrast; saturation 1/2, hue 1/4
     grey: Share = 0.2
     degrade: Share = 0.5  # probability of a down-up-scaling of the frames
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0 = none

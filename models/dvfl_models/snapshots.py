@@ -114,8 +114,13 @@ class Snapshots:
             recipe = Recipe.model_validate_json(trainer["recipe"])  # fills in what is new since
         except pydantic.ValidationError as err:
             raise CheckpointError(f"{last} holds a recipe that is not valid any more") from err
-        if _values(recipe) != _values(self.recipe):
-            raise DvflError(f"{last} was trained with another recipe; choose another --out folder")
+        if checkpoint.spec is not None:  # states what a default of today would fill in
+            recipe = recipe.model_copy(update={"clip": checkpoint.spec.to_dict()})
+        if differences := _differences(_values(recipe), _values(self.recipe)):
+            raise DvflError(
+                f"{last} was trained with another recipe ({'; '.join(differences[:3])}); set what "
+                f"differs as it was, or choose another --out folder"
+            )
         if trainer.get("data", self.data) != self.data:
             raise DvflError(
                 f"{last} was trained on other videos: some have come, gone or changed since; put "
@@ -173,3 +178,18 @@ class Snapshots:
 def _values(recipe: Recipe) -> Any:
     """What decides what a run computes; how often it is tested and saved does not."""
     return json.loads(recipe.model_dump_json(exclude={"test_every", "checkpoint_every"}))
+
+
+def _differences(saved: Any, given: Any, where: str = "") -> list[str]:
+    """What two recipes' values differ in, like "optim.lr was 0.001, is 0.01"."""
+    if isinstance(saved, list) and isinstance(given, list) and len(saved) == len(given):
+        saved, given = dict(enumerate(saved)), dict(enumerate(given))
+    if not (isinstance(saved, dict) and isinstance(given, dict)):
+        return [] if saved == given else [f"{where} was {saved!r}, is {given!r}"]
+    return [
+        difference
+        for key in saved | given
+        for difference in _differences(
+            saved.get(key), given.get(key), f"{where}.{key}" if where else str(key)
+        )
+    ]

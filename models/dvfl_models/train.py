@@ -7,10 +7,12 @@ import json
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterable
 from functools import reduce
 from operator import add
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import torch
@@ -21,7 +23,9 @@ from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
 from dvfl_models.batches import Batch, TrainingBatches, quiet_worker
-from dvfl_models.data import clip_set
+from dvfl_models.clips import ClipSet
+from dvfl_models.consistency import UNSETTLED, doubts, gap
+from dvfl_models.data import TrainingSample, clip_set
 from dvfl_models.datasets import fingerprint
 from dvfl_models.evaluate import Confusion, evaluate, normalise
 from dvfl_models.joints import WithJoints
@@ -37,6 +41,8 @@ from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import replacing
 
 log = logging.getLogger(__name__)
+
+RECENT = 50  # steps whose batches are compared with a test
 
 
 class Trainer:
@@ -60,6 +66,10 @@ class Trainer:
         self.batches = TrainingBatches(recipe, rank, world)
         self.recipe = recipe = self.batches.recipe
         self.tests = [clip_set(part, recipe) for part in recipe.test]
+        self.shown = TrainingSample(recipe, self.batches.sets)
+        self.doubts = doubts(recipe, self.batches.sets, self.tests) if self.main else []
+        for doubt in self.doubts:
+            log.warning("%s", doubt)
         self.leaks = self._leaks(strict=options.strict_split)
         self.model = new_model(recipe)
         self.averaged: AveragedModel | None = None
@@ -86,6 +96,8 @@ class Trainer:
         if saved is not None and self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(saved.trainer.get("scaler", {}))
         self.confusions: dict[str, Confusion] = {}
+        self.fit: Confusion | None = None  # what became of `shown` at the last test
+        self.recent: deque[float] = deque(maxlen=RECENT)
         self.metrics = Metrics(folder, tensorboard=options.tensorboard and self.main)
         if self.main:
             self.metrics.forget_after(self.step)
@@ -149,11 +161,11 @@ class Trainer:
                 row["clips_per_s"] = self.recipe.optim.batch_size / (time.perf_counter() - started)
                 started = time.perf_counter()
                 shown = {"loss": f"{row['loss']:.3f}", "clips/s": f"{row['clips_per_s']:.0f}"}
-                bar.set_postfix({**shown, **self.results()})
+                bar.set_postfix({**shown, **self._fitted(), **self.results()})
                 bar.update()
                 self._after_step(row)
                 if self.main and not show:
-                    progress_log.tell(self.step, {**shown, **self.results()})
+                    progress_log.tell(self.step, {**shown, **self._fitted(), **self.results()})
         return self._finish()
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
@@ -183,6 +195,7 @@ class Trainer:
             self.averaged.update_parameters(self.model)
         self.step += 1
         loss, accuracy, task, kd, modulation, joints = torch.stack(seen).mean(0).tolist()
+        self.recent.append(accuracy)
         row = {"step": self.step, "lr": lr, "loss": loss, "train_accuracy": accuracy}
         if self.recipe.distill is not None:
             row |= {"task_loss": task, "kd_loss": kd, "modulation_loss": modulation}
@@ -235,12 +248,14 @@ class Trainer:
         recipe, done = self.recipe, self.step == self.recipe.optim.steps
         if self.step % recipe.test_every == 0 or done:
             self.confusions = self._test()
+            self._tell_fit()
             if self.main and self.snapshots.is_best(self.results()):
                 self.snapshots.save_best(self.deployed, self._training())
         if self.main:
             texts = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
             tests = {test.name: self.results().get(test.name, "") for test in self.tests}
-            self.metrics.append({**texts, **tests})
+            fitted = self._fitted().get(self.shown.name, "")
+            self.metrics.append({**texts, self.shown.name: fitted, **tests})
             if self.step % recipe.checkpoint_every == 0 or done:
                 scaler = self.accelerator.scaler
                 state = {} if scaler is None else {"scaler": scaler.state_dict()}
@@ -254,32 +269,54 @@ class Trainer:
         """Accuracy on each test set at the last test, 0 to 1."""
         return {name: round(c.accuracy, 4) for name, c in self.confusions.items()}
 
+    def _fitted(self) -> dict[str, float]:
+        """Accuracy of training clips that are made as a test makes its own, at the last test."""
+        return {} if self.fit is None else {self.shown.name: round(self.fit.accuracy, 4)}
+
     def _test(self) -> dict[str, Confusion]:
         """Tests the weights to keep; each process runs its part of the clips."""
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        self.fit = self._tested(self.shown)
         found = {}
         for test in self.tests:
-            mine = evaluate(
-                self.deployed, test, self.recipe.labels, self.recipe.spec, slice(rank, None, world)
-            )
-            total = reduce(add, gather_object([mine])) if world > 1 else mine
+            found[test.name] = total = self._tested(test)
             check_corrupt(test.name, total.skipped, len(test))
-            found[test.name] = total
         return found
 
+    def _tested(self, clips: ClipSet) -> Confusion:
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        part = slice(rank, None, world)
+        mine = evaluate(self.deployed, clips, self.recipe.labels, self.recipe.spec, part)
+        return reduce(add, gather_object([mine])) if world > 1 else mine
+
+    def _tell_fit(self) -> None:
+        """Tells both accuracies of training clips, and warns where they are far apart."""
+        if not self.main or self.fit is None or not self.fit.clips or not self.recent:
+            return
+        batches = mean(self.recent)
+        log.info(
+            "step %d: %.1f %% of the last batches, %.1f %% of %d training clips made as in a test",
+            *(self.step, 100 * batches, 100 * self.fit.accuracy, self.fit.clips),
+        )
+        settled = self.recipe.optim.ema**self.step < UNSETTLED
+        if settled and (wrong := gap(batches, self.fit)):
+            log.warning("%s", wrong)
+
     def _finish(self) -> dict[str, Confusion]:
-        self.confusions = self.confusions or self._test()  # none: a finished run, resumed
+        if self.fit is None:  # a finished run, resumed
+            self.confusions = self._test()
         if not self.main:
             return self.confusions
         for name, confusion in self.confusions.items():
             title = f"{name}: {confusion.accuracy:.1%} of {confusion.clips} clips"
             confusion.save_png(self.folder / f"confusion_{name}.png", title)
         self.metrics.close()
-        self.metrics.save_curves([test.name for test in self.tests])
+        self.metrics.save_curves([self.shown.name, *(test.name for test in self.tests)])
         training = self._training()
         corrupt = {videos.name: sorted(videos.corrupt) for videos in self.batches.files}
         report = {
             **training,
+            "doubts": self.doubts,
+            self.shown.name: None if self.fit is None else self.fit.report(),
             "tests": {name: confusion.report() for name, confusion in self.confusions.items()},
             "leaks": [leak.report() for leak in self.leaks],
             "corrupt": corrupt,

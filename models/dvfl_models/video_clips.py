@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from statistics import median
 
 import cv2
 import numpy as np
@@ -15,15 +17,16 @@ from dvfl_models.clips import Clip, ClipSet, Sample
 from dvfl_models.datasets import Entry, list_videos
 from dvfl_models.recipe_parts import PretextPart, VideosPart
 from dvfl_runtime.errors import RecipeError, SourceError
-from dvfl_runtime.preprocess import preprocess_clip, preprocess_frame
+from dvfl_runtime.preprocess import preprocess_frame
 from dvfl_runtime.sampling import nearest, uniform_indices, window_targets
 from dvfl_runtime.sources import open_source
 from dvfl_runtime.spec import ClipSpec
 
 log = logging.getLogger(__name__)
 
-CACHE_PX = 112  # decoded videos of small models are kept in memory at this long side
+CACHE_PX = 112  # up to this side the decoded videos of a model are kept in memory
 CACHED_VIDEOS = 1024  # about 3 GB of videos of 100 frames
+ASKED = 20  # videos whose length is asked for
 MAX_CORRUPT = 0.01  # share of a data set's videos
 
 
@@ -40,7 +43,10 @@ class VideoClips:
     def __init__(
         self, part: VideosPart, labels: Sequence[str], spec: ClipSpec, *, whole: bool = False
     ) -> None:
-        """Lists the files; with `whole`, training gets the frames before resize and crop."""
+        """Lists the files; with `whole`, training gets the frames before resize and crop.
+
+        Without it training gets the very pictures that a test and a device get.
+        """
         self.part, self.spec, self.name, self.whole = part, spec, part.name, whole
         self.entries = list_videos(part, labels)
         by_class: dict[int, list[Entry]] = {}
@@ -85,21 +91,28 @@ class VideoClips:
     def _cut(self, images: Clip, times: NDArray[np.float64], rng: np.random.Generator) -> Clip:
         length = times[-1] * len(times) / max(len(times) - 1, 1)
         if not length:  # a single frame
-            return self._framed(images[np.zeros(self.spec.num_frames, np.int64)])
+            return images[np.zeros(self.spec.num_frames, np.int64)]
         span = min(float(rng.uniform(*self.part.window_s)), length)
         targets = window_targets(rng.uniform(0, length - span), span, self.spec.num_frames)
         most = self.part.time_jitter
         jitter = rng.uniform(-most, most, len(targets)) * span / self.spec.num_frames
-        return self._framed(images[nearest(times, targets + jitter)])
-
-    def _framed(self, picked: Clip) -> Clip:
-        return picked if self.whole else preprocess_clip(picked, self.spec)
+        return images[nearest(times, targets + jitter)]
 
     def frames_of(self, path: str) -> tuple[Clip, NDArray[np.float64]]:
-        """All frames of a video and their times, s, in the size that training needs."""
-        if max(self.spec.size) <= CACHE_PX:
-            return decoded(path)
-        return decode(path, 2 * max(self.spec.size))
+        """All frames of a video and their times, s: as the model sees them, or uncropped."""
+        small = max(self.spec.size) <= CACHE_PX
+        uncropped_px = CACHE_PX if small else 2 * max(self.spec.size)
+        read = decoded if small else decode
+        return read(path, uncropped_px if self.whole else self.spec)
+
+    def usual_length_s(self) -> float | None:
+        """The middle of the lengths that some of its files say they have; None if none says it."""
+        found = []
+        for entry in self.entries[:: max(1, len(self.entries) // ASKED)]:
+            with contextlib.suppress(SourceError), closing(open_source(entry.path)) as source:
+                found.append(source.duration_s)
+        lengths = [length for length in found if length]
+        return median(lengths) if lengths else None
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -143,7 +156,7 @@ class PretextClips:
         free_s = max(0.0, float(times[-1]) - abs(window_s))
         targets = window_targets(where * free_s, abs(window_s), self.spec.num_frames)
         picked = images[nearest(times, targets)]
-        return preprocess_clip(picked[::-1] if window_s < 0 else picked, self.spec)
+        return picked[::-1] if window_s < 0 else picked
 
     def __len__(self) -> int:
         return len(self.entries) * len(self.windows_s)
@@ -154,8 +167,12 @@ class PretextClips:
         return self._played(images, times, class_id, 0.5), class_id
 
 
-def decode(path: str, long_px: int) -> tuple[Clip, NDArray[np.float64]]:
-    """All frames of a short video at most `long_px` large, (N, h, w, 3), and their times, s.
+def decode(path: str, shape: ClipSpec | int) -> tuple[Clip, NDArray[np.float64]]:
+    """All frames of a short video, (N, h, w, 3), and their times, s.
+
+    Args:
+        path: the file.
+        shape: how a model sees them, or their long side at most, px.
 
     Raises:
         SourceError: if not one can be decoded.
@@ -163,18 +180,22 @@ def decode(path: str, long_px: int) -> tuple[Clip, NDArray[np.float64]]:
     images, times = [], []
     with closing(open_source(path)) as source:
         for frame in source.frames():
-            height, width = frame.image.shape[:2]
-            scale = min(1.0, long_px / max(height, width))
-            size = (max(1, round(width * scale)), max(1, round(height * scale)))
-            images.append(cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA))
+            if isinstance(shape, ClipSpec):
+                images.append(preprocess_frame(frame.image, shape))
+            else:
+                images.append(_shrunk(frame.image, shape))
             times.append(frame.time_s)
     return np.stack(images).astype(np.uint8, copy=False), np.asarray(times)
 
 
-@functools.lru_cache(CACHED_VIDEOS)
-def decoded(path: str) -> tuple[Clip, NDArray[np.float64]]:
-    """`decode` at `CACHE_PX`, kept in memory."""
-    return decode(path, CACHE_PX)
+def _shrunk(image: Clip, long_px: int) -> Clip:
+    height, width = image.shape[:2]
+    scale = min(1.0, long_px / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+decoded = functools.lru_cache(CACHED_VIDEOS)(decode)  # kept in memory
 
 
 def check_corrupt(name: str, corrupt: Iterable[str], videos: int) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 import videos
 
-from dvfl_models.augment import PairMix, ResizedCrop
+from dvfl_models.augment import ClipAugmentation, PairMix, ResizedCrop
 from dvfl_models.batches import TrainingBatches
 from dvfl_models.data import clip_set
 from dvfl_models.recipe import Recipe, recipe_from
@@ -42,6 +42,15 @@ def recipe(index: Path, augment: dict | None = None, **optim: object) -> Recipe:
     )
 
 
+PLAIN = {
+    "flip": 0,
+    "degrees": 0,
+    "translate": 0,
+    "scale": [1, 1],
+    "jitter": 0,
+    "grey": 0,
+    "degrade": 0,
+}
 MIXED = {"mixup": 0.8, "cutmix": 1.0, "crop": [0.3, 1.0]}
 
 
@@ -122,6 +131,37 @@ def test_resized_crop_takes_one_part_of_all_frames() -> None:
     assert out[0, 0, 0, -1] - out[0, 0, 0, 0] < 50
     untouched = ResizedCrop(AugmentPart.model_validate({}), (16, 24))(ramp)
     assert untouched is ramp
+
+
+def test_jitter_leaves_a_dark_clip_visible() -> None:
+    augment = ClipAugmentation(AugmentPart.model_validate(PLAIN | {"jitter": 0.4}))
+    dark = 0.1 * torch.rand(1, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    for seed in range(100):
+        torch.manual_seed(seed)
+        assert augment(dark).std() > 0.3 * dark.std()  # 0.6 of brightness times 0.6 of contrast
+
+
+SPECS = (
+    {"size": [32, 32], "crop": "letterbox"},
+    {"size": [32, 32]},
+    {"size": [32, 48], "resize": 100},
+    {"size": [120, 120], "resize": 120},
+)
+
+
+@pytest.mark.parametrize("clip", SPECS, ids=str)
+@pytest.mark.parametrize("size", [(40, 60), (300, 400)], ids=str)
+def test_training_without_augmentation_shows_the_pictures_of_a_test(
+    tmp_path: Path, clip: dict, size: tuple[int, int]
+) -> None:
+    coarse = np.random.default_rng(0).integers(0, 255, (size[0] // 4, size[1] // 4, 3), np.uint8)
+    videos.write_video(tmp_path / "a.mp4", [coarse.repeat(4, 0).repeat(4, 1)] * 3)
+    (tmp_path / "index.csv").write_text("file,label\na.mp4,a\na.mp4,b\n")
+    values = recipe(tmp_path / "index.csv").model_dump()
+    one = recipe_from({**values, "clip": {"num_frames": 2, **clip}}, "r")
+    tested = clip_set(one.train[0], one)[0][0]
+    trained = clip_set(one.train[0], one, training=True).sample(np.random.default_rng(0)).clip
+    assert np.array_equal(trained, tested)
 
 
 def test_classes_of_frame_order_differ_in_the_order_alone() -> None:

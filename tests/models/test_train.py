@@ -84,7 +84,8 @@ def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     assert rows[-1]["synthetic"] != ""
 
 
-def test_results_of_a_run(tmp_path: Path) -> None:
+def test_results_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     confusions = Trainer(tiny(), tmp_path / "run").run(workers=0, progress=False)
     assert confusions["synthetic"].clips == 4
     assert (tmp_path / "run" / "confusion_synthetic.png").read_bytes()[:4] == b"\x89PNG"
@@ -94,6 +95,35 @@ def test_results_of_a_run(tmp_path: Path) -> None:
     assert final.trainer == {}
     recipe = json.loads((tmp_path / "run" / "recipe.json").read_text())
     assert recipe["optim"]["steps"] == 4
+    assert recipe["clip"] == tiny().spec.to_dict() | {"size": [32, 32], "resize": None} | {
+        name: list(tiny().clip[name]) for name in ("mean", "std")
+    }
+    # each test runs clips of training as well
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    report = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert [bool(row["train_as_test"]) for row in rows] == [False, True, True, True]
+    assert float(rows[-1]["train_as_test"]) == report["train_as_test"]["top1"]["value"]
+    assert report["train_as_test"]["clips"] == 8  # as many as the run has had
+    assert report["doubts"] == []
+    told = [text for text in caplog.messages if "training clips made as in a test" in text]
+    assert [text.split(":")[0] for text in told] == ["step 2", "step 4"]
+    assert (tmp_path / "run" / "curves.png").exists()
+
+
+def test_a_run_from_before_a_default_changed_is_not_resumed_on_other_clips(tmp_path: Path) -> None:
+    once = {"steps": 1, "batch_size": 2}
+    before = tiny(clip={"num_frames": 2, "size": [32, 32], "resize": 256}, optim=once)
+    Trainer(before, tmp_path / "run").run(workers=0, progress=False)
+    content = torch.load(tmp_path / "run" / "last.pth", weights_only=True)
+    recipe = json.loads(content["trainer"]["recipe"])
+    recipe["clip"] = {"num_frames": 2, "size": [32, 32]}  # as older versions wrote it
+    content["trainer"]["recipe"] = json.dumps(recipe)
+    torch.save(content, tmp_path / "run" / "last.pth")
+    with pytest.raises(DvflError, match=r"another recipe \(clip.resize was 256, is 37\)"):
+        today = tiny(clip={"num_frames": 2, "size": [32, 32]}, optim=once)
+        Trainer(today, tmp_path / "run", RESUME)
+    Trainer(before, tmp_path / "run", RESUME)
 
 
 def test_another_recipe_or_run_is_not_overwritten(tmp_path: Path) -> None:

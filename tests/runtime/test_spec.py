@@ -13,6 +13,27 @@ def test_defaults_are_the_official_ones():
     assert spec.mean == (123.675, 116.28, 103.53)
 
 
+@pytest.mark.parametrize(
+    ("size", "resize"),
+    [((224, 224), 256), ((64, 64), 73), ((64, 112), 112), ((112, 100), 114), ((4096, 4096), 4096)],
+)
+def test_the_short_side_follows_from_the_size_in_the_official_ratio(size, resize):
+    assert ClipSpec(size=size).resize == resize
+    assert ClipSpec(size=size).to_dict()["resize"] == resize
+    assert ClipSpec(size=(64, 64), resize=256).resize == 256  # what is said stays
+    assert ClipSpec(size=size, crop="letterbox").resize is None
+
+
+def test_a_file_must_say_its_short_side():
+    values = ClipSpec(size=(64, 64)).to_dict()
+    assert ClipSpec.from_dict({**values, "resize": 256}).resize == 256
+    with pytest.raises(
+        ValueError, match="resize must be a size in px with crop='center', got None"
+    ):
+        ClipSpec.from_dict({**values, "resize": None})
+    assert ClipSpec.from_dict(ClipSpec(crop="letterbox").to_dict()).resize is None
+
+
 @given(
     st.builds(
         ClipSpec,
@@ -36,8 +57,7 @@ def test_json_round_trip(spec):
         ({"size": (0, 4)}, "size must be"),
         ({"size": (4,)}, "size must be"),
         ({"crop": "squash"}, "crop must be one of"),
-        ({"resize": None}, "resize must be None with crop='letterbox'"),
-        ({"crop": "letterbox"}, "resize must be None with crop='letterbox'"),
+        ({"crop": "letterbox", "resize": 256}, "resize does not go with crop='letterbox', got 256"),
         ({"resize": 200}, "resize must be >= the crop"),
         ({"mean": (1, 2)}, "mean must be three"),
         ({"std": (1, 2, 0)}, "std must be a finite number > 0"),

@@ -1,0 +1,154 @@
+"""What in a recipe does not go together: each finding is a sentence with both numbers.
+
+A network learns whatever it is shown. Where training shows other pictures or spans of time than a
+test and a device do, its batches come out right and everything after them wrong.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from dvfl_models.clips import ClipSet
+from dvfl_models.evaluate import Confusion, wilson
+from dvfl_models.recipe import Recipe
+from dvfl_models.recipe_parts import SyntheticPart, VideosPart
+from dvfl_models.video_clips import VideoClips
+from dvfl_runtime.spec import ClipSpec
+
+Range = tuple[float, float]
+
+SLACK = 1.25  # how far beside training's range a test or a device may be
+GAP = 0.1  # accuracy that augmented clips of training may have more than plain ones
+UNSETTLED = 0.1  # share of the first weights in the averaged ones that is too much
+USUAL_FPS = 25  # to turn a number of frames into a time
+
+
+def doubts(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -> list[str]:
+    """What should be looked at before a run, in sentences.
+
+    Args:
+        recipe: with its steps resolved.
+        train: the opened tables of training, in the order of the recipe.
+        tests: the opened test sets.
+    """
+    found = [_pictures(recipe), *_spans(recipe, train, tests), _schedule(recipe), _flip(recipe)]
+    return [text for text in found if text]
+
+
+def gap(batches: float, fit: Confusion) -> str:
+    """What is wrong if the batches are right more often than clips of training in a test.
+
+    Args:
+        batches: accuracy of the last batches, which are augmented.
+        fit: what became of clips of training that were made as a test makes its own.
+    """
+    right, (_, most) = fit.accuracy, wilson(round(fit.accuracy * fit.clips), fit.clips)
+    if most > batches - GAP:
+        return ""
+    return (
+        f"the last batches are {batches:.0%} right, {fit.clips} clips of training made as a test "
+        f"makes them {right:.0%}: training shows the network other pictures than tests and devices "
+        f"do; compare clip (size, resize, crop, window_s) with augment and window_s of the tables"
+    )
+
+
+def shown_share(spec: ClipSpec) -> float:
+    """The share of a picture, at the model's aspect ratio, that a test and a device show."""
+    return 1.0 if spec.resize is None else (min(spec.size) / spec.resize) ** 2
+
+
+def trained_shares(recipe: Recipe) -> Range:
+    """The least and the most that training shows of it, by its crops and changes of scale."""
+    augment, (smallest, largest) = recipe.augment, recipe.augment.scale
+    least, most = augment.crop or (1.0, 1.0)
+    # crops of a centred model are cut from the whole picture, all else from what a test shows
+    whole = augment.crop is not None and recipe.spec.crop == "center"
+    base = 1.0 if whole else shown_share(recipe.spec)
+    return base * least / largest**2, min(1.0, base * most / smallest**2)
+
+
+def _pictures(recipe: Recipe) -> str:
+    shown, (least, most) = shown_share(recipe.spec), trained_shares(recipe)
+    if _within(shown, (least, most)):
+        return ""
+    spec = recipe.spec
+    return (
+        f"a test and a device show {shown:.0%} of a picture (clip.size {spec.size}, clip.resize "
+        f"{spec.resize}, clip.crop {spec.crop!r}), training {least:.0%} to {most:.0%} of it "
+        f"(augment.crop {recipe.augment.crop}, augment.scale {recipe.augment.scale}); leave out "
+        f"clip.resize, which follows from the size, or change augment"
+    )
+
+
+def _spans(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -> list[str]:
+    """Compares the spans of time that clips cover; a test's cover whole videos."""
+    ranges = [
+        span
+        for part, clips in zip(recipe.train, train, strict=True)
+        if isinstance(part, SyntheticPart | VideosPart) and (span := _span(part, clips))
+    ]
+    if not ranges:
+        return []
+    trained = min(low for low, _ in ranges), max(high for _, high in ranges)
+    has = f"clips of training last {trained[0]:.3g} to {trained[1]:.3g} s (window_s of its tables)"
+    found = []
+    if not _within(recipe.spec.window_s, trained):
+        found.append(
+            f"{has}, the windows of a device {recipe.spec.window_s:.3g} s (clip.window_s); set "
+            f"clip.window_s to a span that training has"
+        )
+    cut_s = (recipe.spec.frame_interval - 1) / USUAL_FPS
+    for test in tests:
+        length_s = test.usual_length_s() if isinstance(test, VideoClips) else None
+        if length_s and not _within(length_s - cut_s, trained):
+            found.append(
+                f"{has}, those of the test set {test.name!r} are spread over whole videos, "
+                f"{length_s - cut_s:.3g} s (clip.frame_interval {recipe.spec.frame_interval}); "
+                f"change window_s, or cut the videos to the length of an action"
+            )
+    return found
+
+
+def _span(part: SyntheticPart | VideosPart, clips: ClipSet) -> Range | None:
+    low, high = part.window_s
+    length_s = clips.usual_length_s() if isinstance(clips, VideoClips) else math.inf
+    return None if length_s is None else (min(low, length_s), min(high, length_s))
+
+
+def _schedule(recipe: Recipe) -> str:
+    optim = recipe.optim
+    if optim.warmup_steps >= optim.steps:
+        return (
+            f"the run has {optim.steps} steps and {optim.warmup_steps} of warm-up, so the learning "
+            f"rate stays below {optim.lr * optim.steps / optim.warmup_steps:.2g} (optim.lr "
+            f"{optim.lr:.2g}); lower optim.warmup_steps"
+        )
+    if (left := optim.ema**optim.steps) > UNSETTLED:
+        return (
+            f"after {optim.steps} steps {left:.0%} of the averaged weights are still those of the "
+            f"start (optim.ema {optim.ema}), and these are tested and kept; lower optim.ema to "
+            f"{UNSETTLED ** (1 / optim.steps):.3g} or less"
+        )
+    return ""
+
+
+def _flip(recipe: Recipe) -> str:
+    if not recipe.augment.flip:
+        return ""
+    words = {label: re.split(r"[^a-z]+", label.lower()) for label in recipe.labels}
+    swap = {"left": "right", "right": "left"}
+    for label, parts in words.items():
+        mirrored = [swap.get(word, word) for word in parts]
+        for other in recipe.labels:
+            if words[other] == mirrored != parts:
+                return (
+                    f"mirrored, {label!r} looks like {other!r}, and augment.flip "
+                    f"{recipe.augment.flip} mirrors clips; set augment.flip = 0"
+                )
+    return ""
+
+
+def _within(value: float, span: Range) -> bool:
+    return span[0] / SLACK <= value <= span[1] * SLACK
