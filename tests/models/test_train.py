@@ -120,8 +120,8 @@ def test_a_run_from_before_a_default_changed_is_not_resumed_on_other_clips(tmp_p
     recipe["clip"] = {"num_frames": 2, "size": [32, 32]}  # as older versions wrote it
     content["trainer"]["recipe"] = json.dumps(recipe)
     torch.save(content, tmp_path / "run" / "last.pth")
+    today = tiny(clip={"num_frames": 2, "size": [32, 32]}, optim=once)
     with pytest.raises(DvflError, match=r"another recipe \(clip.resize was 256, is 37\)"):
-        today = tiny(clip={"num_frames": 2, "size": [32, 32]}, optim=once)
         Trainer(today, tmp_path / "run", RESUME)
     Trainer(before, tmp_path / "run", RESUME)
 
