@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -105,6 +106,7 @@ class Metrics:
 def _draw(axes: Any, rows: Sequence[Mapping[str, str]], name: str, *, smooth: bool) -> None:
     """One column over the steps; noisy ones as means over stretches of the run."""
     points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    points = [point for point in points if math.isfinite(point[1])]
     if not points:
         return
     stretch = max(1, len(points) // 100) if smooth else 1

@@ -144,7 +144,12 @@ class Snapshots:
         averaged: AveragedModel | None,
         more: Mapping[str, Any],
     ) -> None:
-        """Writes `last.pth`."""
+        """Writes `last.pth`.
+
+        Raises:
+            DvflError: if a weight or what the optimiser keeps is not finite.
+            OutputError: if the file cannot be written.
+        """
         trainer: dict[str, Any] = {
             "step": step,
             "recipe": self.recipe.model_dump_json(),
@@ -155,6 +160,7 @@ class Snapshots:
         }
         if averaged is not None:
             trainer["averaged"] = averaged.state_dict()
+        self._check_finite({"model": model.state_dict(), **trainer}, step)
         save_checkpoint(self.folder / "last.pth", model, about=self._about(), trainer=trainer)
 
     def save_best(self, model: VideoFocalNet, training: Mapping[str, Any]) -> None:
@@ -166,6 +172,16 @@ class Snapshots:
         """Writes `final.pth`, weights alone."""
         about = {**self._about(), "training": dict(training)}
         save_checkpoint(self.folder / "final.pth", model, about=about)
+
+    def _check_finite(self, content: Any, step: int) -> None:
+        """Keeps what is broken out of the file that a run goes on from."""
+        if isinstance(content, Mapping):
+            for value in content.values():
+                self._check_finite(value, step)
+        elif isinstance(content, torch.Tensor) and not torch.isfinite(content).all():
+            last = self.folder / "last.pth"
+            kept = f"; {last} stays that of an earlier step" if last.exists() else ""
+            raise DvflError(f"the weights are not finite after step {step}{kept}; lower optim.lr")
 
     def _about(self) -> dict[str, Any]:
         return {

@@ -33,11 +33,11 @@ from dvfl_models.leaks import Leak, check_leaks, find_leak
 from dvfl_models.objective import Losses, Objective
 from dvfl_models.recipe import Recipe
 from dvfl_models.run_files import Metrics, ProgressLog
+from dvfl_models.skipped_steps import IN_A_ROW, IN_A_ROW_SCALED, SkippedSteps
 from dvfl_models.snapshots import Snapshots, check_folder
 from dvfl_models.starting import TrainOptions, new_accelerator, new_model, new_optimizer
 from dvfl_models.video_clips import VideoClips, check_corrupt, files_of
 from dvfl_models.video_focalnet import VideoFocalNet
-from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import replacing
 
 log = logging.getLogger(__name__)
@@ -80,12 +80,18 @@ class Trainer:
         optimizer = new_optimizer(recipe.optim, learner)
         self.objective = Objective(recipe, self.accelerator.device)
         self.snapshots = Snapshots(folder, recipe, self._data())
+        scaled = self.accelerator.scaler is not None
+        self.skipped = SkippedSteps(
+            min(recipe.optim.steps, IN_A_ROW_SCALED if scaled else IN_A_ROW),
+            folder / f"failed_steps_{rank}.json",
+        )
         saved = self.snapshots.open(resume=options.resume, main=self.main)
         self.accelerator.wait_for_everyone()  # the first process makes the folder
         if saved is not None:
             self.step = saved.restore(self.model, optimizer, self.averaged)
             if isinstance(learner, WithJoints):
                 learner.joints.load_state_dict(saved.trainer["joints"])
+            self.skipped.count = saved.trainer.get("skipped", 0)
             log.info("resumed %s at step %d", folder, self.step)
         self.learner = learner
         wrapped: Any = self.accelerator.prepare(learner, optimizer)
@@ -142,8 +148,9 @@ class Trainer:
         """Trains to the last step and returns the confusion on each test set.
 
         Raises:
-            DvflError: if the loss is not finite, with the step, the learning rate and the clips;
-                or if more than 1 % of a data set cannot be decoded, with the list.
+            DvflError: if loss or gradient are not finite again and again, with the step, the
+                learning rate and the clips; or if more than 1 % of a data set cannot be decoded,
+                with the list.
         """
         self.trained.train()
         todo = Subset(self.batches, range(self.step, self.recipe.optim.steps))
@@ -179,24 +186,24 @@ class Trainer:
         parts = list(zip(*(x.chunk(optim.accumulate) for x in self._inputs(batch, clips)),
                          strict=True))  # fmt: skip
         self.optimizer.zero_grad()
-        seen = []
+        seen: list[Tensor] = []
+        why = ""
         for number, (some, targets, classes, *joints) in enumerate(parts, 1):
             alone = number < len(parts)  # gradients are exchanged once, with the last part
             with self.accelerator.no_sync(self.trained) if alone else contextlib.nullcontext():
                 autocast = self.accelerator.autocast()
                 losses = self.objective(self.trained, some, targets, autocast, *joints)
-                found = self._measured(losses, classes)
-                self._check_finite(found, batch, lr)
+                seen.append(self._measured(losses, classes))
+                if not torch.isfinite(seen[-1][0]):  # the same mean in every process
+                    why = f"the loss is {seen[-1][0].item()}"
+                    break
                 self.accelerator.backward(losses.total / len(parts))
-            seen.append(found)
-        self.accelerator.clip_grad_norm_(self.trained.parameters(), optim.clip_grad)
-        self.optimizer.step()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
+        self._update(why, batch, lr)
         self.step += 1
         loss, accuracy, task, kd, modulation, joints = torch.stack(seen).mean(0).tolist()
         self.recent.append(accuracy)
         row = {"step": self.step, "lr": lr, "loss": loss, "train_accuracy": accuracy}
+        row["skipped"] = self.skipped.count
         if self.recipe.distill is not None:
             row |= {"task_loss": task, "kd_loss": kd, "modulation_loss": modulation}
         if self.recipe.optim.joints:
@@ -223,20 +230,23 @@ class Trainer:
         mean: Tensor = self.accelerator.reduce(values, "mean")
         return mean
 
-    def _check_finite(self, found: Tensor, batch: Batch, lr: float) -> None:
-        """Every process sees the same mean, so that all of them stop."""
-        if torch.isfinite(found[0]):
+    def _update(self, why: str, batch: Batch, lr: float) -> None:
+        """Changes the weights, if the loss (else `why` says so) and gradient are finite."""
+        scaled = self.accelerator.scaler is not None
+        expected = False
+        if not why:
+            parameters = self.trained.parameters()
+            norm = self.accelerator.clip_grad_norm_(parameters, self.recipe.optim.clip_grad)
+            if not torch.isfinite(norm):
+                why, expected = f"the gradient is {norm.item()}", scaled
+            if scaled or not why:  # fp16's scaler leaves such a step out itself, and learns by it
+                self.optimizer.step()
+        if why:
+            self.skipped.add(why, self.step, lr, list(batch.names), expected=expected)
             return
-        first = ", ".join(batch.names[:4])
-        more = f" and {len(batch.names) - 4} more" if len(batch.names) > 4 else ""
-        where = self.folder / f"failed_step_{self.accelerator.process_index}.json"
-        failed = {"step": self.step, "lr": lr, "loss": str(found[0].item()), "clips": batch.names}
-        with replacing(where) as part:
-            part.write_text(json.dumps(failed, indent=1) + "\n", encoding="utf-8")
-        raise DvflError(
-            f"loss is {found[0].item()} at step {self.step}, lr {lr:.2g}; lower optim.lr, or look "
-            f"at its clips, all of them in {where}: {first}{more}"
-        )
+        self.skipped.finite()
+        if self.averaged is not None:
+            self.averaged.update_parameters(self.model)
 
     def _check_corrupt(self, batch: Batch) -> None:
         for clips in self.batches.files:
@@ -257,13 +267,16 @@ class Trainer:
             fitted = self._fitted().get(self.shown.name, "")
             self.metrics.append({**texts, self.shown.name: fitted, **tests})
             if self.step % recipe.checkpoint_every == 0 or done:
-                scaler = self.accelerator.scaler
-                state = {} if scaler is None else {"scaler": scaler.state_dict()}
-                if isinstance(self.learner, WithJoints):
-                    state["joints"] = self.learner.joints.state_dict()
-                self.snapshots.save_last(
-                    self.step, self.model, self.optimizer, self.averaged, state
-                )
+                self._save_last()
+
+    def _save_last(self) -> None:
+        scaler = self.accelerator.scaler
+        state: dict[str, Any] = {"skipped": self.skipped.count}
+        if scaler is not None:
+            state["scaler"] = scaler.state_dict()
+        if isinstance(self.learner, WithJoints):
+            state["joints"] = self.learner.joints.state_dict()
+        self.snapshots.save_last(self.step, self.model, self.optimizer, self.averaged, state)
 
     def results(self) -> dict[str, float]:
         """Accuracy on each test set at the last test, 0 to 1."""
@@ -317,6 +330,7 @@ class Trainer:
             **training,
             "doubts": self.doubts,
             self.shown.name: None if self.fit is None else self.fit.report(),
+            "skipped_steps": self.skipped.count,
             "tests": {name: confusion.report() for name, confusion in self.confusions.items()},
             "leaks": [leak.report() for leak in self.leaks],
             "corrupt": corrupt,

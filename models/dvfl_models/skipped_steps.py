@@ -1,0 +1,63 @@
+"""Steps whose loss or gradient is not finite: they change no weight, and are counted."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from dvfl_runtime.errors import DvflError
+from dvfl_runtime.files import replacing
+
+log = logging.getLogger(__name__)
+
+IN_A_ROW = 5  # end a run: it is not the clips of one step
+IN_A_ROW_SCALED = 20  # from 65536 the scaler of fp16 comes to 1 in sixteen steps
+
+
+class SkippedSteps:
+    """Counts the steps that were skipped, and ends a run where they repeat.
+
+    Args:
+        most: so many in a row end it.
+        where: file for the clips of these steps.
+
+    Attributes:
+        count: of the whole run.
+    """
+
+    def __init__(self, most: int, where: Path) -> None:
+        self.most, self.where, self.count = most, where, 0
+        self._row: list[dict[str, object]] = []
+
+    def finite(self) -> None:
+        """Hears of a step that was not skipped."""
+        self._row.clear()
+
+    def add(self, what: str, step: int, lr: float, clips: list[str], *, expected: bool) -> None:
+        """Hears of one that was.
+
+        Args:
+            what: was not finite, with its value.
+            step: which.
+            lr: its learning rate.
+            clips: its clips.
+            expected: whether that is how fp16 finds its scale.
+
+        Raises:
+            DvflError: if it is one too many in a row.
+        """
+        self.count += 1
+        self._row.append({"step": step, "lr": lr, "why": what, "clips": clips})
+        first = ", ".join(clips[:4])
+        more = f" and {len(clips) - 4} more" if len(clips) > 4 else ""
+        level = logging.INFO if expected else logging.WARNING
+        log.log(level, "step %d is skipped, %s; its clips: %s%s", step, what, first, more)
+        if len(self._row) < self.most:
+            return
+        with replacing(self.where) as part:
+            part.write_text(json.dumps(self._row, indent=1) + "\n", encoding="utf-8")
+        raise DvflError(
+            f"{what} at step {step}, lr {lr:.2g}, the last of {self.most} steps in a row that were "
+            f"skipped; lower optim.lr, or look at their clips, all in {self.where}: {first}{more}"
+        )
