@@ -101,6 +101,9 @@ class Source(Protocol):
     def frames(self) -> Iterator[Frame]:
         """Yields the frames, with `time_s` strictly increasing and `index` 0, 1, 2 ...
 
+        A frame is looked at after the next one has come, so each needs memory of its own: copy
+        what is written into the same array again and again.
+
         Raises:
             SourceError: if not one frame can be read.
         """

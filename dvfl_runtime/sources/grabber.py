@@ -15,8 +15,10 @@ class Grabbed:
     """One picture as a grabber reads it.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB, or a function that makes it. The function is called only for a
-            picture that is handed out, so a dropped one costs no conversion.
+        image: (H, W, 3) uint8 RGB, or a function that makes it. An array is copied, so the next
+            picture may be written into the same memory. The function is called only for a picture
+            that is handed out, so a dropped one costs no conversion, and some pictures later: what
+            it reads must stay as it is.
         stamp_s: the device's own time of the picture, seconds from any origin; `None` if unknown.
     """
 

@@ -261,6 +261,8 @@ class LiveSource:
             late = stats.frames > 0 and now_ns - self._last_ns > self._options.stall_s * 1e9
             if again:
                 self._clock.reconnected()
+            if isinstance(grabbed.image, np.ndarray):  # the grabber may fill it again
+                grabbed = Grabbed(grabbed.image.copy(), grabbed.stamp_s)
             self._newest = _Newest(
                 grabbed,
                 self._clock.time_s(grabbed.stamp_s, now_ns),

@@ -18,8 +18,10 @@ from dvfl_runtime.sources.frame import Frame, check_image
 class MemorySource:
     """An (N, H, W, 3) uint8 array, or an iterable of (H, W, 3) uint8 arrays or Frames.
 
-    Arrays have no timestamps: frame `i` is at `i / fps`. Frames keep their times. The arrays are
-    handed on as they are, not copied.
+    Arrays have no timestamps: frame `i` is at `i / fps`. Frames keep their times. The pictures of
+    an array, a list and a tuple are handed on as they are. Those of any other iterable are copied,
+    because whoever makes them one by one may fill the same memory each time, and a frame is looked
+    at after the next one has come.
 
     Args:
         items: the frames.
@@ -40,6 +42,7 @@ class MemorySource:
         self._items = items
         self._fps = fps
         self.rewindable = iter(items) is not items
+        self._is_kept = isinstance(items, (np.ndarray, list, tuple))
         self._used = False
         self._closed = threading.Event()
 
@@ -78,10 +81,12 @@ class MemorySource:
         self._closed.set()
 
     def _frame(self, item: object, index: int) -> Frame:
+        image = check_image(item.image if isinstance(item, Frame) else item, index)
+        if not self._is_kept:
+            image = image.copy()
         if isinstance(item, Frame):
-            check_image(item.image, index)
-            return dataclasses.replace(item, index=index)
-        return Frame(check_image(item, index), index / self._fps, index)
+            return dataclasses.replace(item, image=image, index=index)
+        return Frame(image, index / self._fps, index)
 
 
 def _check_array(frames: NDArray[Any]) -> None:

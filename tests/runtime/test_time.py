@@ -1,6 +1,8 @@
 """Files as cameras and recorders leave them: every frame is recognised, at the time it is shown."""
 
+import contextlib
 import itertools
+import time
 
 import cv2
 import numpy as np
@@ -8,7 +10,8 @@ import pytest
 from artifacts import LABELS, coloured, write_colour_model
 from videos import write_video
 
-from dvfl_runtime import Recognizer, cli
+from dvfl_runtime import Frame, Grabbed, LiveSource, Recognizer, cli
+from dvfl_runtime.sources import open_source
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +68,61 @@ def test_the_rows_of_a_file_cover_it_from_its_first_frame_to_its_last(r, count):
     assert spans[0][0] == 0
     assert spans[-1][1] > (count - 1) / 25
     assert all(start_s <= end_s for (_, end_s), (start_s, _) in itertools.pairwise(spans))
+
+
+def refilled(colours):
+    """Yields one array again and again, filled anew for each picture."""
+    buffer = np.empty((16, 16, 3), np.uint8)
+    for colour in colours:
+        buffer[:] = coloured((colour, 1))[0][0, 0]
+        yield buffer
+
+
+class Refilling:
+    """A camera's SDK that hands out its own buffer."""
+
+    def __init__(self, colours):
+        self.pictures = refilled(colours)
+
+    def open(self):
+        pass
+
+    def read(self):
+        time.sleep(0.002)
+        picture = next(self.pictures, None)
+        return None if picture is None else Grabbed(picture)
+
+    def close(self):
+        pass
+
+
+class Rereadable:
+    """A user's data set: each pass fills one array."""
+
+    def __iter__(self):
+        return refilled(["red", "green", "blue"])
+
+
+def test_one_array_that_is_filled_again_and_again(r):
+    colours = ["red", "green", "blue"] * 20
+    frames = (Frame(image, n / 10, n) for n, image in enumerate(refilled(colours)))
+    for pictures in (refilled(colours), frames):
+        assert [p.label for p in r.stream(pictures, fps=10, window_s=0.05)] == colours
+    assert r.classify(refilled(["blue"] + ["red"] * 2 + ["green"] * 30)).label == "green"
+    images = [frame.image[0, 0].argmax() for frame in list(open_source(Rereadable()).frames())]
+    assert images == [0, 1, 2]
+
+
+def test_a_grabber_that_fills_one_array(r):
+    colours = ["red", "green", "blue"] * 10
+    source = LiveSource("sdk", Refilling(colours))
+    frames = []
+    with contextlib.closing(source):
+        for frame in source.frames():
+            time.sleep(0.001)  # the next picture is read meanwhile
+            frames.append(LABELS[int(frame.image[0, 0].argmax())])
+    stats = source.stats
+    assert len(frames) == stats.frames - stats.dropped_frames
+    if not stats.dropped_frames:
+        assert frames == colours
+    assert frames[-1] == "blue"
