@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add = timing.add_argument
     add("--window-s", metavar="S", type=_SECONDS, help="length of a window; default: the model's")
     add("--hop-s", metavar="S", type=_SECONDS, help="from window to window; default: a quarter")
-    add("--fps", metavar="F", type=_SECONDS, default=25.0, help="clock of a folder; default: 25")
+    add("--fps", metavar="F", type=_SECONDS, help="frames per second of a folder (25) or .h264")
     output = parser.add_argument_group("output")
     add = output.add_argument
     add("--format", choices=("table", "jsonl"), help="default: table, or jsonl for -o FILE.jsonl")

@@ -45,12 +45,13 @@ class StreamOptions:
     window_s: float | None = None
     hop_s: float | None = None
     pad: Pad | None = None
-    fps: float = 25.0
+    fps: float | None = None
     max_batch: int | None = None
     max_wait_ms: float = 10.0
 
     def __post_init__(self) -> None:
-        check_number("fps", self.fps, above=0)
+        if self.fps is not None:
+            check_number("fps", self.fps, above=0)
         if self.max_batch is not None:
             check_whole("max_batch", self.max_batch)
         check_number("max_wait_ms", self.max_wait_ms, least=0)

@@ -61,14 +61,14 @@ class Reading:
         window_s: length of a window, seconds; `None` for the model's.
         hop_s: from window to window, seconds; `None` for a quarter of it.
         top_k: how many labels a prediction lists.
-        fps: the clock of folders of images.
+        fps: frames per second of what has no timestamps; `None` for what it tells, or 25.
     """
 
     whole: bool = False
     window_s: float | None = None
     hop_s: float | None = None
     top_k: int = 3
-    fps: float = 25.0
+    fps: float | None = None
 
 
 class Job:

@@ -197,7 +197,7 @@ class Recognizer:
         hop_s: float | None = None,
         pad: Pad | None = None,
         top_k: int = 5,
-        fps: float = 25.0,
+        fps: float | None = None,
         max_batch: int | None = None,
         max_wait_ms: float = 10.0,
     ) -> Iterator[Prediction]:
@@ -217,7 +217,9 @@ class Recognizer:
             pad: "repeat" gives windows from the first hop on, and from the first hop after each
                 gap, by repeating the first frame; by default the first window is a full one.
             top_k: how many labels `Prediction.top` lists.
-            fps: the clock of what has no timestamps: folders, arrays, iterables of arrays.
+            fps: frames per second of what has no timestamps: folders, arrays and iterables of
+                arrays (25 by default), and files of bare video, such as .h264 (what their headers
+                tell by default).
             max_batch: windows in one inference at most; as many as sources by default, up to 8.
             max_wait_ms: how long an inference waits for windows of the other sources.
 
@@ -241,7 +243,7 @@ class Recognizer:
         hop_s: float | None = None,
         pad: Pad | None = None,
         smoothing: Smoothing | None = None,
-        fps: float = 25.0,
+        fps: float | None = None,
         max_batch: int | None = None,
         max_wait_ms: float = 10.0,
     ) -> Iterator[Segment]:

@@ -36,14 +36,16 @@ def write_video(
     images: Iterable[NDArray[np.uint8]],
     *,
     codec: str = "libx264",
+    rate: int = 25,
     ticks: Sequence[int] | None = None,
     time_base: Fraction = Fraction(1, 25),
     pix_fmt: str = "yuv420p",
     options: dict[str, str] | None = None,
 ) -> Path:
     """Writes a video; `ticks` are its timestamps in `time_base`, 0, 1, 2 ... unless given."""
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream(codec, rate=25, options={"g": "15", **(options or {})})
+    front = {"movflags": "faststart"} if path.suffix in (".mp4", ".mov") else {}
+    with av.open(str(path), "w", options=front) as container:
+        stream = container.add_stream(codec, rate=rate, options={"g": "15", **(options or {})})
         stream.codec_context.time_base = time_base
         stream.pix_fmt = pix_fmt
         for i, image in enumerate(images):

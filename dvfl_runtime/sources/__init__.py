@@ -21,7 +21,7 @@ from dvfl_runtime.addresses import shown
 from dvfl_runtime.checks import check_number, check_type
 from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.sources.capture import camera, pipeline
-from dvfl_runtime.sources.file import FileSource
+from dvfl_runtime.sources.file import DEFAULT_FPS, FileSource
 from dvfl_runtime.sources.frame import Frame, Source
 from dvfl_runtime.sources.grabber import Grabbed, Grabber
 from dvfl_runtime.sources.images import ImagesSource
@@ -63,7 +63,7 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)  # two letters or more: C://
 def open_source(
     source: SourceLike,
     *,
-    fps: float = 25.0,
+    fps: float | None = None,
     live: LiveOptions | None = None,
     on_state: Callable[[SourceState], None] | None = None,
 ) -> Source:
@@ -83,7 +83,8 @@ def open_source(
             jetson:PATH or jetson:rtsp://..., decoded by a Jetson's hardware;
             an (N, H, W, 3) uint8 RGB array, or an iterable of (H, W, 3) uint8 RGB arrays or Frames;
             a `Source`.
-        fps: the clock of folders, arrays and iterables of arrays, which have no timestamps.
+        fps: frames per second of what has no timestamps: folders, arrays and iterables of arrays
+            (25 by default), and files of bare video, such as .h264 (what their headers tell).
         live: time limits of a live source.
         on_state: called with each new state of a live source, from any thread.
 
@@ -92,7 +93,8 @@ def open_source(
         ClipError: if an array has another type, rank or number of channels.
         ArgumentError: if frames cannot be read from its type, or another argument is wrong.
     """
-    check_number("fps", fps, above=0)
+    if fps is not None:
+        check_number("fps", fps, above=0)
     if live is not None:
         check_type("live", live, LiveOptions, "LiveOptions")
     if isinstance(source, str) and source.isdecimal() and is_live(source):
@@ -107,7 +109,7 @@ def open_source(
     if isinstance(source, Source):
         return source
     if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray, dict)):
-        return MemorySource(source, fps)
+        return MemorySource(source, fps or DEFAULT_FPS)
     raise ArgumentError(f"cannot read frames from a {type(source).__name__}; pass {_SUPPORTED}")
 
 
@@ -131,7 +133,7 @@ def _live_grabber(text: str) -> Grabber | None:
     return None
 
 
-def _open_path(text: str, fps: float) -> Source:
+def _open_path(text: str, fps: float | None) -> Source:
     name = shown(text)
     if _NETWORK.match(text):
         raise SourceError(
@@ -141,7 +143,6 @@ def _open_path(text: str, fps: float) -> Source:
         raise SourceError(f"cannot open {name}: unknown scheme {scheme[0]}; pass {_SUPPORTED}")
     if not text.strip():
         raise SourceError(f"the source is an empty text; pass {_SUPPORTED}")
-    decode = JetsonFileSource if text.startswith("jetson:") else FileSource
     path = Path(text.removeprefix("jetson:"))
     try:
         about = path.stat()
@@ -151,9 +152,9 @@ def _open_path(text: str, fps: float) -> Source:
         reason = getattr(err, "strerror", None) or err
         raise SourceError(f"cannot open {name}: {reason}; check the path") from err
     if stat.S_ISDIR(about.st_mode):
-        return ImagesSource(path, fps)
+        return ImagesSource(path, fps or DEFAULT_FPS)
     if not stat.S_ISREG(about.st_mode):
         raise SourceError(f"{name} is not a file or a folder; pass {_SUPPORTED}")
     if about.st_size == 0:
         raise SourceError(f"{name} is empty (0 bytes); record or copy it again")
-    return decode(path)
+    return JetsonFileSource(path) if text.startswith("jetson:") else FileSource(path, fps)

@@ -35,16 +35,18 @@ def next_time(stamp_s: float | None, last_s: float, step_s: float) -> float:
 
 
 class Clock:
-    """Turns the stamps of one pass over a file into times that start at 0.0.
+    """Turns the stamps of one pass over a file into times that strictly increase.
 
     Args:
         time_base: seconds per tick of the stamps.
         step_s: the nominal time between two frames, seconds, > 0.
+        begin_s: the time of the first frame, seconds.
     """
 
-    def __init__(self, time_base: Fraction, step_s: float) -> None:
+    def __init__(self, time_base: Fraction, step_s: float, begin_s: float = 0.0) -> None:
         self._time_base = time_base
         self._step_s = step_s
+        self._begin_s = begin_s
         self._origin: int | None = None
         self._last_s: float | None = None
 
@@ -52,14 +54,15 @@ class Clock:
         """Returns the time of the next frame from its stamp, `None` if it has none."""
         if self._last_s is None:
             self._origin = ticks
-            self._last_s = 0.0
-            return 0.0
+            self._last_s = self._begin_s
+            return self._begin_s
         if ticks is None:
             stamp_s = None
         else:
             if self._origin is None:  # the first stamp of the file: it continues what was counted
-                self._origin = ticks - round((self._last_s + self._step_s) / self._time_base)
-            stamp_s = float((ticks - self._origin) * self._time_base)
+                counted_s = self._last_s + self._step_s - self._begin_s
+                self._origin = ticks - round(counted_s / self._time_base)
+            stamp_s = self._begin_s + float((ticks - self._origin) * self._time_base)
         self._last_s = next_time(stamp_s, self._last_s, self._step_s)
         return self._last_s
 

@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
+DEFAULT_FPS = 25  # of what tells no rate
+UNTIMED = (
+    "%s tells neither when its frames are shown nor how many a second there are: their times are "
+    "counted at %d a second; pass --fps F (in Python fps=F)"
+)
+NO_TIMESTAMPS = 0x80  # libav's flag of formats that store none
 MAX_THREADS = 4  # each thread of the codec holds one more decoded picture
 MAX_PENDING = MAX_THREADS + 16  # the pictures a decoder may hold: one per thread, 16 to reorder
 
@@ -34,9 +40,12 @@ MAX_PENDING = MAX_THREADS + 16  # the pictures a decoder may hold: one per threa
 class FileSource:
     """A video file.
 
-    The first frame is at 0.0 and the others keep their distance to it, so a variable frame rate
-    stays one; missing, repeated and backward stamps are repaired (see `clock`). The rotation that
-    phones write beside the picture is applied. Pixels are taken as square, as in training.
+    A frame's time is that on a player's clock: 0.0 is where the file begins, be it with sound. So a
+    variable frame rate stays one; missing, repeated and backward stamps are repaired (see `clock`).
+    A file of bare video (.h264, .hevc, .mjpeg ...) has no stamps: its frames follow each other at
+    `fps`, or at the rate that its headers tell; where none does, at 25 a second, with a warning.
+    The rotation that phones write beside the picture is applied. Pixels are taken as square, as in
+    training.
 
     Damage: frames from a decoding error up to the next key frame would show the remains of other
     pictures, so they are left out; the pass goes on with that key frame, and one warning follows
@@ -44,6 +53,7 @@ class FileSource:
 
     Args:
         path: the file.
+        fps: frames per second of a file without stamps; `None` for what its headers tell.
 
     Raises:
         SourceError: if it cannot be opened, or has no video in it.
@@ -52,12 +62,14 @@ class FileSource:
     live = False
     rewindable = True
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, fps: float | None = None) -> None:
         self.name = printable(str(path))
         self._path = path
+        self._fps = fps
         self._closed = threading.Event()
         self._warned = False
-        decoding = _Decoding(path, num_threads=1)
+        decoding = _Decoding(path, 1, fps)
+        self._is_timed = decoding.is_timed
         self.duration_s = decoding.duration_s
         decoding.close()
 
@@ -70,20 +82,24 @@ class FileSource:
         if self._closed.is_set():
             raise SourceError(f"{self.name} is closed; open it again")
         index = 0
-        decoding = _Decoding(self._path, num_threads=min(MAX_THREADS, os.cpu_count() or 1))
-        clock = Clock(decoding.time_base, decoding.step_s)
+        decoding = _Decoding(self._path, min(MAX_THREADS, os.cpu_count() or 1), self._fps)
+        clock: Clock | None = None
         try:
             while True:
                 for raw in decoding.frames(skip=index):
                     if self._closed.is_set():
                         return
+                    clock = clock or decoding.clock(raw)
                     time_s = clock.time_s(decoding.ticks(raw))
+                    if index == 1 and not self._is_timed:  # a single picture needs no rate
+                        self._is_timed = True  # once, however often it is read
+                        _logger.warning(UNTIMED, self.name, DEFAULT_FPS)
                     yield Frame.later(partial(upright_rgb, raw), time_s, index)
                     index += 1
                 if not decoding.tail_lost:
                     break
                 decoding.close()
-                decoding = _Decoding(self._path, num_threads=1)
+                decoding = _Decoding(self._path, 1, self._fps)
         finally:
             decoding.close()
         if index == 0:
@@ -113,7 +129,7 @@ class _Decoding:
         tail_lost: the pass ended, and its last pictures have to be read by a single thread.
     """
 
-    def __init__(self, path: Path, num_threads: int) -> None:
+    def __init__(self, path: Path, num_threads: int, fps: float | None) -> None:
         self.damage: str | None = None
         self.damaged_after = -1
         self.tail_lost = False
@@ -122,6 +138,8 @@ class _Decoding:
         self._stream.thread_type = "AUTO" if num_threads > 1 else "NONE"
         self._stream.codec_context.thread_count = num_threads
         self._is_avi = self._container.format.name == "avi"
+        self._is_bare = is_bare(self._container)
+        self._fps = fps if self._is_bare else None
         self._good = 0
         self._wait_for_key = False
 
@@ -134,22 +152,40 @@ class _Decoding:
         return self._stream.time_base or Fraction(1, 1000)
 
     @property
-    def step_s(self) -> float:
-        """The nominal time between two frames, seconds."""
+    def is_timed(self) -> bool:
+        """Whether anything tells when a frame is shown: stamps, a header or the caller."""
+        return not self._is_bare or self._rate is not None
+
+    @property
+    def _rate(self) -> float | None:
+        """Frames per second, as far as it is known."""
+        if self._fps is not None:
+            return self._fps
         rate = self._stream.average_rate or self._stream.guessed_rate
-        return float(1 / rate) if rate and 0 < rate <= 1000 else 1 / 25
+        if self._is_bare:  # that is what libav takes: 25; the decoder knows what the headers tell
+            rate = self._stream.codec_context.framerate
+        return float(rate) if rate and 0 < rate <= 1000 else None
+
+    def clock(self, first: VideoFrame) -> Clock:
+        """Returns what turns stamps into times, beginning with that of the first picture."""
+        stamp = first.dts if first.pts is None else first.pts
+        begin_s = 0.0 if self._is_bare else shown_s(self._container, self._stream, stamp)
+        return Clock(self.time_base, 1 / (self._rate or DEFAULT_FPS), begin_s)
 
     @property
     def duration_s(self) -> float | None:
-        """The container's estimate, seconds."""
+        """The container's estimate of when the last frame has been shown, seconds."""
         if self._stream.duration and self._stream.time_base:
-            return float(self._stream.duration * self._stream.time_base)
+            begin_s = shown_s(self._container, self._stream, self._stream.start_time)
+            return begin_s + float(self._stream.duration * self._stream.time_base)
         if self._container.duration:
             return self._container.duration / 1e6  # AV_TIME_BASE
         return None
 
     def ticks(self, raw: VideoFrame) -> int | None:
-        """Returns the stamp of a picture in `time_base`; `None` if it has none."""
+        """Returns the stamp of a picture in `time_base`; `None` if there is none to go by."""
+        if self._fps is not None:
+            return None
         # AVI stores no presentation times: those that the decoder reports run backwards at every
         # B-frame, while the decoding times of the pictures as they come out are even.
         if self._is_avi or raw.pts is None:
@@ -257,6 +293,19 @@ def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoS
         return av.FFmpegError, container, streams[0]
     container.close()
     raise SourceError(f"cannot open {printable(str(path))} as a video: {problem}")
+
+
+def is_bare(container: InputContainer) -> bool:
+    """Says whether these are pictures one after another, in a format that stores no time stamps."""
+    form = container.format
+    return bool(int(form.flags) & NO_TIMESTAMPS) or form.name.endswith("_pipe")
+
+
+def shown_s(container: InputContainer, stream: VideoStream, stamp: int | None) -> float:
+    """Returns when what has this stamp is shown, seconds from where a player begins to count."""
+    if stamp is None or stream.time_base is None or container.start_time is None:
+        return 0.0
+    return max(0, round(stamp * stream.time_base * 1_000_000) - container.start_time) / 1e6
 
 
 def upright_rgb(raw: VideoFrame) -> NDArray[np.uint8]:

@@ -24,7 +24,7 @@ from dvfl_runtime.sources.capture import (
     rgb,
 )
 from dvfl_runtime.sources.clock import REORDER_DEPTH, next_time
-from dvfl_runtime.sources.file import open_video
+from dvfl_runtime.sources.file import open_video, shown_s
 from dvfl_runtime.sources.frame import Frame
 from dvfl_runtime.sources.pipelines import PARSERS, file_pipeline, is_jetson, rtsp_pipeline
 from dvfl_runtime.sources.rtsp import RtspGrabber, checked
@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 
 
 class JetsonFileSource:
-    """A video file, decoded by hardware: every frame, upright, the first at 0.0.
+    """A video file, decoded by hardware: every frame, upright, when a player shows it.
 
     PyAV reads what the file holds, how it is turned and when each frame is shown; GStreamer decodes
     it. Its own times are those of the queue before OpenCV, which is some frames ahead, and it does
@@ -95,8 +95,7 @@ class JetsonFileSource:
                     if not good:
                         break
                     stamp_s = next(times, None)
-                    if index:
-                        time_s = next_time(stamp_s, time_s, self._step_s)
+                    time_s = next_time(stamp_s, time_s, self._step_s) if index else stamp_s or 0.0
                     image = np.rot90(rgb(np.asarray(bgr, np.uint8)), self._quarters)
                     yield Frame(np.ascontiguousarray(image), time_s, index)
                     index += 1
@@ -121,10 +120,11 @@ class JetsonFileSource:
 
 
 def times_shown(path: Path) -> Generator[float, None, None]:
-    """Yields when each frame of a file is shown, seconds from the first, without decoding."""
+    """Yields when each frame of a file is shown, as on a player's clock, without decoding."""
     error, container, stream = open_video(path)
     waiting: list[int] = []  # stamps in order, as far as frames may be stored out of order
     first: int | None = None
+    begin_s = 0.0
     with container, suppress(error):
         packets = (p for p in container.demux(stream) if p.size and not p.is_discard)
         for packet in chain(packets, repeat(None, REORDER_DEPTH)):
@@ -132,8 +132,9 @@ def times_shown(path: Path) -> Generator[float, None, None]:
                 heappush(waiting, packet.pts)
             if waiting and (packet is None or len(waiting) > REORDER_DEPTH):
                 stamp = heappop(waiting)
-                first = stamp if first is None else first
-                yield float((stamp - first) * (stream.time_base or Fraction(1, 1000)))
+                if first is None:
+                    first, begin_s = stamp, shown_s(container, stream, stamp)
+                yield begin_s + float((stamp - first) * (stream.time_base or Fraction(1, 1000)))
 
 
 def jetson_rtsp(url: str) -> CaptureGrabber:

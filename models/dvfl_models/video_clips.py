@@ -168,7 +168,7 @@ class PretextClips:
 
 
 def decode(path: str, shape: ClipSpec | int) -> tuple[Clip, NDArray[np.float64]]:
-    """All frames of a short video, (N, h, w, 3), and their times, s.
+    """All frames of a short video, (N, h, w, 3), and seconds since the first.
 
     Args:
         path: the file.
@@ -185,7 +185,7 @@ def decode(path: str, shape: ClipSpec | int) -> tuple[Clip, NDArray[np.float64]]
             else:
                 images.append(_shrunk(frame.image, shape))
             times.append(frame.time_s)
-    return np.stack(images).astype(np.uint8, copy=False), np.asarray(times)
+    return np.stack(images).astype(np.uint8, copy=False), np.asarray(times) - times[0]
 
 
 def _shrunk(image: Clip, long_px: int) -> Clip:
