@@ -25,7 +25,7 @@ TRAIN = [
 ]
 EXTRAS = {
     "cpu": ["onnxruntime>=1.21", *MEDIA],
-    "gpu": ["onnxruntime-gpu>=1.21", CUDA, *MEDIA],
+    "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.21", CUDA, *MEDIA],
     # cv2, TensorRT and CUDA are JetPack's own; a pip build of them would hide those
     "jetson": [AV, CUDA],
     "openvino": ["openvino>=2025.0", *MEDIA],

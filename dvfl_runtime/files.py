@@ -44,8 +44,16 @@ def cache_folder() -> Path:
 
     `DVFL_CACHE_DIR`, else `dvfl` below `XDG_CACHE_HOME`, else `~/.cache/dvfl`. A relative
     `XDG_CACHE_HOME` is ignored, as the XDG base directory specification has it.
+
+    Raises:
+        OutputError: if none of them is set and this user has no home folder.
     """
     if chosen := os.environ.get("DVFL_CACHE_DIR"):
         return Path(chosen)
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (base if base.is_absolute() else Path.home() / ".cache") / "dvfl"
+    try:
+        return (base if base.is_absolute() else Path.home() / ".cache") / "dvfl"
+    except RuntimeError as err:  # HOME is not set and the system does not know the user
+        raise OutputError(
+            "this user has no home folder to keep things in; set DVFL_CACHE_DIR to a folder"
+        ) from err

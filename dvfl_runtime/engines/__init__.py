@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.checks import check_whole
 from dvfl_runtime.engines.cuda import cuda_problem
-from dvfl_runtime.errors import ArtifactError, EngineUnavailable
+from dvfl_runtime.errors import DvflError, EngineUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +29,7 @@ ENGINES = {
 CPU_ENGINES = ("openvino", "onnxruntime")
 GPU_ENGINES = {"cuda": ("tensorrt", "onnxruntime"), "gpu": ("openvino",)}
 DEVICES = ("auto", "cpu", "cuda", "gpu")
+MAX_MESSAGE = 300  # characters of an error that is not ours
 
 
 @runtime_checkable
@@ -122,9 +123,18 @@ def installed_engines() -> tuple[str, ...]:
     What is a second way of using an installed package, such as onnxruntime-tensorrt, is left out.
     """
     return tuple(
-        name
-        for name, package in ENGINES.items()
-        if name == package and importlib.util.find_spec(package) is not None
+        name for name, package in ENGINES.items() if name == package and _is_installed(package)
+    )
+
+
+def unavailable(name: str, err: Exception) -> DvflError:
+    """Returns what an engine raised as an error of ours; a broken package may raise anything."""
+    if isinstance(err, DvflError):
+        return err
+    said = " ".join(str(err).split())[:MAX_MESSAGE]
+    return EngineUnavailable(
+        f"engine {name!r} fails here with {type(err).__name__}: {said or 'no reason'}; install its "
+        f"package {ENGINES.get(name, name)!r} again, or choose another engine"
     )
 
 
@@ -132,34 +142,47 @@ def _open_auto(path: str | os.PathLike[str], device: str, num_threads: int | Non
     """Opens the fastest engine; an NVIDIA GPU beats any engine on the CPU without measuring."""
     from dvfl_runtime.engines.choice import open_fastest  # 28 ms, mostly importlib.metadata
 
-    groups: list[tuple[str, tuple[str, ...]]] = []
+    groups = [(device, GPU_ENGINES.get(device, CPU_ENGINES))]
     if device == "auto" and cuda_problem() is None:
         groups = [("cuda", GPU_ENGINES["cuda"]), ("cpu", CPU_ENGINES)]
-    else:
-        groups = [(device, GPU_ENGINES.get(device, CPU_ENGINES))]
     installed = installed_engines()
-    error: EngineUnavailable | ArtifactError = EngineUnavailable(
-        f"no engine is installed (known are: {', '.join(groups[-1][1])}); "
-        f"run: pip install 'dvfl[cpu]'"
-    )
+    failed: list[tuple[str, DvflError]] = []
     for chosen, able in groups:
         names = [name for name in installed if name in able]
         if not names:
             continue
-        try:
-            open_one = partial(_open_one, path=path, device=chosen, num_threads=num_threads)
-            return open_fastest(names, path, open_one, device=chosen, num_threads=num_threads)
-        except (EngineUnavailable, ArtifactError) as err:
-            error = err
-            if chosen == "cuda" != device:
-                logger.info("not using device cuda: %s", err)
-    raise error
+        open_one = partial(_open_one, path=path, device=chosen, num_threads=num_threads)
+        engine = open_fastest(
+            names, path, open_one, device=chosen, num_threads=num_threads, failed=failed
+        )
+        if engine is not None:
+            for name, err in failed:
+                logger.warning("not using %s: %s", name, err)
+            return engine
+    if failed:
+        raise failed[-1][1]
+    raise EngineUnavailable(
+        f"no engine is installed (known are: {', '.join(groups[-1][1])}); "
+        f"run: pip install onnxruntime"
+    )
 
 
 def _open_one(
     name: str, *, path: str | os.PathLike[str], device: str, num_threads: int | None
 ) -> Engine:
-    return _module(name).open_engine(path, device, num_threads)
+    try:
+        return _module(name).open_engine(path, device, num_threads)
+    except DvflError:
+        raise
+    except Exception as err:
+        raise unavailable(name, err) from err
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ImportError, ValueError):  # what is half installed may have no spec
+        return False
 
 
 def _module(name: str) -> _EngineModule:

@@ -1,43 +1,37 @@
 """The fastest of several engines, from a short measurement that is remembered.
 
-The choice lies as one small JSON file in `dvfl_runtime.files.cache_folder`, for each model,
-versions of the engines and of this package, processor, device and number of threads. A folder that
-cannot be written is no error: the measurement is repeated at the next start.
+It is measured again when it is a month old, and when it was close. Nothing is remembered while an
+engine fails: it may work again tomorrow.
 """
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import json
 import logging
 import os
-import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from dvfl_runtime.artifact import graph_sha256
+from dvfl_runtime.engines import Engine, unavailable
 from dvfl_runtime.engines.cpus import usable_cpus
-from dvfl_runtime.errors import ArtifactError, EngineUnavailable, OutputError
-from dvfl_runtime.files import cache_folder, replacing
+from dvfl_runtime.engines.remembered import Key, cpu_name, recall, remember
+from dvfl_runtime.errors import DvflError
 from dvfl_runtime.version import __version__
-
-if TYPE_CHECKING:
-    from dvfl_runtime.engines import Engine
 
 logger = logging.getLogger(__name__)
 
-SCHEMA = 1
-RUNS = 7  # at most; the fastest counts, which a busy neighbour disturbs least
-BUDGET_S = 0.2  # for each engine, after which no further run begins
+SCHEMA = 2
+ROUNDS = 7  # at most; the fastest run counts, which a busy neighbour disturbs least
+BUDGET_S = 0.2  # of runs for each engine, after which no further round begins
+CLEAR = 1.1  # times the winner's time that the next one takes, for the winner to be remembered
+MAX_AGE_S = 30 * 24 * 3600
+Failure = tuple[str, DvflError]  # of the engine of that name
 DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
-
-Key = Mapping[str, object]
 
 
 def open_fastest(
@@ -47,8 +41,9 @@ def open_fastest(
     *,
     device: str,
     num_threads: int | None,
-) -> Engine:
-    """Opens a model in the fastest engine that can run it.
+    failed: list[Failure],
+) -> Engine | None:
+    """Opens a model in the fastest engine that can run it, None if none can.
 
     With one engine there is nothing to measure. With several, each takes a few clips when this
     model is first opened on this machine.
@@ -59,68 +54,112 @@ def open_fastest(
         open_one: opens the model in the engine of a name.
         device: what they were asked to run on.
         num_threads: for CPU work; None for as many as this process may use.
+        failed: takes the names and errors of the engines that fail.
 
     Raises:
-        EngineUnavailable: if none is usable; the last one's error.
-        ArtifactError: if none can load the file; the last one's error.
+        ArtifactError: if the file cannot be read.
     """
-    if len(names) == 1:
-        return open_one(names[0])
-    key = _key(names, path, device, num_threads)
-    file = _file(key)
-    known = _recall(file, key)
-    if known in names:
-        with suppress(EngineUnavailable, ArtifactError):
-            return open_one(known)
-    engine, measured = _measured(names, open_one)
-    _remember(file, key, engine.name, measured)
+    tried = Candidates(open_one, failed, run_once=device == "cuda")
+    key = _key(names, path, device, num_threads) if len(names) > 1 else None
+    known = _clear_winner(recall("engine", key)) if key else ""
+    before = len(failed)
+    if known in names and tried.open([known]):
+        return tried.engines[known]
+    tried.open([name for name in names if name != known])
+    times = tried.measure() if len(tried.engines) > 1 else {}
+    if not tried.engines:
+        return None
+    engine = tried.fastest(times)
+    if key and len(failed) == before:
+        facts = {"engine": engine.name, "ms_per_clip": times, "measured_s": time.time()}
+        remember("engine", key, facts)
     return engine
 
 
-def _measured(
-    names: Sequence[str], open_one: Callable[[str], Engine]
-) -> tuple[Engine, dict[str, float]]:
-    """Returns the fastest engine, open, and the ms per clip of each that works."""
-    best: Engine | None = None
-    error: EngineUnavailable | ArtifactError | None = None
-    measured: dict[str, float] = {}
-    for name in names:
-        try:
-            engine = open_one(name)
-        except (EngineUnavailable, ArtifactError) as err:
-            # such as nodes of domain dvfl, which OpenVINO cannot expand, or TensorRT 8
-            logger.info("not using %s: %s", name, err)
-            error = err
-            continue
-        try:
-            measured[engine.name] = ms_per_clip(engine)
-        except ArtifactError as err:
-            engine.close()
-            logger.info("not using %s: %s", name, err)
-            error = err
-            continue
-        if best is None or measured[engine.name] < measured[best.name]:
-            best, engine = engine, best  # the other one is closed
-        if engine is not None:
-            engine.close()
-    if best is None:
-        assert error is not None
-        raise error
-    logger.info("ms per clip: %s", ", ".join(f"{n} {ms:.2f}" for n, ms in measured.items()))
-    return best, measured
+class Candidates:
+    """Engines that work so far.
+
+    Args:
+        open_one: opens the engine of a name.
+        failed: takes the names and errors of those that do not.
+        run_once: counts only those as open that can run a clip; a GPU may lack memory or kernels
+            for it, and another device can take its place.
+    """
+
+    def __init__(
+        self,
+        open_one: Callable[[str], Engine],
+        failed: list[Failure],
+        *,
+        run_once: bool = False,
+    ) -> None:
+        self.engines: dict[str, Engine] = {}
+        self._failed = failed
+        self._open_one = open_one
+        self._run_once = run_once
+
+    def open(self, names: Sequence[str]) -> bool:
+        """Opens engines; returns whether all of them opened."""
+        for name in names:
+            try:
+                self.engines[name] = engine = self._open_one(name)
+                if self._run_once:
+                    engine.run(_clip(engine))
+            except Exception as err:
+                self._leave_out(name, err)
+        return all(name in self.engines for name in names)
+
+    def measure(self) -> dict[str, float]:
+        """Returns the shortest time of each for one clip, in ms, taken in turn.
+
+        So a neighbour that takes the CPU for a while slows all of them down.
+        """
+        times: dict[str, list[int]] = {name: [] for name in self.engines}
+        for round_ in range(ROUNDS + 1):
+            for name, engine in list(self.engines.items()):
+                begin_ns = time.perf_counter_ns()
+                try:
+                    engine.run(_clip(engine))
+                except Exception as err:
+                    self._leave_out(name, err)
+                    continue
+                if round_:  # the first one warms up
+                    times[name].append(time.perf_counter_ns() - begin_ns)
+            spent_ns = sum(map(sum, times.values()))
+            if spent_ns > BUDGET_S * 1e9 * len(self.engines):
+                break
+        found = {name: round(min(times[name]) / 1e6, 3) for name in self.engines}
+        logger.info("ms per clip: %s", ", ".join(f"{n} {ms:.2f}" for n, ms in found.items()))
+        return found
+
+    def fastest(self, times: Mapping[str, float]) -> Engine:
+        """Returns the engine that took least, and closes the others."""
+        best = min(self.engines, key=lambda name: times.get(name, 0.0))
+        for name, engine in self.engines.items():
+            if name != best:
+                engine.close()
+        return self.engines[best]
+
+    def _leave_out(self, name: str, err: Exception) -> None:
+        self._failed.append((name, unavailable(name, err)))
+        if (engine := self.engines.pop(name, None)) is not None:
+            with suppress(DvflError):  # the first error says more
+                engine.close()
 
 
-def ms_per_clip(engine: Engine) -> float:
-    """Returns the shortest time that an engine takes for one clip, after a run to warm up."""
+def _clip(engine: Engine) -> Any:
     shape = (1, *(1 if n is None else n for n in engine.clip_shape[1:]))
-    clips = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    engine.run(clips)
-    times: list[int] = []
-    while len(times) < RUNS and sum(times) < BUDGET_S * 1e9:
-        begin_ns = time.perf_counter_ns()
-        engine.run(clips)
-        times.append(time.perf_counter_ns() - begin_ns)
-    return min(times) / 1e6
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def _clear_winner(known: Mapping[str, Any]) -> str:
+    """Returns the engine of a measurement that still counts, "" if it does not."""
+    with suppress(KeyError, TypeError, ValueError, AttributeError):
+        first, second = sorted(known["ms_per_clip"].values())[:2]
+        # of a clock that was set back, too
+        if second >= CLEAR * first and abs(time.time() - known["measured_s"]) < MAX_AGE_S:
+            return str(known["engine"])
+    return ""
 
 
 def _key(
@@ -131,7 +170,7 @@ def _key(
         "dvfl": __version__,  # which may open a file otherwise than the one before
         "model_sha256": graph_sha256(path),
         "engines": {name: _version(name) for name in names},
-        "cpu": _cpu(),
+        "cpu": cpu_name(),
         "device": device,
         "threads": num_threads or usable_cpus(),
     }
@@ -143,39 +182,3 @@ def _version(name: str) -> str:
         with suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(distribution)
     return ""
-
-
-def _cpu() -> str:
-    with suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _file(key: Key) -> Path:
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-    return cache_folder() / f"engine-{digest[:16]}.json"
-
-
-def _recall(file: Path, key: Key) -> str:
-    """Returns the engine of an earlier measurement, "" if there is none."""
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        return str(about["engine"]) if about["key"] == key else ""
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
-
-
-def _remember(file: Path, key: Key, engine: str, measured: Mapping[str, float]) -> None:
-    about = {
-        "engine": engine,
-        "ms_per_clip": {name: round(ms, 3) for name, ms in measured.items()},
-        "key": key,
-    }
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as part:
-            part.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    except (OSError, OutputError) as err:
-        logger.info("the choice of %s is not remembered: %s", engine, err)

@@ -1,4 +1,4 @@
-"""One NVIDIA GPU by way of the CUDA driver: its name, memory, copies and a stream.
+"""One NVIDIA GPU by way of the CUDA driver: its memory, copies and a stream.
 
 `cuda.bindings.driver` needs the driver alone, no CUDA toolkit, and its names are the same from
 cuda-bindings 12 to 13. Not yet run on a GPU.
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.errors import DvflError, EngineUnavailable
+from dvfl_runtime.errors import EngineUnavailable
 
 
 class Gpu:
@@ -24,30 +24,24 @@ class Gpu:
         driver: the module `cuda.bindings.driver`.
 
     Raises:
-        EngineUnavailable: if the driver refuses.
+        EngineUnavailable: here and in each method, if the driver refuses.
 
     Attributes:
-        name: such as "Orin".
         compute_capability: such as "8.7".
         stream: handle of the stream that `upload` and `download` use.
     """
 
     def __init__(self, driver: ModuleType) -> None:
         self._driver: Any = driver
-        try:
-            self._call("cuInit", 0)
-            self._device = self._call("cuDeviceGet", 0)
-            raw: bytes = self._call("cuDeviceGetName", 128, self._device)
-            self.name = raw.split(b"\0")[0].decode(errors="replace").strip()
-            self.compute_capability = ".".join(
-                str(self._attribute(f"CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{part}"))
-                for part in ("MAJOR", "MINOR")
-            )
-            self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
-            self.make_current()
-            self._stream = self._call("cuStreamCreate", 1)  # CU_STREAM_NON_BLOCKING
-        except DvflError as err:
-            raise EngineUnavailable(f"the GPU cannot be used: {err}") from err
+        self._call("cuInit", 0)
+        self._device = self._call("cuDeviceGet", 0)
+        self.compute_capability = ".".join(
+            str(self._attribute(f"CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_{part}"))
+            for part in ("MAJOR", "MINOR")
+        )
+        self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
+        self.make_current()
+        self._stream = self._call("cuStreamCreate", 1)  # CU_STREAM_NON_BLOCKING
         self.stream = int(self._stream)
 
     def make_current(self) -> None:
@@ -92,8 +86,8 @@ class Gpu:
         """Calls the driver; returns what comes behind the status: nothing, a value or a tuple."""
         status, *values = getattr(self._driver, name)(*args)
         if int(status) != 0:
-            raise DvflError(
-                f"{name} gave {getattr(status, 'name', status)}; "
+            raise EngineUnavailable(
+                f"the GPU cannot be used: {name} gave {getattr(status, 'name', status)}; "
                 f"check the GPU with nvidia-smi (on a Jetson: tegrastats)"
             )
         if len(values) > 1:

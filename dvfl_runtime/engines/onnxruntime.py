@@ -5,6 +5,9 @@ CUDA and TensorRT have not yet been run on a GPU.
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
 import os
 from pathlib import Path
 from types import ModuleType
@@ -13,14 +16,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.artifact import read_artifact
 from dvfl_runtime.engines.cpus import usable_cpus
-from dvfl_runtime.engines.cuda import cuda_problem
+from dvfl_runtime.engines.cuda import cuda_problem, gpu_model
+from dvfl_runtime.engines.private import private_folder, slug
 from dvfl_runtime.engines.signature import INPUT, OUTPUT, Shape, Value, check_signature
-from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
-from dvfl_runtime.files import cache_folder
+from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
+
+logger = logging.getLogger(__name__)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TENSORRT = "TensorrtExecutionProvider"
+MAX_BATCH = 8  # that the TensorRT provider is built for; larger ones are run in parts
+INSTALL_CUDA = "pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]'"
 TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}  # its names of them
 
 
@@ -30,7 +38,8 @@ def open_engine(
     """Loads a model file into ONNX Runtime; see `dvfl_runtime.engines.open_engine`."""
     ort = _import()
     chosen = _device(ort, device)
-    return _open(ort, path, chosen, num_threads, [PROVIDERS[chosen]])
+    provider = _cuda_provider(ort) if chosen == "cuda" else PROVIDERS[chosen]
+    return _open(ort, path, chosen, num_threads, [provider])
 
 
 def open_on_tensorrt(
@@ -45,14 +54,54 @@ def open_on_tensorrt(
         )
     if TENSORRT not in ort.get_available_providers():
         raise EngineUnavailable(
-            "engine 'onnxruntime-tensorrt': this onnxruntime is built without TensorRT; "
-            "run: pip uninstall onnxruntime; pip install 'dvfl[gpu]'"
+            f"engine 'onnxruntime-tensorrt': this onnxruntime is built without TensorRT; run: "
+            f"{INSTALL_CUDA}"
         )
     chosen = _device(ort, "cuda")
-    kept = cache_folder() / "onnxruntime-tensorrt"
-    options = {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(kept)}
-    providers = [(TENSORRT, options), PROVIDERS[chosen]]
+    providers = [(TENSORRT, _tensorrt_options(path)), _cuda_provider(ort)]
     return _open(ort, path, chosen, num_threads, providers)
+
+
+def _cuda_provider(ort: ModuleType) -> tuple[str, dict[str, str]]:
+    """Returns the CUDA provider with its options, when its libraries are loaded.
+
+    Those of pip's packages are in folders of their own, where only onnxruntime looks. What
+    is not found there may be the system's.
+    """
+    preload = getattr(ort, "preload_dlls", None)  # onnxruntime 1.21 and later
+    if preload is not None:
+        said = io.StringIO()  # what it prints would be among the results on standard output
+        with contextlib.redirect_stdout(said), contextlib.suppress(Exception):
+            preload()
+        logger.info("CUDA's libraries: %s", " ".join(said.getvalue().split()) or "loaded")
+    # TF32 keeps ten bits of the mantissa: fp32 logits would be off by more than 1e-3
+    return PROVIDERS["cuda"], {"use_tf32": "0"}
+
+
+def _tensorrt_options(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Returns what the TensorRT provider is told: the batches to be ready for, and where to keep.
+
+    Without the batches it builds again for each that is larger than those before.
+    """
+    spec = read_artifact(path).spec
+    options = {
+        f"trt_profile_{name}_shapes": f"{INPUT}:{'x'.join(map(str, clip_shape))}"
+        for name, batch in (("min", 1), ("opt", 1), ("max", MAX_BATCH))
+        for clip_shape in [(batch, spec.num_frames, *spec.size, 3)]
+    }
+    try:
+        # it names its files by the compute capability alone, which Orin Nano and AGX share
+        kept = private_folder(f"onnxruntime-tensorrt-{slug(gpu_model())}")
+    except (OSError, OutputError) as err:
+        logger.warning("TensorRT builds its engine at each start: %s", err)
+        return options
+    return {
+        **options,
+        "trt_engine_cache_enable": "1",
+        "trt_engine_cache_path": str(kept),
+        "trt_timing_cache_enable": "1",
+        "trt_timing_cache_path": str(kept),
+    }
 
 
 def _open(
@@ -111,6 +160,7 @@ class OnnxRuntimeEngine:
         self.clip_shape = _static(session.get_inputs()[0].shape)
         self.num_classes = _static(session.get_outputs()[0].shape)[-1]
         self._path = path
+        self._most = MAX_BATCH if TENSORRT in providers else None
         self._session: Any = session
 
     def run(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -123,13 +173,18 @@ class OnnxRuntimeEngine:
         session = self._session
         if session is None:
             raise DvflError("this engine is closed; open another one")
+        clips = np.ascontiguousarray(clips)
+        most = self._most or max(1, len(clips))
         try:
-            logits = session.run([OUTPUT], {INPUT: np.ascontiguousarray(clips)})[0]
+            parts = [
+                session.run([OUTPUT], {INPUT: clips[begin : begin + most]})[0]
+                for begin in range(0, max(1, len(clips)), most)
+            ]
         except Exception as err:  # its exceptions share no base of their own
             raise ArtifactError(
                 f"model {self._path} fails on clips of shape {clips.shape}: {_first_line(err)}"
             ) from err
-        return np.asarray(logits, np.float32)
+        return np.concatenate(parts).astype(np.float32, copy=False)
 
     def close(self) -> None:
         """Releases the session once running calls are done; further calls do nothing."""
@@ -137,12 +192,14 @@ class OnnxRuntimeEngine:
 
 
 def _import() -> ModuleType:
+    # since 1.32 it would tell Microsoft about this machine; set to 0 by who wants that
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as err:
         raise EngineUnavailable(
-            "onnxruntime is not importable; run: pip install 'dvfl[cpu]' "
-            "(or 'dvfl[gpu]' for an NVIDIA GPU)"
+            f"onnxruntime cannot be imported ({err}); run: pip install onnxruntime "
+            f"(for an NVIDIA GPU: {INSTALL_CUDA})"
         ) from err
     module: ModuleType = onnxruntime
     return module
@@ -162,9 +219,7 @@ def _device(ort: ModuleType, device: str) -> str:
     if device == "auto":
         return "cpu" if problem else "cuda"
     if not has_cuda:
-        raise EngineUnavailable(
-            f"device 'cuda': {problem}; run: pip uninstall onnxruntime; pip install 'dvfl[gpu]'"
-        )
+        raise EngineUnavailable(f"device 'cuda': {problem}; run: {INSTALL_CUDA}")
     if problem:
         raise EngineUnavailable(f"device 'cuda': {problem}; pass device='cpu'")
     return "cuda"

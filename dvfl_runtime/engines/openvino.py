@@ -95,7 +95,9 @@ class OpenVinoEngine:
                 size = self.clip_shape[0] or _part(len(rest))
                 parts.append(self._requests(size).infer(np.ascontiguousarray(rest[:size])))
                 rest = rest[size:]
-        except RuntimeError as err:
+        except DvflError:
+            raise
+        except Exception as err:  # its exceptions share no base of their own
             raise ArtifactError(
                 f"model {self._path} fails on clips of shape {clips.shape}: {_reason(err)}"
             ) from err
@@ -178,7 +180,7 @@ def _import() -> ModuleType:
         import openvino
     except ImportError as err:
         raise EngineUnavailable(
-            "openvino is not importable; run: pip install 'dvfl[openvino]'"
+            f"openvino cannot be imported ({err}); run: pip install openvino"
         ) from err
     module: ModuleType = openvino
     return module

@@ -11,16 +11,17 @@ import dataclasses
 import hashlib
 import json
 import logging
-import re
+import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from dvfl_runtime.artifact import Precision
+from dvfl_runtime.engines.private import private_folder, read_private, slug, write_private
 from dvfl_runtime.engines.signature import INPUT, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, OutputError
-from dvfl_runtime.files import replacing
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class PlanKey:
 
     Attributes:
         tensorrt: version.
-        gpu: name of the GPU.
+        gpu: which one, see `dvfl_runtime.engines.cuda.gpu_model`.
         compute_capability: of the GPU, such as "8.7".
         precision: of the model.
         model_sha256: of the model's graph, see `dvfl_runtime.artifact.graph_sha256`.
@@ -52,31 +53,42 @@ class PlanKey:
 
 
 class PlanCache:
-    """Plans in a folder: FILE.plan as trtexec loads it, and FILE.json, which says what it is for.
+    """Plans of this user: FILE.plan as trtexec loads it, and FILE.json, which says what it is for.
 
     Args:
-        folder: it is made when the first plan is kept.
         model: name of the model, for people who look into the folder.
         key: what the plan must be for.
+
+    Attributes:
+        plan: where it is kept; None where nothing can be kept.
     """
 
-    def __init__(self, folder: Path, model: str, key: PlanKey) -> None:
-        name = f"{_slug(model)}-{key.model_sha256[:12]}-{_slug(key.gpu)}"
+    def __init__(self, model: str, key: PlanKey) -> None:
+        self.plan: Path | None = None
+        self._key = key
+        try:
+            folder = private_folder("tensorrt")
+        except OutputError as err:
+            self._problem = err
+            return
+        name = f"{slug(model)}-{key.model_sha256[:12]}-{slug(key.gpu)}"
         self.plan = folder / f"{name}.plan"
         self._sidecar = folder / f"{name}.json"
-        self._timings = folder / f"{_slug(key.gpu)}.timing"
-        self._key = key
+        self._timings = folder / f"{slug(key.gpu)}.timing"
 
     def load(self) -> bytes | None:
-        """Returns the plan, None if there is none, or if it is damaged or stale (logged)."""
-        if not self.plan.exists():
+        """Returns the plan, None if there is none, or if it is damaged, stale or not trusted.
+
+        The log says which.
+        """
+        if self.plan is None or not os.path.lexists(self.plan):
             return None
         try:
-            about = json.loads(self._sidecar.read_text(encoding="utf-8"))
-            plan = self.plan.read_bytes()
+            plan = read_private(self.plan)
+            about = json.loads(read_private(self._sidecar))
             found, digest = dict(about["key"]), about["plan_sha256"]
-        except (OSError, ValueError, KeyError, TypeError) as err:
-            logger.warning("building %s again: its description is unusable (%s)", self.plan, err)
+        except (OSError, OutputError, ValueError, KeyError, TypeError) as err:
+            logger.warning("building %s again: it cannot be used (%s)", self.plan, err)
             return None
         wanted = dataclasses.asdict(self._key)
         if found != wanted:
@@ -96,29 +108,21 @@ class PlanCache:
         """Writes a plan, its description and the timing cache, each complete or not at all.
 
         Raises:
-            OutputError: if the folder cannot be written.
+            OutputError: if there is no folder for them that can be written and is this user's own.
         """
+        if self.plan is None:
+            raise self._problem
         about = {"key": dataclasses.asdict(self._key), "plan_sha256": _sha256(plan)}
-        try:
-            self.plan.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as err:
-            raise OutputError(
-                f"cannot make {self.plan.parent}: {err.strerror}; set DVFL_CACHE_DIR to a folder "
-                f"that can be written"
-            ) from err
-        with replacing(self.plan) as part:
-            part.write_bytes(plan)
-        with replacing(self._sidecar) as part:
-            part.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        with replacing(self._timings) as part:
-            part.write_bytes(timings)
+        write_private(self.plan, plan)
+        write_private(self._sidecar, (json.dumps(about, indent=2) + "\n").encode())
+        write_private(self._timings, timings)
 
     def timings(self) -> bytes:
         """Returns what earlier builds on this GPU have measured, b"" if there is nothing."""
-        try:
-            return self._timings.read_bytes()
-        except OSError:
-            return b""
+        if self.plan is not None:
+            with suppress(OSError, OutputError):
+                return read_private(self._timings)
+        return b""
 
 
 class PlanBuilder:
@@ -286,10 +290,6 @@ def progress_monitor(trt: Any, progress: Progress) -> Any:
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
-
-
-def _slug(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_.") or "unnamed"
 
 
 def _one_line(text: str) -> str:

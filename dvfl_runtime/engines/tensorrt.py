@@ -6,6 +6,7 @@ that are called here against the bindings of TensorRT 10.3, 10.16 and 11.4.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import os
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import graph_sha256, read_artifact
-from dvfl_runtime.engines.cuda import cuda_problem
+from dvfl_runtime.engines.cuda import cuda_problem, gpu_model
 from dvfl_runtime.engines.gpu import Gpu
 from dvfl_runtime.engines.plans import (
     MAX_WORKSPACE_BYTES,
@@ -31,7 +32,6 @@ from dvfl_runtime.engines.plans import (
 )
 from dvfl_runtime.engines.signature import INPUT, OUTPUT
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
-from dvfl_runtime.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ def open_engine(
     try:
         return TensorRtEngine(trt, gpu, Path(path), progress or _log_progress())
     except BaseException:
-        gpu.close()
+        with contextlib.suppress(DvflError):  # the first error says more
+            gpu.close()
         raise
 
 
@@ -83,14 +84,14 @@ def open_device(device: str) -> tuple[ModuleType, Gpu]:
         import tensorrt as trt
     except ImportError as err:
         raise EngineUnavailable(
-            "tensorrt is not importable; on a Jetson it is part of JetPack (make the environment "
-            "with --system-site-packages), elsewhere run: pip install tensorrt"
+            f"tensorrt cannot be imported ({err}); on a Jetson it is part of JetPack (make the "
+            f"environment with --system-site-packages), elsewhere run: pip install tensorrt"
         ) from err
     try:
         from cuda.bindings import driver
     except ImportError as err:
         raise EngineUnavailable(
-            "cuda.bindings is not importable; run: pip install cuda-bindings"
+            f"cuda.bindings cannot be imported ({err}); run: pip install cuda-bindings"
         ) from err
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if version < OLDEST or version[0] > NEWEST_MAJOR:
@@ -116,7 +117,7 @@ class TensorRtEngine:
 
     def __init__(self, trt: ModuleType, gpu: Gpu, path: Path, progress: Progress) -> None:
         self.version: str = trt.__version__
-        self.plan = path  # the plan's own path from `_load` on
+        self.plan: Path | None = None  # where it is kept, from `_load` on
         self._path = path
         self._lock = threading.Lock()
         self._log = tensorrt_log(trt)  # must live as long as the runtime
@@ -191,12 +192,12 @@ class TensorRtEngine:
         artifact = read_artifact(self._path)
         key = PlanKey(
             tensorrt=self.version,
-            gpu=gpu.name,
+            gpu=gpu_model(),
             compute_capability=gpu.compute_capability,
             precision=artifact.precision,
             model_sha256=graph_sha256(self._path),
         )
-        cache = PlanCache(cache_folder(), artifact.name, key)
+        cache = PlanCache(artifact.name, key)
         self.plan = cache.plan
         kept = cache.load()
         if kept is not None:
@@ -208,7 +209,7 @@ class TensorRtEngine:
         begin_s = time.perf_counter()
         # a warning, because the first start on a device would else seem to hang
         logger.warning(
-            "building a TensorRT plan for %s on %s: takes minutes, once", self._path, gpu.name
+            "building a TensorRT plan for %s on %s: takes minutes, once", self._path, key.gpu
         )
         plan, timings = PlanBuilder(trt, self._path, max_batch=key.max_batch).build(
             # what is shared with the CPU, as on a Jetson, must not be taken whole

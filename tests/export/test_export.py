@@ -285,7 +285,7 @@ def test_the_target_tensorrt_builds_keeps_and_verifies(folder: Path, tmp_path: P
     )
     assert found.returncode == 0, found.stderr
     assert re.search(r"^tensorrt 10\.3\.0 .* ok$", found.stdout, re.MULTILINE)
-    plans = sorted(path.suffix for path in (tmp_path / "cache").iterdir())
+    plans = sorted(path.suffix for path in (tmp_path / "cache" / "tensorrt").iterdir())
     assert plans == [".json", ".plan", ".timing"]
     program = (
         "import logging, sys\n"
@@ -331,7 +331,7 @@ def test_a_plan_that_computes_something_else_is_deleted(
         check=False,
     )
     assert (found.returncode, found.stdout) == (0, f"{kept}\n"), found.stderr
-    assert bool(list((tmp_path / "cache").glob("*.plan"))) == kept
+    assert bool(list((tmp_path / "cache" / "tensorrt").glob("*.plan"))) == kept
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no RLIMIT_FSIZE there")

@@ -1,5 +1,6 @@
 /* A CUDA driver without a GPU: device memory is host memory, streams run at once.
-   FAKE_GPU names the GPU. What cuda.bindings asks for and is not here does not exist. */
+   FAKE_GPU names the GPU, FAKE_COUNT says how many multiprocessors it has, FAKE_FAILS is the name
+   of a call that fails. What cuda.bindings asks for and is not here does not exist. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
@@ -10,6 +11,11 @@ static int live_allocations, live_streams, retained;
 
 int fake_live(void) { return live_allocations + live_streams + retained; }
 
+static int fails(const char *function) {
+    const char *chosen = getenv("FAKE_FAILS");
+    return chosen && strncmp(function, chosen, strlen(chosen)) == 0;
+}
+
 int cuInit(unsigned flags) { return flags ? 1 : 0; }
 int cuDriverGetVersion(int *version) { *version = 12060; return 0; }
 int cuDeviceGet(int *device, int ordinal) { *device = 0; return ordinal ? 101 : 0; }
@@ -19,7 +25,9 @@ int cuDeviceGetName(char *name, int length, int device) {
     return device;
 }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
+    const char *count = getenv("FAKE_COUNT");
     *value = attribute == 75 ? 8 : attribute == 76 ? 7 : 0; /* compute capability, major and minor */
+    if (attribute == 16) *value = count ? atoi(count) : 8;
     return device;
 }
 int cuDevicePrimaryCtxRetain(void **context, int device) {
@@ -31,7 +39,7 @@ int cuDevicePrimaryCtxRelease_v2(int device) { retained--; return device; }
 
 static __thread void *current;
 int cuCtxSetCurrent(void *context) { current = context; return context ? 0 : 201; }
-#define NEEDS_CONTEXT if (!current) return 201
+#define NEEDS_CONTEXT if (!current) return 201; if (fails(__func__)) return 2
 
 int cuStreamCreate(void **stream, unsigned flags) {
     NEEDS_CONTEXT;

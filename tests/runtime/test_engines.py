@@ -2,6 +2,7 @@ import logging
 import os
 import subprocess
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -98,10 +99,10 @@ def test_auto_takes_the_only_one_installed_and_logs_it(model, caplog, monkeypatc
 def test_auto_tries_what_can_use_an_nvidia_gpu_first(model, monkeypatch, caplog):
     monkeypatch.setattr(engines, "installed_engines", lambda: ("openvino", "onnxruntime"))
     monkeypatch.setattr(engines, "cuda_problem", lambda: None)
-    with caplog.at_level(logging.INFO, "dvfl_runtime"):
-        engine = open_engine("auto", model)
-    assert engine.device == "cpu"
-    assert "not using device cuda: device 'cuda': this onnxruntime is built" in caplog.text
+    assert open_engine("auto", model).device == "cpu"
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "not using onnxruntime: device 'cuda': this onnxruntime is built" in caplog.text
 
 
 def test_auto_goes_on_to_an_engine_that_can_load_the_file(tmp_path, caplog):
@@ -146,20 +147,20 @@ def test_threads_must_be_some(model):
         open_engine("auto", model, num_threads=0)
 
 
-def test_a_missing_engine_names_the_extra(model, monkeypatch):
-    for name, extra in (("onnxruntime", "cpu"), ("openvino", "openvino")):
+def test_a_missing_engine_names_its_package(model, monkeypatch):
+    for name in ("onnxruntime", "openvino"):
         monkeypatch.setitem(sys.modules, name, None)
-        with pytest.raises(EngineUnavailable, match=rf"pip install 'dvfl\[{extra}\]'"):
+        with pytest.raises(EngineUnavailable, match=rf"cannot be imported .*pip install {name}"):
             open_engine(name, model)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(EngineUnavailable, match=r"no engine is installed .*'dvfl\[cpu\]'"):
+    with pytest.raises(EngineUnavailable, match=r"no engine is .*pip install onnxruntime"):
         open_engine("auto", model)
 
 
 def test_cuda_needs_a_build_with_cuda_and_a_driver_that_finds_a_gpu(model, monkeypatch):
     available = ["CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: available)
-    with pytest.raises(EngineUnavailable, match=r"built without CUDA; .*'dvfl\[gpu\]'"):
+    with pytest.raises(EngineUnavailable, match=r"without CUDA; .*'onnxruntime-gpu\[cuda,cudnn\]'"):
         open_engine("onnxruntime", model, device="cuda")
     available.insert(0, "CUDAExecutionProvider")  # what onnxruntime-gpu says without any GPU
     monkeypatch.setattr(ort_engine, "cuda_problem", lambda: "the NVIDIA driver finds no GPU")
@@ -187,7 +188,7 @@ def test_a_provider_that_falls_back_is_refused(model, monkeypatch):
 
 
 def test_the_tensorrt_provider_is_never_replaced_silently(model, monkeypatch):
-    with pytest.raises(EngineUnavailable, match=r"built without TensorRT; .*'dvfl\[gpu\]'"):
+    with pytest.raises(EngineUnavailable, match=r"without TensorRT; .*'onnxruntime-gpu\["):
         open_engine("onnxruntime-tensorrt", model)
     with pytest.raises(EngineUnavailable, match="runs on device 'cuda' alone, got 'cpu'"):
         open_engine("onnxruntime-tensorrt", model, device="cpu")
@@ -196,9 +197,111 @@ def test_the_tensorrt_provider_is_never_replaced_silently(model, monkeypatch):
     with pytest.raises(EngineUnavailable, match=r"device 'cuda': no NVIDIA|finds no GPU"):
         open_engine("onnxruntime-tensorrt", model)
     monkeypatch.setattr(ort_engine, "cuda_problem", lambda: None)
+    monkeypatch.setattr(ort_engine, "gpu_model", lambda: "Orin")
     # this onnxruntime does not have the provider and would take the CPU's; strict mode refuses it
     with pytest.raises(EngineUnavailable, match="on cuda"):
         open_engine("onnxruntime-tensorrt", model)
+
+
+class Session:
+    """What onnxruntime would make of a model on a GPU: it remembers what it was given."""
+
+    def __init__(self, path, options, providers):
+        self.options = options
+        self.providers = dict(p if isinstance(p, tuple) else (p, {}) for p in providers)
+        self.batches = []
+        Session.made = self
+
+    def get_providers(self):
+        return [*self.providers, "CPUExecutionProvider"]
+
+    def get_inputs(self):
+        shape = ["batch", 4, 8, 8, 3]
+        return [types.SimpleNamespace(name="clip", type="tensor(uint8)", shape=shape)]
+
+    def get_outputs(self):
+        value = {"name": "logits", "type": "tensor(float)", "shape": ["batch", 3]}
+        return [types.SimpleNamespace(**value)]
+
+    def run(self, names, values):
+        self.batches.append(len(values["clip"]))
+        return [values["clip"].mean(axis=(1, 2, 3), dtype=np.float32)]
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch, tmp_path):
+    """An onnxruntime-gpu on a machine with a GPU, up to the session."""
+    listed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setenv("DVFL_CACHE_DIR", str(tmp_path / "a" / "b" / "cache"))
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    monkeypatch.setattr(
+        onnxruntime, "preload_dlls", lambda: sys.stdout.write("Failed to load x.so")
+    )
+    monkeypatch.setattr(ort_engine, "cuda_problem", lambda: None)
+    monkeypatch.setattr(ort_engine, "gpu_model", lambda: "Orin with 8 multiprocessors")
+
+
+def test_cuda_computes_in_full_float32(model, on_a_gpu, capfd, caplog):
+    with caplog.at_level(logging.INFO, "dvfl_runtime"):
+        engine = open_engine("onnxruntime", model, device="cuda")
+    assert Session.made.providers == {"CUDAExecutionProvider": {"use_tf32": "0"}}
+    assert Session.made.options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
+    assert (engine.device, engine.provider) == ("cuda", "CUDAExecutionProvider")
+    assert "CUDA's libraries: Failed to load x" in caplog.text
+    assert capfd.readouterr().out == ""  # where the results are
+    engine.run(clips(20))
+    assert Session.made.batches == [20]
+
+
+@pytest.mark.parametrize("preload", ["missing", "raises"])
+def test_libraries_that_cannot_be_preloaded_may_be_the_systems(
+    model, on_a_gpu, monkeypatch, preload
+):
+    if preload == "missing":  # before onnxruntime 1.21
+        monkeypatch.delattr(onnxruntime, "preload_dlls")
+    else:
+        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: 1 / 0)
+    assert open_engine("onnxruntime", model, device="auto").device == "cuda"
+
+
+def test_the_tensorrt_provider_knows_its_batches_and_has_a_folder(model, on_a_gpu, tmp_path):
+    engine = open_engine("onnxruntime-tensorrt", model)
+    kept = tmp_path / "a/b/cache/onnxruntime-tensorrt-Orin_with_8_multiprocessors"
+    assert kept.stat().st_mode & 0o777 == 0o700  # made before onnxruntime, which makes one level
+    assert Session.made.providers == {
+        "TensorrtExecutionProvider": {
+            "trt_profile_min_shapes": "clip:1x4x8x8x3",
+            "trt_profile_opt_shapes": "clip:1x4x8x8x3",
+            "trt_profile_max_shapes": "clip:8x4x8x8x3",
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(kept),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(kept),
+        },
+        "CUDAExecutionProvider": {"use_tf32": "0"},
+    }
+    assert engine.provider == "TensorrtExecutionProvider+CUDAExecutionProvider"
+    given = np.concatenate([clips(1, (n, 0, 0)) for n in range(20)])
+    np.testing.assert_allclose(engine.run(given)[:, 0], np.arange(20))
+    assert Session.made.batches == [8, 8, 4]
+
+
+def test_a_folder_of_others_keeps_no_engine_of_tensorrt(model, on_a_gpu, monkeypatch, caplog):
+    monkeypatch.setenv("DVFL_CACHE_DIR", "/dev/null/cache")
+    open_engine("onnxruntime-tensorrt", model)
+    options = Session.made.providers["TensorrtExecutionProvider"]
+    assert sorted(options) == [f"trt_profile_{name}_shapes" for name in ("max", "min", "opt")]
+    assert "builds its engine at each start: cannot make" in caplog.text
+
+
+@pytest.mark.parametrize(("chosen", "wanted"), [(None, "1"), ("0", "0")])
+def test_onnxruntime_sends_nothing_away_unless_the_user_says_so(model, monkeypatch, chosen, wanted):
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", chosen or "")
+    if chosen is None:
+        monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
+    open_engine("onnxruntime", model)
+    assert os.environ["ORT_DISABLE_TELEMETRY"] == wanted
 
 
 def test_the_driver_is_asked(monkeypatch):
@@ -210,6 +313,9 @@ def test_the_driver_is_asked(monkeypatch):
     assert "cuInit gave 100" in cuda.cuda_problem()
     monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: Driver(0))
     assert cuda.cuda_problem() is None
+
+    monkeypatch.setattr(cuda.ctypes, "CDLL", lambda name: object())  # another library
+    assert "no NVIDIA driver" in cuda.cuda_problem()
 
     def absent(name):
         raise OSError(name)

@@ -1,6 +1,8 @@
 """The TensorRT engine: what it says without a GPU, and its cache on a pretended one."""
 
+import dataclasses
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -12,10 +14,11 @@ import pytest
 from artifacts import SPEC, artifact, colour_graph, save, write_colour_model
 from fake_gpu import fake_gpu, needs_fake_gpu
 
-from dvfl_runtime import ArtifactError, EngineUnavailable
+from dvfl_runtime import ArtifactError, EngineUnavailable, OutputError
 from dvfl_runtime.artifact import graph_sha256
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.cuda import cuda_problem
+from dvfl_runtime.engines.plans import PlanCache, PlanKey
 
 no_gpu = pytest.mark.skipif(cuda_problem() is None, reason="there is a GPU here")
 
@@ -62,6 +65,7 @@ class Machine:
         self.folder = folder
         self.model = write_colour_model(folder / "m.onnx")
         self.batches = [1, 3, 20]
+        self.plans = folder / "cache" / "tensorrt"
 
     def run(self, **changes: str) -> dict:
         command = [sys.executable, "-c", PROGRAM, str(self.model), json.dumps(self.batches)]
@@ -85,9 +89,7 @@ class Machine:
         return said[0] if said else ""
 
     def files(self) -> list[str]:
-        """Names what lies in the cache, but for the choice of an engine."""
-        names = os.listdir(self.folder / "cache")
-        return sorted(name for name in names if not name.startswith("engine-"))
+        return sorted(os.listdir(self.plans))
 
 
 @pytest.fixture
@@ -113,18 +115,19 @@ def test_logits_come_from_the_plan_in_parts_and_from_many_threads(machine: Machi
 def test_a_plan_is_built_once_and_lies_beside_its_description(machine: Machine) -> None:
     assert "building a TensorRT plan for" in machine.built()
     digest = graph_sha256(machine.model)
-    name = f"colours-{digest[:12]}-Pretend_Orin"
-    assert machine.files() == ["Pretend_Orin.timing", f"{name}.json", f"{name}.plan"]
-    about = json.loads((machine.folder / "cache" / f"{name}.json").read_text())
+    gpu = "Pretend_Orin_with_8_multiprocessors"
+    name = f"colours-{digest[:12]}-{gpu}"
+    assert machine.files() == [f"{gpu}.timing", f"{name}.json", f"{name}.plan"]
+    about = json.loads((machine.plans / f"{name}.json").read_text())
     assert about["key"] == {
         "tensorrt": "10.3.0",
-        "gpu": "Pretend Orin",
+        "gpu": "Pretend Orin with 8 multiprocessors",
         "compute_capability": "8.7",
         "precision": "fp32",
         "model_sha256": digest,
         "max_batch": 8,
     }
-    plan = (machine.folder / "cache" / f"{name}.plan").read_bytes()
+    plan = (machine.plans / f"{name}.plan").read_bytes()
     assert plan == b"plan of 10.3.0:" + machine.model.read_bytes()  # plain: nothing of ours in it
     assert machine.built() == ""
 
@@ -137,7 +140,7 @@ def test_another_tensorrt_or_gpu_or_graph_builds_again_and_other_labels_do_not(
     assert "tensorrt was '10.3.0' and is '11.4.0.106'" in machine.built(FAKE_TENSORRT="11.4.0.106")
     assert machine.built(FAKE_TENSORRT="11.4.0.106") == ""
     assert len(machine.files()) == 3  # the stale one was replaced
-    assert machine.built(FAKE_TENSORRT="11.4.0.106", FAKE_GPU="Other") != ""
+    assert machine.built(FAKE_TENSORRT="11.4.0.106", FAKE_COUNT="16") != ""
     described = artifact(labels=("rot", "gruen", "blau"), tools={"dvfl": "1"})
     save(colour_graph(), machine.model, {"dvfl": described.to_json()})
     assert machine.built(FAKE_TENSORRT="11.4.0.106") == ""
@@ -146,18 +149,133 @@ def test_another_tensorrt_or_gpu_or_graph_builds_again_and_other_labels_do_not(
 
 
 @needs_fake_gpu
-def test_a_damaged_plan_is_built_again(machine: Machine) -> None:
-    machine.built()
-    (plan,) = (machine.folder / "cache").glob("*.plan")
-    for content in (b"", plan.read_bytes()[:-1]):
-        plan.write_bytes(content)
-        assert "it is damaged" in machine.built()
-    for content in ("", "[]", "{}", '{"key": {}, "plan_sha256": ""}'):
-        plan.with_suffix(".json").write_text(content)
-        assert "again" in machine.built()
-    plan.with_suffix(".json").unlink()
-    assert "its description is unusable" in machine.built()
-    assert machine.built() == ""
+@pytest.mark.parametrize("call", ["cuMemAlloc", "cuMemcpyHtoD"])
+def test_a_gpu_without_memory_gives_way_to_the_next_engine(machine: Machine, call: str) -> None:
+    program = (
+        "import logging, sys\n"
+        "from dvfl_runtime import Recognizer\n"
+        "logging.basicConfig(level=logging.WARNING, format='%(levelname)s %(message)s')\n"
+        "with Recognizer(sys.argv[1]) as r:\n"
+        "    print(r.info.engine, r.info.device)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program, machine.model],
+        env=fake_gpu(machine.folder, FAKE_FAILS=call),
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.split()[1] == "cpu"
+    said = [line for line in found.stderr.splitlines() if line.startswith("WARNING not using")]
+    assert f"the GPU cannot be used: {call}" in "".join(said)
+
+
+KEY = PlanKey("10.3.0", "Orin with 8 multiprocessors", "8.7", "fp32", "0" * 64)
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PlanCache:
+    """With a plan in it."""
+    monkeypatch.setenv("DVFL_CACHE_DIR", str(tmp_path / "cache"))
+    cache = PlanCache("m", KEY)
+    cache.keep(b"a plan", b"timings")
+    assert (cache.load(), cache.timings()) == (b"a plan", b"timings")
+    return cache
+
+
+def test_plans_are_this_users_alone(cache: PlanCache) -> None:
+    assert cache.plan is not None
+    for path in cache.plan.parent.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+    for folder in (cache.plan.parent, cache.plan.parent.parent):
+        assert folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(
+    ("part", "content", "said"),
+    [
+        ("plan", b"", "it is damaged"),
+        ("plan", b"a plam", "it is damaged"),
+        ("json", b"", "it cannot be used"),
+        ("json", b"[]", "it cannot be used"),
+        ("json", b"{}", "it cannot be used"),
+        ("json", b'{"key": {}, "plan_sha256": ""}', "tensorrt was None and is '10.3.0'"),
+        ("json", b"\xff", "it cannot be used"),
+    ],
+)
+def test_a_damaged_plan_is_not_loaded(
+    cache: PlanCache, part: str, content: bytes, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert cache.plan is not None
+    cache.plan.with_suffix(f".{part}").write_bytes(content)
+    with caplog.at_level(logging.INFO, "dvfl_runtime"):
+        assert cache.load() is None
+    assert said in caplog.text
+    cache.keep(b"another", b"")
+    assert cache.load() == b"another"
+
+
+@pytest.mark.parametrize("part", ["plan", "json"])
+def test_what_others_may_write_is_not_loaded(
+    cache: PlanCache, part: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert cache.plan is not None
+    file = cache.plan.with_suffix(f".{part}")
+    for mode in (0o602, 0o620, 0o666):
+        file.chmod(mode)
+        assert cache.load() is None
+        assert f"{file} is not trusted: other users may write it" in caplog.text
+    file.chmod(0o644)
+    assert cache.load() == b"a plan"
+    copy = file.rename(file.with_name("elsewhere"))
+    file.symlink_to(copy)
+    assert cache.load() is None
+    cache.keep(b"another", b"")
+    assert not file.is_symlink()  # replaced, and what it led to is as it was
+    assert cache.load() == b"another"
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    for path in cache.plan.parent.iterdir():
+        if path.stat().st_uid == 0:
+            os.chown(path, 54321, -1)
+    assert cache.load() is None
+    assert "another user owns it" in caplog.text
+
+
+@pytest.mark.parametrize("how", ["link", "others may write", "another owner", "file"])
+def test_a_folder_of_somebody_else_keeps_no_plans(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("DVFL_CACHE_DIR", str(tmp_path))
+    folder = tmp_path / "tensorrt"
+    folder.mkdir()
+    wanted = f"{folder} is not trusted: .*; remove it, or set DVFL_CACHE_DIR"
+    if how == "link":
+        folder.rename(tmp_path / "other")
+        folder.symlink_to(tmp_path / "other")
+    elif how == "others may write":
+        folder.chmod(0o775)
+    elif how == "file":
+        folder.rmdir()
+        folder.write_text("")
+        wanted = f"cannot make {folder}"
+    elif os.getuid() == 0:
+        os.chown(folder, 54321, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    cache = PlanCache("m", KEY)
+    assert (cache.plan, cache.load(), cache.timings()) == (None, None, b"")
+    with pytest.raises(OutputError, match=wanted):
+        cache.keep(b"a plan", b"")
+
+
+def test_an_orin_nano_does_not_load_the_plan_of_an_agx(cache: PlanCache) -> None:
+    """Both say that they are an "Orin" of compute capability 8.7."""
+    agx = dataclasses.replace(KEY, gpu="Orin with 16 multiprocessors")
+    assert PlanCache("m", agx).load() is None
+    assert PlanCache("m", agx).timings() == b""
+    assert PlanCache("m", KEY).load() == b"a plan"
 
 
 @needs_fake_gpu
@@ -187,7 +305,7 @@ def test_missing_and_old_packages_are_named(
     model = write_colour_model(tmp_path / "m.onnx")
     monkeypatch.setattr(tensorrt, "cuda_problem", lambda: None)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(EngineUnavailable, match="tensorrt is not importable; on a Jetson"):
+    with pytest.raises(EngineUnavailable, match=r"tensorrt cannot be imported .*; on a Jetson"):
         open_engine("tensorrt", model)
     for version in ("8.5.2", "10.2.0", "12.0.1"):
         old = type(sys)("tensorrt")
@@ -208,7 +326,7 @@ def test_the_digest_of_a_graph_leaves_the_description_out(tmp_path: Path) -> Non
     changed = colour_graph(SPEC, gain=19.0)
     assert graph_sha256(save(changed, tmp_path / "c.onnx", {})) != graph_sha256(first)
     assert onnx.load(first).graph == onnx.load(other).graph
-    for content, message in ((b"\x0a\xff", "truncated"), (None, "cannot read model")):
+    for content, message in ((b"\x08\x09\x3a\xff", "truncated"), (None, "cannot read model")):
         broken = tmp_path / "broken.onnx"
         if content is None:
             broken.unlink()
