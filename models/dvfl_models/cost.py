@@ -5,10 +5,10 @@ python -m dvfl_models.cost base nano --json models/results/cost.json
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import multiprocessing
+import signal
 import statistics
 import sys
 import time
@@ -23,6 +23,8 @@ import torch
 from dvfl_models.machine import machine
 from dvfl_models.macs import count_macs
 from dvfl_models.video_focalnet import VARIANTS, build_model
+from dvfl_runtime.arguments import Parser, whole
+from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import replacing
 
 log = logging.getLogger(__name__)
@@ -31,12 +33,25 @@ SHAPE = (8, 3, 224, 224)  # T, C, H, W
 
 
 def peak_memory(variant: str, num_classes: int) -> float:
-    """Memory that one forward pass adds to a fresh process, weights included, 1e6 bytes; Linux."""
+    """Memory that one forward pass adds to a fresh process, weights included, 1e6 bytes; Linux.
+
+    Raises:
+        DvflError: if that process ends without an answer, as for lack of memory.
+    """
     context = multiprocessing.get_context("spawn")
     mine, its = context.Pipe()
     process = context.Process(target=_measure_memory, args=(its, variant, num_classes))
     process.start()
-    megabytes: float = mine.recv()
+    its.close()  # so that its end is seen here
+    try:
+        megabytes: float = mine.recv()
+    except EOFError as err:
+        process.join()
+        raise DvflError(
+            f"the process that measured the memory of {variant} ended with status "
+            f"{process.exitcode}{' (killed)' if process.exitcode == -signal.SIGKILL else ''}; "
+            f"{variant} may need more memory than this machine has: leave it out"
+        ) from err
     process.join()
     return megabytes
 
@@ -102,20 +117,22 @@ def cost(variants: Sequence[str], num_classes: int = 101, rounds: int = 10) -> d
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dvfl_models.cost", description="Compare the cost of variants."
-    )
+    parser = Parser(prog="python -m dvfl_models.cost", description="Compare the cost of variants.")
     parser.add_argument("variants", nargs="+", choices=list(VARIANTS))
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--threads", type=int)
+    parser.add_argument("--rounds", type=whole, default=10)
+    parser.add_argument("--threads", type=whole)
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="cost: %(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
-    found = cost(args.variants, rounds=args.rounds)
-    with replacing(args.json) as part:
-        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    try:
+        found = cost(args.variants, rounds=args.rounds)
+        with replacing(args.json) as part:
+            part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    except DvflError as err:
+        log.error("error: %s", err)
+        return 2
     log.info("%s", json.dumps(found["ratios"]))
     return 0
 

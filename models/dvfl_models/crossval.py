@@ -10,6 +10,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
 from functools import partial, reduce
 from multiprocessing import get_context
@@ -57,7 +58,7 @@ def cross_validate(
         JSON-ready accuracies per fold and seed, their means, and the summed confusion counts.
 
     Raises:
-        DvflError: as `Folds.parts` and `Trainer` do.
+        DvflError: as `Folds.parts` and `Trainer` do, or if the process of a training is killed.
     """
     parts = folds.parts(recipe)
     todo = [(seed, values) for seed in seeds for values in parts]
@@ -68,7 +69,13 @@ def cross_validate(
         threads = max(1, torch.get_num_threads() // jobs)
         spawn = get_context("spawn")  # PyTorch's threads do not survive a fork
         with ProcessPoolExecutor(jobs, spawn, initializer=_begin, initargs=(threads,)) as pool:
-            found = list(pool.map(train, *zip(*todo, strict=True)))
+            try:
+                found = list(pool.map(train, *zip(*todo, strict=True)))
+            except BrokenProcessPool as err:
+                raise DvflError(
+                    f"a training was ended from outside, perhaps for lack of memory; give fewer "
+                    f"--jobs and run it again: folds that are done in {folder} are kept"
+                ) from err
     keys = [(seed, "+".join(values)) for seed, values in todo]
     return _report(recipe, folds, dict(zip(keys, found, strict=True)), folder)
 

@@ -52,7 +52,7 @@ def list_videos(part: VideosPart, labels: Sequence[str]) -> list[Entry]:
     Raises:
         RecipeError: if the list cannot be read, nothing passes the filters, or files are missing.
     """
-    rows, root = _read_rows(part, labels), _root(part)
+    rows, root = read_rows(part, labels), _root(part)
     for column in (*part.only, *part.exclude, *filter(None, [part.group])):
         if rows and column not in rows[0]:
             raise RecipeError(
@@ -147,7 +147,12 @@ def _shown(labels: Sequence[str]) -> str:
     return str(list(labels)) if len(labels) <= 10 else f"{list(labels[:10])} and more"
 
 
-def _read_rows(part: VideosPart, labels: Sequence[str]) -> list[Row]:
+def read_rows(part: VideosPart, labels: Sequence[str]) -> list[Row]:
+    """The rows of a list, whatever its format: `file`, `label` and the columns that it has.
+
+    Raises:
+        RecipeError: if it cannot be read.
+    """
     readers: dict[str, Callable[[], list[Row]]] = {
         "index": lambda: _index_rows(Path(part.index)),
         "list": lambda: _list_rows(Path(part.index), labels),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from dvfl_models.datasets import read_rows
 from dvfl_models.recipe import Recipe
 from dvfl_models.recipe_parts import DataPart, VideosPart
 from dvfl_runtime.errors import RecipeError
@@ -36,18 +36,26 @@ class Folds:
         """The groups of each fold.
 
         Raises:
-            RecipeError: if the recipe does not train on the data set, or its index cannot be read
-                or has no such column.
+            RecipeError: if the recipe does not train on the data set, or its list cannot be read,
+                does not say which videos belong together, or has too few groups.
         """
         videos = (part for part in recipe.train if isinstance(part, VideosPart))
         part = next((part for part in videos if part.name == self.name), None)
         if part is None:
             raise RecipeError(f"recipe {recipe.name} trains on no videos named {self.name!r}")
-        try:
-            with open(part.index, newline="", encoding="utf-8") as file:
-                groups = sorted({row[self.column] for row in csv.DictReader(file)})
-        except (OSError, KeyError) as err:
-            raise RecipeError(f"no column {self.column!r} in {part.index}") from err
+        rows = read_rows(part, recipe.labels)
+        groups = sorted({row.get(self.column, "") for row in rows})
+        if not any(groups):
+            raise RecipeError(
+                f"data set {self.name!r} cannot be divided by {self.column!r}: nothing in "
+                f"{part.index} says it of a video; give an index (a CSV with columns file, label "
+                f"and {self.column}) in which videos that belong together have the same value there"
+            )
+        if len(groups) < max(2, self.count):
+            raise RecipeError(
+                f"data set {self.name!r} has {len(groups)} different values of {self.column!r}, "
+                f"too few for {max(2, self.count)} parts of which one at a time is left out"
+            )
         if self.count:
             return [groups[k :: self.count] for k in range(self.count)]
         return [[group] for group in groups]

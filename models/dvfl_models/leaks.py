@@ -85,8 +85,10 @@ def check_leaks(leaks: Iterable[Leak], *, strict: bool) -> None:
     for leak in leaks:
         if leak.unknown:
             log.info(
-                "test set %r: no source is known of %d of %d videos; not checked for leaks",
-                *(leak.test, leak.unknown, leak.videos),
+                "test set %r: nothing says which recording %d of its %d videos are from, so it is "
+                "not checked whether training sees the same people and places; an index with a "
+                "column %s (or the one that group names) would say it",
+                *(leak.test, leak.unknown, leak.videos, " or ".join(GROUP_COLUMNS)),
             )
         if not leak.leaked:
             continue

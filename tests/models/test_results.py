@@ -2,6 +2,9 @@
 
 import csv
 import json
+import os
+import signal
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +12,12 @@ import pytest
 import videos
 from shared import ROOT
 
+from dvfl_models import cost
 from dvfl_models.baselines import fit_predict, metadata
 from dvfl_models.folds import Folds
 from dvfl_models.paired import difference
 from dvfl_models.paired import main as paired_main
-from dvfl_models.recipe import read_recipe
+from dvfl_models.recipe import read_recipe, recipe_from
 from dvfl_models.recipe_parts import VideosPart
 from dvfl_models.results import collect, fill_tables, read_results
 from dvfl_models.results import main as results_main
@@ -103,6 +107,46 @@ def test_a_fold_replaces_the_filter_and_names_its_teacher() -> None:
     assert held.model.start == "runs/pre/seed2_sequence3+11/final.pth"
     assert held.distill.teacher == "runs/t/seed2_sequence3+11/final.pth"
     assert held.seed == 2
+
+
+def test_data_without_groups_cannot_be_divided_by_them(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.mp4").touch()
+    (tmp_path / "index.csv").write_text("file,label,person\na/1.mp4,a,3\nb/1.mp4,b,3\n")
+    for index, column, message in (
+        (
+            tmp_path,
+            "person",
+            r"by 'person': nothing in .*a CSV with columns file, label and",
+        ),
+        (tmp_path, "group", r"divided by 'group': nothing in "),
+        (tmp_path / "index.csv", "scene", r"divided by 'scene'"),
+        (tmp_path / "index.csv", "person", r"has 1 different values of 'person', too few for 2"),
+    ):
+        form = "folders" if index == tmp_path else "index"
+        part = {"kind": "videos", "name": "v", "index": str(index), "format": form}
+        values = {"name": "x", "labels": ["a", "b"], "model": {"variant": "femto"}}
+        recipe = recipe_from({**values, "train": [part], "optim": {"steps": 1}}, "x")
+        with pytest.raises(RecipeError, match=message):
+            Folds("v", column).parts(recipe)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12
+def test_a_killed_measurement_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cost, "cost", lambda names, rounds: cost.peak_memory(names[0], rounds))
+    monkeypatch.setattr(cost, "_measure_memory", killed)
+    fork = get_context("fork")
+    monkeypatch.setattr(cost.multiprocessing, "get_context", lambda _: fork)
+    assert cost.main(["femto", "--json", str(tmp_path / "cost.json")]) == 2
+    assert "memory of femto ended with status -9 (killed); femto may need more" in caplog.text
+    assert not list(tmp_path.iterdir())
+
+
+def killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_metadata_tell_classes_that_differ_in_size(tmp_path: Path) -> None:
