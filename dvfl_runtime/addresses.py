@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import unicodedata
 from itertools import pairwise
 from urllib.parse import quote
+
+from dvfl_runtime.checks import UNPRINTABLE
 
 _ADDRESS = re.compile(r"\s*((?:jetson:)?[a-z][a-z0-9+.-]+://)(.*)", re.I | re.S)
 _INCOMPLETE = re.compile(r"\s*((?:jetson:)?(?:rtsps?|https?|rtmps?|udp|tcp|srt|mms|csi):)", re.I)
@@ -61,10 +62,7 @@ def printable(name: str) -> str:
     if name.isprintable():
         return name
     text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    kinds = ("Cc", "Cs", "Zl", "Zp")
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in kinds else c for c in text
-    )
+    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def complete_address(url: str) -> str | None:

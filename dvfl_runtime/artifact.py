@@ -10,14 +10,19 @@ import contextlib
 import dataclasses
 import json
 import os
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from dvfl_runtime.checks import check_choice, check_type, check_whole, wrong
+from dvfl_runtime.checks import (
+    check_choice,
+    check_labels,
+    check_line,
+    check_type,
+    check_whole,
+    wrong,
+)
 from dvfl_runtime.errors import ArtifactError
 from dvfl_runtime.onnx_file import OnnxFile
 from dvfl_runtime.spec import ClipSpec
@@ -27,9 +32,6 @@ METADATA_KEY = "dvfl"
 
 Precision = Literal["fp32", "fp16", "int8"]
 
-# control characters, ends of lines and halves of characters: they would end a line of a subtitle
-# or a table, act on a terminal, or could not be written at all
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 MAX_MESSAGE = 300  # characters of an error that quotes a file
 
 
@@ -68,10 +70,10 @@ class Artifact:
 
     def __post_init__(self) -> None:
         for name in ("name", "variant", "source_sha256"):
-            _check_text(name, getattr(self, name))
+            check_line(name, getattr(self, name))
         for name in ("training", "parity", "tools"):
             check_type(name, getattr(self, name), Mapping, "a mapping")
-        _check_labels(self.labels)
+        check_labels(self.labels)
         check_type("spec", self.spec, ClipSpec, "a ClipSpec")
         check_choice("precision", self.precision, get_args(Precision))
         check_whole("macs", self.macs, 0)
@@ -109,7 +111,7 @@ class Artifact:
         try:
             names = {f.name for f in dataclasses.fields(cls)}
             known = {k: v for k, v in values.items() if k in names}
-            _check_labels(values["labels"])
+            check_labels(values["labels"])
             known["labels"] = tuple(values["labels"])
             known["spec"] = ClipSpec.from_dict(values["spec"])
             known["format_version"] = version
@@ -162,24 +164,6 @@ def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
         raise ArtifactError(f"cannot read model {Path(path)}: {reason}; check the path") from err
     except ArtifactError as err:
         raise ArtifactError(f"cannot use model {Path(path)}: {err}") from err.__cause__
-
-
-def _check_text(name: str, text: object) -> None:
-    """Checks what is shown to people as a part of a line."""
-    if not isinstance(text, str) or UNPRINTABLE.search(text):
-        raise wrong(name, "a string of one line without control characters", text)
-
-
-def _check_labels(labels: object) -> None:
-    if not isinstance(labels, tuple | list) or not labels:
-        raise wrong("labels", "a list of one or more names", labels)
-    for number, label in enumerate(labels):
-        _check_text(f"labels[{number}]", label)
-        if not label.strip():
-            raise wrong(f"labels[{number}]", "a name", label)
-    label, times = Counter(labels).most_common(1)[0]
-    if times > 1:
-        raise wrong("labels", "distinct", [label] * times)
 
 
 def _brief(value: object) -> str:

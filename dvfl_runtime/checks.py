@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from numbers import Integral, Real
@@ -12,6 +14,9 @@ from reprlib import repr as shortened
 from dvfl_runtime.errors import ArgumentError
 
 LARGEST = sys.float_info.max
+# control characters, ends of lines and halves of characters: they would end a line of a subtitle
+# or a table, act on a terminal, or could not be written at all
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def check_whole(name: str, value: object, least: int = 1, most: float = math.inf) -> None:
@@ -53,6 +58,25 @@ def check_type(name: str, value: object, kind: type | tuple[type, ...], wanted: 
     """Raises ArgumentError unless `value` is of that type, which `wanted` says in words."""
     if not isinstance(value, kind):
         raise wrong(name, wanted, value)
+
+
+def check_line(name: str, text: object) -> None:
+    """Raises ArgumentError unless `text` can be shown to people as a part of a line."""
+    if not isinstance(text, str) or UNPRINTABLE.search(text):
+        raise wrong(name, "a string of one line without control characters", text)
+
+
+def check_labels(labels: object) -> None:
+    """Raises ArgumentError unless `labels` is a list of distinct names of classes."""
+    if not isinstance(labels, tuple | list) or not labels:
+        raise wrong("labels", "a list of one or more names", labels)
+    for number, label in enumerate(labels):
+        check_line(f"labels[{number}]", label)
+        if not label.strip():
+            raise wrong(f"labels[{number}]", "a name", label)
+    label, times = Counter(labels).most_common(1)[0]
+    if times > 1:
+        raise wrong("labels", "distinct", [label] * times)
 
 
 def wrong(name: str, wanted: str, value: object) -> ArgumentError:

@@ -33,6 +33,7 @@ from dvfl_runtime.overlay import OverlayWriter, check_overlay_suffix
 from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address, listen
 from dvfl_runtime.sources import is_live
+from dvfl_runtime.sources.folders import sources_in
 from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
 from dvfl_runtime.windows import MIN_HOP_S
@@ -91,7 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="a video file, a folder of images, a camera (0, 1 ...), rtsp://, csi://, gst:PIPELINE",
+        help="a video file, a folder of videos or of images, a camera (0, 1 ...), rtsp://, csi://, "
+        "gst:PIPELINE",
     )
     add("--demo", action="store_true", help="show what the bundled model sees in the bundled clip")
     add("--whole", action="store_true", help="one answer per video, for trimmed videos")
@@ -143,6 +145,7 @@ def _check(args: argparse.Namespace) -> None:
         args.sources = [str(DEMO_CLIP)]
     if not args.sources:
         raise SourceError("no source given; pass a video file, or --demo to see an example")
+    args.sources = [video for source in args.sources for video in sources_in(source)]
     if args.whole and (args.segments or args.overlay or args.window_s or args.hop_s):
         raise DvflError(
             "--whole has no windows; leave out --segments, --overlay, --window-s and --hop-s"

@@ -1,14 +1,24 @@
-"""Outputs that are either complete or absent, and where caches lie."""
+"""Outputs that are either complete or absent, texts of others, and where caches lie."""
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
-from dvfl_runtime.errors import OutputError
+from dvfl_runtime.errors import ArgumentError, OutputError
+
+# a mark of UTF-32 begins like one of UTF-16
+_MARKS = {
+    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
 
 
 @contextlib.contextmanager
@@ -37,6 +47,24 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    r"""Returns a text file that a user hands us: UTF-8, or with a byte order mark what it says.
+
+    Editors on Windows write such marks, and PowerShell writes UTF-16. Lines end in `\n`.
+
+    Raises:
+        OSError: if it cannot be read.
+        ArgumentError: if it is no text in these encodings.
+    """
+    data = Path(path).read_bytes()
+    encoding = next((name for mark, name in _MARKS.items() if data.startswith(mark)), "utf-8")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as err:
+        raise ArgumentError(f"{path} is not a text in UTF-8; save it as UTF-8") from err
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def cache_folder() -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dvfl_runtime.errors import DvflError
+from dvfl_runtime.files import read_text
 
 SAME_MACHINE = ("cpu", "usable_cpus", "threads")
 
@@ -18,7 +19,7 @@ def read_result(path: Path, schema: int) -> dict[str, Any]:
         DvflError: if it cannot be read, is something else, or of another schema.
     """
     try:
-        result = json.loads(path.read_text(encoding="utf-8"))
+        result = json.loads(read_text(path))
     except (OSError, ValueError) as err:
         raise DvflError(f"cannot read the baseline {path}: {err}") from err
     if not isinstance(result, dict) or result.get("what") != "dvfl-bench":

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dvfl_bench.plots import COLOURS
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import read_text, replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -76,7 +76,7 @@ def draw(path: Path) -> Path | None:
         return None
     from matplotlib.figure import Figure
 
-    result = json.loads(path.read_text(encoding="utf-8"))
+    result = json.loads(read_text(path))
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     drawing(axes, result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,11 +12,10 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.sources.folders import images_in
 from dvfl_runtime.sources.frame import Frame
 
 _logger = logging.getLogger(__name__)
-
-SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 class ImagesSource:
@@ -31,7 +29,7 @@ class ImagesSource:
         fps: the clock, frames per second.
 
     Raises:
-        SourceError: if the folder cannot be listed or holds no image.
+        SourceError: if the folder cannot be listed, holds no image, or holds videos.
     """
 
     live = False
@@ -40,18 +38,7 @@ class ImagesSource:
     def __init__(self, path: Path, fps: float) -> None:
         self.name = printable(str(path))
         self._warned = False
-        try:
-            found = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES]
-        except OSError as err:
-            raise SourceError(
-                f"cannot list the folder {self.name}: {err.strerror}; check its permissions"
-            ) from err
-        self._paths = sorted((p for p in found if p.name[0] != "."), key=natural_key)
-        if not self._paths:
-            raise SourceError(
-                f"the folder {self.name} holds no images; put files into it that end in one of "
-                f"{', '.join(sorted(SUFFIXES))}"
-            )
+        self._paths = images_in(path)
         self.duration_s: float | None = len(self._paths) / fps
         self._fps = fps
         self._closed = threading.Event()
@@ -91,12 +78,6 @@ class ImagesSource:
     def close(self) -> None:
         """Ends a running `frames()` before its next image."""
         self._closed.set()
-
-
-def natural_key(path: Path) -> tuple[list[str | int], str]:
-    """Returns a sort key that compares runs of digits as numbers, and letters without case."""
-    parts = re.split(r"([0-9]+)", path.name.lower())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
 def _image_reader() -> Callable[[Path], NDArray[np.uint8] | None]:

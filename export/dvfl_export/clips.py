@@ -9,11 +9,11 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_models.datasets import VIDEO_SUFFIXES
 from dvfl_models.synthetic import ACTIONS, render_clip
 from dvfl_runtime.errors import ExportError, SourceError
 from dvfl_runtime.evaluation import Views, sample_video
 from dvfl_runtime.sources import open_source
+from dvfl_runtime.sources.folders import videos_below
 from dvfl_runtime.spec import ClipSpec
 
 Images: TypeAlias = NDArray[np.uint8]
@@ -36,13 +36,8 @@ def rendered_videos(spec: ClipSpec, *, count: int = 10, seed: int = 7) -> list[V
 
 
 def video_files(paths: Iterable[Path]) -> list[Video]:
-    """The files among the paths, and the videos in the folders among them."""
-    return [
-        file
-        for path in paths
-        for file in (sorted(path.iterdir()) if path.is_dir() else [path])
-        if not path.is_dir() or file.suffix.lower() in VIDEO_SUFFIXES
-    ]
+    """The files among the paths, and the videos in the folders among them and below these."""
+    return [file for path in paths for file in (videos_below(path) if path.is_dir() else [path])]
 
 
 def clips_of(

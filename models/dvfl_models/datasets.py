@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import logging
 import re
@@ -24,11 +25,12 @@ from pathlib import Path
 from dvfl_models.leaks import group_of
 from dvfl_models.recipe_parts import VideosPart
 from dvfl_runtime.errors import RecipeError
+from dvfl_runtime.files import read_text
+from dvfl_runtime.sources.folders import is_video
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, str]
-VIDEO_SUFFIXES = {".avi", ".mp4", ".mkv", ".mov", ".webm", ".gif", ".m4v"}
 
 
 @dataclass(frozen=True)
@@ -177,10 +179,9 @@ def read_rows(part: VideosPart, labels: Sequence[str]) -> list[Row]:
 
 def _index_rows(index: Path) -> list[Row]:
     if index.is_dir():
-        names = sorted(p.name for p in index.iterdir() if p.suffix.lower() in VIDEO_SUFFIXES)
+        names = sorted(path.name for path in index.iterdir() if is_video(path))
         return [{"file": name, "label": ""} for name in names]
-    with index.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    rows = list(csv.DictReader(io.StringIO(read_text(index))))
     if rows and not {"file", "label"} <= rows[0].keys():
         raise KeyError(f"its columns are {list(rows[0])}, file and label are needed")
     return rows
@@ -188,7 +189,7 @@ def _index_rows(index: Path) -> list[Row]:
 
 def _list_rows(index: Path, labels: Sequence[str]) -> list[Row]:
     rows = []
-    for line in index.read_text(encoding="utf-8").splitlines():
+    for line in read_text(index).splitlines():
         if line.strip():
             path, label = line.strip().rsplit("," if "," in line else None, 1)
             named = labels[int(label)] if label.strip().isdigit() else label.strip()
@@ -199,14 +200,14 @@ def _list_rows(index: Path, labels: Sequence[str]) -> list[Row]:
 def _folder_rows(index: Path) -> list[Row]:
     return [
         _with_ucf_group({"file": f"{folder.name}/{video.name}", "label": folder.name})
-        for folder in sorted(p for p in index.iterdir() if p.is_dir())
+        for folder in sorted(p for p in index.iterdir() if p.is_dir() and p.name[0] != ".")
         for video in sorted(folder.iterdir())
-        if video.suffix.lower() in VIDEO_SUFFIXES
+        if is_video(video)
     ]
 
 
 def _ucf_rows(index: Path) -> list[Row]:
-    files = [line.split()[0] for line in index.read_text(encoding="utf-8").splitlines() if line]
+    files = [line.split()[0] for line in read_text(index).splitlines() if line]
     return [_with_ucf_group({"file": file, "label": file.split("/")[-2]}) for file in files]
 
 
@@ -218,13 +219,17 @@ def _with_ucf_group(row: Row) -> Row:
 
 def _hmdb_rows(part: VideosPart) -> list[Row]:
     suffix, wanted = f"_test_split{part.split}.txt", {"train": "1", "test": "2"}[part.subset]
-    lists = sorted(p for p in Path(part.index).iterdir() if p.name.endswith(suffix))
+    lists = sorted(
+        path
+        for path in Path(part.index).iterdir()
+        if path.name.endswith(suffix) and path.name[0] != "."
+    )
     if not lists:
         raise ValueError(f"no *{suffix} in it")
     rows = []
     for path in lists:
         label = path.name.removesuffix(suffix)
-        for line in path.read_text(encoding="utf-8").splitlines():
+        for line in read_text(path).splitlines():
             if line.strip() and line.split()[1] == wanted:
                 rows.append({"file": f"{label}/{line.split()[0]}", "label": label})
     return rows
@@ -232,16 +237,14 @@ def _hmdb_rows(part: VideosPart) -> list[Row]:
 
 def _kinetics_rows(index: Path) -> list[Row]:
     rows = []
-    with index.open(newline="", encoding="utf-8") as file:
-        for line in csv.DictReader(file):
-            start_s, end_s = int(float(line["time_start"])), int(float(line["time_end"]))
-            name = f"{line['youtube_id']}_{start_s:06d}_{end_s:06d}.mp4"
-            in_folder = f"{line['label']}/{name}"
-            rows.append({"file": name, "label": line["label"], "in_folder": in_folder})
+    for line in csv.DictReader(io.StringIO(read_text(index))):
+        start_s, end_s = int(float(line["time_start"])), int(float(line["time_end"]))
+        name = f"{line['youtube_id']}_{start_s:06d}_{end_s:06d}.mp4"
+        in_folder = f"{line['label']}/{name}"
+        rows.append({"file": name, "label": line["label"], "in_folder": in_folder})
     return rows
 
 
 def _ssv2_rows(index: Path) -> list[Row]:
-    with index.open(encoding="utf-8") as file:
-        items = json.load(file)
+    items = json.loads(read_text(index))
     return [{"file": f"{i['id']}.webm", "label": i.get("template") or i["label"]} for i in items]

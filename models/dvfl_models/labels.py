@@ -10,7 +10,9 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from dvfl_runtime.errors import CheckpointError
+from dvfl_runtime.checks import check_labels
+from dvfl_runtime.errors import ArgumentError, CheckpointError
+from dvfl_runtime.files import read_text
 from dvfl_runtime.spec import ClipSpec
 
 DATASETS = ("ucf50", "ucf101", "hmdb51", "kinetics400", "ssv2")
@@ -31,14 +33,17 @@ def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
         return tuple(json.loads(file.read_text(encoding="utf-8")))
     path = Path(source)
     try:
-        text = path.read_text(encoding="utf-8")
-        names = json.loads(text) if path.suffix == ".json" else text.splitlines()
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as err:
+        text = read_text(path)
+        names = json.loads(text) if path.suffix.lower() == ".json" else text.split("\n")
+    except (OSError, ValueError) as err:
         raise CheckpointError(
             f"cannot read labels {str(source)!r}; give a .json list, a text file with one name a "
             f"line, or one of: {', '.join(DATASETS)}"
         ) from err
-    labels = tuple(name.strip() for name in names if isinstance(name, str) and name.strip())
-    if not labels or len(set(labels)) != len(labels):
-        raise CheckpointError(f"{path} must hold one or more distinct names, got {labels[:5]}")
-    return labels
+    if path.suffix.lower() != ".json":
+        names = [name.strip() for name in names if name.strip()]
+    try:
+        check_labels(names)
+    except ArgumentError as err:
+        raise CheckpointError(f"{path} is no list of labels: {err}") from err
+    return tuple(name.strip() for name in names)

@@ -26,7 +26,9 @@ from dvfl_models.recipe_parts import (
     VideosPart,
 )
 from dvfl_models.video_focalnet import VARIANTS
+from dvfl_runtime.checks import check_labels
 from dvfl_runtime.errors import CheckpointError, RecipeError
+from dvfl_runtime.files import read_text
 from dvfl_runtime.spec import ClipSpec
 
 if sys.version_info >= (3, 11):
@@ -83,6 +85,7 @@ class Recipe(Part):
     @classmethod
     def _names(cls, value: object) -> object:
         if not isinstance(value, str):
+            check_labels(value)
             return value
         try:
             return read_labels(value)
@@ -160,11 +163,8 @@ def _read_values(name: str | os.PathLike[str], over: Sequence[str] = ()) -> dict
     if _identity(name) in map(_identity, over):
         raise RecipeError(f"recipe {chain[0]}: its base leads back to it: {' -> '.join(chain)}")
     try:
-        if path.suffix == ".toml":
-            text = path.read_text(encoding="utf-8")
-        else:
-            text = recipe_text(str(name))
-    except (OSError, UnicodeDecodeError) as err:
+        text = read_text(path) if path.suffix == ".toml" else recipe_text(str(name))
+    except OSError as err:
         raise RecipeError(
             f"no recipe {str(name)!r}; give a .toml file or one of: {', '.join(recipe_names())}"
         ) from err

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import logging
 import sys
 from collections import Counter, defaultdict
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from dvfl_models.video_clips import decode
 from dvfl_runtime.errors import DvflError, RecipeError
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import read_text, replacing
 
 log = logging.getLogger(__name__)
 
@@ -112,9 +113,9 @@ def write_clusters(index: Path, out: Path, folds: int) -> None:
         DvflError: if the list or a video cannot be read, or the file not be written.
     """
     try:
-        with index.open(newline="", encoding="utf-8") as file:
-            rows = [(row["file"], row["label"]) for row in csv.DictReader(file)]
-    except (OSError, KeyError) as err:
+        table = csv.DictReader(io.StringIO(read_text(index)))
+        rows = [(row["file"], row["label"]) for row in table]
+    except (OSError, KeyError, ValueError) as err:
         raise RecipeError(f"{index} is not a CSV with columns file and label") from err
     clusters = cluster([backdrop(str(index.parent / name)) for name, _ in rows])
     dealt = deal(clusters, [label for _, label in rows], folds)

@@ -36,7 +36,7 @@ PIPELINE = sys.modules[export_function.__module__]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a tiny network, and a folder of rendered videos."""
+    """A checkpoint of a tiny network, and rendered videos in a folder per class."""
     folder = tmp_path_factory.mktemp("int8")
     torch.manual_seed(0)
     config = VideoFocalNetConfig(
@@ -48,11 +48,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_checkpoint(folder / "m.pth", net, about=about)
     float_graph = PIPELINE.onnx_from_model(deploy_form(net.eval(), SPEC), SPEC)
     onnx.save(float_graph, folder / "fp32.onnx")
-    (folder / "videos").mkdir()
     for number in range(VIDEOS):
         action = ACTIONS[number % len(ACTIONS)]
+        place = folder / "videos" / f"c{number % 3}"
+        place.mkdir(parents=True, exist_ok=True)
         images = render_clip(action, seed=number, num_frames=33, size=(36, 36)).images
-        write_video(folder / "videos" / f"{number:02}.mp4", images)
+        write_video(place / f"{number:02}.mp4", images)
     return folder
 
 
@@ -185,7 +186,13 @@ def test_ranges_are_those_of_the_clips(folder: Path, exported: Exported) -> None
         (["--precision", "int8", "--calibration", "bad"], "no clip to calibrate on could be"),
         (["--precision", "int8", "--calibration", "absent"], "no clip to calibrate on could be"),
         (
-            ["--precision", "int8", "--calibration", "videos/00.mp4", "videos/01.mp4"],
+            [
+                "--precision",
+                "int8",
+                "--calibration",
+                "videos/c0/00.mp4",
+                "videos/c1/01.mp4",
+            ],
             "different clips of 2 videos, a quarter of the videos being held back; int8",
         ),
     ],

@@ -10,7 +10,7 @@ from dvfl_models.datasets import Entry, _words, fingerprint, list_videos
 from dvfl_models.labels import DATASETS, read_labels
 from dvfl_models.leaks import check_leaks, find_leak, group_of
 from dvfl_models.recipe_parts import VideosPart
-from dvfl_runtime.errors import RecipeError
+from dvfl_runtime.errors import CheckpointError, RecipeError
 
 
 def part(index: Path, **more: object) -> VideosPart:
@@ -113,6 +113,59 @@ def test_folder_per_class(tmp_path: Path) -> None:
         ("run/b.mp4", 1),
         ("walk/a.avi", 0),
     ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_with_a_byte_order_mark(tmp_path: Path, encoding: str) -> None:
+    touch(tmp_path, "a.mp4", "x_000001_000002.mp4", "1.webm", "h/a.avi", "run/v_run_g01_c01.avi")
+
+    def found(name: str, text: str, **more: object) -> list[int]:
+        (tmp_path / name).write_bytes(text.encode(encoding))
+        some = part(tmp_path / name, **{"root": str(tmp_path), **more})
+        return [entry.class_id for entry in list_videos(some, ["run", "h"])]
+
+    kinetics = "label,youtube_id,time_start,time_end\nrun,x,1,2\n"
+    assert found("i.csv", "file,label\na.mp4,run\n", format="index") == [0]
+    assert found("l.txt", "a.mp4 1\n", format="list") == [1]
+    assert found("u.txt", "run/v_run_g01_c01.avi 1\n", format="ucf") == [0]
+    assert found("k.csv", kinetics, format="kinetics") == [0]
+    assert found("s.json", '[{"id": 1, "label": "run"}]', format="ssv2") == [0]
+    (tmp_path / "._h_test_split1.txt").write_bytes(b"\x00\x05\x16\x07")  # macOS's, not a list
+    (tmp_path / "h_test_split1.txt").write_bytes("a.avi 1\n".encode(encoding))
+    hmdb = part(tmp_path, root=str(tmp_path), format="hmdb", subset="train")
+    assert [entry.class_id for entry in list_videos(hmdb, ["run", "h"])] == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("x.json", '"idle"', "a list of one or more names"),
+        ("x.json", '{"idle": 0}', "a list of one or more names"),
+        ("x.json", '["idle", 7]', r"labels\[1\] must be a string"),
+        ("x.json", '["idle", "run\\n1"]', r"labels\[1\] must be a string of one line"),
+        ("x.txt", "idle\nru\x1b[2Jn\n", r"labels\[1\] must be a string of one line"),
+        ("x.txt", "idle\n idle\n", "distinct"),
+        ("x.txt", "\n\n", "a list of one or more names"),
+    ],
+)
+def test_files_that_are_no_lists_of_labels(
+    tmp_path: Path, name: str, text: str, words: str
+) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(CheckpointError, match=words):
+        read_labels(tmp_path / name)
+
+
+def test_files_of_labels_as_windows_writes_them(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_bytes("\ufeffidle\r\n run \r\n\r\n".encode())
+    assert read_labels(tmp_path / "x.txt") == ("idle", "run")
+    (tmp_path / "x.JSON").write_bytes('\ufeff["idle", "run"]'.encode())
+    assert read_labels(tmp_path / "x.JSON") == ("idle", "run")
+
+
+def test_hidden_files_are_no_videos(tmp_path: Path) -> None:
+    touch(tmp_path, "run/a.mp4", "run/._a.mp4", ".cache/b.mp4")
+    assert listed(part(tmp_path, format="folders"), ["run", ".cache"]) == [("run/a.mp4", 0)]
 
 
 @pytest.mark.parametrize("name", DATASETS)

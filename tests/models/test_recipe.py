@@ -112,6 +112,7 @@ def test_settings_change_values_of_any_depth() -> None:
         ("optim.lr=nan", r"optim\.lr: .* finite"),
         ("train.9.kind=videos", "names nothing"),
         ("labels=['a', 'a']", "labels must be"),
+        ('labels=["a", "b\\u001b"]', r"labels\[1\] must be a string of one line"),
         ("steps", "a setting is key=value"),
     ],
 )

@@ -9,7 +9,7 @@ from frames import read, warnings_of
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources import open_source
-from dvfl_runtime.sources.images import natural_key
+from dvfl_runtime.sources.folders import natural_key
 
 
 def image_folder(folder: Path, names: list[str]) -> Path:

@@ -1,0 +1,98 @@
+"""Folders that are sources: which of their files are videos and which are images."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from dvfl_runtime.addresses import printable
+from dvfl_runtime.errors import SourceError
+
+IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+VIDEO_SUFFIXES = frozenset({
+    *(".3gp", ".avi", ".flv", ".gif", ".h264", ".h265", ".hevc", ".m2ts", ".m4v", ".mkv", ".mov"),
+    *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv"),
+})  # fmt: skip
+
+
+def is_video(path: Path) -> bool:
+    """Says whether a file is called like a video; hidden ones, as macOS's `._a.mp4`, are none."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "."
+
+
+def is_image(path: Path) -> bool:
+    """Says whether a file is called like an image, and is not hidden."""
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
+
+
+def images_in(folder: Path) -> list[Path]:
+    """Returns the images of a folder in natural order.
+
+    Raises:
+        SourceError: if it cannot be listed, holds no image, or holds videos.
+    """
+    images, videos = _contents(folder)
+    name = printable(str(folder))
+    if videos and not images:
+        raise SourceError(
+            f"the folder {name} holds {len(videos)} videos and no images; pass its videos one "
+            f"after the other, beginning with {printable(videos[0].name)}"
+        )
+    if not images:
+        raise SourceError(
+            f"the folder {name} holds no images and no videos; put files into it that end in one "
+            f"of {', '.join(sorted(IMAGE_SUFFIXES))}, or pass a folder of videos to dvfl-recognize"
+        )
+    return images
+
+
+def sources_in(source: str) -> list[str]:
+    """Returns the videos of a folder of videos in natural order, and of any other source itself.
+
+    Raises:
+        SourceError: if it is a folder that cannot be listed or holds neither images nor videos, or
+            both.
+    """
+    if not source or not os.path.isdir(source):
+        return [source]
+    images, videos = _contents(Path(source))
+    return [str(path) for path in videos] if videos and not images else [source]
+
+
+def videos_below(folder: Path) -> Iterator[Path]:
+    """Yields the videos in a folder and in the folders below it, in the order of their names."""
+    for path in sorted(folder.iterdir()):
+        if path.is_dir() and path.name[0] != ".":
+            yield from videos_below(path)
+        elif is_video(path):
+            yield path
+
+
+def natural_key(path: Path) -> tuple[list[str | int], str]:
+    """Returns a sort key that compares runs of digits as numbers, and letters without case."""
+    parts = re.split(r"([0-9]+)", path.name.lower())
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
+
+
+def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Returns its images and its videos.
+
+    Raises:
+        SourceError: if it cannot be listed or holds both.
+    """
+    name = printable(str(folder))
+    try:
+        files = sorted(folder.iterdir(), key=natural_key)
+    except OSError as err:
+        raise SourceError(
+            f"cannot list the folder {name}: {err.strerror}; check its permissions"
+        ) from err
+    images, videos = [*filter(is_image, files)], [*filter(is_video, files)]
+    if images and videos:
+        raise SourceError(
+            f"the folder {name} holds {len(images)} images and {len(videos)} videos; say which, "
+            "such as FOLDER/*.mp4, or put them into two folders"
+        )
+    return images, videos
