@@ -262,32 +262,39 @@ def _from_pool(
 def summary(rows: Sequence[Row], clips: Clips) -> Row:
     """Accuracy of each arm, and its difference from the student alone, over groups of clips.
 
-    `given` is the list's own split; `folds` are all others together. The seeds of a clip count
-    as one vote each; a group is drawn with all its clips and seeds.
+    `given` is the list's own split; `folds` are all others together. A seed counts where it ran on
+    all of these folds; a group is drawn with all its clips and seeds.
     """
     out: Row = {}
-    for name, folds in (("given", [0]), ("folds", range(1, len(clips.tests)))):
+    for name, folds in (("given", {0}), ("folds", set(range(1, len(clips.tests))))):
         mine = [row for row in rows if row["fold"] in folds]
-        found = {arm: _right(mine, arm, clips) for arm in dict.fromkeys(r["arm"] for r in mine)}
+        found = {arm: _right(mine, arm, folds, clips) for arm in ("teacher", *ARMS)}
         out[name] = {}
         for arm, right in found.items():
+            if not right:
+                continue
             marks = [mark for _, mark in right.values()]
-            seeds = len({row["seed"] for row in mine if row["arm"] == arm})
+            seeds = len({clip.partition(":")[0] for clip in right})
             out[name][arm] = {"accuracy": round(sum(marks) / len(marks), 4)}
             out[name][arm] |= {"clips": len(marks) // seeds, "seeds": seeds}
-            both = {clip: value for clip, value in found.get("alone", {}).items() if clip in right}
+            both = {clip: value for clip, value in found["alone"].items() if clip in right}
             if arm not in ("alone", "teacher") and both:
                 same = {clip: right[clip] for clip in both}
                 out[name][arm]["over_alone"] = difference(same, both)
     return out
 
 
-def _right(rows: Sequence[Row], arm: str, clips: Clips) -> dict[str, tuple[str, bool]]:
+def _right(
+    rows: Sequence[Row], arm: str, folds: set[int], clips: Clips
+) -> dict[str, tuple[str, bool]]:
+    mine = [row for row in rows if row["arm"] == arm]
+    seeds = {row["seed"] for row in mine}
+    whole = {s for s in seeds if folds == {row["fold"] for row in mine if row["seed"] == s}}
     return {
-        f"seed {row['seed']}: {fold_clip}": (clips.groups[fold_clip], mark == "1")
-        for row in rows
-        if row["arm"] == arm
-        for fold_clip, mark in zip(clips.tests[row["fold"]], row["right"], strict=True)
+        f"seed {row['seed']}: {clip}": (clips.groups[clip], mark == "1")
+        for row in mine
+        if row["seed"] in whole
+        for clip, mark in zip(clips.tests[row["fold"]], row["right"], strict=True)
     }
 
 
