@@ -1,21 +1,62 @@
-"""What the commands' parsers share: one-line errors and numbers with a range."""
+"""What the commands share: one-line errors, exit statuses and numbers with a range."""
 
 from __future__ import annotations
 
 import argparse
 import math
+import os
+import sys
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from dvfl_runtime.addresses import without_secrets
+from dvfl_runtime.errors import DvflError
+from dvfl_runtime.interrupts import Interrupted, Requests, interruptible
+
+SIGNALLED = 128  # plus the signal's number, as shells report it
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line, without the usage."""
+    """The parser of a command, whose errors are one line, without the usage."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        open_missing_streams()  # before anything is said
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with status 2."""
         self.exit(2, f"{self.prog}: error: {without_secrets(message)}\n")
+
+
+def run_command(prog: str, work: Callable[[Requests], int]) -> int:
+    """Runs the work of a command and returns its exit status.
+
+    What is wrong is one line on standard error and status 2. A request to end (Ctrl-C, SIGTERM,
+    SIGHUP) is status 128 and its number, also where the work ends as it would have anyway.
+    """
+    try:
+        with interruptible() as requests:
+            status = work(requests)
+        return status if requests.number is None else SIGNALLED + requests.number
+    except DvflError as err:
+        sys.stderr.write(f"{prog}: error: {' '.join(str(err).split())}\n")
+        return 2
+    except Interrupted as request:
+        return SIGNALLED + request.number
+
+
+def open_missing_streams() -> None:
+    """Puts what swallows everything in the place of standard streams that were closed at start.
+
+    Else the next file to be opened would take the place, and get what libraries say.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
 
 
 def whole(text: str, least: int = 1) -> int:

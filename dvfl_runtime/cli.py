@@ -9,28 +9,37 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from socket import socket
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, NamedTuple
 
-from dvfl_runtime.arguments import Parser, at_least, whole
+from dvfl_runtime.arguments import Parser, at_least, run_command, whole
+from dvfl_runtime.destinations import (
+    Outputs,
+    SegmentDocument,
+    Task,
+    files_in,
+    is_folder,
+    make_folder,
+)
 from dvfl_runtime.engines import DEVICES, ENGINES
 from dvfl_runtime.errors import DvflError, OutputError, SourceError
-from dvfl_runtime.files import replacing
-from dvfl_runtime.interrupts import Interrupted, interruptible
-from dvfl_runtime.job import Job, Outputs, Reading
+from dvfl_runtime.files import RowFile, check_places
+from dvfl_runtime.interrupts import Interrupted, Requests
+from dvfl_runtime.job import Job, Reading
 from dvfl_runtime.output import (
-    SEGMENT_FORMATS,
+    CsvSegments,
     JsonlWriter,
-    Sink,
+    JsonSegments,
     TableWriter,
     TimelineWriter,
     WholeTableWriter,
-    check_segment_suffix,
+    segment_suffix,
 )
-from dvfl_runtime.overlay import OverlayWriter, check_overlay_suffix
-from dvfl_runtime.recognizer import Recognizer
+from dvfl_runtime.overlay import check_overlay_suffix
+from dvfl_runtime.recognizer import BUNDLED_MODEL, Recognizer
+from dvfl_runtime.rows import Rows
 from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address, listen
 from dvfl_runtime.sources import is_live
 from dvfl_runtime.sources.folders import sources_in
@@ -44,24 +53,27 @@ if TYPE_CHECKING:
 PROG = "dvfl-recognize"
 DEMO_CLIP = Path(__file__).parent / "data" / "demo.mp4"
 _SECONDS = at_least(MIN_HOP_S)
-SIGNALLED = 128  # plus the signal's number, as shells report it
 
 DESCRIPTION = "Recognise human actions in videos. Without --model the bundled model is used."
 EXAMPLES = """\
 examples:
   dvfl-recognize --demo                              the bundled model on the bundled clip
-  dvfl-recognize video.mp4                           one row per window of time
-  dvfl-recognize video.mp4 --segments actions.csv    what happens from when to when
+  dvfl-recognize video.mp4                           what happens from when to when
+  dvfl-recognize video.mp4 --format table            one row per window of time, as in a pipe
+  dvfl-recognize video.mp4 --segments actions.csv    the same as a file
   dvfl-recognize video.mp4 --segments actions.srt    the same as subtitles for a player
   dvfl-recognize video.mp4 --overlay seen.mp4        the same drawn on the picture
+  dvfl-recognize a.mp4 b.mp4 --overlay seen/         a file of each in a folder; --segments too
   dvfl-recognize a.mp4 b.mp4 --format jsonl -o out.jsonl
+  dvfl-recognize rtsp://camera/live -o rows.jsonl --append     as a service that is started again
   dvfl-recognize --whole --model mine.onnx *.avi     one answer per trimmed video
   dvfl-recognize frames/ --fps 10                    a folder of images, 10 per second
   dvfl-recognize 0 rtsp://camera/live                both at once, a row per window of each
   dvfl-recognize 0 video.mp4 --serve 8000            a page with both at http://127.0.0.1:8000/
 
-exit status: 0 on success, 2 on bad input, 130 after Ctrl-C and 143 after a request to
-terminate (outputs so far are completed and kept)
+exit status: 0 on success, 1 if some of several sources failed, 2 on bad input or if no source could
+be read, 130 after Ctrl-C and 143 or 129 after a request to terminate (outputs so far are completed
+and kept)
 """
 
 
@@ -69,15 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     logging.basicConfig(format=f"{PROG}: %(levelname)s: %(message)s", level=logging.WARNING)
     args = _parser().parse_args(argv)
-    try:
-        with interruptible():
-            _check(args)
-            return _run(args)
-    except DvflError as err:
-        print(f"{PROG}: error: {' '.join(str(err).split())}", file=sys.stderr)
-        return 2
-    except Interrupted as request:
-        return SIGNALLED + request.number
+
+    def work(requests: Requests) -> int:
+        _check(args)
+        return _run(args, requests)
+
+    return run_command(PROG, work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -108,13 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--window-s", metavar="S", type=_SECONDS, help="length of a window; default: the model's")
     add("--hop-s", metavar="S", type=_SECONDS, help="from window to window; default: a quarter")
     add("--fps", metavar="F", type=_SECONDS, help="frames per second of a folder (25) or .h264")
-    output = parser.add_argument_group("output")
-    add = output.add_argument
-    add("--format", choices=("table", "jsonl"), help="default: table, or jsonl for -o FILE.jsonl")
-    add("--top-k", metavar="K", type=whole, default=3, help="labels listed; default: 3")
-    add("-o", "--output", metavar="FILE", type=Path, help="instead of standard output")
-    add("--segments", metavar="FILE", type=Path, help="actions from start to end: .csv .json .srt")
-    add("--overlay", metavar="FILE", type=Path, help="the video with label, bars and timeline")
+    _add_outputs(parser)
     page = parser.add_argument_group("page", "all sources together, files at their own speed")
     add = page.add_argument
     add("--serve", metavar="HOST:PORT", type=_address, help="show it in a browser; PORT is enough")
@@ -135,6 +138,28 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("output").add_argument
+    add("--format", choices=("table", "jsonl"), help="default: table, or jsonl for -o FILE.jsonl")
+    add("--top-k", metavar="K", type=whole, default=3, help="labels listed; default: 3")
+    add("-o", "--output", metavar="FILE", help="instead of standard output")
+    add(
+        "--segments",
+        metavar="FILE",
+        help="actions from start to end: .csv .json .srt, or a folder for an .srt of each source",
+    )
+    add(
+        "--overlay",
+        metavar="FILE",
+        help="the video with label, bars and timeline, or a folder for a video of each source",
+    )
+    add(
+        "--append",
+        action="store_true",
+        help="continue -o FILE and --segments FILE.csv, as a service that is started again does",
+    )
+
+
 def _check(args: argparse.Namespace) -> None:
     """Raises DvflError for what can be known to be wrong before any work."""
     if args.demo and args.sources:
@@ -145,7 +170,7 @@ def _check(args: argparse.Namespace) -> None:
         args.sources = [str(DEMO_CLIP)]
     if not args.sources:
         raise SourceError("no source given; pass a video file, or --demo to see an example")
-    args.sources = [video for source in args.sources for video in sources_in(source)]
+    args.sources = [video for source in args.sources for video in _videos(source)]
     if args.whole and (args.segments or args.overlay or args.window_s or args.hop_s):
         raise DvflError(
             "--whole has no windows; leave out --segments, --overlay, --window-s and --hop-s"
@@ -162,100 +187,158 @@ def _check(args: argparse.Namespace) -> None:
     _check_outputs(args)
 
 
+def _videos(source: str) -> list[str]:
+    """Returns the videos of a folder, or the source itself, also if it will be found wrong."""
+    try:
+        return sources_in(source)
+    except SourceError:
+        return [source]
+
+
 def _check_outputs(args: argparse.Namespace) -> None:
-    alone = len(args.sources) == 1
+    """Checks all places of outputs; makes folders for them, and `args.tasks`."""
+    args.made, args.form = [], None
+    if args.append and not (args.output or args.segments):
+        raise OutputError("--append continues -o FILE and --segments FILE.csv; pass one of them")
     if args.segments is not None:
-        suffix = check_segment_suffix(args.segments)
-        if suffix == ".srt" and not alone:
-            raise OutputError("subtitles are for one video; pass one source or write .csv")
-    if args.overlay is not None:
-        check_overlay_suffix(args.overlay)
-        if not alone:
-            raise OutputError("--overlay draws on one video; pass one source")
-    taken = {Path(name).resolve(): "a source" for name in args.sources}
-    for option in ("-o", "--segments", "--overlay"):
-        path: Path | None = vars(args)[option.lstrip("-") if option != "-o" else "output"]
-        if path is None:
-            continue
-        if other := taken.get(path.resolve()):
-            raise OutputError(f"{other} and {option} both name {path}; choose two files")
-        taken[path.resolve()] = option
+        args.form = ".srt" if is_folder(args.segments) else segment_suffix(Path(args.segments))
+        if args.append and args.form != ".csv":
+            raise OutputError(f"--append continues files of rows, which {args.segments} is not")
+    if args.overlay is not None and not is_folder(args.overlay):
+        check_overlay_suffix(Path(args.overlay))
+    overlays = _for_each(args, "--overlay", args.overlay, ".mp4")
+    subtitles = _for_each(
+        args, "--segments", args.segments if args.form == ".srt" else None, ".srt"
+    )
+    shared = None if args.form == ".srt" else args.segments
+    inputs = [("a source", name) for name in args.sources if not is_live(name)]
+    check_places(
+        [
+            *(("-o", args.output), ("--segments", shared)),
+            *(("--segments", path) for path in subtitles),
+            *(("--overlay", path) for path in overlays),
+        ],
+        [*inputs, ("--model", args.model or BUNDLED_MODEL)],
+    )
+    args.tasks = list(map(Task, args.sources, overlays, subtitles))
 
 
-def _run(args: argparse.Namespace) -> int:
+def _for_each(
+    args: argparse.Namespace, option: str, place: str | None, suffix: str
+) -> Sequence[Path | None]:
+    """Returns the file for each source, of an output that is about one source."""
+    if place is None:
+        return [None] * len(args.sources)
+    if is_folder(place):
+        args.made += [Path(place)] if make_folder(place) else []
+        return files_in(place, args.sources, suffix)
+    if len(args.sources) > 1:
+        raise OutputError(
+            f"{option} {place} is about one video, and there are {len(args.sources)} sources; pass "
+            f"a folder for a file of each, such as {option} {Path(place).with_suffix('')}/"
+        )
+    return [Path(place)]
+
+
+class _Files(NamedTuple):
+    """Files of rows about all sources, opened."""
+
+    rows: RowFile | None
+    segments: RowFile | None
+
+
+def _run(args: argparse.Namespace, requests: Requests) -> int:
     with ExitStack() as page:  # is there until the files are complete, and longer
-        status = _recognize(args, page)
-        if args.serve and status < SIGNALLED:
+        status = _recognize(args, page, requests)
+        requests.release()
+        if args.serve and requests.number is None:
             _linger(args.linger)
     return status
 
 
-def _recognize(args: argparse.Namespace, page: ExitStack) -> int:
+def _recognize(args: argparse.Namespace, page: ExitStack, requests: Requests) -> int:
     door = listen(args.serve, args.token) if args.serve else None
     if door is not None:
         page.enter_context(door[0])
     with ExitStack() as stack:
-        text = _open(args.output, stack) if args.output else None
-        marks = _open(args.segments, stack) if args.segments else None
-        drawn = stack.enter_context(replacing(args.overlay)) if args.overlay else None
+        for folder in args.made:
+            stack.callback(_remove_if_empty, folder)
+        files = _Files(
+            _rows(args.output, args, stack),
+            _rows(args.segments if args.form == ".csv" else None, args, stack),
+        )
         recognizer = stack.enter_context(
             Recognizer(args.model, engine=args.engine, device=args.device, num_threads=args.threads)
         )
         if args.demo:
             _say_what_runs(recognizer)
-        outputs = _text_outputs(args, recognizer, text, marks)
-        if drawn is not None:
-            overlay = OverlayWriter(drawn, recognizer.labels)
-            outputs.viewers.append(stack.enter_context(closing(overlay)))
+        outputs = _outputs(args, files, recognizer.labels)
+        if args.form == ".json":
+            document = SegmentDocument(args.segments, JsonSegments)
+            outputs.timelines.append(stack.enter_context(closing(document)))
         if door is not None:
             outputs.viewers.append(page.enter_context(_page(args, recognizer, *door)))
-        job = Job(recognizer, _reading(args), outputs)
+        job = Job(recognizer, _reading(args), outputs, _tell)
         try:
-            for names in [args.sources] if args.together else [[name] for name in args.sources]:
-                job.run(names)
-        except Interrupted as request:  # what there is so far is completed and kept
+            job.run([args.tasks] if args.together else [[task] for task in args.tasks])
+            requests.hold()
+        except Interrupted:
+            pass  # what there is so far is completed and kept
+        finally:
+            requests.hold()
             job.finish()
-            return SIGNALLED + request.number
-        job.finish()
-    return 0
+        total = len(args.tasks)
+        if job.failed == total:
+            raise SourceError(f"{total} of {total} sources failed")
+    if job.failed:
+        _tell(f"{job.failed} of {total} sources failed")
+    return 1 if job.failed else 0
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _rows(path: str | None, args: argparse.Namespace, stack: ExitStack) -> RowFile | None:
+    return None if path is None else stack.enter_context(RowFile(path, append=args.append))
+
+
+def _tell(error: str) -> None:
+    print(f"{PROG}: error: {' '.join(error.split())}", file=sys.stderr)
 
 
 def _reading(args: argparse.Namespace) -> Reading:
     return Reading(args.whole, args.window_s, args.hop_s, args.top_k, args.fps)
 
 
-def _text_outputs(
-    args: argparse.Namespace, recognizer: Recognizer, text: TextIO | None, marks: TextIO | None
-) -> Outputs:
-    """Returns the writers of text that the options ask for."""
-    terminal = StandardOutput() if text is None else None
-    out: Sink = text or terminal or sys.stdout
-    kept = bool(text or marks or args.overlay or args.serve)
-    outputs = Outputs(terminal=terminal, kept=kept)
-    labels = recognizer.labels
-    suffix = "" if args.output is None else args.output.suffix.lower()
+def _outputs(args: argparse.Namespace, files: _Files, labels: Sequence[str]) -> Outputs:
+    """Returns the writers that the options ask for, but those of one source and the page."""
+    out: Rows = files.rows or StandardOutput()
+    outputs = Outputs(terminal=files.rows is None, lasting=bool(args.overlay or args.serve))
+    suffix = Path(args.output or "").suffix.lower()
+    jsonl = (args.format or ("jsonl" if suffix == ".jsonl" else "table")) == "jsonl"
+    several = len(args.sources) > 1
+    watched = not (args.output or args.format or args.together) and sys.stdout.isatty()
     if args.serve and not (args.format or args.output):
-        pass  # the page shows them
-    elif (args.format or ("jsonl" if suffix == ".jsonl" else "table")) == "jsonl":
+        outputs.terminal = False  # the page shows them
+    elif jsonl:
         outputs.rows.append(JsonlWriter(out))
-    elif args.demo:
-        outputs.timelines.append(TimelineWriter(out, labels))
     elif args.whole:
         outputs.rows.append(WholeTableWriter(out, labels))
+    elif args.demo or watched:
+        outputs.timelines.append(TimelineWriter(out, labels, named=several))
     else:
-        mixed = args.together and len(args.sources) > 1
-        outputs.rows.append(TableWriter(out, labels, mixed=mixed))
-    if marks is not None:
-        outputs.timelines.append(SEGMENT_FORMATS[args.segments.suffix.lower()](marks))
+        outputs.rows.append(TableWriter(out, labels, mixed=args.together and several))
+    if outputs.rows or outputs.timelines:
+        outputs.texts.append(out)
+    if files.segments is not None:
+        heads = not files.segments.continues
+        outputs.timelines.append(CsvSegments(files.segments, heads=heads))
+        outputs.texts.append(files.segments)
+    if args.form in (".json", ".srt"):
+        outputs.lasting = True
     return outputs
-
-
-def _open(path: Path, stack: ExitStack) -> TextIO:
-    """Opens an output that takes its name when the stack is left without an error."""
-    part = stack.enter_context(replacing(path))
-    return stack.enter_context(
-        part.open("w", encoding="utf-8", errors="backslashreplace", newline="\n")
-    )
 
 
 def _page(

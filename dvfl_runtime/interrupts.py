@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is not on every system
+PATIENCE_S = 2.0  # after a request has raised: what follows sooner is impatience, not a new request
 
 
 class Interrupted(KeyboardInterrupt):
@@ -21,34 +25,79 @@ class Interrupted(KeyboardInterrupt):
         self.number = number
 
 
-class _Requests:
-    """What the signal handler shares with the code that it interrupts."""
+class Requests:
+    """Requests to end; what the signal handler shares with the code that it interrupts.
+
+    Attributes:
+        number: of the signal that asked first; `None` as long as none has.
+    """
 
     def __init__(self) -> None:
-        self.depth = 0  # of `uninterrupted` blocks in the main thread
-        self.waiting: int | None = None
+        self.number: int | None = None
+        self._deferring = 0  # blocks in the main thread that must not be interrupted
+        self._held = False
+        self._waiting = False
+        self._raised_s = -PATIENCE_S
 
     def arrive(self, number: int, _: FrameType | None) -> None:
-        if self.depth and self.waiting is None:
-            self.waiting = number
-        else:  # also a second request, which does not wait for a block that hangs
-            self.waiting = None
-            raise Interrupted(number)
+        """The handler: raises `Interrupted`, at once or behind the block that must not be torn."""
+        if self.number is None:
+            self.number = number
+        if self._held:
+            return
+        if self._deferring:
+            self._waiting = True
+        elif time.monotonic() - self._raised_s >= PATIENCE_S:
+            self._raised_s = time.monotonic()
+            raise Interrupted(self.number)
+
+    def hold(self) -> None:
+        """From here on a request is only remembered: what there is has to be completed."""
+        self._held = True
+
+    def release(self) -> None:
+        """Ends `hold`: the next request raises again."""
+        self._held = False
+
+    def defer(self) -> None:
+        """Lets requests wait until as many calls of `heed`."""
+        self._deferring += 1
+
+    def heed(self, *, now: bool) -> None:
+        """Ends one `defer`; what has arrived meanwhile raises here if `now`."""
+        self._deferring -= 1
+        if now and self._waiting and not (self._deferring or self._held):
+            self._waiting = False
+            self._raised_s = time.monotonic()
+            assert self.number is not None
+            raise Interrupted(self.number)
 
 
-_requests = _Requests()
+_requests = Requests()
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
-    """Makes SIGINT and SIGTERM raise `Interrupted` in the block; for the main thread."""
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(number, _requests.arrive) for number in numbers]
+def interruptible() -> Iterator[Requests]:
+    """Makes SIGINT, SIGTERM and SIGHUP raise `Interrupted` in the block; for the main thread.
+
+    A signal that was ignored at the start, as `nohup` has it, stays ignored.
+    """
+    global _requests  # noqa: PLW0603 - a process has one set of signal handlers
+    before = {
+        number: signal.getsignal(number)
+        for name in NAMES
+        if (number := getattr(signal, name, None)) is not None
+    }
+    outer, _requests = _requests, Requests()
+    heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in heard:
+        signal.signal(number, _requests.arrive)
     try:
-        yield
+        yield _requests
     finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+        for number in heard:
+            signal.signal(number, before[number] or signal.SIG_DFL)
+        _requests = outer
 
 
 @contextmanager
@@ -60,11 +109,15 @@ def uninterrupted() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _requests.depth += 1
+    requests, well = _requests, False
+    requests.defer()
     try:
         yield
+        well = True
     finally:
-        _requests.depth -= 1
-        if not _requests.depth and _requests.waiting is not None:
-            number, _requests.waiting = _requests.waiting, None
-            raise Interrupted(number)
+        requests.heed(now=well)  # an error of the block is told first
+
+
+def asked_to_end() -> bool:
+    """Says whether a request has arrived, also one that is held back."""
+    return _requests.number is not None

@@ -2,54 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from typing import Protocol
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
 
+from dvfl_runtime.destinations import Outputs, OverlayFile, SegmentDocument, Task, Viewer
+from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
 from dvfl_runtime.interrupts import uninterrupted
-from dvfl_runtime.output import PredictionWriter, SegmentWriter
+from dvfl_runtime.output import SegmentWriter, SrtSegments
 from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.results import Prediction, Segment
 from dvfl_runtime.smoothing import Segmenter
-from dvfl_runtime.sources import Source, open_source
-from dvfl_runtime.terminal import Progress, StandardOutput
+from dvfl_runtime.sources import Frame, Source, open_source
+from dvfl_runtime.tap import Tap
+from dvfl_runtime.terminal import Progress
 
+logger = logging.getLogger(__name__)
 
-class Viewer(Protocol):
-    """Sees the frames on their way to the model, and then what the model says about them."""
-
-    def watch(self, source: Source) -> Source:
-        """Returns the source to read instead, which shows each frame to this viewer."""
-
-    def write(self, prediction: Prediction) -> None:
-        """Takes one prediction; those of one source come in the order of time."""
-
-    def finish(self) -> None:
-        """Completes what has been made of the frames so far."""
-
-
-@dataclass
-class Outputs:
-    """Everything that is written.
-
-    Attributes:
-        rows: take each prediction.
-        timelines: take each segment.
-        viewers: take each frame and each prediction.
-        terminal: standard output, where rows go there.
-        kept: whether something is written that does not go to standard output.
-    """
-
-    rows: list[PredictionWriter] = field(default_factory=list)
-    timelines: list[SegmentWriter] = field(default_factory=list)
-    viewers: list[Viewer] = field(default_factory=list)
-    terminal: StandardOutput | None = None
-    kept: bool = False
-
-    def is_unheard(self) -> bool:
-        """Says whether nobody is left to read what would be written."""
-        return self.terminal is not None and self.terminal.gone and not self.kept
+FATAL = (OutputError, ArtifactError, EngineUnavailable)  # the next source would fail as well
 
 
 @dataclass(frozen=True)
@@ -71,53 +42,179 @@ class Reading:
     fps: float | None = None
 
 
+class Reader(Tap):
+    """One of the sources of a job, and the files about it alone.
+
+    Args:
+        source: what is read; closed with this.
+        name: of it, unlike those that run together with it.
+
+    Attributes:
+        seen: whether there was a frame.
+        recognised: whether there was a prediction.
+        failed: whether it ended with an error.
+        viewers: of this source.
+        timelines: of this source.
+        files: closes them.
+    """
+
+    def __init__(self, source: Source, name: str) -> None:
+        super().__init__(source, self._see)
+        self._name = name
+        self.seen = self.recognised = self.failed = False
+        self.segmenter: Segmenter | None = None
+        self.viewers: list[Viewer] = []
+        self.timelines: list[SegmentWriter] = []
+        self.files = ExitStack()
+
+    @property
+    def name(self) -> str:
+        """How predictions call the source."""
+        return self._name
+
+    def frames(self) -> Iterator[Frame]:
+        """Yields the frames of the source."""
+        try:
+            yield from super().frames()
+        except Exception:
+            self.failed = True
+            raise
+
+    def finish(self) -> None:
+        """Completes the files about this source, if there is something to say in them.
+
+        Raises:
+            OutputError: if one of them cannot be completed.
+        """
+        for viewer in self.viewers:
+            if self.recognised or (self.seen and not self.failed):
+                viewer.finish()
+        for timeline in self.timelines:
+            if self.recognised:
+                timeline.finish()
+
+    def _see(self, _: Frame) -> None:
+        self.seen = True
+
+
 class Job:
     """Recognises sources and writes what comes of it.
 
     Args:
         recognizer: the model.
         reading: how the sources are read.
-        outputs: what is written.
+        outputs: what is written about all of them.
+        tell: called with one line about each source that failed while others go on.
+
+    Attributes:
+        failed: how many sources could not be read to their end.
+        recognised: whether there was any prediction.
     """
 
-    def __init__(self, recognizer: Recognizer, reading: Reading, outputs: Outputs) -> None:
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        reading: Reading,
+        outputs: Outputs,
+        tell: Callable[[str], None],
+    ) -> None:
         self._recognizer = recognizer
         self._reading = reading
         self._outputs = outputs
-        self._segmenters: dict[str, Segmenter] = {}
+        self._tell = tell
+        self._readers: dict[str, Reader] = {}
+        self._alone = False
+        self.failed = 0
+        self.recognised = False
 
-    def run(self, names: Sequence[str]) -> None:
-        """Recognises one source, or several together, until they end.
+    def run(self, groups: Sequence[Sequence[Task]]) -> None:
+        """Recognises one group of sources after the other; those of a group run together.
+
+        A source that fails does not end the others.
 
         Raises:
-            DvflError: if a source cannot be opened or read, or an output cannot be written.
+            DvflError: if the only source fails, or an output cannot be written.
         """
-        if self._outputs.is_unheard():
-            return
-        with ExitStack() as stack:
-            sources = [self._open(name, stack) for name in names]
-            alone = sources[0] if len(sources) == 1 else None
-            progress = stack.enter_context(Progress(alone, shown=self._outputs.terminal is None))
-            for prediction in self._predictions(sources):
-                progress.show(prediction.source, prediction.end_s)
-                with uninterrupted():
-                    self._write(prediction)
-                if self._outputs.is_unheard():
-                    break
-        self._end_sources()
+        self._alone = sum(map(len, groups)) == 1
+        for tasks in groups:
+            with ExitStack() as stack:
+                for task in tasks:
+                    self._open(task, stack)
+                if self._readers:
+                    self._read(list(self._readers.values()))
+            with uninterrupted():
+                self._end_readers()
+            if self._outputs.is_unheard():
+                return
 
     def finish(self) -> None:
-        """Completes the outputs, also in the middle of a source."""
-        self._end_sources()
-        for writer in self._outputs.timelines:
-            writer.finish()
-        for viewer in self._outputs.viewers:
-            viewer.finish()
+        """Completes the outputs, also in the middle of a source; all of them, whatever fails.
 
-    def _open(self, name: str, stack: ExitStack) -> Source:
-        source = open_source(name, fps=self._reading.fps)
+        Raises:
+            OutputError: if one of them cannot be completed.
+        """
+        errors: list[OutputError] = []
+        with _collecting(errors):
+            self._end_readers()
+        parts: list[SegmentWriter | Viewer] = [*self._outputs.timelines, *self._outputs.viewers]
+        for part in parts if self.recognised else ():  # else what an older run has left stays
+            with _collecting(errors):
+                part.finish()
+        if errors:
+            raise errors[0]
+
+    def _open(self, task: Task, stack: ExitStack) -> None:
+        """Opens a source and the files about it."""
+        try:
+            source = open_source(task.source, fps=self._reading.fps)
+        except Exception as err:
+            self._count(err, task.source)
+            return
         stack.callback(source.close)
-        for viewer in self._outputs.viewers:
+        name = source.name
+        if name in self._readers:
+            name = f"{name} [{len(self._readers) + 1}]"
+        reader = self._readers[name] = Reader(source, name)
+        if task.overlay is not None:
+            overlay = OverlayFile(task.overlay, self._recognizer.labels)
+            reader.viewers.append(reader.files.enter_context(closing(overlay)))
+        if task.subtitles is not None:
+            subtitles = SegmentDocument(task.subtitles, SrtSegments)
+            reader.timelines.append(reader.files.enter_context(closing(subtitles)))
+
+    def _read(self, readers: Sequence[Reader]) -> None:
+        sources = [self._watched(reader) for reader in readers]
+        alone = sources[0] if len(sources) == 1 else None
+        try:
+            with Progress(alone, shown=not self._outputs.terminal) as progress:
+                for prediction in self._predictions(sources):
+                    progress.show(prediction.source, prediction.end_s)
+                    with uninterrupted():
+                        self._write(prediction)
+                    if self._outputs.is_unheard():
+                        return
+        except Exception as err:
+            self._count(err, *(reader.name for reader in readers))
+        else:  # of several that run together, the stream has told which failed
+            self.failed += sum(r.failed or not r.recognised for r in readers)
+
+    def _count(self, err: Exception, *names: str) -> None:
+        """Counts sources that failed, unless the error ends everything.
+
+        Raises:
+            Exception: `err`, if it is about no source, or there is no other one.
+        """
+        if self._alone or isinstance(err, FATAL):
+            raise err
+        self.failed += len(names)
+        if not isinstance(err, DvflError):
+            logger.error("%s ended with an error", names[0], exc_info=err)
+        elif len(names) == 1:
+            self._tell(str(err))
+
+    def _watched(self, reader: Reader) -> Source:
+        source: Source = reader
+        for viewer in (*reader.viewers, *self._outputs.viewers):
             source = viewer.watch(source)
         return source
 
@@ -133,20 +230,36 @@ class Job:
         )
 
     def _write(self, prediction: Prediction) -> None:
-        for writer in (*self._outputs.rows, *self._outputs.viewers):
+        reader = self._readers[prediction.source]
+        self.recognised = reader.recognised = True
+        for writer in (*self._outputs.rows, *reader.viewers, *self._outputs.viewers):
             writer.write(prediction)
-        if self._outputs.timelines:
-            segmenter = self._segmenters.get(prediction.source)
-            if segmenter is None:
-                segmenter = self._segmenters[prediction.source] = Segmenter(self._recognizer.labels)
-            self._mark(segmenter.push(prediction))
+        if reader.timelines or self._outputs.timelines:
+            reader.segmenter = reader.segmenter or Segmenter(self._recognizer.labels)
+            self._mark(reader, reader.segmenter.push(prediction))
 
-    def _end_sources(self) -> None:
-        segmenters, self._segmenters = self._segmenters, {}
-        for segmenter in segmenters.values():
-            self._mark(segmenter.finish())
+    def _end_readers(self) -> None:
+        """Completes what is about the sources that are at their end."""
+        readers, self._readers = list(self._readers.values()), {}
+        errors: list[OutputError] = []
+        for reader in readers:
+            with reader.files, _collecting(errors):
+                if reader.segmenter is not None:
+                    self._mark(reader, reader.segmenter.finish())
+                reader.finish()
+        if errors:
+            raise errors[0]
 
-    def _mark(self, segments: list[Segment]) -> None:
+    def _mark(self, reader: Reader, segments: list[Segment]) -> None:
         for segment in segments:
-            for writer in self._outputs.timelines:
+            for writer in (*reader.timelines, *self._outputs.timelines):
                 writer.write(segment)
+
+
+@contextmanager
+def _collecting(errors: list[OutputError]) -> Iterator[None]:
+    """Adds an OutputError of the block to a list, so that the other outputs are completed."""
+    try:
+        yield
+    except OutputError as err:
+        errors.append(err)

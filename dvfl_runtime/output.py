@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -67,21 +68,22 @@ class TableWriter:
 
     def write(self, prediction: Prediction) -> None:
         """Writes one row, and before the first one of a source its name and the heads."""
+        head = ""
         if self._source is None or (prediction.source != self._source and not self._mixed):
             gap = "" if self._source is None else "\n"
             title = "" if self._mixed else f"{gap}{prediction.source}\n"
             last = "source" if self._mixed else "next"
             heads = f"{'start':>9}  {'end':>9}  {'label':<{self._width}}  score  {last}"
-            self._stream.write(f"{title}{heads}\n")
+            head = f"{title}{heads}\n"
             self._source = prediction.source
         rest = ", ".join(f"{label} {score:.2f}" for label, score in prediction.top[1:])
         if self._mixed:
             rest = prediction.source
-        self._stream.write(
+        row = (
             f"{clock(prediction.start_s):>9}  {clock(prediction.end_s):>9}  "
-            f"{prediction.label:<{self._width}}  {prediction.confidence:5.2f}  {rest}".rstrip()
-            + "\n"
+            f"{prediction.label:<{self._width}}  {prediction.confidence:5.2f}  {rest}"
         )
+        self._stream.write(f"{head}{row.rstrip()}\n")
         self._stream.flush()
 
 
@@ -95,33 +97,39 @@ class WholeTableWriter:
 
     def write(self, prediction: Prediction) -> None:
         """Writes one row, and before the first one the heads."""
-        if not self._begun:
-            self._begun = True
-            self._stream.write(f"{'label':<{self._width}}  score  source\n")
-        self._stream.write(
-            f"{prediction.label:<{self._width}}  {prediction.confidence:5.2f}  "
-            f"{prediction.source}\n"
-        )
+        heads = "" if self._begun else f"{'label':<{self._width}}  score  source\n"
+        self._begun = True
+        row = f"{prediction.label:<{self._width}}  {prediction.confidence:5.2f}"
+        self._stream.write(f"{heads}{row}  {prediction.source}\n")
         self._stream.flush()
 
 
 class TimelineWriter:
-    """Segments for people: start, end, label and the confidence as a bar."""
+    """Segments for people: start, end, label and the confidence as a bar.
 
-    def __init__(self, stream: Sink, labels: Sequence[str]) -> None:
+    Args:
+        stream: what is written to.
+        labels: names of the classes.
+        named: whether each source is named before its rows.
+    """
+
+    def __init__(self, stream: Sink, labels: Sequence[str], *, named: bool = False) -> None:
         self._stream = stream
         self._width = _label_width(labels)
-        self._begun = False
+        self._named = named
+        self._source: str | None = None
 
     def write(self, segment: Segment) -> None:
         """Writes one row, and before the first one the heads."""
-        if not self._begun:
-            self._begun = True
-            heads = f"{'start':>9}  {'end':>9}  {'label':<{self._width}}  confidence"
-            self._stream.write(heads + "\n")
+        head = ""
+        if self._source is None or (self._named and segment.source != self._source):
+            gap = "" if self._source is None else "\n"
+            title = f"{gap}{segment.source}\n" if self._named else ""
+            head = f"{title}{'start':>9}  {'end':>9}  {'label':<{self._width}}  confidence\n"
+            self._source = segment.source
         bar = "#" * round(segment.confidence * BAR_WIDTH)
         self._stream.write(
-            f"{clock(segment.start_s):>9}  {clock(segment.end_s):>9}  "
+            f"{head}{clock(segment.start_s):>9}  {clock(segment.end_s):>9}  "
             f"{segment.label:<{self._width}}  {bar:<{BAR_WIDTH}} {segment.confidence:.2f}\n"
         )
         self._stream.flush()
@@ -141,16 +149,28 @@ class SegmentWriter(Protocol):
 
 
 class CsvSegments:
-    """A table with the columns start_s, end_s, label, confidence, source."""
+    """A table with the columns start_s, end_s, label, confidence, source.
 
-    def __init__(self, stream: Sink) -> None:
-        self._rows = csv.writer(stream, lineterminator="\n")
-        self._rows.writerow(["start_s", "end_s", "label", "confidence", "source"])
+    Args:
+        stream: what is written to.
+        heads: whether the names of the columns come before the first row.
+    """
+
+    def __init__(self, stream: Sink, *, heads: bool = True) -> None:
+        self._stream = stream
+        self._heads = heads
 
     def write(self, segment: Segment) -> None:
         """Writes one segment."""
         times = f"{segment.start_s:.3f}", f"{segment.end_s:.3f}"
-        self._rows.writerow([*times, segment.label, f"{segment.confidence:.4f}", segment.source])
+        text = io.StringIO()
+        rows = csv.writer(text, lineterminator="\n")
+        if self._heads:
+            rows.writerow(["start_s", "end_s", "label", "confidence", "source"])
+            self._heads = False
+        rows.writerow([*times, segment.label, f"{segment.confidence:.4f}", segment.source])
+        self._stream.write(text.getvalue())
+        self._stream.flush()
 
     def finish(self) -> None:
         """Ends the document."""
@@ -199,7 +219,7 @@ SEGMENT_FORMATS: dict[str, Callable[[Sink], SegmentWriter]] = {
 }
 
 
-def check_segment_suffix(path: Path) -> str:
+def segment_suffix(path: Path) -> str:
     """Returns the format of a segment file, which its suffix names.
 
     Raises:

@@ -2,44 +2,36 @@
 
 from __future__ import annotations
 
-import io
-import os
+import contextlib
 import sys
 import time
 
-from dvfl_runtime.errors import OutputError
 from dvfl_runtime.output import clock
+from dvfl_runtime.rows import Descriptor, Rows, Taker
 from dvfl_runtime.sources import Source
 
 
-class StandardOutput:
+class StandardOutput(Rows):
     """Standard output, which ends quietly when its reader does (`dvfl-recognize ... | head`)."""
 
     def __init__(self) -> None:
-        self.gone = False
-        if isinstance(sys.stdout, io.TextIOWrapper):  # file names need not be valid text
-            sys.stdout.reconfigure(errors="backslashreplace")
-
-    def write(self, text: str) -> None:
-        """Writes at once.
-
-        Raises:
-            OutputError: if it cannot be written for another reason than a closed pipe.
-        """
-        if self.gone:
-            return
+        out: Taker
         try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except OSError as err:
-            self.gone = True
-            # what is still buffered would fail again, with a traceback, when Python exits
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            if not isinstance(err, BrokenPipeError):
-                raise OutputError(f"cannot write to standard output: {err.strerror}") from err
+            out = Descriptor(sys.stdout.fileno())
+        except (OSError, ValueError):  # something else stands in its place, as in a notebook
+            out = _Stream()
+        with contextlib.suppress(OSError):  # who has left is noticed by the first row
+            sys.stdout.flush()  # what was written by other means comes first
+        super().__init__(out, "standard output")
 
-    def flush(self) -> None:
-        """Does nothing: `write` has done it."""
+
+class _Stream:
+    """What stands in the place of standard output."""
+
+    def write(self, data: bytes) -> bool:
+        sys.stdout.write(data.decode())
+        sys.stdout.flush()
+        return True
 
 
 class Progress:

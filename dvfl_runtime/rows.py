@@ -1,0 +1,114 @@
+"""Text that leaves the process row by row, whole, whatever takes it: a file, a pipe, a terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import stat
+import time
+from typing import Protocol
+
+from dvfl_runtime.errors import OutputError
+from dvfl_runtime.interrupts import asked_to_end, uninterrupted
+
+LOOK_MS = 100  # between two looks at whether the process is asked to end
+GRACE_S = 1.0  # after that: how long whoever reads a pipe may take for what is left
+
+
+class Taker(Protocol):
+    """What rows are handed to."""
+
+    def write(self, data: bytes, /) -> bool:
+        """Takes all of it and returns whether somebody is there who wants it."""
+
+
+class Descriptor:
+    """Writes bytes whole, and waits for a slow reader no longer than the process may live.
+
+    Args:
+        number: of the open descriptor.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self._patient = stat.S_ISREG(os.fstat(number).st_mode) or not hasattr(select, "poll")
+
+    def write(self, data: bytes) -> bool:
+        """Writes all of it; returns whether somebody took it.
+
+        Raises:
+            OSError: if it cannot be written; a regular file then ends with what was there before.
+        """
+        try:
+            if self._patient:
+                self._write_file(data)
+                return True
+            rest = memoryview(data)
+            while rest and self._is_ready():
+                with contextlib.suppress(BlockingIOError):
+                    rest = rest[os.write(self.number, rest[: select.PIPE_BUF]) :]
+            return not rest
+        except BrokenPipeError:
+            return False
+
+    def _write_file(self, data: bytes) -> None:
+        before, rest = os.fstat(self.number), memoryview(data)
+        try:
+            while rest:
+                rest = rest[os.write(self.number, rest) :]
+        except OSError:
+            if len(rest) < len(data) and stat.S_ISREG(before.st_mode):
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self.number, before.st_size)
+            raise
+
+    def _is_ready(self) -> bool:
+        """Waits until something can be written, or nobody can wait for it any more."""
+        poll = select.poll()
+        poll.register(self.number, select.POLLOUT)
+        give_up_s = None
+        while not poll.poll(LOOK_MS):
+            if asked_to_end():
+                give_up_s = give_up_s or time.monotonic() + GRACE_S
+                if time.monotonic() > give_up_s:
+                    return False
+        return True
+
+
+class Rows:
+    """Text that is written row by row; each has left this process when `write` returns.
+
+    Args:
+        out: takes them.
+        name: what it is called.
+
+    Attributes:
+        gone: whoever read it has left: what is written goes nowhere.
+    """
+
+    def __init__(self, out: Taker, name: str) -> None:
+        self._out = out
+        self._name = name
+        self.gone = False
+
+    def write(self, text: str) -> None:
+        """Writes one or more rows, whole.
+
+        Raises:
+            OutputError: if they cannot be written for another reason than a closed pipe.
+        """
+        if self.gone:
+            return
+        try:
+            with uninterrupted():  # names of files need not be valid text
+                self.gone = not self._put(text.encode("utf-8", "backslashreplace"))
+        except OSError as err:
+            self.gone = True
+            raise OutputError(f"cannot write to {self._name}: {err.strerror}") from err
+
+    def flush(self) -> None:
+        """Does nothing: `write` has done it."""
+
+    def _put(self, data: bytes) -> bool:
+        return self._out.write(data)
