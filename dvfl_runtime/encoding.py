@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # exact for 24, 25, 30, 29.97, 50 and 60 frames per second, and below the limit of the mpeg4 encoder
 TICKS_HZ = 60_000
+MAX_STEP = (
+    2**28
+)  # ticks between two pictures, 1.2 hours: MP4 has 31 bits for those that are reordered too
 MAX_RATE_HZ = 240
 # what is built into PyAV depends on who built it: mpeg4 is always there, H.264 plays everywhere
 ENCODERS = {
@@ -56,6 +59,7 @@ class VideoFile:
         self._first: tuple[NDArray[np.uint8], float] | None = None
         self._first_s = 0.0
         self._last_tick = -1
+        self._last: NDArray[np.uint8] | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
         self._finished = False
@@ -103,7 +107,7 @@ class VideoFile:
     def _begin(self, step_s: float) -> None:
         assert self.size is not None
         assert self._first is not None
-        rate = Fraction(min(1 / step_s, MAX_RATE_HZ)).limit_denominator(1001)
+        rate = Fraction(min(max(1 / step_s, 1e-3), MAX_RATE_HZ)).limit_denominator(1001)
         codec = next(name for name in ENCODERS if name in self._av.codecs_available)
         with self._reporting():
             # "file:" keeps a colon in a name from being read as a protocol
@@ -122,10 +126,15 @@ class VideoFile:
         self._encode(planes, self._first_s)
 
     def _encode(self, planes: NDArray[np.uint8], time_s: float) -> None:
+        tick = max(round((time_s - self._first_s) * TICKS_HZ), self._last_tick + 1)
+        while self._last is not None and tick - self._last_tick > MAX_STEP:
+            self._encode_at(self._last, self._last_tick + MAX_STEP)  # it is still shown
+        self._encode_at(planes, tick)
+
+    def _encode_at(self, planes: NDArray[np.uint8], tick: int) -> None:
         assert self._stream is not None
         assert self._container is not None
-        tick = max(round((time_s - self._first_s) * TICKS_HZ), self._last_tick + 1)
-        self._last_tick = tick
+        self._last, self._last_tick = planes, tick
         frame = self._av.VideoFrame.from_ndarray(planes, format="yuv420p")
         frame.pts, frame.time_base = tick, Fraction(1, TICKS_HZ)
         frame.colorspace, frame.color_range = BT601, STUDIO

@@ -18,6 +18,7 @@ from dvfl_runtime.sources import Frame
 Pad = Literal["repeat"]
 
 MIN_HOP_S = 0.001  # a guard against a hop that is a typing error, not a limit of the method
+PER_PART = 16  # pictures kept per T-th part of a stretch that may turn out to be a short one
 MAX_TIME_S = 1e10  # beyond it a float cannot tell one frame from the next (Unix time is 2e9)
 
 
@@ -68,9 +69,9 @@ class Windower:
     two windows is left out, as asked.
 
     A frame is preprocessed only if a window can pick it, which is known when the frame after it
-    has arrived: 8 in 2 s with the default hop and T = 8, whatever the frame rate, and every frame
-    until the first window of a stretch is complete. Pictures are kept while a coming window can
-    need them, so memory is bounded by the window.
+    has arrived: 8 in 2 s with the default hop and T = 8, whatever the frame rate. Until the first
+    window of a stretch is complete, that is every frame, or `PER_PART` for each T-th part of the
+    time so far. Pictures are kept while a coming window can need them, so memory is bounded by T.
 
     Args:
         ring: where pictures are kept.
@@ -175,8 +176,10 @@ class Windower:
         return windows
 
     def _complete(self, until_s: float, next_s: float = math.inf) -> list[Window]:
-        windows = []
-        while (start_s := self._start()) + self.window_s <= until_s and start_s <= self._times[-1]:
+        windows: list[Window] = []
+        while (start_s := self._start()) + self.window_s <= until_s:
+            if start_s > self._times[-1] or self._covered_s >= next_s:
+                break
             windows.append(self._window(start_s, start_s + self.window_s, next_s))
             self._next += 1
         return windows
@@ -230,12 +233,16 @@ class Windower:
             return
         time_s = self._last.time_s
         before_s = self._times[-2] if len(self._times) > 1 else -math.inf
-        # a short stretch's only window may need any picture
-        if not self._has_given or self._is_target_in(
-            (before_s + time_s) / 2, (time_s + next_s) / 2
+        if self._is_target_in((before_s + time_s) / 2, (time_s + next_s) / 2) or (
+            not self._has_given and self._may_be_needed(time_s)
         ):
             self._keep()
             self._last_is_kept = False
+
+    def _may_be_needed(self, time_s: float) -> bool:
+        """Says whether the window over a short stretch may need the picture at this time."""
+        fine_s = (time_s - self._first_s) / (PER_PART * self.num_frames)
+        return not self._kept or time_s - self._kept[-1][0] >= fine_s
 
     def _keep(self) -> None:
         """Preprocesses the last picture."""

@@ -183,6 +183,19 @@ def test_what_waits_is_bounded_and_what_could_not_wait_is_counted(tmp_path, monk
     assert drawn == [False] * 10 + [True] * 40
 
 
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_an_overlay_goes_on_over_a_gap_of_a_night(tmp_path, suffix):
+    writer = OverlayWriter(tmp_path / f"o.{suffix}", LABELS)
+    evening = [n / 10 for n in range(10)]
+    for n, time_s in enumerate([*evening, *(100_000 + s for s in evening)]):
+        writer.add(Frame(np.full((32, 32, 3), 128, np.uint8), time_s, n))
+    writer.finish()
+    _, times = decoded(tmp_path / f"o.{suffix}")
+    assert times[:10] == pytest.approx(evening, abs=1e-3)
+    assert times[-10:] == pytest.approx([100_000 + s for s in evening], abs=1e-3)
+    assert len(times) < 50  # between them the last picture is repeated, for MP4 is limited
+
+
 def test_without_any_prediction_the_pictures_are_kept(tmp_path):
     writer = OverlayWriter(tmp_path / "o.mp4", LABELS)
     writer.add(Frame(np.full((64, 64, 3), 200, np.uint8), 5.0, 0))

@@ -214,7 +214,8 @@ def test_a_slow_consumer_gets_the_newest_window_of_a_live_source():
     predictions = [p for p, _ in seen]
     assert len(predictions) < 25  # of 37
     lags = [p.latency_ms for p in predictions]
-    assert max(lags[len(lags) // 2 :]) < 200  # it does not grow: every window is a fresh one
+    # it does not grow: every window is a fresh one, until the end: the last ones are not replaced
+    assert max(lags[len(lags) // 2 : -2]) < 200
     ends = [p.end_s for p in predictions]
     assert ends == sorted(ends)
     # windows overlap: no frame was lost unless more than a window was overtaken
