@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.clock import Clock
+from dvfl_runtime.sources.container import open_container
 from dvfl_runtime.sources.frame import Frame
 
 if TYPE_CHECKING:
@@ -271,11 +272,7 @@ def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoS
     try:
         # "file:" keeps a colon in a name from being read as a protocol, and the whitelist keeps
         # playlist files from opening connections.
-        container = av.open(
-            f"file:{path}",
-            options={"protocol_whitelist": "file"},
-            metadata_errors="replace",  # titles need not be UTF-8
-        )
+        container = open_container(f"file:{path}", options={"protocol_whitelist": "file"})
     except (av.FFmpegError, OSError) as err:
         raise SourceError(
             f"cannot open {printable(str(path))} as a video: {err.strerror}; "

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from dvfl_runtime.addresses import complete_address, shown
 from dvfl_runtime.checks import check_choice, check_number, check_type
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.sources.container import open_container
 from dvfl_runtime.sources.file import upright_rgb
 from dvfl_runtime.sources.grabber import Grabbed
 
@@ -127,12 +128,8 @@ class RtspGrabber:
         import av
 
         try:
-            return av.open(
-                self._url,
-                options={**self._options, **options},
-                timeout=self._timeout_s,
-                metadata_errors="replace",  # a session's name need not be UTF-8
-            )
+            options = {**self._options, **options}
+            return open_container(self._url, options=options, timeout=self._timeout_s)
         except av.FFmpegError as err:
             err.args = err.args[:2]  # what follows is the address, with the password
             raise
