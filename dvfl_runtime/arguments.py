@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -12,12 +13,20 @@ from typing import Any, NoReturn
 from dvfl_runtime.addresses import without_secrets
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.interrupts import Interrupted, Requests, interruptible
+from dvfl_runtime.packages import import_problem
 
+BAD_INPUT = 2  # exit status
 SIGNALLED = 128  # plus the signal's number, as shells report it
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of a command, whose errors are one line, without the usage."""
+    """The parser of a command, whose errors are one line, without the usage.
+
+    Attributes:
+        packages: all that the command needs, by the names that Python imports.
+    """
+
+    packages: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         open_missing_streams()  # before anything is said
@@ -25,10 +34,34 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with status 2."""
-        self.exit(2, f"{self.prog}: error: {without_secrets(message)}\n")
+        self.exit(BAD_INPUT, f"{self.prog}: error: {without_secrets(message)}\n")
+
+    def fail(self, err: Exception) -> int:
+        """Says on standard error what went wrong, in one line, and returns the exit status."""
+        message = str(err)
+        if isinstance(err, ImportError):
+            if (err.name or "").startswith("dvfl_"):  # a fault of this package's own
+                raise err
+            message = import_problem(err, self.prog, *self.packages)
+        message = self.in_options(" ".join(message.split()))
+        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        return BAD_INPUT
+
+    def in_options(self, message: str) -> str:
+        """Returns a message of the API with this command's options in place of arguments.
+
+        What is `pass engine='x'` and `hop_s must be` in Python is `pass --engine x` and `--hop-s
+        must be` here. Arguments that no option stands for stay as they are.
+        """
+        for action in self._actions:
+            if action.option_strings and action.nargs != 0:
+                option, name = action.option_strings[-1], re.escape(action.dest)
+                message = re.sub(rf"^{name}(?= must be )", option, message)
+                message = re.sub(rf"(?<![^\s(]){name}=('?)([\w.+-]+)\1", rf"{option} \2", message)
+        return message
 
 
-def run_command(prog: str, work: Callable[[Requests], int]) -> int:
+def run_command(parser: Parser, work: Callable[[Requests], int]) -> int:
     """Runs the work of a command and returns its exit status.
 
     What is wrong is one line on standard error and status 2. A request to end (Ctrl-C, SIGTERM,
@@ -38,9 +71,8 @@ def run_command(prog: str, work: Callable[[Requests], int]) -> int:
         with interruptible() as requests:
             status = work(requests)
         return status if requests.number is None else SIGNALLED + requests.number
-    except DvflError as err:
-        sys.stderr.write(f"{prog}: error: {' '.join(str(err).split())}\n")
-        return 2
+    except (DvflError, ImportError) as err:
+        return parser.fail(err)
     except Interrupted as request:
         return SIGNALLED + request.number
 

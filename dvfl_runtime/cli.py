@@ -38,6 +38,7 @@ from dvfl_runtime.output import (
     segment_suffix,
 )
 from dvfl_runtime.overlay import check_overlay_suffix
+from dvfl_runtime.packages import MEDIA
 from dvfl_runtime.recognizer import BUNDLED_MODEL, Recognizer
 from dvfl_runtime.rows import Rows
 from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address, listen
@@ -80,22 +81,24 @@ and kept)
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     logging.basicConfig(format=f"{PROG}: %(levelname)s: %(message)s", level=logging.WARNING)
-    args = _parser().parse_args(argv)
+    parser = _parser()
+    args = parser.parse_args(argv)
 
     def work(requests: Requests) -> int:
         _check(args)
         return _run(args, requests)
 
-    return run_command(PROG, work)
+    return run_command(parser, work)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> Parser:
     parser = Parser(
         prog=PROG,
         description=DESCRIPTION,
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.packages = MEDIA
     add = parser.add_argument
     add(
         "sources",

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.errors import OutputError
+from dvfl_runtime.packages import MEDIA, needed
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -49,10 +50,8 @@ class VideoFile:
     """
 
     def __init__(self, path: Path) -> None:
-        try:
+        with needed("writing video", *MEDIA, error=OutputError):
             import av
-        except ImportError as err:
-            raise OutputError("PyAV is needed to write video; pip install 'dvfl[cpu]'") from err
         self._av = av
         self._path = path
         self.size: tuple[int, int] | None = None

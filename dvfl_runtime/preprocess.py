@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.checks import wrong
-from dvfl_runtime.errors import ArgumentError, ClipError, DvflError
+from dvfl_runtime.errors import ArgumentError, ClipError
+from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.spec import ClipSpec
 
 Image = NDArray[np.uint8]
@@ -142,13 +143,8 @@ def _letterbox(image: Image, spec: ClipSpec, canvas: Image) -> None:
 
 def _resize(image: Image, size: tuple[int, int], *, antialias: bool = False) -> Image:
     """Scales to `size` = (width, height): bilinear with half-pixel centres, or by area means."""
-    try:
+    with needed("resizing frames", *MEDIA):
         import cv2
-    except ImportError as err:
-        raise DvflError(
-            "OpenCV (cv2) is not importable and frames cannot be resized without it; "
-            "run: pip install 'dvfl[cpu]' (on a Jetson use JetPack's own OpenCV)"
-        ) from err
     how = cv2.INTER_AREA if antialias else cv2.INTER_LINEAR
     out = cv2.resize(np.ascontiguousarray(image), size, interpolation=how)
     return np.asarray(out, np.uint8)

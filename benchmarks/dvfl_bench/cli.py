@@ -16,6 +16,7 @@ from dvfl_runtime.engines import DEVICES, ENGINES, installed_engines
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError, EngineUnavailable
 from dvfl_runtime.files import replacing
+from dvfl_runtime.packages import MEDIA, pip_install
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.version import __version__
 
@@ -41,7 +42,7 @@ exit status: 0 measured; 1 slower than the baseline allows; 2 bad input
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line of `dvfl-bench`."""
     out = Parser(
         prog=PROG,
@@ -51,6 +52,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = out.add_argument
+    out.packages = ("rich", "matplotlib", "threadpoolctl", *MEDIA)
     add("models", nargs="*", type=Path, metavar="FILE.onnx", help="default: the bundled model")
     add(
         "--engine",
@@ -85,25 +87,22 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit status."""
     logging.basicConfig(format=f"{PROG}: %(levelname)s: %(message)s", level=logging.WARNING)
-    args = parser().parse_args(argv)
+    command = parser()
+    args = command.parse_args(argv)
     try:
         return _run(args)
-    except DvflError as err:
-        print(f"{PROG}: error: {' '.join(str(err).split())}", file=sys.stderr)
-        return 2
+    except (DvflError, ImportError) as err:
+        return command.fail(err)
     except KeyboardInterrupt:
         return 130
 
 
 def _run(args: argparse.Namespace) -> int:
-    try:
-        from rich.console import Console
+    from rich.console import Console
 
-        from dvfl_bench.baseline import compare, other_machine, read_result
-        from dvfl_bench.bench import SCHEMA, bench
-        from dvfl_bench.tables import comparison, tables
-    except ImportError as err:
-        raise DvflError(f"{err.name} is not installed; pip install 'dvfl[bench]'") from err
+    from dvfl_bench.baseline import compare, other_machine, read_result
+    from dvfl_bench.bench import SCHEMA, bench
+    from dvfl_bench.tables import comparison, tables
 
     old = read_result(args.baseline, SCHEMA) if args.baseline else None
     if args.plot is not None and args.plot.suffix.lower() != ".png":
@@ -130,7 +129,9 @@ def _plan(args: argparse.Namespace) -> Plan:
 
     engines = list(dict.fromkeys(args.engine or installed_engines()))
     if not engines:
-        raise EngineUnavailable("no engine is installed; pip install 'dvfl[cpu]'")
+        raise EngineUnavailable(
+            f"no engine is installed; run: {pip_install('onnxruntime', *MEDIA)}"
+        )
     return Plan(
         models=args.models or [BUNDLED_MODEL],
         engines=engines,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import logging
 import os
 from functools import partial
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from dvfl_runtime.checks import check_whole
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import DvflError, EngineUnavailable
+from dvfl_runtime.packages import MEDIA, is_installed, pip_install
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +123,7 @@ def installed_engines() -> tuple[str, ...]:
     What is a second way of using an installed package, such as onnxruntime-tensorrt, is left out.
     """
     return tuple(
-        name for name, package in ENGINES.items() if name == package and _is_installed(package)
+        name for name, package in ENGINES.items() if name == package and is_installed(package)
     )
 
 
@@ -161,9 +161,10 @@ def _open_auto(path: str | os.PathLike[str], device: str, num_threads: int | Non
             return engine
     if failed:
         raise failed[-1][1]
+    usual = {"cuda": "'onnxruntime-gpu[cuda,cudnn]'", "gpu": "openvino"}.get(device, "onnxruntime")
     raise EngineUnavailable(
         f"no engine is installed (known are: {', '.join(groups[-1][1])}); "
-        f"run: pip install onnxruntime"
+        f"run: {pip_install(usual, *MEDIA)}"
     )
 
 
@@ -176,13 +177,6 @@ def _open_one(
         raise
     except Exception as err:
         raise unavailable(name, err) from err
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return importlib.util.find_spec(package) is not None
-    except (ImportError, ValueError):  # what is half installed may have no spec
-        return False
 
 
 def _module(name: str) -> _EngineModule:

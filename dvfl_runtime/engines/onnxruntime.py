@@ -22,6 +22,7 @@ from dvfl_runtime.engines.cuda import cuda_problem, gpu_model
 from dvfl_runtime.engines.private import private_folder, slug
 from dvfl_runtime.engines.signature import INPUT, OUTPUT, Shape, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
+from dvfl_runtime.packages import MEDIA, needed
 
 logger = logging.getLogger(__name__)
 
@@ -194,13 +195,8 @@ class OnnxRuntimeEngine:
 def _import() -> ModuleType:
     # since 1.32 it would tell Microsoft about this machine; set to 0 by who wants that
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    try:
+    with needed("engine 'onnxruntime'", "onnxruntime", *MEDIA, error=EngineUnavailable):
         import onnxruntime
-    except ImportError as err:
-        raise EngineUnavailable(
-            f"onnxruntime cannot be imported ({err}); run: pip install onnxruntime "
-            f"(for an NVIDIA GPU: {INSTALL_CUDA})"
-        ) from err
     module: ModuleType = onnxruntime
     return module
 
@@ -211,8 +207,8 @@ def _device(ort: ModuleType, device: str) -> str:
         return device
     if device == "gpu":
         raise EngineUnavailable(
-            "onnxruntime does not run on device 'gpu' (Intel's); pass device='cuda' or 'cpu', or "
-            "engine='openvino'"
+            "onnxruntime does not run on device 'gpu' (Intel's); pass device='cuda' or "
+            "device='cpu', or engine='openvino'"
         )
     has_cuda = PROVIDERS["cuda"] in ort.get_available_providers()
     problem = cuda_problem() if has_cuda else "this onnxruntime is built without CUDA"

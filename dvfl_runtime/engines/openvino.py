@@ -21,6 +21,7 @@ from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.engines.openvino_graph import rewrite_for_cpu
 from dvfl_runtime.engines.signature import INPUT, OUTPUT, Shape, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
+from dvfl_runtime.packages import MEDIA, needed
 
 TYPES = {"u8": "uint8", "f32": "float32"}  # its names of them
 AUTO = "AUTO:GPU,CPU"
@@ -176,12 +177,8 @@ def _part(rest: int) -> int:
 
 
 def _import() -> ModuleType:
-    try:
+    with needed("engine 'openvino'", "openvino", *MEDIA, error=EngineUnavailable):
         import openvino
-    except ImportError as err:
-        raise EngineUnavailable(
-            f"openvino cannot be imported ({err}); run: pip install openvino"
-        ) from err
     module: ModuleType = openvino
     return module
 
@@ -208,8 +205,8 @@ def _device(core: Any, device: str) -> str:
         return "CPU"
     if device not in ("auto", "gpu"):
         raise EngineUnavailable(
-            f"openvino does not run on device {device!r}; pass device='cpu' or 'gpu' (Intel's), "
-            f"or engine='onnxruntime'"
+            f"openvino does not run on device {device!r}; pass device='cpu' or device='gpu' "
+            f"(Intel's), or engine='onnxruntime'"
         )
     listed = core.available_devices
     has_gpu = any(name.partition(".")[0] == "GPU" for name in listed)

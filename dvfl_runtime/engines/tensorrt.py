@@ -32,6 +32,7 @@ from dvfl_runtime.engines.plans import (
 )
 from dvfl_runtime.engines.signature import INPUT, OUTPUT
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
+from dvfl_runtime.packages import needed
 
 logger = logging.getLogger(__name__)
 
@@ -78,7 +79,8 @@ def open_device(device: str) -> tuple[ModuleType, Gpu]:
         )
     if problem := cuda_problem():
         raise EngineUnavailable(
-            f"tensorrt needs an NVIDIA GPU: {problem}; pass engine='onnxruntime' or 'openvino'"
+            f"tensorrt needs an NVIDIA GPU: {problem}; "
+            f"pass engine='onnxruntime' or engine='openvino'"
         )
     try:
         import tensorrt as trt
@@ -87,12 +89,8 @@ def open_device(device: str) -> tuple[ModuleType, Gpu]:
             f"tensorrt cannot be imported ({err}); on a Jetson it is part of JetPack (make the "
             f"environment with --system-site-packages), elsewhere run: pip install tensorrt"
         ) from err
-    try:
+    with needed("engine 'tensorrt'", "cuda.bindings", error=EngineUnavailable):
         from cuda.bindings import driver
-    except ImportError as err:
-        raise EngineUnavailable(
-            f"cuda.bindings cannot be imported ({err}); run: pip install cuda-bindings"
-        ) from err
     version = tuple(int(part) for part in trt.__version__.split(".")[:2])
     if version < OLDEST or version[0] > NEWEST_MAJOR:
         raise EngineUnavailable(

@@ -8,6 +8,7 @@ import socket
 from dataclasses import dataclass
 
 from dvfl_runtime.errors import ArgumentError, DvflError
+from dvfl_runtime.packages import needed
 
 LOOPBACK = "127.0.0.1"
 TOKEN_VARIABLE = "DVFL_TOKEN"  # of the environment: the token where the command line has none
@@ -71,13 +72,9 @@ def listen(address: Address, token: str | None) -> tuple[socket.socket, Address]
             f"{address.host} can be reached by others: pass --token TOKEN or set {TOKEN_VARIABLE}, "
             f"which they have to know, or serve at {LOOPBACK}"
         )
-    try:
+    with needed("--serve", "starlette", "uvicorn"):
         import starlette  # noqa: F401 - of no use here, but all that follows needs them
         import uvicorn  # noqa: F401
-    except ImportError as err:
-        raise DvflError(
-            f"--serve needs {err.name}, which is not installed; pip install 'dvfl[serve]'"
-        ) from err
     # what localhost means is not asked of anybody: it must not become something else
     host = LOOPBACK if address.host.lower() == "localhost" else address.host
     try:

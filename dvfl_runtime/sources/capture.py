@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.sources.grabber import Grabbed
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ class CaptureGrabber:
         opening: opens it, and raises what `Grabber.open` may raise.
 
     Raises:
-        SourceError: if OpenCV is missing.
+        DvflError: if OpenCV is missing.
     """
 
     def __init__(self, what: str, hint: str, opening: Callable[[], cv2.VideoCapture]) -> None:
@@ -111,7 +112,8 @@ def pipeline(text: str) -> CaptureGrabber:
         text: in gst-launch's notation; one that does not end in an appsink gets one.
 
     Raises:
-        SourceError: if it is empty, or OpenCV is missing or was built without GStreamer.
+        SourceError: if it is empty, or OpenCV was built without GStreamer.
+        DvflError: if OpenCV is missing.
     """
     if not text.strip():
         raise SourceError("the pipeline is empty; pass gst:ELEMENT ! ELEMENT ...")
@@ -176,7 +178,5 @@ def rgb(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _require_cv2() -> None:
-    try:
+    with needed("reading cameras", *MEDIA):
         import cv2  # noqa: F401
-    except ImportError as err:
-        raise SourceError("OpenCV is needed to read cameras; pip install 'dvfl[cpu]'") from err

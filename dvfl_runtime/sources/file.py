@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.sources.clock import Clock
 from dvfl_runtime.sources.container import open_container
 from dvfl_runtime.sources.frame import Frame
@@ -265,10 +266,8 @@ def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoS
 
     PyAV mutes libav's own log unless the application turns it on, so nothing is set here.
     """
-    try:
+    with needed("reading video files", *MEDIA):
         import av
-    except ImportError as err:
-        raise SourceError("PyAV is needed to read video files; pip install 'dvfl[cpu]'") from err
     try:
         # "file:" keeps a colon in a name from being read as a protocol, and the whitelist keeps
         # playlist files from opening connections.

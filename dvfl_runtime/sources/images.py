@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.sources.folders import images_in
 from dvfl_runtime.sources.frame import Frame
 
@@ -47,7 +48,8 @@ class ImagesSource:
         """Yields the images as frames.
 
         Raises:
-            SourceError: if OpenCV is missing, or not one image can be read.
+            SourceError: if not one image can be read.
+            DvflError: if OpenCV is missing.
         """
         if self._closed.is_set():
             raise SourceError(f"{self.name} is closed; open it again")
@@ -82,10 +84,8 @@ class ImagesSource:
 
 def _image_reader() -> Callable[[Path], NDArray[np.uint8] | None]:
     """Returns a function from a path to (H, W, 3) uint8 RGB, or to `None` if it is no image."""
-    try:
+    with needed("reading image files", *MEDIA):
         import cv2
-    except ImportError as err:
-        raise SourceError("OpenCV is needed to read image files; pip install 'dvfl[cpu]'") from err
 
     def read(path: Path) -> NDArray[np.uint8] | None:
         # Bytes, not cv2.imread: that one cannot open every path on Windows and prints to stderr.

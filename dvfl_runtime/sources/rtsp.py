@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from dvfl_runtime.addresses import complete_address, shown
 from dvfl_runtime.checks import check_choice, check_number, check_type
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.sources.container import open_container
 from dvfl_runtime.sources.file import upright_rgb
 from dvfl_runtime.sources.grabber import Grabbed
@@ -42,7 +43,8 @@ class RtspGrabber:
         read_timeout_s: the connection is given up when nothing came for so long, seconds.
 
     Raises:
-        SourceError: if the URL has no host or a wrong port, or PyAV is missing.
+        SourceError: if the URL has no host or a wrong port.
+        DvflError: if PyAV is missing.
         ArgumentError: if another argument is wrong.
     """
 
@@ -196,7 +198,5 @@ def _reason(err: av.FFmpegError) -> str:
 
 
 def _require_av() -> None:
-    try:
+    with needed("reading RTSP", *MEDIA):
         import av  # noqa: F401
-    except ImportError as err:
-        raise SourceError("PyAV is needed to read RTSP; pip install 'dvfl[cpu]'") from err

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dvfl_models.cli import PACKAGES as TRAINING
 from dvfl_runtime.arguments import Parser
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import DvflError
@@ -48,7 +49,7 @@ exit status: 0 written; 2 bad input; 3 the graph does not agree with PyTorch, no
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line of `dvfl-export`."""
     out = Parser(
         prog="dvfl-export",
@@ -57,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    out.packages = (*TRAINING, "onnx", "onnxscript", "onnxruntime")
     out.add_argument("checkpoint", type=Path, help="a .pth file: official, plain or of dvfl-train")
     out.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="a .onnx file (or .pth)"
@@ -125,41 +127,37 @@ def _add_precision(out: argparse.ArgumentParser) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    args = parser().parse_args(argv)
-    if args.output.suffix == ".pth":
-        return _reported(lambda: _restore(args))
-    if args.output.suffix != ".onnx":
-        print(
-            f"dvfl-export: error: -o must end in .onnx (or .pth), got {args.output}",
-            file=sys.stderr,
-        )
-        return 2
-    if args.target == "tensorrt" and (problem := cuda_problem()):
-        print(
-            f"dvfl-export: error: --target tensorrt builds on the device and needs its NVIDIA GPU: "
-            f"{problem}; leave it out, and the .onnx file builds its plan where it first runs",
-            file=sys.stderr,
-        )
-        return 2
-    return _reported(lambda: _export(args))
-
-
-def _reported(work: Callable[[], None]) -> int:
-    """Runs the command; returns the exit status."""
-    from dvfl_export.verify import VerificationFailed
-
+    command = parser()
+    args = command.parse_args(argv)
     try:
-        work()
+        _check(args)
+        from dvfl_export.verify import VerificationFailed
+    except (DvflError, ImportError) as err:
+        return command.fail(err)
+    try:
+        _restore(args) if args.output.suffix == ".pth" else _export(args)
     except VerificationFailed as err:
         print(f"dvfl-export: failed: {err}", file=sys.stderr)
         return 3
-    except DvflError as err:
-        print(f"dvfl-export: error: {err}", file=sys.stderr)
-        return 2
+    except (DvflError, ImportError) as err:
+        return command.fail(err)
     except KeyboardInterrupt:
         print("dvfl-export: stopped, nothing written", file=sys.stderr)
         return 130
     return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raises DvflError for what can be known to be wrong before PyTorch is loaded."""
+    if args.output.suffix == ".pth":
+        return
+    if args.output.suffix != ".onnx":
+        raise DvflError(f"-o must end in .onnx (or .pth), got {args.output}")
+    if args.target == "tensorrt" and (problem := cuda_problem()):
+        raise DvflError(
+            f"--target tensorrt builds on the device and needs its NVIDIA GPU: {problem}; "
+            "leave it out, and the .onnx file builds its plan where it first runs"
+        )
 
 
 def _export(args: argparse.Namespace) -> None:

@@ -8,24 +8,24 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pydantic
-import torch
-
-from dvfl_export.evaluation import Candidate, evaluate_on, open_candidate
 from dvfl_models.bundled_recipes import recipe_names
-from dvfl_models.clips import ClipSet
-from dvfl_models.data import clip_set
-from dvfl_models.evaluate import Confusion
-from dvfl_models.recipe import Recipe, read_recipe, recipe_from
-from dvfl_models.recipe_parts import DataPart, VideosPart
+from dvfl_models.cli import PACKAGES as TRAINING
 from dvfl_runtime.arguments import Parser, whole
 from dvfl_runtime.errors import DvflError, RecipeError
 from dvfl_runtime.evaluation import Views
 from dvfl_runtime.files import replacing
+from dvfl_runtime.packages import check_installed
 from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
+
+if TYPE_CHECKING:
+    from dvfl_export.evaluation import Candidate
+    from dvfl_models.clips import ClipSet
+    from dvfl_models.evaluate import Confusion
+    from dvfl_models.recipe import Recipe
+    from dvfl_models.recipe_parts import DataPart
 
 EPILOG = """\
 examples:
@@ -40,7 +40,7 @@ examples:
 """
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line of `dvfl-eval`."""
     out = Parser(
         prog="dvfl-eval",
@@ -48,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"{EPILOG}\nrecipes: {', '.join(recipe_names())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    out.packages = TRAINING  # an engine is needed for .onnx files alone
     out.add_argument("model", type=Path, metavar="CHECKPOINT|FILE.onnx")
     out.add_argument("dataset", metavar="DATASET", help="a list, a folder, or a recipe's test sets")
     out.add_argument("--views", default="1", help="temporal x spatial views, e.g. 4x3 (default 1)")
@@ -66,20 +67,25 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    args = parser().parse_args(argv)
+    command = parser()
+    args = command.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="dvfl-eval: %(message)s")
-    if args.threads:
-        torch.set_num_threads(args.threads)
     try:
+        check_installed(command.prog, *command.packages)
+        import torch  # which takes seconds, and --help does not need it
+
+        from dvfl_export.evaluation import open_candidate
+
+        if args.threads:
+            torch.set_num_threads(args.threads)
         views = Views.parse(args.views)
         with open_candidate(args.model, args.labels, args.engine) as candidate:
             report = _run(args, candidate, views)
         if args.json:
             with replacing(args.json) as part:
                 part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    except (DvflError, ValueError) as err:
-        print(f"dvfl-eval: error: {err}", file=sys.stderr)
-        return 2
+    except (DvflError, ImportError) as err:
+        return command.fail(err)
     except KeyboardInterrupt:
         print("dvfl-eval: stopped", file=sys.stderr)
         return 130
@@ -87,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace, candidate: Candidate, views: Views) -> dict[str, Any]:
+    from dvfl_export.evaluation import evaluate_on
+
     tests: dict[str, Any] = {}
     out = StandardOutput()
     for clips in _test_sets(args, candidate):
@@ -118,6 +126,12 @@ def _named(path: Path, test: str, number: int) -> Path:
 
 def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
     """The test sets, opened with the labels and the clips of the model."""
+    import pydantic
+
+    from dvfl_models.data import clip_set
+    from dvfl_models.recipe import read_recipe
+    from dvfl_models.recipe_parts import VideosPart
+
     parts: tuple[DataPart, ...]
     if args.dataset in recipe_names() or args.dataset.endswith(".toml"):
         recipe = read_recipe(args.dataset, args.set)
@@ -144,6 +158,8 @@ def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
 
 def _as_recipe(candidate: Candidate, parts: Sequence[DataPart]) -> Recipe:
     """What `clip_set` needs to know of the model."""
+    from dvfl_models.recipe import recipe_from
+
     spec = {name: value for name, value in candidate.spec.to_dict().items() if value is not None}
     values = {
         "name": "evaluation",

@@ -28,6 +28,7 @@ from dvfl_runtime.artifact import Precision
 from dvfl_runtime.engines import CPU_ENGINES, installed_engines, open_engine
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.files import replacing
+from dvfl_runtime.packages import pip_install
 from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.scoring import softmax
 from dvfl_runtime.spec import ClipSpec
@@ -198,7 +199,9 @@ def verify(
     if len(clips) != len(pytorch):
         raise ValueError(f"{len(clips)} clips for {len(pytorch)} rows of logits")
     if not engines:
-        raise ExportError("no engine is installed to verify with; run: pip install 'dvfl[export]'")
+        raise ExportError(
+            f"no engine is installed to verify with; run: {pip_install('onnxruntime')}"
+        )
     rows = []
     precision: Precision = "fp32"
     for name in engines:

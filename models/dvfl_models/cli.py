@@ -10,12 +10,12 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from dvfl_models.bundled_recipes import recipe_names
 from dvfl_runtime.arguments import Parser, natural, whole
 from dvfl_runtime.errors import DvflError
+from dvfl_runtime.packages import MEDIA, check_installed
 from dvfl_runtime.version import __version__
 
 EPILOG = """\
@@ -29,19 +29,11 @@ examples:
   torchrun --nproc_per_node 4 -m dvfl_models.cli ucf101_student
         on four GPUs; the batch of the recipe is divided among them
 """
-NEEDED = {  # module -> package; all are looked for before hours are spent
-    "torch": "torch",
-    "accelerate": "accelerate",
-    "kornia": "kornia",
-    "pydantic": "pydantic",
-    "tqdm": "tqdm",
-    "matplotlib": "matplotlib",
-    "av": "av",
-    "cv2": "opencv-python-headless",
-}
+# all are looked for before hours are spent
+PACKAGES = ("torch", "accelerate", "kornia", "pydantic", "tqdm", "matplotlib", *MEDIA)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line of `dvfl-train`."""
     out = Parser(
         prog="dvfl-train",
@@ -49,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
         epilog=f"{EPILOG}\nbundled recipes: {', '.join(recipe_names())}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    out.packages = PACKAGES
     out.add_argument("recipe", help="name of a bundled recipe, or a .toml file")
     out.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value"
@@ -74,21 +67,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    args = parser().parse_args(argv)
+    command = parser()
+    args = command.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="dvfl-train: %(message)s")
-    if missing := [package for module, package in NEEDED.items() if find_spec(module) is None]:
-        names = " ".join(missing)
-        print(f"dvfl-train: error: training needs more packages: pip install {names}",
-              file=sys.stderr)  # fmt: skip
-        return 2
     # Threads that wait for each other give the core away instead of spinning, which on a busy
     # machine costs most of the time. OpenMP reads it once, when PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
+        check_installed(command.prog, *command.packages)
         _train(args)
-    except DvflError as err:
-        print(f"dvfl-train: error: {err}", file=sys.stderr)
-        return 2
+    except (DvflError, ImportError) as err:
+        return command.fail(err)
     except KeyboardInterrupt:
         print("dvfl-train: stopped; go on with --resume", file=sys.stderr)
         return 130

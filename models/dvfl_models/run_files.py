@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import replacing
+from dvfl_runtime.packages import needed
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +31,8 @@ class Metrics:
         self.path, self.folder = folder / "metrics.csv", folder
         self._writer: Any = None
         if tensorboard:
-            try:
+            with needed("--tensorboard", "tensorboardX"):
                 from tensorboardX import SummaryWriter
-            except ImportError as err:
-                raise DvflError("--tensorboard needs: pip install tensorboardX") from err
             self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def append(self, row: Mapping[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """Training: clips, augmentation, resuming, results, bad data."""
 
 import csv
+import importlib.util
 import json
 import os
 import subprocess
@@ -312,9 +313,11 @@ def test_threads_wait_without_spinning_unless_the_user_says_otherwise(
 def test_packages_that_are_missing_are_named_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(cli, "find_spec", lambda name: None if name in ("torch", "cv2") else True)
+    find = importlib.util.find_spec
+    missing = ("torch", "cv2")
+    monkeypatch.setattr("importlib.util.find_spec", lambda n: None if n in missing else find(n))
     assert main(["order"]) == 2
     assert capsys.readouterr().err == (
-        "dvfl-train: error: training needs more packages: "
-        "pip install torch opencv-python-headless\n"
+        "dvfl-train: error: dvfl-train needs packages that are not installed; "
+        "run: pip install torch opencv-python-headless\n"
     )

@@ -126,7 +126,7 @@ def test_a_port_that_is_taken_is_one_line_before_any_work(tmp_path, capsys):
 @pytest.mark.parametrize("package", ["uvicorn", "starlette"])
 def test_what_is_missing_is_one_line(package, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, package, None)
-    is_one_error(["none.mp4", "--serve", "0"], [package, "pip install 'dvfl[serve]'"], capsys)
+    is_one_error(["none.mp4", "--serve", "0"], [package, f"run: pip install {package}"], capsys)
 
 
 def is_one_error(words, parts, capsys):

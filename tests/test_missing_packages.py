@@ -1,0 +1,170 @@
+"""Commands where packages are missing: one line that names what to install, never a traceback."""
+
+import json
+import re
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+from dvfl_bench import cli as bench
+from dvfl_export import cli as export
+from dvfl_export import eval_cli as evaluate
+from dvfl_models import cli as train
+from dvfl_runtime import DvflError
+from dvfl_runtime import cli as recognize
+from dvfl_runtime.packages import DISTRIBUTIONS, MEDIA, import_problem, needed, pip_install
+from dvfl_runtime.recognizer import BUNDLED_MODEL
+
+BLOCKED = """
+import importlib, json, sys
+names, command, runs = json.loads(sys.argv[1])
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+main = importlib.import_module(command).main
+for words in runs:
+    try:
+        status = main(words)
+    except SystemExit as err:
+        status = err.code
+    print("STATUS", status, flush=True)
+"""
+ENGINES = ("onnxruntime", "openvino", "tensorrt")
+# command -> the extra that brings what it needs, what it imports by name, and a short run
+COMMANDS = {
+    "dvfl_runtime.cli": ("cpu", [*ENGINES, *MEDIA], ["--demo"]),
+    "dvfl_models.cli": (
+        "train",
+        train.PACKAGES,
+        [
+            *("order", "--cpu", "--tensorboard", "--workers", "0", "--out", "OUT/run"),
+            *("--set", "optim.steps=1", "--set", "optim.batch_size=2", "--set", "test.0.clips=2"),
+        ],
+    ),
+    "dvfl_export.cli": (
+        "export",
+        export.parser().packages,
+        ["bundled", "-o", "OUT/bundled.pth"],
+    ),
+    "dvfl_export.eval_cli": (
+        "train",
+        evaluate.parser().packages,
+        [str(BUNDLED_MODEL), "actions5", "--set", "test.0.clips=2", "--confusion", "OUT/c.png"],
+    ),
+    "dvfl_bench.cli": (
+        "bench",
+        bench.parser().packages,
+        ["--model-only", "--seconds", "0.2", "--plot", "OUT/p.png"],
+    ),
+}
+
+
+def run(names, command, *runs):
+    """Runs a command in a process that lacks packages; returns its statuses and the errors."""
+    program = [sys.executable, "-c", BLOCKED, json.dumps([list(names), command, runs])]
+    result = subprocess.run(program, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return [int(n) for n in re.findall(r"^STATUS (\d)$", result.stdout, re.M)], result.stderr
+
+
+def words_of(command, folder):
+    return [word.replace("OUT", str(folder)) for word in COMMANDS[command][2]]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_without_any_package_a_command_has_help_and_names_them_all(command, tmp_path):
+    names = COMMANDS[command][1]
+    statuses, errors = run(names, command, ["--help"], words_of(command, tmp_path))
+    assert statuses == [0, 2]
+    (line,) = errors.splitlines()
+    assert re.match(r"dvfl-\w+: error: .* installed.*; run: pip install ", line)
+    wanted = [DISTRIBUTIONS.get(name, name) for name in names if name not in ENGINES[1:]]
+    assert set(line.partition("pip install ")[2].split()) == set(wanted)
+    assert "dvfl[" not in line
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        *(("dvfl_runtime.cli", name) for name in (*ENGINES, *MEDIA)),
+        *(("dvfl_models.cli", name) for name in train.PACKAGES),
+        *(("dvfl_export.cli", name) for name in ("torch", "onnx", "onnxruntime", "tqdm", "cv2")),
+        *(("dvfl_export.eval_cli", name) for name in ("onnxruntime", "matplotlib", "av")),
+        *(("dvfl_bench.cli", name) for name in bench.parser().packages),
+    ],
+)
+def test_without_one_package_a_command_works_or_names_it(command, name, tmp_path):
+    (status,), errors = run([name], command, words_of(command, tmp_path))
+    assert "Traceback" not in errors
+    if status != 0:  # not every package is needed by every run
+        assert status == 2
+        assert f"pip install {DISTRIBUTIONS.get(name, name)}" in errors.splitlines()[-1]
+    else:
+        assert name not in ("torch", "onnx", "cv2")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_name_what_their_extra_brings(command):
+    extra, names, _ = COMMANDS[command]
+    pattern = re.compile(rf"([\w-]+).*extra == ['\"]{extra}")
+    found = [pattern.match(line) for line in metadata.requires("dvfl") or []]
+    brought = {match[1] for match in found if match} - {"tomli", "tensorboardX"}
+    named = {DISTRIBUTIONS.get(name, name) for name in names}
+    assert brought <= named
+    assert named - brought <= {*ENGINES, "av", "opencv-python-headless"}
+
+
+def test_a_package_that_fails_to_load_is_told_with_its_reason(monkeypatch):
+    def broken():
+        raise ImportError("libGL.so.1: cannot open\nshared object file", name="cv2")
+
+    def odd():
+        raise RuntimeError("wrong NumPy")
+
+    for fail, reason in ((broken, "libGL.so.1: cannot open shared"), (odd, "wrong NumPy")):
+        with pytest.raises(DvflError) as raised, needed("resizing frames", "cv2", "av"):
+            fail()
+        assert "needs cv2, which is installed but fails to load" in str(raised.value)
+        assert reason in str(raised.value)
+        assert str(raised.value).endswith("--force-reinstall opencv-python-headless")
+
+
+def test_what_a_package_needs_itself_is_named():
+    error = ModuleNotFoundError("No module named 'nonsense'", name="nonsense")
+    assert import_problem(error, "x", "av").endswith("not installed; run: pip install nonsense")
+    assert pip_install("av", "nonsense", "numpy") == "pip install av nonsense"
+
+
+def test_a_fault_of_our_own_is_no_missing_package():
+    with pytest.raises(ImportError):
+        recognize._parser().fail(ImportError("cannot import name", name="dvfl_runtime.cli"))
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("tensorrt needs a GPU; pass engine='onnxruntime' or engine='openvino'",
+         "tensorrt needs a GPU; pass --engine onnxruntime or --engine openvino"),
+        ("needs it (pass device='cpu')", "needs it (pass --device cpu)"),
+        ("hop_s must be a finite number >= 0.001, got 0",
+         "--hop-s must be a finite number >= 0.001, got 0"),
+        ("top_k must be 1; pass top_k=1", "--top-k must be 1; pass --top-k 1"),
+        ("csi://0?fps=30: fps must be > 0", "csi://0?fps=30: fps must be > 0"),
+        ("transport must be 'tcp'", "transport must be 'tcp'"),
+    ],
+)  # fmt: skip
+def test_commands_speak_of_options(message, words, capsys):
+    assert recognize._parser().fail(DvflError(message)) == 2
+    assert capsys.readouterr().err == f"dvfl-recognize: error: {words}\n"
+
+
+def test_an_engine_that_does_not_fit_is_told_by_the_option(capsys):
+    assert recognize.main(["--demo", "--engine", "openvino", "--device", "cuda"]) == 2
+    line = capsys.readouterr().err
+    assert "pass --device cpu or --device gpu (Intel's), or --engine onnxruntime" in line
+    assert "='" not in line
