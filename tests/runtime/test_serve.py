@@ -98,7 +98,7 @@ def test_addresses(text, host, port, is_loopback, again):
         (["--serve", "localhost:"], ["--serve", "'localhost:'"]),
         (["--serve", "::1:80"], ["--serve", "'::1:80'"]),
         (["--serve", "65536"], ["--serve", "65535", "'65536'"]),
-        (["--serve", "http://localhost:80"], ["--serve", "'http://localhost:80'"]),
+        (["--serve", "http://localhost:80"], ["--serve", "PORT or HOST:PORT", "'http://"]),
         (["--serve", "0.0.0.0:0"], ["0.0.0.0", "--token TOKEN"]),
         (["--serve", "camera.local:0"], ["camera.local", "--token TOKEN"]),
         (["--serve", "203.0.113.1:0", "--token", "x"], ["203.0.113.1:0", "of this machine"]),
