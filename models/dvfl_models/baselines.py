@@ -40,12 +40,13 @@ log = logging.getLogger(__name__)
 
 def metadata(path: str) -> list[float]:
     """Logarithms of width, height, aspect, frames and seconds, and their squares."""
-    count, last_s, shape = 0, 0.0, (1, 1)
+    times, shape = [], (1, 1)
     with closing(open_source(path)) as source:
         for frame in source.frames():
-            count, last_s, shape = count + 1, frame.time_s, frame.image.shape[:2]
+            times.append(frame.time_s)
+            shape = frame.image.shape[:2]
     height, width = shape
-    values = [width, height, width / height, count, max(last_s, 1e-3)]
+    values = [width, height, width / height, len(times), max(times[-1] - times[0], 1e-3)]
     logs = [math.log(value) for value in values]
     return [*logs, *(value * value for value in logs)]
 

@@ -44,7 +44,7 @@ def write_long_video(path: Path, *, minutes: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "minutes", [pytest.param(2, id="2 min"), pytest.param(30, id="30 min", marks=pytest.mark.slow)]
+    "minutes", [pytest.param(1, id="1 min"), pytest.param(30, id="30 min", marks=pytest.mark.slow)]
 )
 def test_a_long_video_within_200_mb_above_the_model(tmp_path: Path, minutes: int) -> None:
     write_long_video(tmp_path / "long.mp4", minutes=minutes)
