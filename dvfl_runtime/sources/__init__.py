@@ -21,7 +21,7 @@ from dvfl_runtime.addresses import shown
 from dvfl_runtime.checks import check_number, check_type
 from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.sources.capture import camera, pipeline
-from dvfl_runtime.sources.file import DEFAULT_FPS, FileSource
+from dvfl_runtime.sources.file import FileSource
 from dvfl_runtime.sources.frame import Frame, Source
 from dvfl_runtime.sources.grabber import Grabbed, Grabber
 from dvfl_runtime.sources.images import ImagesSource
@@ -31,6 +31,7 @@ from dvfl_runtime.sources.memory import MemorySource
 from dvfl_runtime.sources.pipelines import CsiCamera
 from dvfl_runtime.sources.reconnect import LiveOptions
 from dvfl_runtime.sources.rtsp import RtspGrabber
+from dvfl_runtime.sources.video_file import DEFAULT_FPS
 
 __all__ = [
     "Frame",

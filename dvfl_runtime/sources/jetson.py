@@ -24,10 +24,11 @@ from dvfl_runtime.sources.capture import (
     rgb,
 )
 from dvfl_runtime.sources.clock import REORDER_DEPTH, next_time
-from dvfl_runtime.sources.file import open_video, shown_s
 from dvfl_runtime.sources.frame import Frame
+from dvfl_runtime.sources.picture import orientation_of
 from dvfl_runtime.sources.pipelines import PARSERS, file_pipeline, is_jetson, rtsp_pipeline
 from dvfl_runtime.sources.rtsp import RtspGrabber, checked
+from dvfl_runtime.sources.video_file import open_video, shown_s
 
 if TYPE_CHECKING:
     import cv2
@@ -69,7 +70,7 @@ class JetsonFileSource:
                 raise SourceError(
                     f"no frame of {self.name} can be decoded; record it again"
                 ) from err
-            self._quarters = round(first.rotation / 90) % 4  # counterclockwise
+            self._orientation = orientation_of(first)
         pipeline = file_pipeline(path, kind, codec)
         if pipeline is None:
             raise SourceError(
@@ -96,8 +97,8 @@ class JetsonFileSource:
                         break
                     stamp_s = next(times, None)
                     time_s = next_time(stamp_s, time_s, self._step_s) if index else stamp_s or 0.0
-                    image = np.rot90(rgb(np.asarray(bgr, np.uint8)), self._quarters)
-                    yield Frame(np.ascontiguousarray(image), time_s, index)
+                    image = self._orientation.apply(rgb(np.asarray(bgr, np.uint8)))
+                    yield Frame(image, time_s, index)
                     index += 1
         finally:
             capture.release()

@@ -1,0 +1,172 @@
+"""A video file that is open: its packets, its decoder, and what its container says of times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dvfl_runtime.addresses import printable
+from dvfl_runtime.errors import SourceError
+from dvfl_runtime.packages import MEDIA, needed
+from dvfl_runtime.sources.clock import Clock
+from dvfl_runtime.sources.container import open_container
+from dvfl_runtime.sources.decoding import Decoder
+from dvfl_runtime.sources.losses import Losses
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+DEFAULT_FPS = 25  # of what tells no rate
+NO_TIMESTAMPS = 0x80  # libav's flag of formats that store none
+
+
+class VideoFile:
+    """The best video stream of a file.
+
+    Args:
+        path: the file.
+        num_threads: of the decoder.
+        fps: the rate of a file that has no time stamps.
+
+    Attributes:
+        num_threads: of the decoder.
+        error: why the packets ended before the file did; empty if they did not.
+
+    Raises:
+        SourceError: if it cannot be opened, or has no video in it.
+    """
+
+    def __init__(self, path: Path, num_threads: int, fps: float | None) -> None:
+        self.num_threads = num_threads
+        self.error = ""
+        self._errors, self._container, self._stream = open_video(path)
+        self._stream.thread_type = "AUTO" if num_threads > 1 else "NONE"
+        self._stream.codec_context.thread_count = num_threads
+        kind = self._container.format.name
+        self._is_avi = kind == "avi"
+        self._transport = path if kind == "mpegts" else None
+        self._is_bare = is_bare(self._container)
+        self._fps = fps if self._is_bare else None
+
+    @property
+    def codec(self) -> str:
+        """FFmpeg's name of the decoder."""
+        return self._stream.codec_context.name
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds per tick of the stamps."""
+        return self._stream.time_base or Fraction(1, 1000)
+
+    @property
+    def is_timed(self) -> bool:
+        """Whether anything tells when a frame is shown: stamps, a header or the caller."""
+        return not self._is_bare or self._rate is not None
+
+    @property
+    def _rate(self) -> float | None:
+        """Frames per second, as far as it is known."""
+        if self._fps is not None:
+            return self._fps
+        rate = self._stream.average_rate or self._stream.guessed_rate
+        if self._is_bare:  # that is what libav takes: 25; the decoder knows what the headers tell
+            rate = self._stream.codec_context.framerate
+        return float(rate) if rate and 0 < rate <= 1000 else None
+
+    def clock(self, first: VideoFrame) -> Clock:
+        """Returns what turns stamps into times, beginning with that of the first picture."""
+        stamp = first.dts if first.pts is None else first.pts
+        begin_s = 0.0 if self._is_bare else shown_s(self._container, self._stream, stamp)
+        return Clock(self.time_base, 1 / (self._rate or DEFAULT_FPS), begin_s)
+
+    @property
+    def duration_s(self) -> float | None:
+        """The container's estimate of when the last frame has been shown, seconds."""
+        if self._stream.duration and self._stream.time_base:
+            begin_s = shown_s(self._container, self._stream, self._stream.start_time)
+            return begin_s + float(self._stream.duration * self._stream.time_base)
+        if self._container.duration:
+            return self._container.duration / 1e6  # AV_TIME_BASE
+        return None
+
+    def ticks(self, raw: VideoFrame) -> int | None:
+        """Returns the stamp of a picture in `time_base`; `None` if there is none to go by."""
+        if self._fps is not None:
+            return None
+        # AVI stores no presentation times: those that the decoder reports run backwards at every
+        # B-frame, while the decoding times of the pictures as they come out are even.
+        if self._is_avi or raw.pts is None:
+            return raw.dts
+        return raw.pts
+
+    def decoder(self, first: int, *, strict: bool) -> Decoder:
+        """Returns what decodes the packets from number `first` on."""
+        losses = Losses(self._stream, self._transport)
+        codec = self._stream.codec_context
+        return Decoder(codec, self._errors, losses, first=first, strict=strict)
+
+    def packets(self) -> Iterator[av.Packet[VideoStream]]:
+        """Yields those of the video stream, up to the first that cannot be read."""
+        packets = self._container.demux(self._stream)
+        while True:
+            try:
+                packet = next(packets)
+            except StopIteration:
+                return
+            except self._errors as err:
+                self.error = err.strerror or type(err).__name__
+                return
+            if packet.size:  # an empty packet would tell the decoder that the file is over
+                yield packet
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._container.close()
+
+
+def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoStream]:
+    """Opens the container and finds its video stream.
+
+    PyAV mutes libav's own log unless the application turns it on, so nothing is set here.
+    """
+    with needed("reading video files", *MEDIA):
+        import av
+    try:
+        # "file:" keeps a colon in a name from being read as a protocol, and the whitelist keeps
+        # playlist files from opening connections.
+        container = open_container(f"file:{path}", options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, OSError) as err:
+        raise SourceError(
+            f"cannot open {printable(str(path))} as a video: {err.strerror}; "
+            "check that it is a complete video file"
+        ) from err
+    cover = av.stream.Disposition.attached_pic
+    streams = [s for s in container.streams.video if not s.disposition & cover]
+    if not len(container.streams):
+        problem = "it holds no streams; check that it is a complete video file"
+    elif container.format.name == "tty":  # libav draws any .txt file as a terminal
+        problem = "it is a text file; pass a video file"
+    elif not streams or streams[0].codec_context is None:
+        problem = "it has no video stream that can be decoded; pass a file with video"
+    else:
+        return av.FFmpegError, container, streams[0]
+    container.close()
+    raise SourceError(f"cannot open {printable(str(path))} as a video: {problem}")
+
+
+def is_bare(container: InputContainer) -> bool:
+    """Says whether these are pictures one after another, in a format that stores no time stamps."""
+    form = container.format
+    return bool(int(form.flags) & NO_TIMESTAMPS) or form.name.endswith("_pipe")
+
+
+def shown_s(container: InputContainer, stream: VideoStream, stamp: int | None) -> float:
+    """Returns when what has this stamp is shown, seconds from where a player begins to count."""
+    if stamp is None or stream.time_base is None or container.start_time is None:
+        return 0.0
+    return max(0, round(stamp * stream.time_base * 1_000_000) - container.start_time) / 1e6
