@@ -48,7 +48,7 @@ class Artifact:
         source_sha256: of the checkpoint that it was exported from.
         training: data and measured accuracy.
         parity: how far the export is from PyTorch.
-        tools: versions of what made it.
+        tools: versions of what made it; dvfl-export puts its own there, under "dvfl".
         macs: multiply-accumulates of one clip, as published for the architecture; 0 if unknown.
         format_version: of this description.
 
@@ -152,6 +152,19 @@ def graph_sha256(path: str | os.PathLike[str]) -> str:
     """
     with _naming(path):
         return OnnxFile(path).graph_sha256()
+
+
+def exported_graph(path: str | os.PathLike[str]) -> str:
+    """Returns the digest of a file's graph if dvfl-export wrote the file, "" if it did not.
+
+    Which `Artifact.tools` says: it names the dvfl that made the file.
+    """
+    with contextlib.suppress(OSError, ValueError, ArtifactError):
+        file = OnnxFile(path)
+        text = file.metadata(METADATA_KEY)
+        if text is not None and "dvfl" in Artifact.from_json(text).tools:
+            return file.graph_sha256()
+    return ""
 
 
 @contextlib.contextmanager

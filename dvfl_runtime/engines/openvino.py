@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
 import threading
 from collections.abc import Iterator
@@ -17,15 +18,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.artifact import exported_graph
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.engines.openvino_graph import rewrite_for_cpu
+from dvfl_runtime.engines.remembered import cpu_name, recall, remember
 from dvfl_runtime.engines.signature import INPUT, OUTPUT, Shape, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
 from dvfl_runtime.packages import MEDIA, needed
+from dvfl_runtime.version import __version__
+
+logger = logging.getLogger(__name__)
 
 TYPES = {"u8": "uint8", "f32": "float32"}  # its names of them
 AUTO = "AUTO:GPU,CPU"
 LARGEST = 8  # batch that is compiled
+REWRITING = 1  # version of what `openvino_graph` does
+# share of the largest logit by which a rewritten model may differ; int8 values between two steps
+# may round to the other one, which moved logits by up to 0.03
+AGREE = {False: 1e-3, True: 0.1}
+TINY = 1e-6
 
 _cores: dict[int, Any] = {}  # process -> its only `Core`
 _cores_lock = threading.Lock()
@@ -52,10 +63,58 @@ def open_engine(
     inputs = [_value(port) for port in model.inputs]
     outputs = [_value(port) for port in model.outputs]
     check_signature(path, inputs, outputs)
-    if chosen == "CPU":
-        with _loading(ov, path):
-            rewrite_for_cpu(model)
-    return OpenVinoEngine(_Graph(ov, core, chosen, config, os.fspath(path)), model)
+    graph = _Graph(ov, core, chosen, config, os.fspath(path))
+    digest = exported_graph(path) if chosen == "CPU" else ""
+    return _rewritten(graph, model, digest) if digest else OpenVinoEngine(graph, model)
+
+
+def _rewritten(graph: _Graph, model: Any, digest: str) -> OpenVinoEngine:
+    """Opens a file of dvfl-export as it runs faster here, if it then computes the same.
+
+    Once for each file, machine and version both are compiled and run on one clip, which takes as
+    long as to open the file another time; the outcome is remembered.
+
+    Args:
+        graph: what compiles it.
+        model: as it was read; left unchanged.
+        digest: of the file's graph.
+    """
+    faster = model.clone()
+    quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
+    key = {
+        **{"schema": REWRITING, "dvfl": __version__, "openvino": graph.version},
+        **{"cpu": cpu_name(), "model_sha256": digest},
+    }
+    share = recall("rewriting", key).get("difference")
+    engine = plain = None
+    try:
+        if not rewrite_for_cpu(faster):
+            return OpenVinoEngine(graph, model)
+        if not isinstance(share, float):
+            engine, plain = OpenVinoEngine(graph, faster), OpenVinoEngine(graph, model)
+            share = _difference(plain, engine)
+            remember("rewriting", key, {"difference": share})
+        if share <= AGREE[quantised]:
+            return engine or OpenVinoEngine(graph, faster)
+        reason = f"a clip's logits differ by {share:.2g} of the largest one"
+    except Exception as err:
+        reason = f"{type(err).__name__}: {_reason(err)}"
+    plain = plain or OpenVinoEngine(graph, model)
+    logger.warning(
+        "openvino runs %s as it is, which takes longer: rewritten for this CPU it does not "
+        "compute the same (%s); please report this",
+        *(graph.path, reason),
+    )
+    return plain
+
+
+def _difference(plain: OpenVinoEngine, faster: OpenVinoEngine) -> float:
+    """Returns by what share of the largest logit two engines differ on one clip of noise."""
+    shape = (1, *(n or 1 for n in plain.clip_shape[1:]))
+    clip = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    wanted, found = plain.run(clip), faster.run(clip)
+    share = np.abs(found - wanted).max() / max(np.abs(wanted).max(), TINY)
+    return float(np.nan_to_num(share, nan=1.0, posinf=1.0))
 
 
 class OpenVinoEngine:

@@ -33,6 +33,7 @@ X86 = ("x86_64", "AMD64")
 WRAPPERS = ("Convert", "Reshape")  # around the constants that DequantizeLinear reads
 MOVES = ("Reshape", "Transpose")
 SHIFT = np.float32(128)
+LOWEST, HIGHEST = -128.0, 127.0  # of int8
 FRAMES = 2  # the axis, of (B, C, T, H*W)
 
 
@@ -40,7 +41,7 @@ class _Dequantised(NamedTuple):
     """A tensor that comes out of int8: what was quantised, or is int8 in the file, and how."""
 
     source: Any  # an output of a node
-    scale: NDArray[np.float32]
+    scale: NDArray[np.float32]  # as it is multiplied with
 
 
 class _Layer(NamedTuple):
@@ -51,17 +52,22 @@ class _Layer(NamedTuple):
     scales: NDArray[np.float32]  # (O,), of the weight
 
 
-def rewrite_for_cpu(model: Any) -> None:
+def rewrite_for_cpu(model: Any) -> int:
     """Rewrites a model in place for the CPU of this machine; it computes the same up to rounding.
 
     Args:
-        model: an `openvino.Model` read from a file.
+        model: an `openvino.Model` read from a file that dvfl-export wrote. What looks otherwise
+            than there stays, but it was made for those files and is tested on them alone.
+
+    Returns:
+        how many places were rewritten.
     """
     if platform.machine() not in X86:
-        return  # not measured
-    means_as_pooling(model)
+        return 0  # not measured
+    count = means_as_pooling(model)
     if lacks_byte_products():
-        as_convolutions(model)
+        count += as_convolutions(model)
+    return count
 
 
 def means_as_pooling(model: Any) -> int:
@@ -103,7 +109,7 @@ def as_convolutions(model: Any) -> int:
         if node.get_type_name() == "MatMul":
             _replace_product(node, layer, x, frames)
         else:
-            node.output(0).replace(_convolution(x, layer, frames).output(0))
+            node.output(0).replace(_convolution(x, layer).output(0))
         count += 1
     for node in model.get_ordered_ops() if count else ():
         _float_from_convolution(node)
@@ -123,7 +129,7 @@ def _shifted(tensor: _Dequantised, known: dict[str, Any]) -> Any:
     while source.get_node().get_type_name() in MOVES:
         moves.append(source.get_node())
         source = source.get_node().input_value(0)
-    name = f"{source.get_node().get_friendly_name()} {source.get_index()} {scale:.4g}"
+    name = f"{source.get_node().get_friendly_name()} {source.get_index()} {scale:.5g}"
     if name not in known:
         low, levels = -SHIFT * scale, np.float32(255)
         x = ops.fake_quantize(source, low, low + levels * scale, np.float32(0), levels, 256)
@@ -137,7 +143,7 @@ def _shifted(tensor: _Dequantised, known: dict[str, Any]) -> Any:
     return x
 
 
-def _convolution(x: Any, layer: _Layer, frames: int) -> Any:
+def _convolution(x: Any, layer: _Layer) -> Any:
     """Returns a node that computes a layer of a shifted (B, I, T, H*W), without the shift."""
     from openvino import opset13 as ops
 
@@ -146,7 +152,8 @@ def _convolution(x: Any, layer: _Layer, frames: int) -> Any:
     kernel = ops.multiply(kernel, layer.scales.reshape(outer, 1, 1, 1))
     padding = [taps // 2, 0]
     y = ops.convolution(x, kernel, [1, 1], padding, padding, [1, 1])
-    ones = np.ones(frames if taps > 1 else 1)  # with one tap, all frames get the same
+    # with one tap, all frames get the same
+    ones = np.ones(x.get_output_partial_shape(0)[FRAMES].get_length() if taps > 1 else 1)
     windows = sliding_window_view(np.pad(ones, taps // 2), taps)  # (T, taps), 0 in the padding
     added = layer.weight.sum(1, dtype=np.float64) @ windows.T * layer.scales[:, None]
     added *= SHIFT * layer.tokens.scale.reshape(())
@@ -161,7 +168,7 @@ def _replace_product(node: Any, layer: _Layer, x: Any, frames: int) -> None:
     number = node.input_value(0).get_partial_shape()[1].get_length()
     rows = frames if number % frames == 0 else 1
     x = ops.reshape(x, np.array([-1, rows, number // rows, inner]), False)
-    y = _convolution(ops.transpose(x, np.array([0, 3, 1, 2])), layer, frames)
+    y = _convolution(ops.transpose(x, np.array([0, 3, 1, 2])), layer)
     replaced = node.output(0)
     while len(replaced.get_target_inputs()) == 1:
         (reader,) = (port.get_node() for port in replaced.get_target_inputs())
@@ -199,51 +206,87 @@ def _layer(node: Any) -> _Layer | None:
     if tokens is None or weight is None or tokens.scale.size != 1:
         return None
     values = _constant(weight.source)
-    taps = None if values is None else take_apart[node.get_type_name()](node, values)
-    if taps is None or taps.dtype != np.int8 or weight.scale.size != len(taps):
+    if values is None:
+        return None
+    taps, axis = take_apart[node.get_type_name()](node, values)
+    scales = [1] * values.ndim  # one for each of the outputs, which lie along this axis
+    scales[axis] = values.shape[axis]
+    if taps is None or list(weight.scale.shape) != scales or _constant(tokens.source) is not None:
         return None
     return _Layer(tokens, taps, weight.scale.reshape(-1))
 
 
-def _taps_of_product(node: Any, values: NDArray[Any]) -> NDArray[Any] | None:
-    """Returns the (O, I, 1) of tokens (B, N, I) times (I, O)."""
+def _taps_of_product(node: Any, values: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
+    """Returns the (O, I, 1) of tokens (B, N, I) times (I, O), and the axis of O."""
     shape = node.input_value(0).get_partial_shape()
     if any(node.get_attributes().values()) or len(shape) != 3 or values.ndim != 2:
-        return None
-    return None if shape[1].is_dynamic else np.ascontiguousarray(values.T)[..., None]
+        return None, -1
+    taps = np.ascontiguousarray(values.T)[..., None]
+    return None if shape[1].is_dynamic else taps, -1
 
 
-def _taps_over_frames(node: Any, values: NDArray[Any]) -> NDArray[Any] | None:
+def _taps_over_frames(node: Any, values: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
     """Returns the (O, I, k) of a convolution over frames alone, with as many frames behind it."""
     if values.ndim != 4 or values.shape[2] % 2 == 0 or values.shape[3] != 1:
-        return None
+        return None, 0
+    if node.input_value(0).get_partial_shape()[FRAMES].is_dynamic:
+        return None, 0
     found = node.get_attributes()
     padding = [list(found["pads_begin"]), list(found["pads_end"])]
     steps = [*found["strides"], *found["dilations"]]
     as_many = padding == [[values.shape[2] // 2, 0]] * 2 and steps == [1] * 4
-    return values[..., 0] if as_many else None
+    return values[..., 0] if as_many and found["auto_pad"] == "explicit" else None, 0
 
 
 def _dequantised(node: Any) -> _Dequantised | None:
-    """Takes (Convert(int8) - 0) * scale apart, back to before FakeQuantize if there is one."""
+    """Takes (q - 0) * scale apart, q being int8: values in the file, or a tensor quantised so."""
     if node.get_type_name() != "Multiply":
         return None
     scale, subtract = _constant(node.input_value(1)), node.input_value(0).get_node()
     if scale is None or subtract.get_type_name() != "Subtract":
         return None
-    zeros, source = _constant(subtract.input_value(1)), subtract.input_value(0)
-    if zeros is None or zeros.any():
+    zeros, convert = _constant(subtract.input_value(1)), subtract.input_value(0).get_node()
+    if zeros is None or zeros.any() or convert.get_type_name() != "Convert":
         return None
-    while source.get_node().get_type_name() == "Convert":
-        source = source.get_node().input_value(0)
-    if source.get_node().get_type_name() == "FakeQuantize":
-        source = source.get_node().input_value(0)
-    return _Dequantised(source, scale.astype(np.float32))
+    scale, q = scale.astype(np.float32), convert.input_value(0)
+    if q.get_element_type().get_type_name() != "i8":
+        return None
+    if _constant(q) is not None:
+        return _Dequantised(q, scale)
+    source = _quantised(q.get_node(), scale)
+    return None if source is None else _Dequantised(source, scale)
+
+
+def _quantised(convert: Any, scale: NDArray[np.float32]) -> Any:
+    """Returns what was quantised to -128 ... 127 with this scale, None if it was otherwise.
+
+    With other bounds, FakeQuantize would be a ReLU or another scale as well.
+    """
+    if convert.get_type_name() != "Convert" or scale.size != 1:
+        return None
+    quantize = convert.input_value(0).get_node()
+    if quantize.get_type_name() != "FakeQuantize" or quantize.get_attributes()["levels"] != 256:
+        return None
+    bounds = [_constant(quantize.input_value(i)) for i in range(1, 5)]
+    ends, factors = (LOWEST, HIGHEST) * 2, (scale.item(),) * 2 + (1.0,) * 2
+    for bound, end, factor in zip(bounds, ends, factors, strict=True):
+        if bound is None or bound.size != 1 or not np.isclose(bound.item(), end * factor, 1e-5, 0):
+            return None
+    return quantize.input_value(0)
 
 
 def _constant(output: Any) -> NDArray[Any] | None:
     """Returns the values behind conversions and reshapes, None where they are not constant."""
-    node = output.get_node()
+    node, wrappers = output.get_node(), []
     while node.get_type_name() in WRAPPERS:
+        wrappers.append(node)
         node = node.input_value(0).get_node()
-    return node.data if node.get_type_name() == "Constant" else None
+    if node.get_type_name() != "Constant":
+        return None
+    values: NDArray[Any] = node.data
+    for wrapper in reversed(wrappers):
+        if wrapper.get_type_name() == "Convert":
+            values = values.astype(wrapper.get_output_element_type(0).to_dtype())
+        else:
+            values = values.reshape(wrapper.get_output_shape(0))
+    return values

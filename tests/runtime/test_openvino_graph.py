@@ -1,6 +1,8 @@
 """What the runtime rewrites before OpenVINO compiles a model."""
 
+import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,8 @@ import onnx
 import openvino
 import pytest
 import torch
+from artifacts import artifact, save
+from openvino import opset13 as ops
 
 from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
@@ -16,8 +20,11 @@ from dvfl_export.quantise import activation_ranges, quantise
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig
 from dvfl_models.video_focalnet import init_weights
 from dvfl_runtime import ClipSpec
+from dvfl_runtime.artifact import exported_graph, graph_sha256
 from dvfl_runtime.engines import cpus, open_engine, openvino_graph
+from dvfl_runtime.engines import openvino as openvino_engine
 from dvfl_runtime.engines.openvino_graph import as_convolutions, means_as_pooling, rewrite_for_cpu
+from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 SPEC = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
 PRODUCTS = 4 * 8 + 4  # of a block: q, context, gates, h, h in time, proj, fc1, fc2; 4 embeddings
@@ -39,9 +46,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clips: np.ndarray[Any, Any]
     net = VideoFocalNet(config)
     init_weights(net, "xavier")
     model = onnx_from_model(deploy_form(net.eval(), SPEC), SPEC)
-    onnx.save(model, folder / "fp32.onnx")
-    onnx.save(quantise(model, activation_ranges(model, list(clips))), folder / "int8.onnx")
+    int8 = quantise(model, activation_ranges(model, list(clips)))
+    save(model, folder / "fp32.onnx", {"dvfl": described()})
+    save(int8, folder / "int8.onnx", {"dvfl": described()})
     return folder
+
+
+def described(**changes: Any) -> str:
+    return artifact(spec=SPEC, **changes).to_json()
+
+
+def compiled(model: Any) -> Any:
+    return openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def kinds(model: Any) -> Counter[str]:
@@ -76,7 +92,7 @@ def test_means_over_frames_become_poolings(
     before = kinds(model)["ReduceMean"]
     assert means_as_pooling(model) == 4
     assert kinds(model)["AvgPool"] == before - kinds(model)["ReduceMean"] == 4
-    logits = openvino.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})(clips)[0]
+    logits = compiled(model)(clips)[0]
     exact = open_engine("onnxruntime", folder / "fp32.onnx", device="cpu").run(clips)
     np.testing.assert_allclose(logits, exact, atol=1e-4)
 
@@ -86,30 +102,182 @@ def test_means_over_frames_become_poolings(
     assert kinds(other)["AvgPool"] == 0  # not measured there
 
 
-def test_other_zero_points_stay_as_they_are(folder: Path) -> None:
+def activations(graph: onnx.ModelProto, part: str) -> list[onnx.TensorProto]:
+    """The scales or zero points of tensors, which are single numbers; those of weights are not."""
+    weights = graph.graph.initializer
+    return [w for w in weights if part in w.name and not w.dims]
+
+
+def other_zero_points(graph: onnx.ModelProto) -> None:
+    for weight in activations(graph, "zero_point"):
+        weight.CopyFrom(onnx.numpy_helper.from_array(np.int8(3), weight.name))
+
+
+def bytes_that_absorb_a_relu(graph: onnx.ModelProto) -> None:
+    """What is below 0 is cut off, as where a quantiser has taken a ReLU into it."""
+    for weight in activations(graph, "zero_point"):
+        weight.CopyFrom(onnx.numpy_helper.from_array(np.uint8(0), weight.name))
+
+
+def another_scale_behind(graph: onnx.ModelProto) -> None:
+    scales = {weight.name: weight for weight in activations(graph, "scale")}
+    for node in graph.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[1] in scales:
+            doubled = onnx.numpy_helper.to_array(scales[node.input[1]]) * np.float32(2)
+            node.input[1] += "_doubled"
+            graph.graph.initializer.append(onnx.numpy_helper.from_array(doubled, node.input[1]))
+
+
+def scales_along_the_inputs(graph: onnx.ModelProto) -> None:
+    """Of square weights, where nothing but the axis shows it."""
+    weights = {weight.name: weight.dims for weight in graph.graph.initializer}
+    for node in graph.graph.node:
+        dims = weights.get(node.input[0], ())
+        if node.op_type == "DequantizeLinear" and len(dims) > 1 and dims[0] == dims[1]:
+            (axis,) = (attribute for attribute in node.attribute if attribute.name == "axis")
+            axis.i = 1 - axis.i
+
+
+EDITS = (other_zero_points, bytes_that_absorb_a_relu, another_scale_behind)
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_what_is_quantised_otherwise_stays_as_it_is(
+    folder: Path, edit: Callable[[onnx.ModelProto], None]
+) -> None:
     graph = onnx.load(folder / "int8.onnx")
-    for weight in graph.graph.initializer:
-        if weight.name.endswith("zero_point") and not weight.dims:
-            weight.CopyFrom(onnx.numpy_helper.from_array(np.int8(3), weight.name))
+    edit(graph)
     assert as_convolutions(openvino.Core().read_model(graph.SerializeToString())) == 0
 
 
+def test_only_scales_along_the_outputs_are_taken(folder: Path, clips: np.ndarray[Any, Any]) -> None:
+    graph = onnx.load(folder / "int8.onnx")
+    scales_along_the_inputs(graph)
+    model = openvino.Core().read_model(graph.SerializeToString())
+    plain = compiled(model.clone())(clips)[0]
+    # the products of other shapes are rewritten: fc1, fc2 and gates of 4 blocks, 4 embeddings
+    assert as_convolutions(model) == 16
+    np.testing.assert_allclose(compiled(model)(clips)[0], plain, atol=0.03 * np.abs(plain).max())
+
+
+def other_levels(inputs: list[Any]) -> Any:
+    return ops.fake_quantize(*inputs, 255)
+
+
+def other_bounds(inputs: list[Any]) -> Any:
+    """It cuts off more than int8 does."""
+    halves = [np.float32(bound.get_node().data / 2) for bound in inputs[1:]]
+    return ops.fake_quantize(inputs[0], *halves, 256)
+
+
+@pytest.mark.parametrize("change", [other_levels, other_bounds])
+def test_other_quantisers_stay_as_they_are(folder: Path, change: Callable[..., Any]) -> None:
+    model = openvino.Core().read_model(folder / "int8.onnx")
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == "FakeQuantize":
+            inputs = [node.input_value(i) for i in range(5)]
+            node.output(0).replace(change(inputs).output(0))
+    assert as_convolutions(model) == 0
+
+
+@pytest.fixture
+def rewritten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
+    """How many places were rewritten in each model that was opened, on a CPU without VNNI."""
+    counts: list[int] = []
+
+    def counted(model: Any) -> int:
+        counts.append(rewrite_for_cpu(model))
+        return counts[-1]
+
+    monkeypatch.setattr(openvino_graph, "lacks_byte_products", lambda: True)
+    monkeypatch.setattr(openvino_engine, "rewrite_for_cpu", counted)
+    monkeypatch.setenv("DVFL_CACHE_DIR", str(tmp_path / "cache"))
+    return counts
+
+
 def test_the_engine_computes_the_same(
-    folder: Path, clips: np.ndarray[Any, Any], monkeypatch: pytest.MonkeyPatch
+    folder: Path, clips: np.ndarray[Any, Any], rewritten: list[int], tmp_path: Path
 ) -> None:
-    logits = {}
-    for lacks in (False, True):
-        monkeypatch.setattr(openvino_graph, "lacks_byte_products", lambda lacks=lacks: lacks)
-        opened = open_engine("openvino", folder / "int8.onnx", device="cpu")
-        alone = np.concatenate([opened.run(clips[:1]), opened.run(clips[1:])])
-        np.testing.assert_allclose(opened.run(clips), alone, atol=0.02)  # compiled for two
-        logits[lacks] = alone
-        opened.close()
+    opened = open_engine("openvino", folder / "int8.onnx", device="cpu")
+    assert rewritten == [4 + PRODUCTS + IN_TIME]
+    alone = np.concatenate([opened.run(clips[:1]), opened.run(clips[1:])])
+    np.testing.assert_allclose(opened.run(clips), alone, atol=0.02)  # compiled for two
+    opened.close()
+    plain = open_engine("openvino", unmarked(folder / "int8.onnx", tmp_path), device="cpu")
     exact = open_engine("onnxruntime", folder / "fp32.onnx", device="cpu").run(clips)
     scale = np.abs(exact).max()
-    assert np.abs(logits[True] - logits[False]).max() < 0.03 * scale
-    assert np.abs(logits[True] - exact).max() < 0.06 * scale
-    assert (logits[True] != logits[False]).any()  # it was rewritten
+    assert np.abs(alone - plain.run(clips)).max() < 0.03 * scale
+    assert np.abs(alone - exact).max() < 0.06 * scale
+    assert (alone != plain.run(clips)).any()  # it was rewritten
+
+
+def unmarked(path: Path, folder: Path) -> Path:
+    """The same graph in a file that dvfl-export did not write."""
+    return save(onnx.load(path), folder / "other.onnx", {"dvfl": described(tools={})})
+
+
+def test_only_files_of_dvfl_export_are_rewritten(
+    folder: Path, rewritten: list[int], tmp_path: Path
+) -> None:
+    open_engine("openvino", unmarked(folder / "fp32.onnx", tmp_path), device="cpu")
+    graph = onnx.load(folder / "fp32.onnx")
+    open_engine("openvino", save(graph, tmp_path / "bare.onnx", {"dvfl": "{"}), device="cpu")
+    assert rewritten == []
+    assert exported_graph(BUNDLED_MODEL) == graph_sha256(BUNDLED_MODEL)  # ours of long ago
+
+
+def test_the_comparison_is_made_once(
+    folder: Path, rewritten: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    opened = open_engine("openvino", folder / "fp32.onnx", device="cpu")
+    (file,) = (tmp_path / "cache").glob("rewriting-*.json")
+    assert json.loads(file.read_text())["difference"] < 1e-4
+    opened.close()
+    monkeypatch.setattr(openvino_engine, "_difference", None)
+    open_engine("openvino", folder / "fp32.onnx", device="cpu")
+    assert rewritten == [4, 4]
+
+
+def wrong_logits(model: Any) -> int:
+    node = model.output(0).get_node().input_value(0)
+    node.get_node().output(0).replace(ops.multiply(node, np.float32(1.2)).output(0))
+    return 1
+
+
+def nan_logits(model: Any) -> int:
+    node = model.output(0).get_node().input_value(0)
+    node.get_node().output(0).replace(ops.multiply(node, np.float32(np.nan)).output(0))
+    return 1
+
+
+def raises(model: Any) -> int:
+    raise IndexError("no such port")
+
+
+def cannot_be_compiled(model: Any) -> int:
+    model.reshape({"clip": [1, 3, 3, 3, 3]})
+    return 1
+
+
+@pytest.mark.parametrize("rewrite", [wrong_logits, nan_logits, raises, cannot_be_compiled])
+def test_a_rewriting_that_computes_something_else_is_not_used(
+    folder: Path,
+    clips: np.ndarray[Any, Any],
+    rewritten: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    rewrite: Callable[[Any], int],
+) -> None:
+    exact = open_engine("onnxruntime", folder / "fp32.onnx", device="cpu").run(clips)
+    monkeypatch.setattr(openvino_engine, "rewrite_for_cpu", rewrite)
+    times = 2 if rewrite is wrong_logits else 1  # the second time from memory
+    for _ in range(times):
+        opened = open_engine("openvino", folder / "fp32.onnx", device="cpu")
+        np.testing.assert_allclose(opened.run(clips[:1]), exact[:1], atol=1e-4)
+        opened.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * times
+    assert "openvino runs" in caplog.text
+    assert "as it is, which takes longer" in caplog.text
 
 
 @pytest.mark.parametrize(
