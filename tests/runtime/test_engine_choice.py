@@ -179,11 +179,28 @@ def test_a_package_whose_import_raises_anything_gives_way(
     assert open_engine("auto", model, device="cpu").name == "onnxruntime"
     (record,) = caplog.records
     assert record.levelname == "WARNING"
-    name = type(error).__name__
-    assert f"not using openvino: engine 'openvino' fails here with {name}" in record.getMessage()
-    with pytest.raises(EngineUnavailable, match=f"with {name}: .*choose another engine") as refused:
+    assert record.getMessage().startswith("not using openvino: ")
+    assert str(error) in record.getMessage()
+    with pytest.raises(
+        EngineUnavailable, match="openvino, which is installed but fails"
+    ) as refused:
         open_engine("openvino", model)
     assert isinstance(refused.value.__cause__, type(error))
+
+
+@pytest.mark.parametrize("error", ANYTHING[2:], ids=lambda error: type(error).__name__)
+def test_an_engine_whose_inside_raises_anything_gives_way(model, cache, monkeypatch, caplog, error):
+    pytest.importorskip("openvino")
+
+    def fails(ov):
+        raise error
+
+    monkeypatch.setattr("dvfl_runtime.engines.openvino.shared_core", fails)
+    assert open_engine("auto", model, device="cpu").name == "onnxruntime"
+    name = type(error).__name__
+    assert f"not using openvino: engine 'openvino' fails here with {name}" in caplog.text
+    with pytest.raises(EngineUnavailable, match=f"with {name}: .*choose another engine"):
+        open_engine("openvino", model)
 
 
 def test_a_package_that_is_half_there_counts_as_not_installed(monkeypatch):
