@@ -1,6 +1,9 @@
 """What all commands have in common."""
 
+import os
+import signal
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import pytest
 
@@ -10,14 +13,85 @@ from dvfl_export.eval_cli import main as evaluate
 from dvfl_models.cli import main as train
 from dvfl_models.crossval import main as crossval
 from dvfl_runtime.cli import main as recognize
+from dvfl_runtime.files import replacing
+
+Main = Callable[[Sequence[str]], int]
 
 
 @pytest.mark.parametrize("main", [bench, crossval, evaluate, export, recognize, train])
-def test_a_wrong_argument_is_one_line(
-    main: Callable[[Sequence[str]], int], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_wrong_argument_is_one_line(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--nonsense", "1"])
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "error: " in line
+
+
+WORK = {  # what each command does when its places have been checked
+    bench: "dvfl_bench.bench.bench",
+    evaluate: "dvfl_export.evaluation.open_candidate",
+    export: "dvfl_export.pipeline.export",
+}
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (bench, ["m.pth", "--json", "m.pth"]),
+        (bench, ["m.pth", "--json", "."]),
+        (bench, ["m.pth", "--plot", "none/p.png"]),
+        (bench, ["m.pth", "--json", "a.png", "--plot", "./a.png"]),
+        (evaluate, ["m.pth", "x", "--json", "loop"]),
+        (evaluate, ["m.pth", "x", "--confusion", "m.pth"]),
+        (export, ["m.pth", "-o", "none/m.onnx"]),
+        (export, ["m.pth", "-o", "link.onnx"]),
+        (export, ["m.pth", "-o", "m.onnx", "--report", "/"]),
+    ],
+)
+def test_places_are_checked_before_the_work(
+    main: Main,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "m.pth").write_text("weights")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "link.onnx").symlink_to("m.pth")
+    monkeypatch.setattr(WORK[main], None)
+    before = sorted(tmp_path.iterdir())
+    assert main(words) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cannot write" in line or "both name" in line
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "m.pth").read_text() == "weights"
+
+
+@pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_request_to_end_leaves_nothing_half_written(
+    request_to_end: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work(*_: object) -> None:
+        with replacing(tmp_path / "m.onnx") as part:
+            part.write_text("half")
+            os.kill(os.getpid(), request_to_end)
+
+    monkeypatch.setattr(WORK[export], work)
+    assert export(["m.pth", "-o", str(tmp_path / "m.onnx")]) == 128 + request_to_end
+    assert capsys.readouterr().err == "dvfl-export: stopped, nothing written\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "full.json").symlink_to("/dev/full")
+    monkeypatch.setattr(WORK[bench], lambda *_: {})
+    assert bench(["--json", str(tmp_path / "full.json")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "full.json: No space left on device" in line

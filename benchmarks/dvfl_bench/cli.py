@@ -11,11 +11,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvfl_runtime.arguments import Parser, at_least, whole
+from dvfl_runtime.arguments import Parser, at_least, run_command, whole
 from dvfl_runtime.engines import DEVICES, ENGINES, installed_engines
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError, EngineUnavailable
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import check_places, replacing
 from dvfl_runtime.packages import MEDIA, pip_install
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.version import __version__
@@ -89,15 +89,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(format=f"{PROG}: %(levelname)s: %(message)s", level=logging.WARNING)
     command = parser()
     args = command.parse_args(argv)
-    try:
-        return _run(args)
-    except (DvflError, ImportError) as err:
-        return command.fail(err)
-    except KeyboardInterrupt:
-        return 130
+    return run_command(command, lambda _: _run(args))
 
 
 def _run(args: argparse.Namespace) -> int:
+    inputs = [("a model", path) for path in args.models or [BUNDLED_MODEL]]
+    inputs += [("--video", args.video)] if args.video else []
+    check_places([("--json", args.json), ("--plot", args.plot)], inputs)
     from rich.console import Console
 
     from dvfl_bench.baseline import compare, other_machine, read_result

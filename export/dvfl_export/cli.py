@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dvfl_models.cli import PACKAGES as TRAINING
-from dvfl_runtime.arguments import Parser
+from dvfl_runtime.arguments import Parser, run_command
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import DvflError
+from dvfl_runtime.files import check_places
+from dvfl_runtime.interrupts import Requests
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.spec import ClipSpec
 from dvfl_runtime.terminal import StandardOutput
@@ -129,26 +131,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     command = parser()
     args = command.parse_args(argv)
-    try:
+
+    def work(_: Requests) -> int:
         _check(args)
         from dvfl_export.verify import VerificationFailed
-    except (DvflError, ImportError) as err:
-        return command.fail(err)
-    try:
-        _restore(args) if args.output.suffix == ".pth" else _export(args)
-    except VerificationFailed as err:
-        print(f"dvfl-export: failed: {err}", file=sys.stderr)
-        return 3
-    except (DvflError, ImportError) as err:
-        return command.fail(err)
-    except KeyboardInterrupt:
-        print("dvfl-export: stopped, nothing written", file=sys.stderr)
-        return 130
-    return 0
+
+        try:
+            _restore(args) if args.output.suffix == ".pth" else _export(args)
+        except VerificationFailed as err:
+            print(f"dvfl-export: failed: {err}", file=sys.stderr)
+            return 3
+        except KeyboardInterrupt:
+            print("dvfl-export: stopped, nothing written", file=sys.stderr)
+            raise
+        return 0
+
+    return run_command(command, work)
 
 
 def _check(args: argparse.Namespace) -> None:
     """Raises DvflError for what can be known to be wrong before PyTorch is loaded."""
+    outputs = [("-o", args.output), ("--report", args.report)]
+    check_places(outputs, [("the checkpoint", args.checkpoint)])
     if args.output.suffix == ".pth":
         return
     if args.output.suffix != ".onnx":

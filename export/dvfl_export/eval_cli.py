@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from dvfl_models.bundled_recipes import recipe_names
 from dvfl_models.cli import PACKAGES as TRAINING
-from dvfl_runtime.arguments import Parser, whole
+from dvfl_runtime.arguments import Parser, run_command, whole
 from dvfl_runtime.errors import DvflError, RecipeError
 from dvfl_runtime.evaluation import Views
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import check_places, replacing
+from dvfl_runtime.interrupts import Requests
 from dvfl_runtime.packages import check_installed
 from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
@@ -70,26 +71,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parser()
     args = command.parse_args(argv)
     logging.basicConfig(level=logging.WARNING, format="dvfl-eval: %(message)s")
-    try:
+
+    def work(_: Requests) -> int:
         check_installed(command.prog, *command.packages)
-        import torch  # which takes seconds, and --help does not need it
+        outputs = [("--json", args.json), ("--confusion", args.confusion)]
+        check_places(outputs, [("the model", args.model), ("the data set", args.dataset)])
+        try:
+            _evaluate(args)
+        except KeyboardInterrupt:
+            print("dvfl-eval: stopped", file=sys.stderr)
+            raise
+        return 0
 
-        from dvfl_export.evaluation import open_candidate
+    return run_command(command, work)
 
-        if args.threads:
-            torch.set_num_threads(args.threads)
-        views = Views.parse(args.views)
-        with open_candidate(args.model, args.labels, args.engine) as candidate:
-            report = _run(args, candidate, views)
-        if args.json:
-            with replacing(args.json) as part:
-                part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    except (DvflError, ImportError) as err:
-        return command.fail(err)
-    except KeyboardInterrupt:
-        print("dvfl-eval: stopped", file=sys.stderr)
-        return 130
-    return 0
+
+def _evaluate(args: argparse.Namespace) -> None:
+    import torch  # which takes seconds, and --help does not need it
+
+    from dvfl_export.evaluation import open_candidate
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    views = Views.parse(args.views)
+    with open_candidate(args.model, args.labels, args.engine) as candidate:
+        report = _run(args, candidate, views)
+    if args.json:
+        with replacing(args.json) as part:
+            part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def _run(args: argparse.Namespace, candidate: Candidate, views: Views) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import random
+import resource
 import signal
 import struct
 import subprocess
@@ -154,6 +155,39 @@ def test_places_are_checked_before_any_work(run, folder, tmp_path, monkeypatch, 
     assert (status, out, err.count("\n")) == (2, "", 1)
     assert reason in err
     assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("limit", "words", "full"),
+    [
+        (1000, ["-o", "o.jsonl"], "o.jsonl"),
+        (1000, ["--segments", "s.json", "--overlay", "o.mp4"], "o.mp4"),
+        (100, ["-o", "/dev/null", "--segments", "s.json"], "s.json"),
+        (20, ["-o", "/dev/null", "--segments", "s.csv"], "s.csv"),
+        (20, ["-o", "/dev/null", "--segments", "s.srt"], "s.srt"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_the_other_outputs_are_completed(
+    run, tmp_path, limit, words, full
+):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))  # of each file
+    try:
+        status, _, err = run("red.mp4", *words)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert (status, err.count("\n")) == (2, 1)
+    assert full in err
+    assert "File too large" in err
+    for path in tmp_path.iterdir():
+        if path.suffix == ".jsonl":
+            assert set(labels_in(path)) == {"red"}  # whole rows
+        elif path.suffix == ".json":
+            assert json.loads(path.read_text())["segments"]
+        else:
+            assert path.read_bytes() == b""
+    assert (tmp_path / full).exists() == (full in ("o.jsonl", "s.csv"))
+    assert ("--overlay" in words) == (tmp_path / "s.json").exists()
 
 
 def test_append_continues_rows(run, tmp_path):
