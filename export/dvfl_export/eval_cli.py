@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from dvfl_models.bundled_recipes import recipe_names
 from dvfl_models.cli import PACKAGES as TRAINING
 from dvfl_runtime.arguments import Parser, run_command, whole
-from dvfl_runtime.errors import DvflError, RecipeError
+from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.evaluation import Views
 from dvfl_runtime.files import check_places, replacing
 from dvfl_runtime.interrupts import Requests

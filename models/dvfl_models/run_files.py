@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import math
 import time
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import RowFile, replacing
 from dvfl_runtime.packages import needed
 
 log = logging.getLogger(__name__)
@@ -36,16 +37,22 @@ class Metrics:
             self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Adds a row; in a file of an earlier version, in that file's columns."""
+        """Adds a row; in a file of an earlier version, in that file's columns.
+
+        Raises:
+            OutputError: if it cannot be written; the rows before it stay whole.
+        """
         names, new = list(row), not self.path.exists()
         if not new:
             with self.path.open(newline="", encoding="utf-8") as file:
                 names = next(csv.reader(file), names)
-        with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, names, extrasaction="ignore")
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+        text = io.StringIO(newline="")
+        writer = csv.DictWriter(text, names, extrasaction="ignore")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+        with RowFile(self.path, append=True) as file:
+            file.write(text.getvalue())
         if self._writer is not None:
             for name, value in row.items():
                 if name != "step" and value != "":
