@@ -8,8 +8,12 @@ HERE = Path(__file__).parent
 version: dict[str, str] = {}
 exec((HERE / "dvfl_runtime" / "version.py").read_text(encoding="utf-8"), version)
 
-AV = "av>=14"  # the first with VideoFrame.rotation
-MEDIA = [AV, "opencv-python-headless>=4.8"]
+# Floors and ceilings of the runtime's libraries: tests/test_floors.py installs and runs both ends.
+NUMPY = "numpy>=1.23,<3"
+AV = "av>=14.1,<20"  # 14.0 has no av.stream.Disposition; major versions of PyAV take things away
+MEDIA = [AV, "opencv-python-headless>=4.8.0.76,<6"]
+ONNXRUNTIME = ">=1.21,<2"  # JetPack 6's newest for Python 3.10 is 1.23
+OPENVINO = "openvino>=2025.0,<2027"
 CUDA = "cuda-bindings>=12.8"  # calls the driver that is there; brings no CUDA of its own
 TOML = 'tomli>=2; python_version < "3.11"'
 TRAIN = [
@@ -24,16 +28,16 @@ TRAIN = [
     *MEDIA,
 ]
 EXTRAS = {
-    "cpu": ["onnxruntime>=1.21", *MEDIA],
-    "gpu": ["onnxruntime-gpu[cuda,cudnn]>=1.21", CUDA, *MEDIA],
+    "cpu": [f"onnxruntime{ONNXRUNTIME}", *MEDIA],
+    "gpu": [f"onnxruntime-gpu[cuda,cudnn]{ONNXRUNTIME}", CUDA, *MEDIA],
     # cv2, TensorRT and CUDA are JetPack's own; a pip build of them would hide those
     "jetson": [AV, CUDA],
-    "openvino": ["openvino>=2025.0", *MEDIA],
+    "openvino": [OPENVINO, *MEDIA],
     # beside an extra that brings an engine: on a Jetson what that needs is JetPack's own
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "train": TRAIN,
     # verification evaluates the exported file with the data code of training
-    "export": [*TRAIN, "onnx>=1.17", "onnxscript>=0.5", "onnxruntime>=1.21"],
+    "export": [*TRAIN, "onnx>=1.17", "onnxscript>=0.5", f"onnxruntime{ONNXRUNTIME}"],
     # the engine comes with another extra, or with JetPack
     "bench": ["rich>=13", "matplotlib>=3.8", "threadpoolctl>=3"],
 }
@@ -92,7 +96,7 @@ setup(
         "dvfl_export": ["py.typed"],
         "dvfl_bench": ["py.typed"],
     },
-    install_requires=["numpy>=1.23"],
+    install_requires=[NUMPY],
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
-import subprocess
 import sys
 import zipfile
 from importlib import metadata
@@ -17,15 +14,13 @@ import numpy as np
 import onnx
 import pytest
 from emulated import EmulatedPython, Unavailable
-from packages import PACKAGES
+from packages import PACKAGES, build_wheel, new_venv, run
 from shared import ROOT
 
 from dvfl_export.quantise import activation_ranges, quantise
 from dvfl_models.synthetic import ACTIONS, render_clip
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
-SOURCES = ("setup.py", "pyproject.toml", "README.md", "LICENSE")
-IGNORED = shutil.ignore_patterns("__pycache__")
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}  # where the import has another name
 CHOSEN = {"openvino", "tensorrt", "cuda", "starlette", "uvicorn"}  # extras of their own
 TIMELINE_ROW = re.compile(r"^ *(\d+:)?\d+\.\d\d +(\d+:)?\d+\.\d\d +\w+ ", re.MULTILINE)
@@ -43,25 +38,9 @@ print(json.dumps([platform.machine(), [[float(s) for s in row.scores] for row in
 """
 
 
-def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Builds the wheel from a copy, because a build/ left by an earlier one would leak into it."""
-    source = tmp_path_factory.mktemp("source")
-    for name in SOURCES:
-        shutil.copy(ROOT / name, source)
-    for package in PACKAGES:
-        shutil.copytree(package, source / package.relative_to(ROOT), ignore=IGNORED)
-    out = tmp_path_factory.mktemp("dist")
-    build = (sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out)
-    result = run(*build, source, cwd=source)
-    assert result.returncode == 0, result.stdout + result.stderr
-    (built,) = out.glob("*.whl")
-    return built
+    return build_wheel(tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dist"))
 
 
 @pytest.fixture(scope="module")
@@ -74,13 +53,7 @@ def contents(wheel: Path) -> set[str]:
 def empty_venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Returns the bin folder of an environment that holds the wheel with its extra `cpu`."""
     home = tmp_path_factory.mktemp("venv")
-    result = run(sys.executable, "-m", "venv", "--without-pip", home, cwd=home)
-    assert result.returncode == 0, result.stderr
-    binaries = home / "bin"
-    pip = (sys.executable, "-m", "pip", "--python", binaries / "python", "install", "--quiet")
-    result = run(*pip, f"{wheel}[cpu]", "-c", ROOT / "constraints.txt", cwd=home)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return binaries
+    return new_venv(home, sys.executable, f"{wheel}[cpu]", "-c", ROOT / "constraints.txt")
 
 
 def test_wheel_holds_the_four_packages_and_nothing_else(contents: set[str]) -> None:
