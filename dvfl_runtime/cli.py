@@ -318,13 +318,14 @@ def _reading(args: argparse.Namespace) -> Reading:
 def _outputs(args: argparse.Namespace, files: _Files, labels: Sequence[str]) -> Outputs:
     """Returns the writers that the options ask for, but those of one source and the page."""
     out: Rows = files.rows or StandardOutput()
-    outputs = Outputs(terminal=files.rows is None, lasting=bool(args.overlay or args.serve))
+    lasting = args.overlay or args.serve or args.form in (".json", ".srt")
+    outputs = Outputs(lasting=bool(lasting))
     suffix = Path(args.output or "").suffix.lower()
     jsonl = (args.format or ("jsonl" if suffix == ".jsonl" else "table")) == "jsonl"
     several = len(args.sources) > 1
     watched = not (args.output or args.format or args.together) and sys.stdout.isatty()
     if args.serve and not (args.format or args.output):
-        outputs.terminal = False  # the page shows them
+        pass  # the page shows them
     elif jsonl:
         outputs.rows.append(JsonlWriter(out))
     elif args.whole:
@@ -333,14 +334,13 @@ def _outputs(args: argparse.Namespace, files: _Files, labels: Sequence[str]) -> 
         outputs.timelines.append(TimelineWriter(out, labels, named=several))
     else:
         outputs.rows.append(TableWriter(out, labels, mixed=args.together and several))
+    outputs.terminal = files.rows is None and not outputs.timelines
     if outputs.rows or outputs.timelines:
         outputs.texts.append(out)
     if files.segments is not None:
         heads = not files.segments.continues
         outputs.timelines.append(CsvSegments(files.segments, heads=heads))
         outputs.texts.append(files.segments)
-    if args.form in (".json", ".srt"):
-        outputs.lasting = True
     return outputs
 
 

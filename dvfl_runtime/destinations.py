@@ -120,7 +120,7 @@ class Outputs:
         timelines: take each segment.
         viewers: take each frame and each prediction.
         texts: what the text goes to: standard output, files and pipes.
-        terminal: whether one of them is standard output.
+        terminal: whether a row of each prediction goes to standard output.
         lasting: whether there is more, which needs nobody who reads it meanwhile.
     """
 
@@ -175,15 +175,15 @@ def make_folder(folder: str) -> bool:
 
 def files_in(folder: str, sources: Sequence[str], suffix: str) -> list[Path]:
     """Returns a file for each source, named after it; no two are the same."""
-    names: list[str] = []
+    names: dict[str, str] = {}  # without capitals, as some file systems have it -> name
     for source in sources:
         stem = name = _stem(source)
         number = 1
         while name.casefold() in names:
             number += 1
             name = f"{stem}-{number}"
-        names.append(name.casefold())
-    return [Path(folder, name + suffix) for name in names]
+        names[name.casefold()] = name
+    return [Path(folder, name + suffix) for name in names.values()]
 
 
 def _stem(source: str) -> str:

@@ -92,8 +92,10 @@ class _Place:
             try:
                 return os.open(self.target, os.O_WRONLY | os.O_NONBLOCK)
             except OSError as err:
-                if err.errno != errno.ENXIO or asked_to_end():  # ENXIO: nobody reads it yet
+                if err.errno != errno.ENXIO:
                     raise
+                if asked_to_end():
+                    raise BrokenPipeError(errno.EPIPE, "nobody reads this pipe") from err
             time.sleep(LOOK_S)
 
 

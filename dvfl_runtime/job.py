@@ -188,9 +188,10 @@ class Job:
         try:
             with Progress(alone, shown=not self._outputs.terminal) as progress:
                 for prediction in self._predictions(sources):
-                    progress.show(prediction.source, prediction.end_s)
+                    progress.hide()
                     with uninterrupted():
                         self._write(prediction)
+                    progress.show(prediction.source, prediction.end_s)
                     if self._outputs.is_unheard():
                         return
         except Exception as err:

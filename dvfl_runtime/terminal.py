@@ -41,7 +41,7 @@ class Progress:
 
     Args:
         source: what is read; of several that run together, none.
-        shown: whether something else than the terminal gets the rows.
+        shown: whether no rows go to standard output, but for segments now and then.
     """
 
     def __init__(self, source: Source | None, *, shown: bool) -> None:
@@ -53,6 +53,10 @@ class Progress:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.hide()
+
+    def hide(self) -> None:
+        """Makes room for what else goes to the terminal, until the next `show`."""
         self._put("")
 
     def show(self, name: str, done_s: float) -> None:

@@ -113,13 +113,14 @@ def test_where_no_source_can_be_read_nothing_is_touched(run, tmp_path):
 
 
 def test_sources_that_run_together_fail_alone(run, folder, tmp_path, caplog):
-    words = ("--serve", "0", "-o", "o.jsonl")
+    words = ("--serve", "0", "-o", "o.jsonl", "--overlay", "seen/")
     status, _, err = run("short_red.mp4", "none.mp4", "bad.mp4", "short_blue.mp4", *words)
     assert status == 1
     assert err.endswith("error: 2 of 4 sources failed\n")
     assert "none.mp4 does not exist" in err
     assert "bad.mp4" in err + caplog.text
     assert set(labels_in(tmp_path / "o.jsonl")) == {"red", "blue"}
+    assert sorted(os.listdir("seen")) == ["short_blue.mp4", "short_red.mp4"]
 
 
 @pytest.mark.parametrize(
@@ -238,6 +239,11 @@ def test_on_a_terminal_files_give_segments_and_in_a_pipe_rows(run, monkeypatch):
     assert len(names) == 2
     assert run("red.mp4", "blue.mp4", "--format", "table")[1] == in_a_pipe
     assert "score" in run("red.mp4", "--whole")[1]
+    monkeypatch.setattr(cli.sys.stderr, "isatty", lambda: True, raising=False)
+    _, out, err = run("red.mp4")
+    assert out.splitlines() == [heads, row]
+    assert "100%" in err
+    assert err.endswith("\r\x1b[K")
 
 
 def test_impatience_does_not_delete_what_is_being_completed(folder, tmp_path):
