@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
-from dvfl_runtime.serve.board import Board
+from dvfl_runtime.serve.board import Board, whole_number
 from dvfl_runtime.serve.cards import Card
+from dvfl_runtime.serve.connections import MAX_HEAD_BYTES
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -49,8 +51,8 @@ def make_app(board: Board, token: str | None, host: str) -> Starlette:
             Route("/", answers.page),
             Route("/state", answers.state),
             Route("/events", answers.events),
-            Route("/picture/{number:int}", answers.pictures),
-            Route("/picture/{number:int}.jpg", answers.picture),
+            Route("/picture/{number}.jpg", answers.picture),
+            Route("/picture/{number}", answers.pictures),
         ],
         middleware=[Middleware(_Guard, token=token, host=host)],
     )
@@ -118,9 +120,9 @@ class _Answers:
     def _card(self, request: Request) -> Card:
         from starlette.exceptions import HTTPException
 
-        number: int = request.path_params["number"]
-        if number >= len(self._board.cards):
-            raise HTTPException(404, f"there is no source {number}")
+        number = whole_number(request.path_params["number"])
+        if number is None or number >= len(self._board.cards):
+            raise HTTPException(404, "there is no such source")
         return self._board.cards[number]
 
 
@@ -134,7 +136,7 @@ class _Guard:
 
     def __init__(self, app: ASGIApp, *, token: str | None, host: str) -> None:
         self._app = app
-        self._token = token
+        self._token = None if token is None else os.fsencode(token)
         self._names = {*LOOPBACK_NAMES, host.lower()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,11 +153,11 @@ class _Guard:
         await app(scope, receive, send)
 
     def _refusal(self, request: Request) -> tuple[int, str] | None:
+        size = sum(len(name) + len(value) for name, value in request.scope["headers"])
+        if size > MAX_HEAD_BYTES:  # they came at once; in parts h11 would have refused them
+            return 431, f"headers may have {MAX_HEAD_BYTES} bytes"
         if self._token is not None:
-            scheme, _, brought = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer":
-                brought = request.query_params.get("token", "")
-            if not secrets.compare_digest(brought.encode(), self._token.encode()):
+            if not secrets.compare_digest(_token_in(request.scope), self._token):
                 return 401, "this page needs its token: /?token=TOKEN"
         elif _host_name(request.headers.get("host", "")) not in self._names:
             return 400, "this page is served on loopback only"
@@ -164,6 +166,19 @@ class _Guard:
         if site not in ("none", "same-origin") and not is_link:
             return 403, "not for other sites"
         return None
+
+
+def _token_in(scope: Scope) -> bytes:
+    """Returns the token that a request brings, as it was sent: it need not be text."""
+    for name, value in scope["headers"]:
+        scheme, _, token = value.partition(b" ")
+        if name == b"authorization" and scheme.lower() == b"bearer":
+            return bytes(token)
+    for field in scope["query_string"].split(b"&"):
+        name, _, value = field.partition(b"=")
+        if name == b"token":
+            return unquote_to_bytes(value.replace(b"+", b" "))
+    return b""
 
 
 def _host_name(host: str) -> str | None:

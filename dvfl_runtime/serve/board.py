@@ -8,6 +8,7 @@ import json
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
+from itertools import takewhile
 from typing import Any
 
 from dvfl_runtime.output import SCHEMA, to_json
@@ -17,22 +18,10 @@ from dvfl_runtime.serve.cards import Card
 from dvfl_runtime.sources import Source
 
 HISTORY = 240  # predictions per source that a new page begins with: two minutes at two a second
-INBOX = 512  # events that wait for one browser; newer ones push out the oldest
 PING_S = 15.0  # without an event for so long a comment shows that the connection is alive
 RETRY_MS = 1500
+MAX_DIGITS = 16  # of a number that is read from a request
 LOOK_S = 0.5  # between two looks at the states of the sources
-
-
-class _Inbox:
-    """Events that wait for one browser."""
-
-    def __init__(self) -> None:
-        self.events: deque[str] = deque(maxlen=INBOX)
-        self.changed = asyncio.Event()
-
-    def put(self, event: str) -> None:
-        self.events.append(event)
-        self.changed.set()
 
 
 class Board:
@@ -63,9 +52,9 @@ class Board:
             "colours": {name: _hex(class_colour(n)) for n, name in enumerate(labels)},
         }
         self._count = 0
-        self._history: deque[tuple[int, str]] = deque()
-        self._inboxes: set[_Inbox] = set()
-        self._told = ""
+        self._history: dict[str, deque[tuple[int, str]]] = {}  # of each source, numbered over all
+        self._states = ""  # the last event about them
+        self._changed = asyncio.Event()  # something is new; then another one takes its place
 
     def watch(self, source: Source) -> Source:
         """Adds a card and returns the source to read instead; for the main thread."""
@@ -94,32 +83,34 @@ class Board:
     async def events(self, last_id: str) -> AsyncIterator[str]:
         """Yields server-sent events: what runs, the last predictions, and all that follow.
 
+        Nothing is queued for a browser: one that is slow misses the oldest of each source.
+
         Args:
             last_id: of the last event that the browser has got, "" for none.
         """
-        inbox = _Inbox()
-        self._inboxes.add(inbox)
-        try:
-            yield f"retry: {RETRY_MS}\n\n" + _event(self.snapshot(), "hello")
-            run, _, number = last_id.partition("-")
-            known = int(number) if run == self._run and number.isdecimal() else 0
-            for count, event in tuple(self._history):
-                if count > known:
-                    yield event
-            while not (self.stopped and not inbox.events):
-                if not inbox.events and not await _arrives(inbox.changed):
-                    yield ": nothing new\n\n"
-                inbox.changed.clear()
-                while inbox.events:
-                    yield inbox.events.popleft()
-        finally:
-            self._inboxes.discard(inbox)
+        run, _, number = last_id.partition("-")
+        known = (whole_number(number) or 0) if run == self._run else 0
+        states = self._states
+        yield f"retry: {RETRY_MS}\n\n" + _event(self.snapshot(), "hello")
+        while True:
+            changed, stopped = self._changed, self.stopped
+            for count, event in self._since(known):
+                yield event
+                known = count
+            if states != self._states:
+                states = self._states
+                yield states
+            if stopped:
+                yield _event({}, "end")
+                return
+            if not await _arrives(changed):
+                yield ": nothing new\n\n"
 
     def stop(self) -> None:
         """Tells that this is the end, and ends all streams."""
         self._tell_states()
         self.stopped = True
-        self._tell(_event({}, "end"))
+        self._wake()
         for card in self.cards:
             card.release()
 
@@ -129,20 +120,31 @@ class Board:
                 card.dropped_frames += prediction.dropped_frames
         self._count += 1
         event = f"id: {self._run}-{self._count}\ndata: {to_json(prediction)}\n\n"
-        self._history.append((self._count, event))
-        while len(self._history) > HISTORY * len(self.cards):
-            self._history.popleft()
-        self._tell(event)
+        history = self._history.setdefault(prediction.source, deque(maxlen=HISTORY))
+        history.append((self._count, event))
+        self._wake()
+
+    def _since(self, known: int) -> list[tuple[int, str]]:
+        """Returns the numbered events behind one, in order."""
+        new: list[tuple[int, str]] = []
+        for history in self._history.values():
+            new += takewhile(lambda event: event[0] > known, reversed(history))
+        return sorted(new)
 
     def _tell_states(self) -> None:
         states = _event({"sources": [card.state() for card in self.cards]}, "state")
-        if states != self._told:
-            self._told = states
-            self._tell(states)
+        if states != self._states:
+            self._states = states
+            self._wake()
 
-    def _tell(self, event: str) -> None:
-        for inbox in self._inboxes:
-            inbox.put(event)
+    def _wake(self) -> None:
+        changed, self._changed = self._changed, asyncio.Event()
+        changed.set()
+
+
+def whole_number(text: str) -> int | None:
+    """Returns the number that somebody sent, `None` if it is none or has too many digits."""
+    return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else None
 
 
 async def _arrives(changed: asyncio.Event) -> bool:

@@ -108,11 +108,13 @@ class Card:
     def state(self) -> dict[str, Any]:
         """Returns what is to be said of the source apart from its predictions."""
         stats = getattr(self.source, "stats", None)
+        state = self.source.state
+        outage = getattr(self.source, "outage", None) if state != "ended" else None
         return {
             "source": self.name,
             "live": self.source.live,
-            "state": self.source.state,
-            "error": self.source.error,
+            "state": state,
+            "error": self.source.error or outage,
             "reconnects": getattr(stats, "reconnects", 0),
             "dropped_frames": self.dropped_frames,
         }

@@ -13,6 +13,12 @@ from typing import TYPE_CHECKING
 from dvfl_runtime.results import Info, Prediction
 from dvfl_runtime.serve.app import HEADERS, make_app
 from dvfl_runtime.serve.board import Board
+from dvfl_runtime.serve.connections import (
+    MAX_HEAD_BYTES,
+    accept,
+    limited_protocol,
+    max_connections,
+)
 from dvfl_runtime.sources import Source
 
 if TYPE_CHECKING:
@@ -21,7 +27,6 @@ if TYPE_CHECKING:
 
 FAREWELL_S = 1  # at the end: how long a browser may take for the last events
 JOIN_S = 2.0  # beyond it: how long the thread may take
-MAX_CONNECTIONS = 100
 
 
 class PageServer:
@@ -46,7 +51,8 @@ class PageServer:
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._board = Board(info, labels, self._loop)
-        self._server = _uvicorn_server(make_app(self._board, token, host))
+        self._most = max_connections()
+        self._server = _uvicorn_server(make_app(self._board, token, host), self._most + 1)
         self._socket = listening
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="dvfl-server", daemon=True)
@@ -90,16 +96,30 @@ class PageServer:
             self._loop.close()
 
     async def _serve(self) -> None:
-        looking = asyncio.ensure_future(self._board.look_around())
-        await self._server.serve(sockets=[self._socket])
-        looking.cancel()
+        helping = [
+            asyncio.ensure_future(self._board.look_around()),
+            asyncio.ensure_future(self._accept()),
+        ]
+        await self._server.serve(sockets=[])
+        for task in helping:
+            task.cancel()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
             task.cancel()
         await asyncio.gather(*left, return_exceptions=True)
 
+    async def _accept(self) -> None:
+        """Takes connections, one after the other, when uvicorn is ready for them."""
+        config, state = self._server.config, self._server.server_state
+        while not state.default_headers:
+            await asyncio.sleep(0.01)
+        protocol = limited_protocol(self._most)
+        await accept(
+            self._socket, lambda: protocol(config=config, server_state=state, app_state={})
+        )
 
-def _uvicorn_server(app: Starlette) -> uvicorn.Server:
+
+def _uvicorn_server(app: Starlette, limit: int) -> uvicorn.Server:
     import uvicorn
 
     config = uvicorn.Config(
@@ -114,7 +134,8 @@ def _uvicorn_server(app: Starlette) -> uvicorn.Server:
         headers=HEADERS,
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        limit_concurrency=limit,
+        h11_max_incomplete_event_size=MAX_HEAD_BYTES,
         timeout_graceful_shutdown=FAREWELL_S,
     )
     return uvicorn.Server(config)

@@ -110,6 +110,7 @@ class LiveSource:
         self._closed = False
         self._state: SourceState = "connecting"
         self._error: Exception | None = None
+        self._outage: str | None = None
         self._newest: _Newest | None = None
         self._outage_logged = False
         self._last_ns = 0  # arrival of the last frame
@@ -123,6 +124,11 @@ class LiveSource:
         """What the source is doing: it is "ended" before `close` returns, and after an error."""
         self._notice_stall()
         return self._state
+
+    @property
+    def outage(self) -> str | None:
+        """Why it cannot be reached, or was lost, while it is tried again; `None` while it works."""
+        return self._outage
 
     @property
     def stats(self) -> SourceStats:
@@ -241,13 +247,14 @@ class LiveSource:
         self._tell()
 
     def _note_outage(self, reason: Exception, pause_s: float) -> None:
+        text = reason_of(reason)
         with self._changed:
+            self._outage = text
             level = logging.INFO if self._outage_logged else logging.WARNING
             self._outage_logged = True
             if self._state != "ended":
                 self._enter("connecting")
         self._tell()
-        text = reason_of(reason)
         _logger.log(level, "%s: %s; trying again in %.1f s", self.name, text, pause_s)
 
     def _put(self, grabbed: Grabbed, first: bool, stop: threading.Event) -> None:
@@ -276,7 +283,7 @@ class LiveSource:
                 repaired_timestamps=self._clock.repaired,
                 reconnects=stats.reconnects + again,
             )
-            self._last_ns, self._outage_logged = now_ns, False
+            self._last_ns, self._outage_logged, self._outage = now_ns, False, None
             self._enter("live")
             self._changed.notify_all()
         self._tell()

@@ -83,13 +83,18 @@ def test_the_label_changes_on_screen_when_the_action_changes(folder, page):
 
 def test_the_page_hands_on_its_token_and_tells_of_a_lost_connection(folder, page):
     words = ("--model", folder / "m.onnx", "--serve", "0", "--token", "s e+c?ret")
-    with Served(folder / "b.mp4", *words) as served:
+    away = "rtsp://me:pa#ss@127.0.0.1:1/x"
+    with Served(folder / "b.mp4", away, *words) as served:
         assert "ret" not in served.url
         address = served.url.replace("...", "s%20e%2Bc%3Fret")
         page.goto(address)
-        expect(page.locator(".label")).to_have_text("blue")
+        expect(page.locator(".label").first).to_have_text("blue")
         expect(page.get_by_role("img")).to_be_visible()
         expect(page.locator("#connection")).to_have_text("connected")
+        camera = page.get_by_role("article").last
+        expect(camera.locator(".state")).to_have_text("connecting")
+        expect(camera.locator(".error")).to_contain_text("refused")
+        assert not any(word in camera.inner_text() for word in ("me:", "pa#", "ss@"))
         assert page.complaints == []
         served.process.kill()
         expect(page.locator("#connection")).to_have_text("connection lost, trying again")

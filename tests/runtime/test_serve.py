@@ -1,15 +1,17 @@
 import asyncio
 import contextlib
+import dataclasses
 import json
 import os
 import pty
+import resource
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from itertools import count
+from itertools import count, islice
 
 import cv2
 import numpy as np
@@ -19,11 +21,12 @@ from serving import Served, ask, events, status, stuck_client
 from streams import RtspServer, encode
 from videos import write_video
 
-from dvfl_runtime import Frame, Recognizer, cli
-from dvfl_runtime.serve import board, cards
+from dvfl_runtime import Frame, Grabbed, LiveOptions, LiveSource, Recognizer, cli
+from dvfl_runtime.serve import board, cards, connections
 from dvfl_runtime.serve.address import Address, listen
 from dvfl_runtime.serve.server import PageServer
-from dvfl_runtime.sources import MemorySource
+from dvfl_runtime.sources import MemorySource, open_source
+from dvfl_runtime.sources.file import FileSource
 
 ROUTES = ("/", "/state", "/events", "/picture/0", "/picture/0.jpg")
 
@@ -238,6 +241,191 @@ def test_a_browser_that_comes_back_gets_what_it_missed(serve, recognizer):
         assert next(number for _, number, _ in events(answer) if number) == numbers[0]
 
 
+def test_a_fast_source_leaves_the_history_of_a_slow_one(serve, recognizer):
+    server, port = serve()
+    (*_, one) = recognizer.stream(server.watch(red(1.4)))
+    server.write(dataclasses.replace(one, source="slow"))
+    for _ in range(2 * board.HISTORY):
+        server.write(dataclasses.replace(one, source="fast"))
+    with ask(port, "/events") as answer:
+        told = (data["source"] for kind, _, data in events(answer) if kind == "message")
+        first = list(islice(told, 1 + board.HISTORY))
+    assert first == ["slow"] + ["fast"] * board.HISTORY
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "-1", "1", "x", "%C2%B2", "0x0", "0.5", "%00"])
+def test_a_source_that_is_none_is_not_found(serve, number):
+    server, port = serve()
+    server.watch(red(1))
+    assert status(port, f"/picture/{number}") == 404
+    assert status(port, f"/picture/{number}.jpg") == 404
+
+
+@pytest.mark.parametrize("number", ["1" * 5000, "x", "-1", "\xb2"])
+def test_an_event_that_is_none_is_before_all_others(serve, number):
+    _, port = serve()
+    with ask(port, "/events") as answer:
+        run = next(events(answer))[2]["run"]
+    with ask(port, "/events", Last_Event_ID=f"{run}-{number}") as answer:
+        assert next(events(answer))[0] == "hello"
+
+
+def test_a_token_is_compared_as_bytes(serve):
+    text, odd = "sécret", b"s\xffcret"
+    _, port = serve(token=text)
+    assert status(port, "/state", Authorization=f"Bearer {text.encode().decode('latin-1')}") == 200
+    assert status(port, "/state?token=s%C3%A9cret") == 200
+    assert status(port, "/state?x=1&token=s%C3%A9cret&token=x") == 200
+    for wrong in ("s%E9cret", "s%FFcret", "%", ""):
+        assert status(port, f"/state?token={wrong}") == 401
+    _, port = serve(token=os.fsdecode(odd))  # as the environment hands it over
+    assert status(port, "/state", Authorization=f"Bearer {odd.decode('latin-1')}") == 200
+    assert status(port, "/state?token=s%FFcret") == 200
+    assert status(port, "/state?token=s%C3%BFcret") == 401
+
+
+def test_why_a_source_is_connecting_is_told_without_its_secrets(serve):
+    server, port = serve()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        closed_port = taken.getsockname()[1]
+    source = server.watch(open_source(f"rtsp://admin:pa#ss@127.0.0.1:{closed_port}/x"))
+    reading = threading.Thread(target=lambda: list(source.frames()))
+    reading.start()
+    try:
+        deadline_s = time.monotonic() + 60
+        error = None
+        while not error and time.monotonic() < deadline_s:
+            with ask(port, "/state") as answer:
+                state = json.load(answer)["sources"][0]
+            error = state["error"]
+    finally:
+        source.close()
+        reading.join()
+    assert state["state"] == "connecting"
+    assert "refused" in error
+    assert not any(word in json.dumps(state) for word in ("admin", "pa#", "ss@"))
+
+
+class _Flaky:
+    """A camera that is away at first."""
+
+    def __init__(self):
+        self.opened = 0
+
+    def open(self):
+        self.opened += 1
+        if self.opened == 1:
+            raise ConnectionError("no answer from rtsp://me:secret@door/1")
+
+    def read(self):
+        time.sleep(0.01)
+        return Grabbed(np.zeros((4, 4, 3), np.uint8))
+
+    def close(self): ...
+
+
+def test_an_outage_is_over_with_the_first_picture():
+    source = LiveSource("door", _Flaky(), options=LiveOptions(first_pause_s=0.3))
+    frames = source.frames()
+    reading = threading.Thread(target=next, args=(frames,))
+    reading.start()
+    while source.outage is None and reading.is_alive():
+        time.sleep(0.01)
+    assert "no answer" in source.outage
+    assert "secret" not in source.outage
+    reading.join()
+    assert source.outage is None
+    source.close()
+
+
+@contextlib.contextmanager
+def idle_clients(port, number, sent=b""):
+    with contextlib.ExitStack() as stack:
+        clients = []
+        for _ in range(number):
+            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), 60))
+            client.sendall(sent)
+            clients.append(client)
+        yield clients
+
+
+@pytest.mark.parametrize("number", [120, pytest.param(1000, marks=pytest.mark.slow)])
+def test_connections_that_ask_for_nothing_lock_nobody_out(serve, recognizer, folder, number):
+    server, port = serve()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+    try:
+        with contextlib.ExitStack() as stack:
+            told = events(stack.enter_context(ask(port, "/events")))
+            assert next(told)[0] == "hello"
+            before = len(os.listdir("/proc/self/fd"))
+            for sent in (b"", b"GET /state HTTP/1.1\r\nHost: loc"):
+                stack.enter_context(idle_clients(port, number // 2, sent))
+            assert status(port, "/state") == 200
+            # the clients' own ends, which are in this process too, and what is kept of the others
+            assert len(os.listdir("/proc/self/fd")) < before + number + 110
+            recognise(server, recognizer, FileSource(folder / "short.mp4"))
+            assert any(kind == "message" for kind, _, _ in told)  # who listens is not sent away
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_where_few_files_may_be_open_there_are_fewer_connections(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
+    assert connections.max_connections() == 16
+
+
+def test_who_does_not_finish_a_request_is_cut_off(serve, monkeypatch):
+    monkeypatch.setattr(connections, "REQUEST_S", 0.3)
+    _, port = serve()
+    request = b"GET /state HTTP/1.1\r\nHost: localhost\r\n"
+    with (
+        ask(port, "/events") as answer,
+        idle_clients(port, 1) as (silent,),
+        idle_clients(port, 1, request) as (slow,),
+        idle_clients(port, 1, request + b"\r\n") as (again,),
+    ):
+        assert again.recv(65536).startswith(b"HTTP/1.1 200")
+        begin_s = time.monotonic()
+        with contextlib.suppress(OSError):
+            while time.monotonic() < begin_s + 10:
+                for client in (slow, again):  # bytes do not set the time back
+                    client.sendall(b"X")
+                time.sleep(0.05)
+        assert time.monotonic() - begin_s < 5
+        for client in (silent, slow, again):
+            with contextlib.suppress(ConnectionResetError):
+                while client.recv(65536):
+                    pass
+        assert next(events(answer))[0] == "hello"  # who has asked is not cut off
+    assert status(port, "/state") == 200
+
+
+def test_large_headers_are_refused(serve):
+    _, port = serve()
+    assert status(port, "/state", X="x" * 60_000) == 431
+    assert status(port, "/state") == 200
+
+
+def test_errors_of_accept_are_told_once(serve, caplog):
+    _, port = serve()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    clients = [socket.socket() for _ in range(3)]
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 1, hard))
+        for client in clients:
+            client.connect(("127.0.0.1", port))
+        time.sleep(3 * connections.ACCEPT_PAUSE_S)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for client in clients:
+            client.close()
+    assert [record.message for record in caplog.records] == [
+        "the page cannot take a connection: Too many open files"
+    ]
+    assert status(port, "/state") == 200
+
+
 def test_pictures_of_a_source(serve, recognizer):
     server, port = serve()
     wide = [np.full((100, 1280, 3), COLOURS["green"], np.uint8)] * 250
@@ -310,10 +498,8 @@ def test_a_client_that_does_not_read_costs_no_memory(serve, recognizer):
             server.write(prediction)
         numbers = (int(number.partition("-")[2]) for _, number, _ in told if number)
         assert total in numbers
-        assert len(server._board._history) == board.HISTORY
-        waiting = [len(inbox.events) for inbox in server._board._inboxes]
-        assert len(waiting) == 2
-        assert max(waiting) <= board.INBOX
+        (history,) = server._board._history.values()  # all that is kept for any browser
+        assert len(history) == board.HISTORY
 
 
 def test_the_page_stays_when_the_files_are_complete(folder, tmp_path):
