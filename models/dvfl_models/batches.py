@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -201,9 +200,3 @@ def _part_of(recipe: Recipe, process: int, processes: int, *, pairs: bool) -> sl
         )
     share = size // processes
     return slice(process * share, (process + 1) * share)
-
-
-def quiet_worker(_worker: int) -> None:
-    """A loader process uses one thread: the others belong to the training."""
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dvfl_models.bundled_recipes import recipe_names
-from dvfl_runtime.arguments import Parser, natural, whole
-from dvfl_runtime.errors import DvflError
+from dvfl_runtime.arguments import Parser, natural, run_command, whole
+from dvfl_runtime.interrupts import Requests
 from dvfl_runtime.packages import MEDIA, check_installed
 from dvfl_runtime.version import __version__
 
@@ -73,15 +73,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Threads that wait for each other give the core away instead of spinning, which on a busy
     # machine costs most of the time. OpenMP reads it once, when PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    try:
+
+    def work(requests: Requests) -> int:
         check_installed(command.prog, *command.packages)
-        _train(args)
-    except (DvflError, ImportError) as err:
-        return command.fail(err)
-    except KeyboardInterrupt:
-        print("dvfl-train: stopped; go on with --resume", file=sys.stderr)
-        return 130
-    return 0
+        try:
+            _train(args)
+        except KeyboardInterrupt as err:
+            requests.hold()
+            if where := getattr(err, "where", "before the first step; there is nothing to keep"):
+                print(f"dvfl-train: stopped {where}", file=sys.stderr)
+            raise
+        return 0
+
+    return run_command(command, work)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -97,7 +101,11 @@ def _train(args: argparse.Namespace) -> None:
     folder = args.out or Path("runs") / recipe.name
     options = TrainOptions(args.resume, args.strict_split, args.cpu, args.tensorboard)
     trainer = Trainer(recipe, folder, options)
-    confusions = trainer.run(workers=args.workers, progress=sys.stderr.isatty())
+    try:
+        confusions = trainer.run(workers=args.workers, progress=sys.stderr.isatty())
+    except KeyboardInterrupt:
+        trainer.accelerator.end_training()
+        raise
     trainer.accelerator.end_training()  # leaves the group of processes, if there is one
     if not trainer.main:
         return

@@ -163,6 +163,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DvflError as err:
         log.error("error: %s", err)
         return 2
+    except KeyboardInterrupt:
+        log.error("stopped; run it again to go on: what is done is kept")
+        return 130
     log.info("mean %.1f %%", 100 * results["accuracy_mean"])
     return 0
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import math
+import signal
 import time
 from collections import deque
 from collections.abc import Iterable
@@ -22,7 +23,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Subset
 from tqdm import tqdm
 
-from dvfl_models.batches import Batch, TrainingBatches, quiet_worker
+from dvfl_models.batches import Batch, TrainingBatches
 from dvfl_models.clips import ClipSet
 from dvfl_models.consistency import UNSETTLED, doubts, gap
 from dvfl_models.data import TrainingSample, clip_set
@@ -36,9 +37,12 @@ from dvfl_models.run_files import Metrics, ProgressLog
 from dvfl_models.skipped_steps import IN_A_ROW, IN_A_ROW_SCALED, SkippedSteps
 from dvfl_models.snapshots import Snapshots, check_folder
 from dvfl_models.starting import TrainOptions, new_accelerator, new_model, new_optimizer
+from dvfl_models.stopping import Stopped, stoppable
 from dvfl_models.video_clips import VideoClips, check_corrupt, files_of
 from dvfl_models.video_focalnet import VideoFocalNet
+from dvfl_models.workers import begin_worker, safe_workers
 from dvfl_runtime.files import replacing
+from dvfl_runtime.interrupts import asked_to_end, uninterrupted
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +65,8 @@ class Trainer:
         options = options or TrainOptions()
         check_folder(folder, resume=options.resume)  # before anything is read or written
         self.folder, self.step = folder, 0
+        self.unfinished: dict[str, Any] | None = None  # the last step's row, until it is written
+        self.stopping = False  # after the step in hand, with all other processes
         self.accelerator = new_accelerator(recipe.optim, options)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = TrainingBatches(recipe, rank, world)
@@ -92,6 +98,7 @@ class Trainer:
             if isinstance(learner, WithJoints):
                 learner.joints.load_state_dict(saved.trainer["joints"])
             self.skipped.count = saved.trainer.get("skipped", 0)
+            self.unfinished = saved.trainer.get("unfinished")
             log.info("resumed %s at step %d", folder, self.step)
         self.learner = learner
         wrapped: Any = self.accelerator.prepare(learner, optimizer)
@@ -151,21 +158,41 @@ class Trainer:
             DvflError: if loss or gradient are not finite again and again, with the step, the
                 learning rate and the clips; or if more than 1 % of a data set cannot be decoded,
                 with the list.
+            Stopped: when Ctrl-C, SIGTERM or SIGHUP asks for it; `last.pth` holds the run.
         """
+        several, steps = self.accelerator.num_processes > 1, self.recipe.optim.steps
+        with stoppable(together=several) as requests, safe_workers():
+            try:
+                self._run(workers, show=progress and self.main)
+                return self._finish()
+            except KeyboardInterrupt as err:
+                requests.hold()  # whatever arrives now: first the run is saved
+                where = ""
+                if self.main:
+                    self._save_last()
+                    last = self.folder / "last.pth"
+                    where = f"at step {self.step} of {steps}, kept in {last}; go on with --resume"
+                raise Stopped(requests.number or signal.SIGINT, where) from err
+
+    def _run(self, workers: int, *, show: bool) -> None:
         self.trained.train()
-        todo = Subset(self.batches, range(self.step, self.recipe.optim.steps))
+        steps, batch_size = self.recipe.optim.steps, self.recipe.optim.batch_size
+        todo = Subset(self.batches, range(self.step, steps))
         loader: Iterable[Batch] = DataLoader(
-            todo, batch_size=None, num_workers=workers, worker_init_fn=quiet_worker
+            todo, batch_size=None, num_workers=workers, worker_init_fn=begin_worker
         )
-        show = progress and self.main
-        with tqdm(
-            total=self.recipe.optim.steps, initial=self.step, unit="step", disable=not show
-        ) as bar:
+        if self.unfinished is not None:
+            self._after_step(self.unfinished)
+        with tqdm(total=steps, initial=self.step, unit="step", disable=not show) as bar:
             started = time.perf_counter()
-            progress_log = ProgressLog(self.step, self.recipe.optim.steps)
+            progress_log = ProgressLog(self.step, steps)
             for batch in loader:
-                row = self._train_step(batch)
-                row["clips_per_s"] = self.recipe.optim.batch_size / (time.perf_counter() - started)
+                with uninterrupted():
+                    row = self._train_step(batch)
+                    row["clips_per_s"] = batch_size / (time.perf_counter() - started)
+                    self.unfinished = row
+                if self.stopping:
+                    raise KeyboardInterrupt
                 started = time.perf_counter()
                 shown = {"loss": f"{row['loss']:.3f}", "clips/s": f"{row['clips_per_s']:.0f}"}
                 bar.set_postfix({**shown, **self._fitted(), **self.results()})
@@ -173,7 +200,6 @@ class Trainer:
                 self._after_step(row)
                 if self.main and not show:
                     progress_log.tell(self.step, {**shown, **self._fitted(), **self.results()})
-        return self._finish()
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
         """One update of the weights; returns what happened, as means over all processes."""
@@ -200,7 +226,8 @@ class Trainer:
                 self.accelerator.backward(losses.total / len(parts))
         self._update(why, batch, lr)
         self.step += 1
-        loss, accuracy, task, kd, modulation, joints = torch.stack(seen).mean(0).tolist()
+        loss, accuracy, task, kd, modulation, joints, asked = torch.stack(seen).mean(0).tolist()
+        self.stopping = asked > 0
         self.recent.append(accuracy)
         row = {"step": self.step, "lr": lr, "loss": loss, "train_accuracy": accuracy}
         row["skipped"] = self.skipped.count
@@ -224,7 +251,8 @@ class Trainer:
     def _measured(self, losses: Losses, classes: Tensor) -> Tensor:
         right = (losses.logits.argmax(1) == classes).float().mean()
         parts = (losses.total, right, losses.task, losses.kd, losses.modulation, losses.joints)
-        values = torch.stack([part.detach().float() for part in parts])
+        asked = right.new_tensor(float(asked_to_end()))
+        values = torch.stack([part.detach().float() for part in (*parts, asked)])
         if self.accelerator.num_processes == 1:
             return values
         mean: Tensor = self.accelerator.reduce(values, "mean")
@@ -255,13 +283,19 @@ class Trainer:
             check_corrupt(clips.name, clips.corrupt, len(clips))
 
     def _after_step(self, row: dict[str, Any]) -> None:
+        """Tests and writes what is due after a step."""
         recipe, done = self.recipe, self.step == self.recipe.optim.steps
-        if self.step % recipe.test_every == 0 or done:
+        self.unfinished = row
+        due = self.step % recipe.test_every == 0 or done
+        if due:
             self.confusions = self._test()
             self._tell_fit()
-            if self.main and self.snapshots.is_best(self.results()):
+        with uninterrupted():
+            self.unfinished = None
+            if not self.main:
+                return
+            if due and self.snapshots.is_best(self.results()):
                 self.snapshots.save_best(self.deployed, self._training())
-        if self.main:
             texts = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
             tests = {test.name: self.results().get(test.name, "") for test in self.tests}
             fitted = self._fitted().get(self.shown.name, "")
@@ -271,7 +305,7 @@ class Trainer:
 
     def _save_last(self) -> None:
         scaler = self.accelerator.scaler
-        state: dict[str, Any] = {"skipped": self.skipped.count}
+        state: dict[str, Any] = {"skipped": self.skipped.count, "unfinished": self.unfinished}
         if scaler is not None:
             state["scaler"] = scaler.state_dict()
         if isinstance(self.learner, WithJoints):

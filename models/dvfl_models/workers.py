@@ -1,0 +1,58 @@
+"""The processes that make clips beside the training: how they begin, and what they die of."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import cv2
+import torch
+
+from dvfl_runtime.errors import DvflError
+
+PATIENCE_S = 60  # after a request to end: for the step that the training has in hand
+
+
+def begin_worker(_number: int) -> None:
+    """Sets up such a process.
+
+    It uses one thread: the others belong to the training. A request to end, which a terminal or a
+    service manager sends to all processes, is the training's to answer, after the step in hand.
+    """
+    torch.set_num_threads(1)
+    for name in ("SIGINT", "SIGHUP"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "alarm"):
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE_S) and None)
+
+
+@contextmanager
+def safe_workers() -> Iterator[None]:
+    """Has OpenCV use one thread, and errors of the processes that make clips be one line each.
+
+    In a forked process OpenCV cannot be told to use one thread: `setNumThreads` waits there for
+    threads that only the first process has.
+
+    Raises:
+        DvflError: what such a process has raised, without its traceback, or that it was killed.
+    """
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    except DvflError as err:
+        if "DataLoader worker process" not in str(err):
+            raise
+        last = str(err).strip().splitlines()[-1]
+        raise type(err)(last.partition(": ")[2]) from err
+    except RuntimeError as err:
+        if "DataLoader worker" not in str(err):
+            raise
+        raise DvflError(
+            "a process that makes clips was ended from outside, perhaps for lack of memory; give "
+            "fewer --workers, or a smaller optim.batch_size in another run"
+        ) from err
+    finally:
+        cv2.setNumThreads(threads)

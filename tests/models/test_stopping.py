@@ -1,0 +1,160 @@
+"""Runs that are asked to end, and processes of theirs that die."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dvfl_models import cli, read_checkpoint
+from dvfl_models.recipe import Recipe, recipe_from, tomllib
+from dvfl_models.starting import TrainOptions
+from dvfl_models.stopping import Stopped
+from dvfl_models.train import Trainer
+from dvfl_models.workers import safe_workers
+from dvfl_runtime.errors import DvflError, SourceError
+
+RESUME = TrainOptions(resume=True)
+TOML = """
+name = "tiny"
+labels = ["idle", "bend"]
+test_every = 2
+model = {variant = "femto", init = "xavier", drop_path = 0.2}
+clip = {num_frames = 2, size = [32, 32], crop = "letterbox"}
+train = [{kind = "synthetic"}]
+test = [{kind = "synthetic", clips = 1, first_seed = 1_000_000_000}]
+optim = {steps = 4, batch_size = 2, ema = 0.5}
+"""
+
+
+def tiny() -> Recipe:
+    return recipe_from(tomllib.loads(TOML), "tiny")
+
+
+def ask(*numbers: signal.Signals, apart_s: float = 0.005) -> None:
+    for number in numbers:
+        os.kill(os.getpid(), number)
+        time.sleep(apart_s)
+
+
+def asking(method: Callable, when: int, *numbers: signal.Signals) -> Callable:
+    """The method, asked to end within its call number `when`."""
+    calls = 0
+
+    def wrapped(*arguments: object, **more: object) -> object:
+        nonlocal calls
+        calls += 1
+        if calls == when:
+            ask(*numbers)
+        return method(*arguments, **more)
+
+    return wrapped
+
+
+def test_a_run_that_is_asked_to_end_again_and_again_ends_as_an_uninterrupted_one(
+    tmp_path: Path,
+) -> None:
+    Trainer(tiny(), tmp_path / "whole").run(workers=0, progress=False)
+    run, stops = tmp_path / "parts", []
+    for name, when, *numbers in (
+        ("_measured", 1, signal.SIGINT, signal.SIGINT, signal.SIGINT),  # in the first step
+        ("_tested", 1, signal.SIGTERM, signal.SIGINT),  # while it is tested
+        ("_tested", 2, signal.SIGHUP),  # the same test, begun again
+        ("_save_last", 2, signal.SIGINT, signal.SIGTERM),  # while it is saved
+    ):
+        options = TrainOptions(resume=run.exists())
+        trainer = Trainer(tiny(), run, options)
+        setattr(trainer, name, asking(getattr(trainer, name), when, *numbers))
+        with pytest.raises(Stopped, match=r"at step \d of 4, kept in .*last\.pth; go on with"):
+            trainer.run(workers=0, progress=False)
+        stops.append((trainer.step, read_checkpoint(run / "last.pth").trainer["step"]))
+    assert stops == [(1, 1), (2, 2), (2, 2), (3, 3)]
+    Trainer(tiny(), run, RESUME).run(workers=0, progress=False)
+    for file in ("final.pth", "best.pth", "last.pth"):
+        wanted, found = (read_checkpoint(folder / file) for folder in (tmp_path / "whole", run))
+        assert all(torch.equal(found.state_dict[k], v) for k, v in wanted.state_dict.items())
+    columns = ["step", "train_accuracy", "synthetic"]
+    rows = [
+        [[row[name] for name in columns] for row in Trainer(tiny(), folder, RESUME).metrics.rows()]
+        for folder in (tmp_path / "whole", run)
+    ]
+    assert rows[0] == rows[1]
+    assert [row[0] for row in rows[0]] == [*"1234"]
+
+
+def test_the_command_says_where_it_stopped(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tiny.toml").write_text(TOML)
+    command = [str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "run"), "--workers", "0"]
+    monkeypatch.setattr(Trainer, "_leaks", asking(Trainer._leaks, 1, signal.SIGINT))
+    assert cli.main(command) == 130
+    said = capsys.readouterr().err
+    assert said == "dvfl-train: stopped before the first step; there is nothing to keep\n"
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(Trainer, "_train_step", asking(Trainer._train_step, 2, signal.SIGTERM))
+    assert cli.main(command) == 143
+    last = tmp_path / "run" / "last.pth"
+    said = capsys.readouterr().err
+    assert said == f"dvfl-train: stopped at step 2 of 4, kept in {last}; go on with --resume\n"
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12
+def test_a_killed_process_that_makes_clips_is_one_line(tmp_path: Path) -> None:
+    trainer = Trainer(tiny(), tmp_path / "run")
+    train_step = trainer._train_step
+
+    def killing(batch: object) -> dict:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+        for child in map(int, children):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                os.kill(child, number)  # as to all of a group: it goes on
+            if trainer.step == 1:
+                os.kill(child, signal.SIGKILL)
+        return train_step(batch)
+
+    trainer._train_step = killing
+    with pytest.raises(DvflError, match="a process that makes clips was ended") as found:
+        trainer.run(workers=1, progress=False)
+    assert "\n" not in str(found.value)
+    assert trainer.step in (1, 2)
+
+
+def test_an_error_of_a_process_that_makes_clips_has_no_traceback() -> None:
+    told = (
+        "Caught SourceError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
+        "last):\n  ...\ndvfl_runtime.errors.SourceError: data set 'v': not one can be read\n"
+    )
+    with pytest.raises(SourceError, match=r"^data set 'v': not one can be read$"), safe_workers():
+        raise SourceError(told)
+    with pytest.raises(RuntimeError, match=r"^other$"), safe_workers():
+        raise RuntimeError("other")
+
+
+@pytest.mark.slow
+def test_two_processes_stop_at_one_step(tmp_path: Path) -> None:
+    (tmp_path / "tiny.toml").write_text(TOML.replace("steps = 4", "steps = 4000"))
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command = [
+        *(sys.executable, *launcher, "-m", "dvfl_models.cli", str(tmp_path / "tiny.toml")),
+        *("--out", str(tmp_path / "run"), "--cpu", "--workers", "0", "--threads", "1"),
+        *("--set", "test_every=4000"),
+    ]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for more in ([], ["--resume"]):
+        process = subprocess.Popen([*command, *more], env=env, stderr=subprocess.PIPE, text=True)
+        rows = tmp_path / "run" / "metrics.csv"
+        begun = len(rows.read_text().splitlines()) if rows.exists() else 0
+        while not rows.exists() or len(rows.read_text().splitlines()) < begun + 5:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+        assert said.count("dvfl-train: stopped at step") == 1
+    assert read_checkpoint(tmp_path / "run" / "last.pth").trainer["step"] > 8
