@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvfl_bench.plots import COLOURS
+from dvfl_bench.plots import COLOURS, legend_below
 from dvfl_runtime.files import read_text, replacing
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def draw_naive(axes: Axes, result: Result) -> None:
     rates = result["windows_per_s"]
     bars = axes.barh(list(rates), list(rates.values()), color=COLOURS[0])
     axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
+    axes.margins(x=0.12)  # for the number of the longest
     axes.invert_yaxis()
     axes.set(xlabel="windows per second")
     axes.set_title(f"{result['variant']}, {result['video']}", fontsize=10)
@@ -80,8 +81,7 @@ def draw(path: Path) -> Path | None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.add_subplot()
     drawing(axes, result)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=8)
+    legend_below(axes)
     axes.grid(alpha=0.3, axis="x")
     machine = result["machine"]
     figure.suptitle(f"{machine['cpu']}, {machine['threads']} threads", fontsize=9)

@@ -24,6 +24,7 @@ import numpy as np
 
 from dvfl_bench.cold import peak_mb
 from dvfl_bench.machine import describe_machine
+from dvfl_bench.plots import legend_below, log_axis
 from dvfl_bench.report import report
 from dvfl_bench.timing import elapsed_ms
 from dvfl_runtime.engines import open_engine
@@ -189,13 +190,15 @@ def save_plot(result: dict[str, Any], path: Path) -> None:
                 *([row[key] for row in rows] for key in ("gmacs", "median_ms")), "o-", label=variant
             )
         found = result["exponents"][engine]
-        axes.set(xscale="log", yscale="log", xlabel="GMACs per clip", ylabel="ms per clip, median")
+        log_axis(axes, "x")
+        log_axis(axes, "y")
+        axes.set(xlabel="GMACs per clip", ylabel="ms per clip, median")
         axes.set_title(
             f"{engine}: frames^{found['frames']}, side^{found['size']}, GMACs^{found['gmacs']}",
             fontsize=10,
         )
-        axes.grid(alpha=0.3, which="both")
-        axes.legend()
+        axes.grid(alpha=0.3)
+        legend_below(axes)
     machine = result["machine"]
     figure.suptitle(f"{machine['cpu']}, {machine['threads']} threads", fontsize=10)
     figure.savefig(path, format="png", dpi=110)

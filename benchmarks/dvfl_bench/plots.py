@@ -27,7 +27,9 @@ def save_plot(result: dict[str, Any], path: Path) -> None:
         panels.append(_accuracy)
     figure = Figure(figsize=(5.4 * len(panels), 4.2), layout="constrained")
     for index, panel in enumerate(panels):
-        panel(figure.add_subplot(1, len(panels), index + 1), runs)
+        axes = figure.add_subplot(1, len(panels), index + 1)
+        panel(axes, runs)
+        legend_below(axes)
     machine = result["machine"]
     figure.suptitle(
         f"{machine['board'] or machine['cpu']}, {machine['threads']} threads", fontsize=10
@@ -44,6 +46,37 @@ def accuracy(run: dict[str, Any]) -> tuple[str, float] | None:
     return name, float(known[name]["top1"])
 
 
+def legend_below(axes: Axes) -> None:
+    """A legend under the axes, where it covers nothing that is drawn."""
+    _, labels = axes.get_legend_handles_labels()
+    if labels:
+        columns = max(1, 100 // (6 + max(map(len, labels))))
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
+        axes.legend(**below, ncols=columns, fontsize=8, frameon=False)
+
+
+def log_axis(axes: Axes, name: str) -> None:
+    """Makes an axis logarithmic, with ticks as plain numbers and at least three of them.
+
+    Args:
+        axes: with all that is drawn in it.
+        name: "x" or "y".
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    axes.set(**{f"{name}scale": "log"})
+    low, high = axes.get_xlim() if name == "x" else axes.get_ylim()
+    powers = [LogLocator(subs=subs) for subs in ((1,), (1, 2, 5))]
+    for locator in (*powers, MaxNLocator(6)):
+        ticks = [tick for tick in locator.tick_values(low, high) if low <= tick <= high]
+        if len(ticks) >= 3:
+            break
+    axis = axes.xaxis if name == "x" else axes.yaxis
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    axis.set_minor_locator(NullLocator())
+
+
 def _title(run: dict[str, Any]) -> str:
     return f"{Path(run['model']).stem} {run['precision']}, {run['engine']}"
 
@@ -53,10 +86,10 @@ def _latency(axes: Axes, runs: list[dict[str, Any]]) -> None:
     for run, colour in zip(runs, COLOURS * len(runs), strict=False):
         times = np.sort(run["inference"]["samples_ms"])
         axes.plot(times, np.arange(1, len(times) + 1) / len(times), color=colour, label=_title(run))
-    axes.set(xscale="log", xlabel="ms per clip", ylabel="part of the clips", ylim=(0, 1.02))
+    log_axis(axes, "x")
+    axes.set(xlabel="ms per clip", ylabel="part of the clips", ylim=(0, 1.02))
     axes.set_title("inference alone", fontsize=10)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=7, loc="lower right")
+    axes.grid(alpha=0.3)
 
 
 def _stages(axes: Axes, runs: list[dict[str, Any]]) -> None:
@@ -69,7 +102,6 @@ def _stages(axes: Axes, runs: list[dict[str, Any]]) -> None:
     axes.invert_yaxis()
     axes.set(xlabel="ms per window, p50")
     axes.set_title("from a file, one stage after the other", fontsize=10)
-    axes.legend(fontsize=7)
 
 
 def _accuracy(axes: Axes, runs: list[dict[str, Any]]) -> None:
@@ -80,7 +112,7 @@ def _accuracy(axes: Axes, runs: list[dict[str, Any]]) -> None:
         name, top1 = found
         sets.add(name)
         axes.plot(run["inference"]["p50_ms"], 100 * top1, "o", color=colour, label=_title(run))
-    axes.set(xscale="log", xlabel="ms per clip, p50", ylabel="top-1, %")
+    log_axis(axes, "x")
+    axes.set(xlabel="ms per clip, p50", ylabel="top-1, %")
     axes.set_title(f"accuracy as the files tell it ({', '.join(sorted(sets))})", fontsize=10)
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=7)
+    axes.grid(alpha=0.3)

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from matplotlib.figure import Figure
 from shared import ROOT
+from torch import nn
 
 from dvfl_bench import family
 from dvfl_bench.charts import main as charts_main
@@ -16,7 +19,8 @@ from dvfl_bench.family import Case, cases, exponents, export_models, run_case
 from dvfl_bench.forms import compare
 from dvfl_bench.machine import describe_machine
 from dvfl_bench.naive import main as naive_main
-from dvfl_bench.peers import PEERS, export_ours, without_torchvision
+from dvfl_bench.peers import PEERS, export_ours, macs_of, without_torchvision
+from dvfl_bench.plots import log_axis
 
 RESULTS = ROOT / "benchmarks" / "results"
 TOLERANCE = 0.15
@@ -137,3 +141,27 @@ def test_committed_results_are_drawn(name: str, tmp_path: Path) -> None:
 
 def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
     assert charts_main([str(tmp_path)]) == 2
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "wanted"),
+    [(0.2, 300, "1 10 100"), (6, 70, "10 20 50"), (90, 110, "92 96 100 104 108")],
+)
+def test_ticks_of_a_log_axis_are_plain_numbers(low: float, high: float, wanted: str) -> None:
+    axes = Figure().add_subplot()
+    axes.plot([low, high], [0, 1])
+    log_axis(axes, "x")
+    axes.figure.canvas.draw()
+    assert " ".join(label.get_text() for label in axes.get_xticklabels()) == wanted
+
+
+def test_the_products_of_attention_are_counted() -> None:
+    class Attention(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(x, x, x)
+
+    tokens, width = 49, 64
+    assert macs_of(Attention(), torch.rand(1, 2, tokens, width // 2)) == 2 * tokens**2 * width
+    result = json.loads((RESULTS / "epyc-2core" / "peers.json").read_text())
+    attention = 12 * 2 * (4 * 14 * 14) ** 2 * 384 / 1e9  # of ViT-S on 8 frames, 224 px
+    assert result["networks"]["VideoMAE-S"]["gmacs"] == pytest.approx(17.11 + attention, abs=0.01)
