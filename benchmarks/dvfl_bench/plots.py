@@ -51,8 +51,9 @@ def legend_below(axes: Axes) -> None:
     _, labels = axes.get_legend_handles_labels()
     if labels:
         columns = max(1, 100 // (6 + max(map(len, labels))))
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14)}
-        axes.legend(**below, ncols=columns, fontsize=8, frameon=False)
+        where = (0.5, -0.14)
+        style = {"ncols": columns, "fontsize": 8, "frameon": False}
+        axes.legend(loc="upper center", bbox_to_anchor=where, **style)
 
 
 def log_axis(axes: Axes, name: str) -> None:
