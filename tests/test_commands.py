@@ -8,10 +8,17 @@ from pathlib import Path
 import pytest
 
 from dvfl_bench.cli import main as bench
+from dvfl_bench.family import main as family
+from dvfl_bench.forms import main as forms
+from dvfl_bench.naive import main as naive
+from dvfl_bench.precision import main as precision
 from dvfl_export.cli import main as export
 from dvfl_export.eval_cli import main as evaluate
+from dvfl_models.baselines import main as baselines
 from dvfl_models.cli import main as train
+from dvfl_models.cost import main as cost
 from dvfl_models.crossval import main as crossval
+from dvfl_models.scenes import main as scenes
 from dvfl_runtime.cli import main as recognize
 from dvfl_runtime.files import replacing
 
@@ -66,6 +73,27 @@ def test_places_are_checked_before_the_work(
     assert "cannot write" in line or "both name" in line
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "m.pth").read_text() == "weights"
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [
+        (forms, ["--json"]),
+        (family, ["--plot"]),
+        (precision, ["speed", "--json"]),
+        (naive, ["--json"]),
+        (crossval, ["actions5", "--set-name", "x", "--group", "y", "--json"]),
+        (baselines, ["actions5", "--set-name", "x", "--group", "y", "--json"]),
+        (cost, ["femto", "--json"]),
+        (scenes, ["none.csv", "--out"]),
+    ],
+)
+def test_measurements_of_hours_check_their_places_first(
+    main: Main, words: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert main([*words, str(tmp_path / "none" / "out.png")]) == 2
+    (record,) = caplog.records
+    assert "out.png: No such file or directory" in record.getMessage()
 
 
 @pytest.mark.parametrize("request_to_end", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

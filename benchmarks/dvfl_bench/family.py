@@ -28,7 +28,7 @@ from dvfl_bench.plots import legend_below, log_axis
 from dvfl_bench.report import report
 from dvfl_bench.timing import elapsed_ms
 from dvfl_runtime.engines import open_engine
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import check_places, replacing
 from dvfl_runtime.spec import ClipSpec
 
 log = logging.getLogger(__name__)
@@ -211,13 +211,16 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--repeats", type=int, default=5)
     args = parser.parse_args(arguments)
-    result = report(lambda: measure(args.repeats), args.json)
-    if result is None:
-        return 2
-    if args.plot is not None:
-        with replacing(args.plot) as part:
-            save_plot(result, part)
-    return 0
+
+    def work() -> dict[str, Any]:
+        check_places([("--json", args.json), ("--plot", args.plot)])
+        result = measure(args.repeats)
+        if args.plot is not None:
+            with replacing(args.plot) as part:
+                save_plot(result, part)
+        return result
+
+    return 2 if report(work, args.json) is None else 0
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ published, would take at the rate of a 2048^3 float32 matrix product measured be
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from dvfl_bench.machine import describe_machine
 from dvfl_bench.official import official_form
+from dvfl_bench.report import report
 from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.quantise import activation_ranges, layers_of, quantise
@@ -32,7 +32,6 @@ from dvfl_models import VARIANTS, build_model, count_macs
 from dvfl_models.video_focalnet import init_weights
 from dvfl_runtime.engines.openvino import shared_core
 from dvfl_runtime.engines.openvino_graph import rewrite_for_cpu
-from dvfl_runtime.files import replacing
 from dvfl_runtime.spec import ClipSpec
 
 Run = Callable[[], Any]
@@ -315,12 +314,10 @@ def main(arguments: list[str] | None = None) -> int:
     )
     args = parser.parse_args(arguments)
     shape = (args.variant, args.size, args.threads, args.repeats)
-    result = compare(*shape, batch=args.batch, compiled=args.compiled)
-    sys.stdout.write(table(result) + "\n")
-    if args.json is not None:
-        with replacing(args.json) as path:
-            path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return 0
+    result = report(lambda: compare(*shape, batch=args.batch, compiled=args.compiled), args.json)
+    if result is not None:
+        sys.stdout.write(table(result) + "\n")
+    return 2 if result is None else 0
 
 
 if __name__ == "__main__":

@@ -36,6 +36,7 @@ from dvfl_bench.forms import (
     time_in_turn,
 )
 from dvfl_bench.machine import describe_machine
+from dvfl_bench.report import report
 from dvfl_export.calibration import CalibrationSet, calibration_set
 from dvfl_export.clips import Images, clips_of
 from dvfl_export.deploy import deploy_form
@@ -49,7 +50,6 @@ from dvfl_models.synthetic import render_clip
 from dvfl_models.video_focalnet import init_weights
 from dvfl_runtime.artifact import read_artifact
 from dvfl_runtime.engines import open_engine
-from dvfl_runtime.files import replacing
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.spec import ClipSpec
 
@@ -227,14 +227,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=10)
     args = parser.parse_args(arguments)
-    if args.what == "quality":
-        result = quality(args.model, args.videos, args.rendered)
-    else:
-        result = speed(args.variant, args.size, args.threads, args.repeats)
-    if args.json is not None:
-        with replacing(args.json) as path:
-            path.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    return 0
+
+    def work() -> dict[str, Any]:
+        if args.what == "quality":
+            return quality(args.model, args.videos, args.rendered)
+        return speed(args.variant, args.size, args.threads, args.repeats)
+
+    return 2 if report(work, args.json) is None else 0
 
 
 if __name__ == "__main__":

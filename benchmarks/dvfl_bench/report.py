@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import check_places, replacing
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +25,7 @@ def report(measure: Callable[[], dict[str, Any]], path: Path | None) -> dict[str
     for ours in ("dvfl_bench", "dvfl_runtime"):  # not what exporters say about their own work
         logging.getLogger(ours).setLevel(logging.INFO)
     try:
+        check_places([("--json", path)])
         result = measure()
         if path is not None:
             with replacing(path) as part:

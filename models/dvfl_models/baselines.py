@@ -32,7 +32,7 @@ from dvfl_models.machine import machine
 from dvfl_models.recipe import Recipe, read_recipe
 from dvfl_models.recipe_parts import VideosPart
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import check_places, replacing
 from dvfl_runtime.sources import open_source
 
 log = logging.getLogger(__name__)
@@ -129,6 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="baselines: %(message)s")
     try:
+        check_places([("--json", args.json)])
         recipe = read_recipe(args.recipe, args.set)
         folds = Folds(args.set_name, args.group, args.folds)
         results = cross_validate_metadata(recipe, folds)

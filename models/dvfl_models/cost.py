@@ -25,7 +25,7 @@ from dvfl_models.macs import count_macs
 from dvfl_models.video_focalnet import VARIANTS, build_model
 from dvfl_runtime.arguments import Parser, whole
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import check_places, replacing
 
 log = logging.getLogger(__name__)
 
@@ -127,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     try:
+        check_places([("--json", args.json)])
         found = cost(args.variants, rounds=args.rounds)
         with replacing(args.json) as part:
             part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

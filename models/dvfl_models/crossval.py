@@ -30,7 +30,7 @@ from dvfl_models.starting import TrainOptions
 from dvfl_models.train import Trainer
 from dvfl_runtime.arguments import Parser, natural, whole
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import check_places, replacing
 
 log = logging.getLogger(__name__)
 
@@ -153,6 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     _begin(args.threads)
     try:
+        check_places([("--json", args.json)])
         recipe = read_recipe(args.recipe, args.set)
         folder = args.out or Path("runs") / f"{recipe.name}_{args.group}s"
         folds = Folds(args.set_name, args.group, args.folds)

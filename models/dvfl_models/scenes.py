@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from dvfl_models.video_clips import decode
 from dvfl_runtime.errors import DvflError, RecipeError
-from dvfl_runtime.files import read_text, replacing
+from dvfl_runtime.files import check_places, read_text, replacing
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="scenes: %(message)s")
     try:
+        check_places([("--out", args.out)], [("the index", args.index)])
         write_clusters(args.index, args.out, args.folds)
     except DvflError as err:
         log.error("error: %s", err)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import av
 import pytest
 from artifacts import COLOURS, artifact, colour_graph, coloured, save, write_colour_model
 from videos import shared_clip, write_video
@@ -240,7 +241,8 @@ def test_a_corrupt_file_gives_its_good_part_and_one_warning(folder):
 
 def test_a_closed_pipe_is_quiet_and_segments_are_still_completed(folder, tmp_path):
     command = [*RUN, folder / "rg.mp4", "--model", folder / "m.onnx", "--hop-s", "0.01"]
-    for extra in ([], ["--segments", tmp_path / "s.csv"]):
+    marks, seen = tmp_path / "s.csv", tmp_path / "o.mp4"
+    for extra in ([], ["--segments", marks, "--overlay", seen]):
         with subprocess.Popen(
             [*command, *extra], stdout=subprocess.PIPE, stderr=subprocess.PIPE
         ) as process:
@@ -250,22 +252,19 @@ def test_a_closed_pipe_is_quiet_and_segments_are_still_completed(folder, tmp_pat
             assert process.wait(30) == 0
             assert process.stderr is not None
             assert process.stderr.read() == b""
-    assert "green" in (tmp_path / "s.csv").read_text()
+    assert "green" in marks.read_text()
+    with av.open(str(seen)) as container:
+        assert sum(1 for _ in container.decode(video=0)) == 150
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_a_full_disk_behind_standard_output_is_one_line(folder):
+def test_a_full_disk_behind_standard_output_is_one_line(run, monkeypatch):
     with open("/dev/full", "w") as full:
-        out = subprocess.run(
-            [*RUN, folder / "b.mp4", "--model", folder / "m.onnx"],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-    assert out.returncode == 2
-    assert "cannot write to standard output: No space left" in out.stderr
-    assert out.stderr.count("\n") == 1
+        monkeypatch.setattr(sys, "stdout", full)
+        status, _, err = run("b.mp4")
+    assert status == 2
+    assert "cannot write to standard output: No space left" in err
+    assert err.count("\n") == 1
 
 
 def test_ctrl_c_completes_the_outputs(folder, tmp_path, monkeypatch, capsys):

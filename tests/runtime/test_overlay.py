@@ -2,9 +2,6 @@
 
 import itertools
 import os
-import signal
-import subprocess
-import sys
 from fractions import Fraction
 
 import av
@@ -236,36 +233,6 @@ def test_the_colours_survive(tmp_path):
     seen = decoded(tmp_path / "c.mp4")[0][1]
     assert np.abs(seen[16, ::32][:3].astype(int) - image[16, ::32]).max() < 90  # at the edges
     assert np.abs(seen[16, 16::32].astype(int) - image[16, 16::32]).max() < 12
-
-
-def test_interrupted_the_video_is_completed_and_playable(tmp_path, model):
-    images = coloured(("red", 4000), height=16, width=24)
-    video = write_video(tmp_path / "v.mp4", images, options={"preset": "ultrafast"})
-    command = [sys.executable, "-m", "dvfl_runtime.cli", video, "--model", model]
-    for request, status in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
-        with subprocess.Popen(
-            [*command, "--overlay", "o.mp4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        ) as process:
-            for _ in range(5):
-                process.stdout.readline()
-            process.send_signal(request)
-            assert process.stderr.read() == b""
-            assert process.wait(30) == status
-        assert 20 < len(decoded("o.mp4")[0]) < 4000
-        os.unlink("o.mp4")
-    assert sorted(os.listdir()) == ["v.mp4"]
-
-
-def test_a_closed_pipe_does_not_stop_the_overlay(tmp_path, model):
-    video = write_video(tmp_path / "v.mp4", coloured(("red", 100)))
-    command = [sys.executable, "-m", "dvfl_runtime.cli", video, "--model", model]
-    with subprocess.Popen(
-        [*command, "--overlay", "o.mp4"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as process:
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        assert process.wait(30) == 0
-    assert len(decoded("o.mp4")[0]) == 100
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
