@@ -123,7 +123,7 @@ def model(number: int, folder: Path) -> Path:
     elif how == len(DAMAGES):
         splice(data, rng.choice((b"\x08\x09" * HEADER, (DATA / "demo.mp4").read_bytes())), rng)
     else:
-        change = change_graph if how % 2 else change_description
+        change = (change_graph, change_description, change_graph, change_file)[how % 4]
         data = bytearray(change(whole, rng))
     path = folder / f"{number}.onnx"
     path.write_bytes(data)
@@ -172,12 +172,38 @@ def change_description(whole: bytes, rng: random.Random) -> bytes:
     about = json.loads(entry.value)
     inside = about["spec"] if rng.random() < 0.6 else about
     name = rng.choice(sorted(inside))
-    value = rng.choice((None, "", [], {}, True, 1e308, -1, odd(rng), [odd(rng)] * 2, ["a", "b"]))
+    numbers = (None, True, 1e308, -1, odd(rng), [odd(rng)] * 2, float("nan"), 10**400)
+    texts = ("", [], {}, ["a", "b"], "a\nb", ["\x1b[2J", "\u2028"], "\ud800", "a" * 10**6)
+    value = rng.choice((*numbers, *texts, {"a": {"b": ["c"] * 1000}}))
     inside[name] = value
-    entry.value = json.dumps(about)
+    entry.value = json.dumps(about)  # what is no UTF-8 is spelt out
     if rng.random() < 0.5:  # nothing in the graph that would contradict it
         for dim in proto.graph.input[0].type.tensor_type.shape.dim[1:4]:
             dim.dim_param = "any"
+    return bytes(proto.SerializeToString())
+
+
+def change_file(whole: bytes, rng: random.Random) -> bytes:
+    """Returns a file that says or holds more than dvfl-export writes."""
+    import onnx
+
+    proto = onnx.ModelProto.FromString(whole)
+    place = rng.randrange(5)
+    if place == 0:
+        tensor = rng.choice(proto.graph.initializer)
+        tensor.data_location = onnx.TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=rng.choice(("w.bin", "/etc/passwd", "..")))
+    elif place == 1:
+        return whole + rng.choice((b"\x72\x00", b"\x3a\x00", b"\xa2\x06\x00")) * 10**6
+    elif place == 2:
+        for _ in range(rng.randrange(1, 2000)):
+            proto.metadata_props.add(key="dvfl", value="{}")
+    elif place == 3:
+        (entry,) = (prop for prop in proto.metadata_props if prop.key == "dvfl")
+        entry.value = rng.choice(("[" * 10**5, "9" * 10**6, '{"a":' * 1000, "", "null", "\0"))
+    else:
+        proto.metadata_props.reverse()
+        proto.producer_name = "a" * 10**6
     return bytes(proto.SerializeToString())
 
 
