@@ -278,7 +278,7 @@ def _summary(exported: Exported, output: Path) -> None:
     if exported.sensitivity is not None:
         print(exported.sensitivity.table(), file=out)
     for name, why in verification.skipped.items():
-        print(f"not verified in {name}: it {why}", file=out)
+        print(f"not verified in {name}: {why}", file=out)
 
 
 if __name__ == "__main__":

@@ -170,11 +170,10 @@ def export(
             step("build the plan")
             rows = build_and_verify(part, again, threshold, share).engines
             verification = dataclasses.replace(verification, engines=(*verification.engines, *rows))
-            engines = [*engines, "tensorrt"]
         parity = verification.report() | (sensitivity.report() if sensitivity else {})
         _judge(verification, parity, request.report)
         step("time")
-        times = median_ms(part, engines, again[0])
+        times = median_ms(part, [row.engine for row in verification.engines], again[0])
         step("write")
         artifact = dataclasses.replace(artifact, parity=parity)
         _write(proto, artifact, part)

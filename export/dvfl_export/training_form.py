@@ -45,8 +45,9 @@ from dvfl_models.video_focalnet import (
     VideoFocalNet,
     build_model,
 )
-from dvfl_runtime.artifact import Artifact, read_artifact
-from dvfl_runtime.errors import ExportError
+from dvfl_runtime.artifact import Artifact
+from dvfl_runtime.errors import ArtifactError, ExportError
+from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.spec import ClipSpec
 
 
@@ -65,13 +66,17 @@ def restore(source: Path, output: Path) -> Restored:
         output: path of the .pth file to write.
 
     Raises:
-        ArtifactError: if the file cannot be read.
+        ArtifactError: if the file cannot be read, or no engine can run it.
         ExportError: if it cannot be turned back.
         VerificationFailed: if the checkpoint and the file differ on clips.
         OutputError: if the output cannot be written.
     """
-    artifact = read_artifact(source)
-    proto = onnx.load(str(source))
+    with Recognizer(source, device="cpu") as recognizer:  # what no engine runs is refused first
+        artifact = recognizer.artifact
+    try:
+        proto = onnx.load(str(source))
+    except Exception as err:  # protobuf's errors share no base with others
+        raise ArtifactError(f"cannot use model {source}: {err}; copy it again") from err
     model = training_form(proto, artifact)
     spec = artifact.spec
     clips = clips_of(rendered_videos(spec), spec)
@@ -139,8 +144,12 @@ def _load(deployed: DeployVideoFocalNet, proto: onnx.ModelProto) -> str:
     }
     for weight in proto.graph.initializer:
         name = weight.name.removesuffix(".float16")
-        if name in own:
+        if name not in own:
+            continue
+        try:
             weights[name] = torch.from_numpy(numpy_helper.to_array(weight).copy())
+        except (ValueError, TypeError) as err:
+            return f"{name}: {err}"
     if report := compare(own, weights):
         return report
     deployed.load_state_dict(weights)

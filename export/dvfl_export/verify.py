@@ -26,7 +26,7 @@ from dvfl_export.clips import Images
 from dvfl_models.evaluate import to_batch
 from dvfl_runtime.artifact import Precision
 from dvfl_runtime.engines import CPU_ENGINES, installed_engines, open_engine
-from dvfl_runtime.errors import ExportError
+from dvfl_runtime.errors import ArtifactError, EngineUnavailable, ExportError
 from dvfl_runtime.files import replacing
 from dvfl_runtime.packages import pip_install
 from dvfl_runtime.recognizer import Recognizer
@@ -193,6 +193,7 @@ def verify(
 
     Raises:
         ExportError: if there is no engine to compare.
+        EngineUnavailable: if none can be used.
         ArtifactError: if an engine cannot load or run the file.
         ValueError: if there are more or fewer clips than rows of logits.
     """
@@ -203,18 +204,31 @@ def verify(
             f"no engine is installed to verify with; run: {pip_install('onnxruntime')}"
         )
     rows = []
+    left_out = dict(skipped or {})
+    failed: EngineUnavailable | None = None
     precision: Precision = "fp32"
     for name in engines:
-        engine = open_engine(name, file, device=_device(name))
+        try:
+            engine = open_engine(name, file, device=_device(name))
+        except EngineUnavailable as err:  # such as a package that cannot be imported
+            left_out[name], failed = str(err), err
+            continue
         with Recognizer(file, engine=engine) as recognizer:  # opened as a user opens it
             precision = recognizer.artifact.precision
             logits = np.concatenate([engine.run(clip[None]) for clip in clips])
+        if logits.shape != pytorch.shape:
+            raise ArtifactError(
+                f"model {file} gives logits of shape {logits.shape} in {name} for {len(clips)} "
+                f"clips, wanted {pytorch.shape}; export it again"
+            )
         found = compare(pytorch, logits)
         wanted = threshold or THRESHOLDS[precision]
         passed = wanted.holds(found["max_difference"], found["top1"])
         rows.append(Agreement(name, engine.version, engine.provider, **found, passed=passed))
+    if failed is not None and not rows:
+        raise failed
     wanted = threshold or THRESHOLDS[precision]
-    return Verification(precision, len(clips), wanted, tuple(rows), skipped or {})
+    return Verification(precision, len(clips), wanted, tuple(rows), left_out)
 
 
 def engines_for(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
@@ -222,7 +236,7 @@ def engines_for(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
     names = [name for name in installed_engines() if name in CPU_ENGINES]
     if not proto.functions:
         return names, {}
-    skipped = {"openvino": "does not expand the functions of domain dvfl"}
+    skipped = {"openvino": "it does not expand the functions of domain dvfl"}
     return (
         [name for name in names if name not in skipped],
         {name: why for name, why in skipped.items() if name in names},

@@ -100,6 +100,11 @@ def normalised(proto: onnx.ModelProto, name: str) -> None:
     proto.graph.node.add(op_type="LayerNormalization", name=name)
 
 
+def damaged(proto: onnx.ModelProto, name: str) -> None:
+    weight = next(weight for weight in proto.graph.initializer if weight.name == name)
+    weight.dims[0] += 1
+
+
 @pytest.mark.parametrize(
     ("about", "message"),
     [
@@ -121,6 +126,7 @@ def test_files_that_do_not_fit_their_description_are_refused(
         (without, "patch_embed.linear.weight", "missing: patch_embed.linear.weight"),
         (scaled, "layers.0.norm1.weight", "layers.0.norm1 has a scale and a shift"),
         (normalised, "layers.0.modulation.norm", "16 normalisations instead of 15"),
+        (damaged, "head.weight", "head.weight: cannot reshape array .*"),
     ],
 )
 def test_networks_that_cannot_be_told_from_a_file_are_refused(

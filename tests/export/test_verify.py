@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from dvfl_models import build_model, save_checkpoint
 from dvfl_models.video_focalnet import VideoFocalNet, init_weights
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.engines import installed_engines
-from dvfl_runtime.errors import ExportError
+from dvfl_runtime.errors import ArtifactError, EngineUnavailable, ExportError
 from dvfl_runtime.sources import open_source
 
 SPEC = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
@@ -159,3 +160,23 @@ def test_the_report_is_json_even_of_logits_that_are_not_finite() -> None:
 def test_no_engine_is_an_error(folder: Path) -> None:
     with pytest.raises(ExportError, match="pip install onnxruntime"):
         verify(folder / "m.onnx", np.zeros((1, 6), np.float32), [np.zeros((4, 32, 32, 3))], [])
+
+
+def test_an_engine_that_cannot_be_used_is_left_out_and_told(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    found = verified(folder / "m.onnx", clips_of(rendered_videos(SPEC), SPEC))
+    assert found.passed
+    assert [row.engine for row in found.engines] == ["onnxruntime"]
+    assert "openvino" in found.skipped["openvino"]
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(EngineUnavailable, match="onnxruntime"):
+        verified(folder / "m.onnx", clips_of(rendered_videos(SPEC), SPEC))
+
+
+def test_logits_of_another_shape_are_an_error(folder: Path) -> None:
+    wanted = np.zeros((1, 7), np.float32)
+    clips = clips_of(rendered_videos(SPEC, count=1), SPEC)
+    with pytest.raises(ArtifactError, match=r"shape \(1, 6\) in .* wanted \(1, 7\)"):
+        verify(folder / "m.onnx", wanted, clips[:1], ENGINES)
