@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import os
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeAlias, cast
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_BATCH = 8  # for eight sources and more; one window of each for fewer
 GRACE_S = 2.0  # at the end: how long a source of the caller's may take for one more frame
+QUIET_S = 2.0  # a live source without a frame for so long, and for longer than a window, has paused
 JOIN_S = 5.0  # how long a closed source may take to end
 
 
@@ -91,6 +93,31 @@ class Feed:
         self.end_was_given = False
         self._covered = 0  # number of the first frame behind the windows given or counted so far
         self._lost = 0
+        self._cutting = threading.Lock()  # guards the windower and what follows
+        self._heard_s = math.inf  # when the newest frame came, on the machine's clock
+
+    def push(self, frame: Frame) -> list[Window]:
+        """Returns the windows that a frame completes."""
+        with self._cutting:
+            self._heard_s = time.monotonic()
+            return self.windower.push(frame)
+
+    def finish(self) -> list[Window]:
+        """Returns the windows that the end of the source completes."""
+        with self._cutting:
+            return self.windower.finish()
+
+    def end_a_pause(self) -> None:
+        """Adds the last windows of a live source that has paused, which else the next frame would.
+
+        A camera that sends only while something moves may be silent for hours.
+        """
+        pause_s = max(QUIET_S, self.windower.window_s)
+        if not self.live or self.ended or time.monotonic() - self._heard_s <= pause_s:
+            return
+        with self._cutting, suppress(DvflError):  # the thread that reads meets the error again
+            if time.monotonic() - self._heard_s > pause_s:
+                self.pending.extend(self.windower.finish())
 
     def replace(self, windows: list[Window]) -> None:
         """Puts the newest windows in the place of those that wait."""
@@ -202,7 +229,9 @@ class Feeds:
             Exception: what ended the source, or each of the sources.
         """
         with self._changed:
-            self._changed.wait_for(self._is_due)
+            self._end_pauses()
+            while not self._changed.wait_for(self._is_due, QUIET_S / 2):
+                self._end_pauses()
             if self.stopped:
                 return []
             for feed in self._feeds:
@@ -215,6 +244,10 @@ class Feeds:
             if len(self._feeds) > 1:
                 self._changed.wait_for(self._is_full, self._max_wait_s)
             return [] if self.stopped else self._fair()
+
+    def _end_pauses(self) -> None:
+        for feed in self._feeds:
+            feed.end_a_pause()
 
     def _is_due(self) -> bool:
         return (
@@ -273,7 +306,6 @@ class Feeds:
                 )
 
     def _read_windows(self, feed: Feed) -> None:
-        windower = feed.windower
         try:
             with self._opened(feed) as source, closing(frames_of(source)) as frames:
                 if self.stopped:
@@ -281,9 +313,9 @@ class Feeds:
                 for frame in frames:
                     if self.stopped:
                         return
-                    self._put(feed, windower.push(_arrived(frame, source)))
+                    self._put(feed, feed.push(_arrived(frame, source)))
         finally:  # what was read counts, whatever ended it
-            self._put(feed, windower.finish(), last=True)
+            self._put(feed, feed.finish(), last=True)
 
     @contextmanager
     def _opened(self, feed: Feed) -> Iterator[Source]:

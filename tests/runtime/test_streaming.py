@@ -181,6 +181,21 @@ def test_a_camera_of_one_picture_in_three_seconds_has_a_row_for_each(r):
     assert [round(p.start_s * 0.3) for p in r.stream(camera)] == [0, 1, 2, 3, 4]
 
 
+def test_the_last_windows_before_a_pause_do_not_wait_for_its_end(r, monkeypatch):
+    monkeypatch.setattr("dvfl_runtime.feeds.QUIET_S", 0.1)
+    monkeypatch.setattr("dvfl_runtime.feeds.GRACE_S", 0.1)
+    camera = Camera("cam", gate=threading.Semaphore(9))
+    stream = r.stream(camera, window_s=0.3)
+    ends = []
+    while not ends or ends[-1] < 0.45:  # where the last of these nine frames has been shown
+        ends.append(round(next(stream).end_s, 2))
+    assert ends[-1] == 0.45
+    camera.gate.release(5)
+    after = next(stream)  # a stretch of its own, shorter than a window
+    assert (round(after.start_s, 2), round(after.end_s, 2)) == (0.45, 0.7)
+    stream.close()
+
+
 def test_padded_segments_are_in_order_over_a_gap(r):
     times = [*range(11), 10.1, 11.1, 12.1]
     images = coloured(("red", 11), ("green", 3))
