@@ -57,7 +57,7 @@ class Panel:
         self._colours = {label: class_colour(n) for n, label in enumerate(labels)}
         self._unit = max(10, round(min(width, height) * 0.036))
         self._width = width
-        self.strip_px = _even(self._unit * 0.8)
+        self.strip_px = _even(min(self._unit * 0.8, height * MAX_PART))
         self._row = round(self._unit * 1.5)
         room = (height * MAX_PART - self.strip_px - self._unit) / self._row
         self._rows = max(0, min(MAX_BARS, int(room)))

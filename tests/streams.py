@@ -46,8 +46,24 @@ def number_of(image: NDArray[np.uint8]) -> int:
     return number
 
 
-def encode(path: Path, numbers: range, height: int, width: int, kind: str = "h264") -> Path:
-    """Writes pictures as the access units that rtsp_server.py plays; a key frame each 10th."""
+def encode(
+    path: Path,
+    numbers: range,
+    height: int,
+    width: int,
+    kind: str = "h264",
+    more: dict[str, str] | None = None,
+) -> Path:
+    """Writes pictures as the access units that rtsp_server.py plays; a key frame each 10th.
+
+    Args:
+        path: the file.
+        numbers: of the pictures.
+        height: of the pictures, px.
+        width: of the pictures, px.
+        kind: of the encoder.
+        more: of its options.
+    """
     codec = av.CodecContext.create(ENCODERS[kind], "w")
     codec.width, codec.height = width, height
     codec.pix_fmt = "yuvj420p" if kind == "jpeg" else "yuv420p"
@@ -57,7 +73,7 @@ def encode(path: Path, numbers: range, height: int, width: int, kind: str = "h26
         "h264": options,
         "h265": {**options, "x265-params": "log-level=none:repeat-headers=1"},
         "jpeg": {},
-    }[kind]
+    }[kind] | (more or {})
     data = bytearray()
     for i, number in enumerate(numbers):
         frame = av.VideoFrame.from_ndarray(numbered(number, height, width), format="rgb24")

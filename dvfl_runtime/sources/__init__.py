@@ -31,6 +31,7 @@ from dvfl_runtime.sources.memory import MemorySource
 from dvfl_runtime.sources.pipelines import CsiCamera
 from dvfl_runtime.sources.reconnect import LiveOptions
 from dvfl_runtime.sources.rtsp import RtspGrabber
+from dvfl_runtime.sources.stills import is_still
 from dvfl_runtime.sources.video_file import DEFAULT_FPS
 
 __all__ = [
@@ -158,4 +159,6 @@ def _open_path(text: str, fps: float | None) -> Source:
         raise SourceError(f"{name} is not a file or a folder; pass {_SUPPORTED}")
     if about.st_size == 0:
         raise SourceError(f"{name} is empty (0 bytes); record or copy it again")
-    return JetsonFileSource(path) if text.startswith("jetson:") else FileSource(path, fps)
+    if text.startswith("jetson:"):
+        return JetsonFileSource(path)
+    return ImagesSource(path, fps or DEFAULT_FPS) if is_still(path) else FileSource(path, fps)

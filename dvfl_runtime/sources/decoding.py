@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dvfl_runtime.sources.losses import Losses
+from dvfl_runtime.sources.picture import MAX_PIXELS
 
 if TYPE_CHECKING:
     import av
@@ -87,7 +88,8 @@ class Decoder:
         self._held: list[VideoFrame] = []  # whole, unless one before them in decode order is not
         self._unseen: set[int] = set()  # packets whose pictures did not come out yet
         codec.copy_opaque = True
-        codec.options = {"err_detect": "explode"} if strict else {}
+        limit = {"max_pixels": str(MAX_PIXELS)}
+        codec.options = {"err_detect": "explode", **limit} if strict else limit
 
     def decode(self, packet: av.Packet[VideoStream]) -> list[VideoFrame]:
         """Returns the whole pictures that come out when this packet is given."""

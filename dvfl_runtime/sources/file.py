@@ -15,8 +15,8 @@ from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.clock import Clock
 from dvfl_runtime.sources.decoding import Decoder
 from dvfl_runtime.sources.frame import Frame
-from dvfl_runtime.sources.picture import upright_rgb
-from dvfl_runtime.sources.video_file import DEFAULT_FPS, VideoFile
+from dvfl_runtime.sources.picture import Orientations, upright_rgb
+from dvfl_runtime.sources.video_file import DEFAULT_FPS, OpenedVideo
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -61,7 +61,7 @@ class FileSource:
         self._fps = fps
         self._closed = threading.Event()
         self._warned = False
-        file = VideoFile(path, 1, fps)
+        file = OpenedVideo(path, 1, fps)
         self._is_timed = file.is_timed
         self.duration_s = file.duration_s
         file.close()
@@ -76,6 +76,7 @@ class FileSource:
             raise SourceError(f"{self.name} is closed; open it again")
         reading = _Reading(self._path, self._fps)
         clock: Clock | None = None
+        orientations = Orientations()
         try:
             for index, raw in enumerate(reading.pictures()):
                 if self._closed.is_set():
@@ -85,7 +86,8 @@ class FileSource:
                 if index == 1 and not self._is_timed:  # a single picture needs no rate
                     self._is_timed = True  # once, however often it is read
                     _logger.warning(UNTIMED, self.name, DEFAULT_FPS)
-                yield Frame.later(partial(upright_rgb, raw), time_s, index)
+                make = partial(upright_rgb, raw, orientations.of(raw))
+                yield Frame.later(make, time_s, index)
         finally:
             reading.file.close()
         if reading.count == 0:
@@ -137,7 +139,7 @@ class _Reading:
         self.damage, self.damaged_after = "", -1
         self._path, self._fps = path, fps
         self._start = _Start()
-        self.file = VideoFile(path, min(MAX_THREADS, os.cpu_count() or 1), fps)
+        self.file = OpenedVideo(path, min(MAX_THREADS, os.cpu_count() or 1), fps)
 
     def pictures(self) -> Iterator[VideoFrame]:
         """Yields them in the order in which they are shown."""
@@ -152,7 +154,7 @@ class _Reading:
                     return
                 strict = False
             self.file.close()
-            self.file = VideoFile(self._path, 1, self._fps)
+            self.file = OpenedVideo(self._path, 1, self._fps)
 
     def _one_pass(self, decoder: Decoder, start: _Start) -> Iterator[VideoFrame]:
         number = start.picture

@@ -10,7 +10,14 @@ from pathlib import Path
 from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
 
-IMAGE_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
+IMAGE_SUFFIXES = frozenset({
+    *(".avif", ".bmp", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif"),
+    *(".tiff", ".webp"),
+})  # fmt: skip
+OTHER_IMAGE_SUFFIXES = frozenset({
+    *(".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".heic", ".heif", ".j2k", ".jxl", ".jxr"),
+    *(".nef", ".psd", ".raw", ".svg", ".tga"),
+})  # fmt: skip
 VIDEO_SUFFIXES = frozenset({
     *(".3gp", ".avi", ".flv", ".gif", ".h264", ".h265", ".hevc", ".m2ts", ".m4v", ".mkv", ".mov"),
     *(".mp4", ".mpeg", ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".webm", ".wmv"),
@@ -46,6 +53,12 @@ def images_in(folder: Path) -> list[Path]:
             f"of {', '.join(sorted(IMAGE_SUFFIXES))}, or pass a folder of videos to dvfl-recognize"
         )
     return images
+
+
+def other_images_in(folder: Path) -> list[Path]:
+    """Returns the images of a folder that are of kinds that cannot be read, in natural order."""
+    files = (p for p in folder.iterdir() if p.suffix.lower() in OTHER_IMAGE_SUFFIXES)
+    return sorted((p for p in files if p.name[0] != "."), key=natural_key)
 
 
 def sources_in(source: str) -> list[str]:

@@ -25,7 +25,7 @@ from dvfl_runtime.sources.capture import (
 )
 from dvfl_runtime.sources.clock import REORDER_DEPTH, next_time
 from dvfl_runtime.sources.frame import Frame
-from dvfl_runtime.sources.picture import orientation_of
+from dvfl_runtime.sources.picture import Orientations
 from dvfl_runtime.sources.pipelines import PARSERS, file_pipeline, is_jetson, rtsp_pipeline
 from dvfl_runtime.sources.rtsp import RtspGrabber, checked
 from dvfl_runtime.sources.video_file import open_video, shown_s
@@ -70,7 +70,7 @@ class JetsonFileSource:
                 raise SourceError(
                     f"no frame of {self.name} can be decoded; record it again"
                 ) from err
-            self._orientation = orientation_of(first)
+            self._orientation = Orientations().of(first)
         pipeline = file_pipeline(path, kind, codec)
         if pipeline is None:
             raise SourceError(

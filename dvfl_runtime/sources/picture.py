@@ -36,27 +36,40 @@ class Orientation(NamedTuple):
         return np.ascontiguousarray(image)
 
 
-def orientation_of(raw: VideoFrame) -> Orientation:
-    """Returns what the display matrix of a picture says, to the nearest quarter of a turn."""
-    side_data: Mapping[str, Any] = raw.side_data
-    data = side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return Orientation()
-    # x' = a x + c y and y' = b x + d y; the matrix is stored as a b u c d v x y w
-    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return Orientation(False, a < 0, d < 0)
-    return Orientation(True, c < 0, b < 0)
+class Orientations:
+    """Follows how the pictures of a stream are turned.
+
+    Containers say it of all pictures. Inside an H.264 or H.265 stream it is said at a key picture
+    and holds up to the next one.
+    """
+
+    def __init__(self) -> None:
+        self._last = Orientation()
+
+    def of(self, raw: VideoFrame) -> Orientation:
+        """Returns it for the next picture, to the nearest quarter of a turn."""
+        side_data: Mapping[str, Any] = raw.side_data
+        data = side_data.get("DISPLAYMATRIX")
+        if data is not None:
+            # x' = a x + c y and y' = b x + d y; the matrix is stored as a b u c d v x y w
+            a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
+            turned = abs(a) + abs(d) < abs(b) + abs(c)
+            self._last = (
+                Orientation(True, c < 0, b < 0) if turned else Orientation(False, a < 0, d < 0)
+            )
+        elif raw.key_frame:
+            self._last = Orientation()
+        return self._last
 
 
-def upright_rgb(raw: VideoFrame) -> NDArray[np.uint8]:
+def upright_rgb(raw: VideoFrame, orientation: Orientation) -> NDArray[np.uint8]:
     """Returns (H, W, 3) uint8 RGB; colour matrix and range are those that the stream states."""
     try:
         # by default PyAV 17 starts threads for each picture: 4.0 ms instead of 0.6 at 1280 x 720 px
         image = np.asarray(raw.to_ndarray(format="rgb24", threads=1), np.uint8)
     except TypeError:  # before 17 there is one thread, and no such argument
         image = np.asarray(raw.to_ndarray(format="rgb24", **_colours(raw)), np.uint8)
-    return orientation_of(raw).apply(image)  # without libav's padding of the lines
+    return orientation.apply(image)  # without libav's padding of the lines
 
 
 def _colours(raw: VideoFrame) -> dict[str, Any]:

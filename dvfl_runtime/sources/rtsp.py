@@ -19,7 +19,7 @@ from dvfl_runtime.sources.container import open_container
 from dvfl_runtime.sources.decoding import Decoder
 from dvfl_runtime.sources.grabber import Grabbed
 from dvfl_runtime.sources.losses import Losses
-from dvfl_runtime.sources.picture import upright_rgb
+from dvfl_runtime.sources.picture import Orientations, upright_rgb
 
 if TYPE_CHECKING:
     import av
@@ -73,6 +73,7 @@ class RtspGrabber:
         self._timeout_s = read_timeout_s
         self._container: InputContainer | None = None
         self._pictures: Iterator[VideoFrame] = iter(())
+        self._orientations = Orientations()
 
     @property
     def codec(self) -> str:
@@ -120,7 +121,7 @@ class RtspGrabber:
             OSError: if the stream ended, was lost, or nothing came in time.
         """
         for raw in self._pictures:
-            return Grabbed(partial(upright_rgb, raw), raw.time)
+            return Grabbed(partial(upright_rgb, raw, self._orientations.of(raw)), raw.time)
         raise ConnectionError("the server ended the stream")
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from dvfl_runtime.sources.clock import Clock
 from dvfl_runtime.sources.container import open_container
 from dvfl_runtime.sources.decoding import Decoder
 from dvfl_runtime.sources.losses import Losses
+from dvfl_runtime.sources.picture import MAX_PIXELS
 
 if TYPE_CHECKING:
     import av
@@ -25,7 +26,7 @@ DEFAULT_FPS = 25  # of what tells no rate
 NO_TIMESTAMPS = 0x80  # libav's flag of formats that store none
 
 
-class VideoFile:
+class OpenedVideo:
     """The best video stream of a file.
 
     Args:
@@ -145,18 +146,42 @@ def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoS
             f"cannot open {printable(str(path))} as a video: {err.strerror}; "
             "check that it is a complete video file"
         ) from err
-    cover = av.stream.Disposition.attached_pic
-    streams = [s for s in container.streams.video if not s.disposition & cover]
+    stream = _best_stream(container)
     if not len(container.streams):
         problem = "it holds no streams; check that it is a complete video file"
     elif container.format.name == "tty":  # libav draws any .txt file as a terminal
         problem = "it is a text file; pass a video file"
-    elif not streams or streams[0].codec_context is None:
+    elif stream is None:
         problem = "it has no video stream that can be decoded; pass a file with video"
+    elif _pixels(stream) > MAX_PIXELS:
+        codec = stream.codec_context
+        problem = (
+            f"its pictures of {codec.width} x {codec.height} px are larger than "
+            f"{MAX_PIXELS / 1e6:.0f} megapixels; make them smaller"
+        )
     else:
-        return av.FFmpegError, container, streams[0]
+        return av.FFmpegError, container, stream
     container.close()
     raise SourceError(f"cannot open {printable(str(path))} as a video: {problem}")
+
+
+def _best_stream(container: InputContainer) -> VideoStream | None:
+    """Returns the stream that a player shows, the largest of those that are equal otherwise."""
+    from av.stream import Disposition
+
+    def kind(stream: VideoStream) -> tuple[str, object]:
+        return stream.codec_context.name, stream.disposition & Disposition.default
+
+    covers = Disposition.attached_pic
+    streams = [s for s in container.streams.video if s.codec_context and not s.disposition & covers]
+    streams = [s for s in streams if s.frames != 1] or streams  # stills; 0 is not known
+    best = next((s for s in streams if s is container.streams.best("video")), None)
+    equal = streams if best is None else [s for s in streams if kind(s) == kind(best)]
+    return max(equal, key=_pixels, default=None)
+
+
+def _pixels(stream: VideoStream) -> int:
+    return stream.codec_context.width * stream.codec_context.height
 
 
 def is_bare(container: InputContainer) -> bool:

@@ -63,6 +63,15 @@ def test_every_frame_is_there_at_its_time_in_its_size(tmp_path, model, size):
     assert near(images[-1][-2, round(width * 0.8)], green)
 
 
+@pytest.mark.parametrize("size", [(2, 2), (4, 4), (6, 6), (1, 40), (40, 2)])
+def test_tiny_pictures(tmp_path, model, size):
+    height, width = size
+    images = coloured(("red", 8), height=height, width=width)
+    video = write_video(tmp_path / "v.mkv", images, codec="ffv1", pix_fmt="yuv444p")
+    images, _ = overlaid(video, tmp_path / "o.mp4", model)
+    assert [i.shape for i in images] == [(height + height % 2, width + width % 2, 3)] * 8
+
+
 def test_a_variable_frame_rate_stays_one(tmp_path, model):
     ticks = np.cumsum([0, *([1, 1, 4, 2] * 12)]).tolist()
     images = coloured(("blue", len(ticks)))
