@@ -144,7 +144,7 @@ def test_a_picture_made_later_is_made_once_and_only_if_asked_for():
 def test_a_file_converts_no_picture_that_nobody_asks_for(tmp_path, monkeypatch):
     made = []
     real = file.upright_rgb
-    monkeypatch.setattr(file, "upright_rgb", lambda raw: made.append(1) or real(raw))
+    monkeypatch.setattr(file, "upright_rgb", lambda *raw: made.append(1) or real(*raw))
     video = write_video(tmp_path / "v.mp4", pictures(30))
     frames = list(open_source(video).frames())
     assert made == []
