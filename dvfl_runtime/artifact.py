@@ -13,7 +13,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
 
 from dvfl_runtime.checks import (
     check_choice,
@@ -24,12 +24,13 @@ from dvfl_runtime.checks import (
     wrong,
 )
 from dvfl_runtime.errors import ArtifactError
-from dvfl_runtime.onnx_file import OnnxFile
+from dvfl_runtime.onnx_file import INPUT, OUTPUT, OnnxFile
 from dvfl_runtime.spec import ClipSpec
 
 FORMAT_VERSION = 1
 METADATA_KEY = "dvfl"
 
+Shape: TypeAlias = tuple[int | None, ...]
 Precision = Literal["fp32", "fp16", "int8"]
 
 MAX_MESSAGE = 300  # characters of an error that quotes a file
@@ -87,6 +88,33 @@ class Artifact:
         values["labels"] = list(self.labels)
         return json.dumps(values, ensure_ascii=False, sort_keys=True, default=dict)
 
+    def check_graph(self, clip: Shape | None, logits: Shape | None) -> None:
+        """Checks that a graph takes the clips and gives the logits that this describes.
+
+        Args:
+            clip: (B, T, H, W, 3) as the graph has it, None in it for what it leaves open; None for
+                a graph that does not say.
+            logits: (B, num_classes), likewise.
+
+        Raises:
+            ArtifactError: if it does not.
+        """
+        if logits is not None and logits[-1:] not in ((), (None,), (len(self.labels),)):
+            raise ArtifactError(
+                f"it has {len(self.labels)} labels for {logits[-1]} logits; export it again with "
+                f"the right --labels"
+            )
+        wanted = (1, self.spec.num_frames, *self.spec.size, 3)
+        if clip is None or len(clip) != len(wanted):
+            return  # the engines say what is wrong with it
+        if any(n not in (None, w) for n, w in zip(clip[1:], wanted[1:], strict=True)):
+            raise ArtifactError(
+                f"its graph takes clips of shape {clip} and its ClipSpec makes {wanted}; export it "
+                f"again"
+            )
+        if clip[0] not in (None, 1):
+            raise ArtifactError(f"the batch of its graph is fixed to {clip[0]}, not 1")
+
     @classmethod
     def from_json(cls, text: str | bytes) -> Artifact:
         """Reads what `to_json` wrote. Names that it does not know are left out.
@@ -129,16 +157,21 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
 
     Raises:
         ArtifactError: if the file is missing, empty, truncated, not ONNX, without dvfl metadata,
-            takes weights from another file, or if its metadata is damaged or of a newer format.
+            takes weights from another file, or if its metadata is damaged, of a newer format, or
+            does not fit its graph.
     """
     with _naming(path):
-        text = OnnxFile(path).metadata(METADATA_KEY)
+        file = OnnxFile(path)
+        text = file.metadata(METADATA_KEY)
         if text is None:
             raise ArtifactError(
                 "it has no dvfl metadata because it was not exported by dvfl-export; "
                 "run: dvfl-export CHECKPOINT -o FILE.onnx"
             )
-        return Artifact.from_json(text)
+        artifact = Artifact.from_json(text)
+        # before an engine makes room for what the graph says
+        artifact.check_graph(file.shape(INPUT, "clip"), file.shape(OUTPUT, "logits"))
+        return artifact
 
 
 def graph_sha256(path: str | os.PathLike[str]) -> str:

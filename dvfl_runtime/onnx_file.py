@@ -28,6 +28,7 @@ MODEL_FIELDS = {
     **{8: BYTES, 14: BYTES, 20: BYTES, 25: BYTES},
 }
 IR_VERSION, GRAPH, OPSET_IMPORT, METADATA_PROPS = 1, 7, 8, 14
+INPUT, OUTPUT = 11, 12  # of a graph
 # where tensors can be: message -> field -> the message in it
 PARTS = {
     "model": {GRAPH: "graph", 20: "training", 25: "function"},
@@ -40,6 +41,7 @@ PARTS = {
 }
 EXTERNAL_DATA, DATA_LOCATION = 13, 14  # of a tensor
 
+Span: TypeAlias = tuple[int, int]  # where a message begins and ends
 Field: TypeAlias = tuple[int, int, int, int]  # number, wire type, where its content begins and ends
 
 
@@ -86,6 +88,18 @@ class OnnxFile:
                 f"{MAX_METADATA_BYTES} are the most; export it again"
             )
         return None if found is None else self._data[found]
+
+    def shape(self, side: int, name: str) -> tuple[int | None, ...] | None:
+        """Returns the shape that the graph declares for its INPUT or OUTPUT of a name.
+
+        None stands for what is left open; None alone for a value or a shape that is not there.
+        """
+        for value in self._parts((0, len(self._data)), GRAPH, side):
+            if name.encode() not in [self._data[begin:end] for begin, end in self._parts(value, 1)]:
+                continue
+            for shape in self._parts(value, 2, 1, 2):  # of the type, of tensor_type
+                return tuple(map(self._dim, self._parts(shape, 1)))
+        return None
 
     def graph_sha256(self) -> str:
         """Returns a digest of all but the metadata."""
@@ -138,6 +152,18 @@ class OnnxFile:
         """Whether a field of a tensor says that its values lie elsewhere."""
         said = bool(self._data[begin:end].strip(b"\x80\x00"))  # no zero, however it is written
         return number == EXTERNAL_DATA or (number == DATA_LOCATION and said)
+
+    def _parts(self, span: Span, number: int, *rest: int) -> Iterator[Span]:
+        """Yields where the messages of a field number are, or those at a path of them."""
+        for found, wire, begin, end in self._fields(*span):
+            if found == number and wire == BYTES:
+                yield from self._parts((begin, end), *rest) if rest else [(begin, end)]
+
+    def _dim(self, span: Span) -> int | None:
+        for number, wire, at, end in self._fields(*span):
+            if number == 1 and wire == VARINT:
+                return _varint(self._data, at, end)[0]
+        return None
 
     def _fields(self, at: int, end: int) -> Iterator[Field]:
         """Yields the fields of a message.

@@ -30,7 +30,10 @@ class Scorer:
     """
 
     def __init__(self, artifact: Artifact, engine: Engine, model: str) -> None:
-        _check_agreement(artifact, engine, model)
+        try:
+            artifact.check_graph(engine.clip_shape, (None, engine.num_classes))
+        except ArtifactError as err:
+            raise ArtifactError(f"cannot use model {model}: {err}") from None
         self.artifact = artifact
         self.model = model
         self.info = _info(artifact, engine, model)
@@ -131,23 +134,6 @@ def _keep_engines_after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_keep_engines_after_fork)
-
-
-def _check_agreement(artifact: Artifact, engine: Engine, name: str) -> None:
-    """Raises ArtifactError unless the graph does what the file says about itself."""
-    if engine.num_classes not in (None, len(artifact.labels)):
-        raise ArtifactError(
-            f"model {name} has {len(artifact.labels)} labels for {engine.num_classes} logits; "
-            f"export it again with the right --labels"
-        )
-    wanted = (1, artifact.spec.num_frames, *artifact.spec.size, 3)
-    if any(n not in (None, w) for n, w in zip(engine.clip_shape[1:], wanted[1:], strict=True)):
-        raise ArtifactError(
-            f"the graph of model {name} takes clips of shape {engine.clip_shape} and its ClipSpec "
-            f"makes {wanted}; export it again"
-        )
-    if engine.clip_shape[0] not in (None, 1):
-        raise ArtifactError(f"the batch of model {name} is fixed to {engine.clip_shape[0]}, not 1")
 
 
 def _info(artifact: Artifact, engine: Engine, name: str) -> Info:

@@ -296,3 +296,38 @@ def test_clips_that_no_memory_holds_are_refused(tmp_path, spec):
     with pytest.raises(ArtifactError, match="must be a whole number from 1 to") as refused:
         read_artifact(path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("side", "axis", "value", "message"),
+    [
+        (
+            "input",
+            1,
+            65536,
+            r"clips of shape \(None, 65536, 8, 8, 3\) and its ClipSpec makes",
+        ),
+        ("input", 2, 2**40, "takes clips of shape"),
+        ("input", 3, -1, "takes clips of shape"),
+        ("input", 4, 4, "takes clips of shape"),
+        ("input", 0, 16, "batch of its graph is fixed to 16, not 1"),
+        ("output", 1, 4, "it has 3 labels for 4 logits; export it again with the right --labels"),
+    ],
+)
+def test_a_graph_that_does_not_fit_its_description_is_refused_before_an_engine_opens_it(
+    tmp_path, side, axis, value, message
+):
+    model = colour_graph()
+    values = {"input": model.graph.input, "output": model.graph.output}[side]
+    values[0].type.tensor_type.shape.dim[axis].dim_value = value
+    path = save(model, tmp_path / "m.onnx", {"dvfl": artifact().to_json()})
+    with pytest.raises(ArtifactError, match=message):
+        read_artifact(path)
+
+
+def test_a_graph_may_leave_its_shapes_open(tmp_path):
+    model = colour_graph()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    path = save(model, tmp_path / "m.onnx", {"dvfl": artifact().to_json()})
+    assert read_artifact(path) == artifact()
