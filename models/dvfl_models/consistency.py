@@ -37,6 +37,22 @@ def doubts(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -
     return [text for text in found if text]
 
 
+def other_clips(name: str, trained: ClipSpec | None, given: ClipSpec) -> str:
+    """What is to be said if a checkpoint was trained on other clips than a recipe's."""
+    if trained is None:
+        return ""
+    fields = ("num_frames", "size", "resize", "crop", "mean", "std", "window_s")
+    differ = [field for field in fields if getattr(trained, field) != getattr(given, field)]
+    if not differ:
+        return ""
+    pairs = [f"clip.{field} {getattr(trained, field)} and {getattr(given, field)}"
+             for field in differ]  # fmt: skip
+    return (
+        f"{name} was trained on other clips than the recipe's: {', '.join(pairs)}; set what is not "
+        f"meant to differ"
+    )
+
+
 def gap(batches: float, fit: Confusion) -> str:
     """What is wrong if the batches are right more often than clips of training in a test.
 

@@ -76,9 +76,11 @@ def list_videos(part: VideosPart, labels: Sequence[str]) -> list[Entry]:
         and not any(row[column] in values for column, values in part.exclude.items())
     ]
     if not entries:
+        columns = (*part.only, *part.exclude)
+        values = [f"{c} has {_shown(sorted({row[c] for row, _ in labelled}))}" for c in columns]
         raise RecipeError(
             f"data set {part.name!r}: no video of {part.index} has a label of {_shown(labels)} "
-            f"and passes its filters"
+            f"and passes its filters{': ' if values else ''}{', '.join(values)}"
         )
     return _existing(entries, part)
 

@@ -12,6 +12,7 @@ spatio-temporal context" a loss of its own: it compares the modulators of Video-
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -21,9 +22,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dvfl_models.checkpoint import model_of, num_classes_of, read_checkpoint, spec_of
+from dvfl_models.consistency import other_clips
 from dvfl_models.video_focalnet import Modulators
 from dvfl_runtime.errors import CheckpointError
 from dvfl_runtime.spec import ClipSpec
+
+log = logging.getLogger(__name__)
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -169,6 +173,8 @@ class Teacher:
             )
         if (spec_of(checkpoint).mean, spec_of(checkpoint).std) != (spec.mean, spec.std):
             raise CheckpointError(f"teacher {path} was trained with another clip.mean or clip.std")
+        if doubt := other_clips(f"teacher {path}", checkpoint.spec, spec):
+            log.warning("%s", doubt)
         self.model = model_of(checkpoint).requires_grad_(False)
         self.sha256 = checkpoint.sha256
 

@@ -17,8 +17,9 @@ from dvfl_models.checkpoint import (
     num_classes_of,
     read_checkpoint,
 )
+from dvfl_models.consistency import other_clips
 from dvfl_models.recipe import Recipe
-from dvfl_models.recipe_parts import ModelPart, OptimPart
+from dvfl_models.recipe_parts import OptimPart
 from dvfl_models.video_focalnet import VideoFocalNet, build_model, init_weights
 from dvfl_models.widen import widened
 from dvfl_runtime.errors import CheckpointError, DvflError, RecipeError
@@ -82,7 +83,7 @@ def new_model(recipe: Recipe) -> VideoFocalNet:
     if part.imagenet:
         _load_imagenet(model, part.imagenet)
     if part.start:
-        _load_start(model, part, recipe.labels)
+        _load_start(model, recipe)
     return model
 
 
@@ -107,9 +108,12 @@ def _load_imagenet(model: VideoFocalNet, path: str) -> None:
     )
 
 
-def _load_start(model: VideoFocalNet, part: ModelPart, labels: tuple[str, ...]) -> None:
+def _load_start(model: VideoFocalNet, recipe: Recipe) -> None:
     """Loads the weights to start from, all or all but the head."""
+    part, labels = recipe.model, recipe.labels
     checkpoint = read_checkpoint(part.start)
+    if doubt := other_clips(part.start, checkpoint.spec, recipe.spec):
+        log.warning("%s", doubt)
     given, wanted = checkpoint.state_dict, model.state_dict()
     classes = checkpoint.labels
     if part.new_head:

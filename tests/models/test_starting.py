@@ -8,6 +8,7 @@ import torch
 
 from dvfl_models import build_model
 from dvfl_models.checkpoint import save_checkpoint
+from dvfl_models.distill import Teacher
 from dvfl_models.recipe import recipe_from
 from dvfl_models.starting import new_model
 from dvfl_models.video_focalnet import VideoFocalNet
@@ -15,8 +16,11 @@ from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import CheckpointError
 
 
-def start(labels: list[str] | None = None, **model: object) -> VideoFocalNet:
+def start(
+    labels: list[str] | None = None, clip: dict | None = None, **model: object
+) -> VideoFocalNet:
     values = {
+        "clip": clip or {},
         "name": "start",
         "labels": labels or ["a", "b"],
         "model": {"variant": "femto", **model},
@@ -76,3 +80,11 @@ def test_other_labels_with_the_old_head_are_told(
         start(["a", "b", "c"], start=str(femto))
     with pytest.raises(CheckpointError, match=r"wrong shape: .*these weights fit variant 'femto'"):
         start(variant="pico", start=str(femto))
+
+
+def test_weights_of_other_clips_are_told(femto: Path, caplog: pytest.LogCaptureFixture) -> None:
+    start(start=str(femto), clip={"size": [64, 64], "crop": "letterbox"})
+    assert "clip.size (224, 224) and (64, 64), clip.resize 256 and None, clip.crop" in caplog.text
+    caplog.clear()
+    Teacher(femto, ["a", "b"], ClipSpec(window_s=8.0))
+    assert "clips than the recipe's: clip.window_s 2.0 and 8.0; set what" in caplog.text

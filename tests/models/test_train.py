@@ -240,7 +240,7 @@ def test_folds_in_processes_give_what_one_process_gives(labelled: Path, tmp_path
     ("part", "message"),
     [
         ({"index": "absent.csv"}, "cannot read absent.csv"),
-        ({"only": {"person": ["z"]}}, "no video of"),
+        ({"only": {"person": ["z"]}}, r"no video of .* filters: person has \['a', 'b'\]"),
         ({"rename": {"other": "bend"}}, r"1 of 1 files listed in .* do not exist.*missing\.mp4"),
         ({"only": {"colour": ["red"]}}, "no column 'colour'"),
     ],
