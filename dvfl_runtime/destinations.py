@@ -188,6 +188,6 @@ def files_in(folder: str, sources: Sequence[str], suffix: str) -> list[Path]:
 
 def _stem(source: str) -> str:
     if not is_live(source) and "://" not in source:
-        return Path(source).resolve().stem or "source"
+        return Path(os.path.abspath(source)).stem or "source"
     name = f"camera_{source}" if source.isdecimal() else label(source)
     return re.sub(r"[^\w.-]+", "_", name).strip("_.")[:MAX_NAME]

@@ -135,7 +135,11 @@ class RowFile(Rows):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        os.close(self._number)
+        try:
+            os.close(self._number)
+        except OSError as err:  # where files lie on another machine, errors may come late
+            if kind is None:
+                raise cannot_write(self._place.path, err) from err
         if kind is not None and not self._begun and self._place.found is None:
             self._place.target.unlink(missing_ok=True)
 
@@ -174,15 +178,16 @@ class Replacement:
         self._place = place = _Place(path)
         self.failed = False
         target = place.target
-        # not everybody who may write a file may write its folder
+        # not everybody who may write a file may write its folder, and a file may have other names
         self._beside = place.regular and (
-            place.found is None or os.access(target.parent, os.W_OK | os.X_OK)
+            place.found is None
+            or (place.found.st_nlink == 1 and os.access(target.parent, os.W_OK | os.X_OK))
         )
         suffix = target.suffix if len(os.fsencode(target.suffix)) <= MAX_SUFFIX else ""
         name = f".{target.stem[:MAX_STEM]}.{secrets.token_hex(4)}{suffix}"
-        folder = target.parent if self._beside else Path(tempfile.gettempdir())
-        self.part = folder / name
         try:
+            folder = target.parent if self._beside else Path(tempfile.gettempdir())
+            self.part = folder / name
             os.close(os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         except OSError as err:
             raise cannot_write(path, err) from err

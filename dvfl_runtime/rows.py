@@ -82,14 +82,16 @@ class Rows:
     Args:
         out: takes them.
         name: what it is called.
+        encoding: of the text.
 
     Attributes:
         gone: whoever read it has left: what is written goes nowhere.
     """
 
-    def __init__(self, out: Taker, name: str) -> None:
+    def __init__(self, out: Taker, name: str, encoding: str = "utf-8") -> None:
         self._out = out
         self._name = name
+        self._encoding = encoding
         self.gone = False
 
     def write(self, text: str) -> None:
@@ -101,8 +103,9 @@ class Rows:
         if self.gone:
             return
         try:
-            with uninterrupted():  # names of files need not be valid text
-                self.gone = not self._put(text.encode("utf-8", "backslashreplace"))
+            data = text.encode(self._encoding, "backslashreplace")  # names need not be valid text
+            with uninterrupted():
+                self.gone = not self._put(data)
         except OSError as err:
             self.gone = True
             raise OutputError(f"cannot write to {self._name}: {err.strerror}") from err

@@ -17,12 +17,12 @@ class StandardOutput(Rows):
     def __init__(self) -> None:
         out: Taker
         try:
-            out = Descriptor(sys.stdout.fileno())
+            out, encoding = Descriptor(sys.stdout.fileno()), sys.stdout.encoding
         except (OSError, ValueError):  # something else stands in its place, as in a notebook
-            out = _Stream()
+            out, encoding = _Stream(), "utf-8"
         with contextlib.suppress(OSError):  # who has left is noticed by the first row
             sys.stdout.flush()  # what was written by other means comes first
-        super().__init__(out, "standard output")
+        super().__init__(out, "standard output", encoding)
 
 
 class _Stream:

@@ -103,6 +103,15 @@ def test_a_link_is_followed_and_the_mode_and_the_owner_stay(tmp_path, write):
 
 
 @BOTH
+def test_both_names_of_a_file_have_what_is_new(tmp_path, write):
+    (tmp_path / "a").write_text("old")
+    os.link(tmp_path / "a", tmp_path / "b")
+    write(tmp_path / "a")
+    assert (tmp_path / "b").read_text() == "new\n"
+    assert names(tmp_path) == ["a", "b"]
+
+
+@BOTH
 def test_a_link_to_nothing_makes_its_target(tmp_path, write):
     (tmp_path / "l.txt").symlink_to("new.txt")
     write(tmp_path / "l.txt")

@@ -210,7 +210,8 @@ def test_append_continues_rows(run, tmp_path):
 def test_a_folder_takes_a_file_for_each_source(run, folder, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
-    write_video(other / "red.mkv", coloured(("green", 50)), pix_fmt="yuv444p")
+    write_video(other / "green.mkv", coloured(("green", 50)), pix_fmt="yuv444p")
+    (other / "red.mkv").symlink_to("green.mkv")
     sources = ("red.mp4", other / "red.mkv", "bad.mp4", "blue.mp4")
     (tmp_path / "there").mkdir()
     assert run(*sources, "--overlay", "there", "--segments", "new/")[0] == 1
