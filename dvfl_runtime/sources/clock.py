@@ -49,22 +49,41 @@ class Clock:
         self._begin_s = begin_s
         self._origin: int | None = None
         self._last_s: float | None = None
+        self._left_out = 0
 
-    def time_s(self, ticks: int | None) -> float:
-        """Returns the time of the next frame from its stamp, `None` if it has none."""
+    def time_s(self, ticks: int | None, following: int | None = None, left_out: int = 0) -> float:
+        """Returns the time of the next frame.
+
+        A stamp far ahead of the one that follows is damaged, and would move all that come later: it
+        counts as missing. What goes on far behind is a clock that started again.
+
+        Args:
+            ticks: its stamp; `None` if it has none.
+            following: the stamp of the frame after it; `None` if that is not known.
+            left_out: frames of the file so far that were not handed on; where there are no stamps,
+                they take their time too.
+        """
+        missed, self._left_out = left_out - self._left_out, left_out
         if self._last_s is None:
             self._origin = ticks
-            self._last_s = self._begin_s
-            return self._begin_s
-        if ticks is None:
-            stamp_s = None
-        else:
-            if self._origin is None:  # the first stamp of the file: it continues what was counted
-                counted_s = self._last_s + self._step_s - self._begin_s
-                self._origin = ticks - round(counted_s / self._time_base)
-            stamp_s = self._begin_s + float((ticks - self._origin) * self._time_base)
-        self._last_s = next_time(stamp_s, self._last_s, self._step_s)
+            self._last_s = self._begin_s + (missed * self._step_s if ticks is None else 0.0)
+            return self._last_s
+        if self._origin is None and ticks is not None:  # the first stamp continues what was counted
+            counted_s = self._last_s + self._step_s - self._begin_s
+            self._origin = ticks - round(counted_s / self._time_base)
+        last_s, stamp_s, following_s = self._last_s, self._stamp_s(ticks), self._stamp_s(following)
+        if stamp_s is not None and following_s is not None:
+            far_s = REORDER_DEPTH * self._step_s
+            stamp_s = None if last_s < following_s < stamp_s - far_s else stamp_s
+        if stamp_s is None:
+            last_s += missed * self._step_s
+        self._last_s = next_time(stamp_s, last_s, self._step_s)
         return self._last_s
+
+    def _stamp_s(self, ticks: int | None) -> float | None:
+        if ticks is None or self._origin is None:
+            return None
+        return self._begin_s + float((ticks - self._origin) * self._time_base)
 
 
 class LiveClock:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -78,11 +79,13 @@ class FileSource:
         clock: Clock | None = None
         orientations = Orientations()
         try:
-            for index, raw in enumerate(reading.pictures()):
-                if self._closed.is_set():
+            pictures: Iterator[_Shown | None] = chain(reading.pictures(), [None])
+            for index, (shown, coming) in enumerate(pairwise(pictures)):
+                if self._closed.is_set() or shown is None:
                     return
+                raw, ticks, left_out = shown
                 clock = clock or reading.file.clock(raw)
-                time_s = clock.time_s(reading.file.ticks(raw))
+                time_s = clock.time_s(ticks, coming.ticks if coming else None, left_out)
                 if index == 1 and not self._is_timed:  # a single picture needs no rate
                     self._is_timed = True  # once, however often it is read
                     _logger.warning(UNTIMED, self.name, DEFAULT_FPS)
@@ -109,6 +112,14 @@ class FileSource:
     def close(self) -> None:
         """Ends a running `frames()` at its next frame."""
         self._closed.set()
+
+
+class _Shown(NamedTuple):
+    """A whole picture, its stamp, and how many were left out before it."""
+
+    raw: VideoFrame
+    ticks: int | None
+    left_out: int
 
 
 class _Start(NamedTuple):
@@ -141,7 +152,7 @@ class _Reading:
         self._start = _Start()
         self.file = OpenedVideo(path, min(MAX_THREADS, os.cpu_count() or 1), fps)
 
-    def pictures(self) -> Iterator[VideoFrame]:
+    def pictures(self) -> Iterator[_Shown]:
         """Yields them in the order in which they are shown."""
         strict = True
         while True:
@@ -156,7 +167,7 @@ class _Reading:
             self.file.close()
             self.file = OpenedVideo(self._path, 1, self._fps)
 
-    def _one_pass(self, decoder: Decoder, start: _Start) -> Iterator[VideoFrame]:
+    def _one_pass(self, decoder: Decoder, start: _Start) -> Iterator[_Shown]:
         number = start.picture
         for pictures in self._decoded(decoder, start.packet):
             self._note(decoder.reason, number + len(pictures) - 1)
@@ -166,7 +177,7 @@ class _Reading:
                 number += 1
                 if number > self.count:
                     self.count = number
-                    yield raw
+                    yield _Shown(raw, self.file.ticks(raw), start.left_out + decoder.left_out)
         self._note(self.file.error, number - 1)
 
     def _decoded(self, decoder: Decoder, first: int) -> Iterator[list[VideoFrame]]:

@@ -44,6 +44,29 @@ def test_repairs():
     assert restarted == pytest.approx([0, 0.04, 2.0, 2.04, 2.08])
 
 
+def test_one_damaged_stamp_does_not_move_what_follows():
+    def mended(ticks):
+        clock = Clock(Fraction(1, 1000), 0.04)
+        return [clock.time_s(t, after) for t, after in itertools.pairwise([*ticks, None])]
+
+    hours = 5 * 3600 * 1000
+    assert mended([0, 40, 80 + hours, 120, 160]) == pytest.approx([0, 0.04, 0.08, 0.12, 0.16])
+    assert mended([0, 40, 80 + hours, 120 + hours]) == pytest.approx([0, 0.04, 18000.08, 18000.12])
+    assert mended([0, 40, 2000, 0, 40]) == pytest.approx([0, 0.04, 2.0, 2.04, 2.08])
+    assert mended([-80, -40, 0]) == pytest.approx([0, 0.04, 0.08])
+
+
+def test_frames_that_were_left_out_take_their_time():
+    clock = Clock(Fraction(1, 1000), 0.04)
+    assert [clock.time_s(None, None, n) for n in (0, 0, 3, 3)] == pytest.approx(
+        [0, 0.04, 0.2, 0.24]
+    )
+    late = Clock(Fraction(1, 1000), 0.04)
+    assert [late.time_s(None, None, 2), late.time_s(None, None, 2)] == pytest.approx([0.08, 0.12])
+    stamped = Clock(Fraction(1, 1000), 0.04)
+    assert [stamped.time_s(t, None, n) for t, n in ((0, 0), (200, 4))] == pytest.approx([0, 0.2])
+
+
 # --- live sources ----------------------------------------------------------------------------
 
 SECOND_NS = 10**9

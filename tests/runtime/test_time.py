@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from artifacts import LABELS, coloured, write_colour_model
 from frames import read, warnings_of
-from videos import write_video
+from videos import pictures, write_video
 
 from dvfl_runtime import Frame, Grabbed, LiveSource, Recognizer, cli
 from dvfl_runtime.sources import open_source
@@ -126,6 +126,19 @@ def test_who_says_the_rate_of_bare_video_is_right_and_stamps_are_kept(tmp_path):
     assert read(video, fps=5.0)[-1].time_s == pytest.approx(9 / 25)
 
 
+def test_damage_takes_its_time_in_bare_video_too(tmp_path, caplog):
+    path = tmp_path / "x.h264"
+    options = {"g": "15", "bf": "0", "sc_threshold": "0"}
+    write_video(path, pictures(60), rate=50, time_base=Fraction(1, 50), options=options)
+    units = path.read_bytes().split(b"\0\0\1")
+    slices = [n for n, unit in enumerate(units) if unit[:1] and unit[0] & 31 in (1, 5)]
+    units[slices[20]] = units[slices[20]][:4] + b"\xff" * (len(units[slices[20]]) - 4)
+    path.write_bytes(b"\0\0\1".join(units))
+    times = [frame.time_s for frame in read(path)]
+    assert times == pytest.approx([n / 50 for n in range(60) if not 20 <= n < 30])
+    assert len(warnings_of(caplog)) == 1
+
+
 def test_a_single_picture_needs_no_rate(tmp_path, caplog):
     assert len(read(bare(tmp_path / "x.mjpeg", 1, "mjpeg", pix_fmt="yuvj420p"))) == 2
     assert len(warnings_of(caplog)) == 1
@@ -234,8 +247,8 @@ class Rereadable:
 def test_one_array_that_is_filled_again_and_again(r):
     colours = ["red", "green", "blue"] * 20
     frames = (Frame(image, n / 10, n) for n, image in enumerate(refilled(colours)))
-    for pictures in (refilled(colours), frames):
-        assert [p.label for p in r.stream(pictures, fps=10, window_s=0.05)] == colours
+    for source in (refilled(colours), frames):
+        assert [p.label for p in r.stream(source, fps=10, window_s=0.05)] == colours
     assert r.classify(refilled(["blue"] + ["red"] * 2 + ["green"] * 30)).label == "green"
     images = [frame.image[0, 0].argmax() for frame in list(open_source(Rereadable()).frames())]
     assert images == [0, 1, 2]
