@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import re
@@ -11,11 +12,12 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dvfl_runtime.addresses import without_secrets
-from dvfl_runtime.errors import DvflError
+from dvfl_runtime.errors import DvflError, OutputError
 from dvfl_runtime.interrupts import Interrupted, Requests, interruptible
 from dvfl_runtime.packages import import_problem
 
 BAD_INPUT = 2  # exit status
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # wherever it was noticed
 SIGNALLED = 128  # plus the signal's number, as shells report it
 
 
@@ -73,6 +75,11 @@ def run_command(parser: Parser, work: Callable[[Requests], int]) -> int:
         return status if requests.number is None else SIGNALLED + requests.number
     except (DvflError, ImportError) as err:
         return parser.fail(err)
+    except OSError as err:
+        if err.errno not in FULL:
+            raise
+        what = os.fsdecode(err.filename) if err.filename else "a file"
+        return parser.fail(OutputError(f"cannot write {what}: {err.strerror}; make room for it"))
     except Interrupted as request:
         return SIGNALLED + request.number
 

@@ -1,5 +1,6 @@
 """What all commands have in common."""
 
+import errno
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -112,6 +113,20 @@ def test_a_request_to_end_leaves_nothing_half_written(
     assert export(["m.pth", "-o", str(tmp_path / "m.onnx")]) == 128 + request_to_end
     assert capsys.readouterr().err == "dvfl-export: stopped, nothing written\n"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_for_temporary_files_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/x/graph.onnx")
+
+    monkeypatch.setattr(WORK[bench], work)
+    assert bench([]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(
+        "cannot write /tmp/x/graph.onnx: No space left on device; make room for it"
+    )
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

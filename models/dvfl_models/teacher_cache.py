@@ -88,9 +88,13 @@ class TeacherCache:
                 log.warning("%s is full; further logits are not kept", self.path)
             self._full = True
             return
-        with self._db:  # one transaction: all of the batch or nothing
-            rows = [(key, row.tobytes()) for key, row in zip(keys, logits, strict=True)]
-            self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", rows)
+        rows = [(key, row.tobytes()) for key, row in zip(keys, logits, strict=True)]
+        try:
+            with self._db:  # one transaction: all of the batch or nothing
+                self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", rows)
+        except sqlite3.Error as err:  # such as a full disk, which is no reason to end a training
+            log.warning("%s cannot be written (%s); further logits are not kept", self.path, err)
+            self._full = True
 
 
 def _key(clip: Tensor) -> bytes:

@@ -1,24 +1,34 @@
 """What a run writes beside its checkpoints."""
 
+import contextlib
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from dvfl_models.run_files import Metrics
+from dvfl_models.teacher_cache import TeacherCache
 from dvfl_runtime.errors import OutputError
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_is_one_error_and_leaves_whole_rows(tmp_path: Path) -> None:
     metrics = Metrics(tmp_path)
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (40, before[1]))
-    try:
+    with files_of_at_most(40):
         metrics.append({"step": 1, "loss": "0.5", "train_accuracy": ""})
         with pytest.raises(OutputError, match=r"metrics.csv: File too large"):
             metrics.append({"step": 2, "loss": "0.25", "train_accuracy": "0.125"})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert metrics.rows() == [{"step": "1", "loss": "0.5", "train_accuracy": ""}]
 
 
@@ -28,3 +38,18 @@ def test_half_a_row_of_a_run_that_was_killed_does_not_tear_the_next(tmp_path: Pa
     metrics.forget_after(1)
     metrics.append({"step": 2, "loss": 0.25})
     assert metrics.rows() == [{"step": "1", "loss": "0.5"}, {"step": "2", "loss": "0.25"}]
+
+
+def test_a_full_disk_ends_the_store_of_logits_and_not_the_training(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cache = TeacherCache(tmp_path, "f" * 64, 3, max_mb=1)
+    clips = torch.arange(4 * 2 * 3 * 4 * 4).reshape(4, 2, 3, 4, 4)
+    with files_of_at_most(100):
+        for _ in range(2):
+            logits = cache.logits(clips, lambda some: some.float().mean((1, 3, 4)))
+    assert logits.shape == (4, 3)
+    (record,) = caplog.records
+    assert "further logits are not kept" in record.getMessage()
+    assert len(cache) == 0
+    cache.close()
