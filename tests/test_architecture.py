@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from packages import PACKAGES, RUNTIME
 from shared import ROOT
+
+from dvfl_runtime.cli import _parser as recognize_parser
 
 MODULES = sorted(module for package in PACKAGES for module in package.rglob("*.py"))
 HEAVY = {
@@ -94,6 +97,14 @@ def test_the_runtime_raises_its_own_errors(module: Path) -> None:
     raised = (node.exc for node in ast.walk(parse(module)) if isinstance(node, ast.Raise))
     names = {ast.unparse(error.func) for error in raised if isinstance(error, ast.Call)}
     assert not names & {"Exception", "KeyError", "RuntimeError", "TypeError", "ValueError"}
+
+
+def test_hints_of_the_engines_are_about_arguments_that_are_options_too() -> None:
+    """Commands turn `pass engine='x'` into `pass --engine x` where they have such an option."""
+    text = "".join(module.read_text(encoding="utf-8") for module in RUNTIME.glob("engines/*.py"))
+    hints = re.findall(r"(?:pass|or) (\w+)='", text)
+    assert hints
+    assert set(hints) <= {action.dest for action in recognize_parser()._actions}
 
 
 @pytest.mark.parametrize(

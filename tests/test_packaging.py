@@ -126,6 +126,24 @@ def test_runs_where_torch_is_not_installed(empty_venv: Path, tmp_path: Path) -> 
     assert re.fullmatch("dvfl-train: error: .*: pip install torch accelerate .*\n", train.stderr)
 
 
+@pytest.mark.slow  # what it shows with blocked imports, tests/test_missing_packages.py does
+def test_commands_of_training_say_what_is_missing(empty_venv: Path, tmp_path: Path) -> None:
+    for name, words in (
+        ("dvfl-train", ["order"]),
+        ("dvfl-eval", ["final.pth", "order"]),
+        ("dvfl-export", ["final.pth", "-o", "out.onnx"]),
+        ("dvfl-bench", []),
+    ):
+        shown = run(empty_venv / name, "--help", cwd=tmp_path)
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert shown.stdout.startswith(f"usage: {name}")
+        failed = run(empty_venv / name, *words, cwd=tmp_path)
+        (line,) = failed.stderr.splitlines()
+        assert failed.returncode == 2
+        assert line.startswith(f"{name}: error: ")
+        assert "; run: pip install " in line
+
+
 @pytest.mark.slow  # minutes: every instruction is emulated, and the first time fetches 210 MB
 @pytest.mark.timeout(1200)
 def test_scores_on_aarch64_are_those_of_this_machine(

@@ -26,7 +26,7 @@ from dvfl_export.clips import Images
 from dvfl_models.evaluate import to_batch
 from dvfl_runtime.artifact import Precision
 from dvfl_runtime.engines import CPU_ENGINES, installed_engines, open_engine
-from dvfl_runtime.errors import ArtifactError, EngineUnavailable, ExportError
+from dvfl_runtime.errors import ArgumentError, ArtifactError, EngineUnavailable, ExportError
 from dvfl_runtime.files import replacing
 from dvfl_runtime.packages import pip_install
 from dvfl_runtime.recognizer import Recognizer
@@ -195,10 +195,10 @@ def verify(
         ExportError: if there is no engine to compare.
         EngineUnavailable: if none can be used.
         ArtifactError: if an engine cannot load or run the file.
-        ValueError: if there are more or fewer clips than rows of logits.
+        ArgumentError: if there are more or fewer clips than rows of logits.
     """
     if len(clips) != len(pytorch):
-        raise ValueError(f"{len(clips)} clips for {len(pytorch)} rows of logits")
+        raise ArgumentError(f"{len(clips)} clips for {len(pytorch)} rows of logits")
     if not engines:
         raise ExportError(
             f"no engine is installed to verify with; run: {pip_install('onnxruntime')}"

@@ -14,6 +14,7 @@ from typing import Final
 
 from dvfl_models.synthetic import Frame, render_video
 from dvfl_runtime.arguments import natural
+from dvfl_runtime.errors import ArgumentError
 from dvfl_runtime.files import replacing
 
 DEMO_TIMELINE: Final = (
@@ -48,7 +49,7 @@ def demo_label(time_s: float) -> str:
     """Returns the action that the clip shows at a time in seconds.
 
     Raises:
-        ValueError: if the clip has no frame at that time.
+        ArgumentError: if the clip has no frame at that time.
     """
     ends = itertools.accumulate(seconds for _, seconds in DEMO_TIMELINE)
     if time_s >= 0:
@@ -56,7 +57,7 @@ def demo_label(time_s: float) -> str:
             if time_s < end:
                 return action
     total_s = sum(seconds for _, seconds in DEMO_TIMELINE)
-    raise ValueError(f"time_s must be >= 0 and < {total_s}, got {time_s}")
+    raise ArgumentError(f"time_s must be >= 0 and < {total_s}, got {time_s}")
 
 
 def write_demo(path: str | os.PathLike[str], *, seed: int = DEMO_SEED) -> int:

@@ -24,7 +24,7 @@ from torch import Tensor
 from dvfl_models.checkpoint import model_of, num_classes_of, read_checkpoint, spec_of
 from dvfl_models.consistency import other_clips
 from dvfl_models.video_focalnet import Modulators
-from dvfl_runtime.errors import CheckpointError
+from dvfl_runtime.errors import ArgumentError, CheckpointError
 from dvfl_runtime.spec import ClipSpec
 
 log = logging.getLogger(__name__)
@@ -109,10 +109,10 @@ def modulation_loss(student: Sequence[Modulators], teacher: Sequence[Modulators]
         teacher: per stage, each (B, T', H', W', C'), without gradient.
 
     Raises:
-        ValueError: if the numbers of stages differ.
+        ArgumentError: if the numbers of stages differ.
     """
     if len(student) != len(teacher):
-        raise ValueError(f"{len(student)} stages of the student, {len(teacher)} of the teacher")
+        raise ArgumentError(f"{len(student)} stages of the student, {len(teacher)} of the teacher")
     with torch.autocast(student[0].spatial.device.type, enabled=False):
         stages = [
             _map_distance(mine.spatial, its.spatial) + _map_distance(mine.temporal, its.temporal)

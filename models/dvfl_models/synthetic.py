@@ -28,6 +28,7 @@ from dvfl_models.poses import (
     pose_angles,
     timeline_angles,
 )
+from dvfl_runtime.errors import ArgumentError
 
 __all__ = ["ACTIONS", "contact_sheet", "render_clip", "render_video"]
 
@@ -164,7 +165,7 @@ def render_video(
         RGB frames (H, W, 3), drawn as they are asked for.
 
     Raises:
-        ValueError: if an action is unknown or a number is not positive and finite.
+        ArgumentError: if an action is unknown or a number is not positive and finite.
     """
     for action, seconds in timeline:
         _check(action, seconds=seconds, fps=fps, height=size[0], width=size[1])
@@ -197,7 +198,7 @@ def render_clip(
             and compression.
 
     Raises:
-        ValueError: if the action is unknown or a number is not positive and finite.
+        ArgumentError: if the action is unknown or a number is not positive and finite.
     """
     _check(action, num_frames=num_frames, window_s=window_s, height=size[0], width=size[1])
     scene = Scene.sample(seed, action, clean=clean)
@@ -239,10 +240,10 @@ def contact_sheet(
 
 def _check(action: str, **positive: float) -> None:
     if action not in ACTIONS:
-        raise ValueError(f"unknown action {action!r}; use one of {', '.join(ACTIONS)}")
+        raise ArgumentError(f"unknown action {action!r}; use one of {', '.join(ACTIONS)}")
     for name, value in positive.items():
         if not 0 < value < math.inf:
-            raise ValueError(f"{name} is {value}; use a positive finite number")
+            raise ArgumentError(f"{name} is {value}; use a positive finite number")
 
 
 def _begin_bent(style: Floats, times: Floats, seed: int) -> None:

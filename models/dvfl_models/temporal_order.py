@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.errors import ArgumentError
+
 ORDER_CLASSES = ("left", "right", "up", "down", "open", "close")
 _RATES = {  # of x, y and the gap
     "left": (-1, 0, 0),
@@ -39,10 +41,10 @@ def render_order(
         RGB frames (T, H, W, 3).
 
     Raises:
-        ValueError: if the action is unknown.
+        ArgumentError: if the action is unknown.
     """
     if action not in _RATES:
-        raise ValueError(f"unknown action {action!r}; use one of {', '.join(ORDER_CLASSES)}")
+        raise ArgumentError(f"unknown action {action!r}; use one of {', '.join(ORDER_CLASSES)}")
     rng = np.random.default_rng(seed)
     height, width = (_OVERSAMPLING * side for side in size)
     base = rng.uniform(90, 160, 3)

@@ -22,6 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dvfl_runtime.errors import ArgumentError
+
 Layer = Callable[[Tensor], Tensor]
 PATCH_SIZE = 4
 NUM_STAGES = 4
@@ -48,7 +50,7 @@ class VideoFocalNetConfig:
         drop_path_rate: stochastic depth of the last block; earlier ones grow linearly to it.
 
     Raises:
-        ValueError: if a value is out of range or two options exclude each other.
+        ArgumentError: if a value is out of range or two options exclude each other.
     """
 
     embed_dim: int = 96
@@ -71,16 +73,16 @@ class VideoFocalNetConfig:
             values = tuple(getattr(self, name))  # JSON and TOML bring lists
             object.__setattr__(self, name, values)
             if len(values) != NUM_STAGES or min(values) < 1:
-                raise ValueError(f"{name} must be {NUM_STAGES} numbers >= 1, got {values}")
+                raise ArgumentError(f"{name} must be {NUM_STAGES} numbers >= 1, got {values}")
         for name in ("embed_dim", "num_classes", "tubelet_size"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+                raise ArgumentError(f"{name} must be >= 1, got {getattr(self, name)}")
         if any(window % 2 == 0 for window in self.focal_windows):
-            raise ValueError(f"focal_windows must be odd, got {self.focal_windows}")
+            raise ArgumentError(f"focal_windows must be odd, got {self.focal_windows}")
         if self.tubelet_size > 1 and self.use_conv_embed:
-            raise ValueError("use_conv_embed works on single frames; set tubelet_size=1 with it")
+            raise ArgumentError("use_conv_embed works on single frames; set tubelet_size=1 with it")
         if not 0 <= self.drop_path_rate < 1:
-            raise ValueError(f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}")
+            raise ArgumentError(f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}")
 
 
 VARIANTS: dict[str, VideoFocalNetConfig] = {
@@ -370,10 +372,10 @@ def init_weights(model: nn.Module, scheme: str) -> None:
             from scratch learn two to three times sooner from "xavier" (measured; models/README).
 
     Raises:
-        ValueError: if the scheme is unknown.
+        ArgumentError: if the scheme is unknown.
     """
     if scheme not in ("official", "xavier"):
-        raise ValueError(f"init must be 'official' or 'xavier', got {scheme!r}")
+        raise ArgumentError(f"init must be 'official' or 'xavier', got {scheme!r}")
     for module in model.modules():
         if isinstance(module, nn.Linear):
             if scheme == "xavier":
@@ -389,11 +391,10 @@ def build_model(
     """Builds a variant by name with official initialisation.
 
     Raises:
-        ValueError: if the variant is unknown.
+        ArgumentError: if the variant is unknown.
     """
     if variant not in VARIANTS:
-        raise ValueError(f"unknown variant {variant!r}; known are {', '.join(VARIANTS)}")
-    config = dataclasses.replace(
-        VARIANTS[variant], num_classes=num_classes, drop_path_rate=drop_path_rate
-    )
+        raise ArgumentError(f"unknown variant {variant!r}; known are {', '.join(VARIANTS)}")
+    base = VARIANTS[variant]
+    config = dataclasses.replace(base, num_classes=num_classes, drop_path_rate=drop_path_rate)
     return VideoFocalNet(config)
