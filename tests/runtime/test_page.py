@@ -1,6 +1,7 @@
 """The page in a real headless Chromium."""
 
 import contextlib
+import threading
 
 import pytest
 from artifacts import coloured, write_colour_model
@@ -8,10 +9,16 @@ from playwright.sync_api import expect, sync_playwright
 from serving import TIMEOUT_S, Served, chromium
 from videos import write_video
 
+from dvfl_runtime import Recognizer
+from dvfl_runtime.serve.address import Address, listen
+from dvfl_runtime.serve.server import PageServer
+from dvfl_runtime.sources import open_source
+
 SWITCHES = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
+NAMES = ("frames", "frames [2]")
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 
 
@@ -33,8 +40,7 @@ def browser():
 def folder(tmp_path_factory):
     path = tmp_path_factory.mktemp("page")
     write_colour_model(path / "m.onnx")
-    # long enough for a browser to open the page while it is still red
-    write_video(path / "rg.mp4", coloured(("red", 200), ("green", 75)), pix_fmt="yuv444p")
+    write_video(path / "r.mp4", coloured(("red", 200)), pix_fmt="yuv444p")
     write_video(path / "b.mp4", coloured(("blue", 250)), pix_fmt="yuv444p")
     return path
 
@@ -52,11 +58,37 @@ def page(browser):
         yield page
 
 
-def test_the_label_changes_on_screen_when_the_action_changes(folder, page):
-    videos = folder / "rg.mp4", folder / "b.mp4"
-    with Served(*videos, "--model", folder / "m.onnx", "--serve", "0") as served:
-        page.goto(served.url)
-        card, other = (page.get_by_role("article", name=str(video)) for video in videos)
+@pytest.fixture
+def server(folder):
+    """A page in this process, and the recognizer that it is about."""
+    listening, address = listen(Address("127.0.0.1", 0), None)
+    with Recognizer(folder / "m.onnx", engine="onnxruntime") as recognizer:
+        info, labels = recognizer.info, recognizer.labels
+        page = PageServer(listening, address.host, None, info=info, labels=labels)
+        with contextlib.closing(page):
+            yield page, recognizer, f"http://{address}/"
+
+
+def test_the_label_changes_on_screen_when_the_action_changes(server, page):
+    shown, recognizer, url = server
+    turned, over = threading.Event(), threading.Event()
+
+    def frames(first, then):
+        while not over.is_set():
+            yield coloured((then if turned.is_set() else first, 1))[0]
+
+    def recognise():
+        sources = [
+            shown.watch(open_source(frames(*two))) for two in (("red", "green"), ["blue"] * 2)
+        ]
+        for prediction in recognizer.stream(sources):
+            shown.write(prediction)
+
+    recognising = threading.Thread(target=recognise)
+    recognising.start()
+    try:
+        page.goto(url)
+        card, other = (page.get_by_role("article", name=n, exact=True) for n in NAMES)
         expect(card.locator(".label")).to_have_text("red")
         expect(card.locator(".state")).to_have_text("playing")
         expect(card.locator(".bars li")).to_have_count(3)
@@ -68,17 +100,23 @@ def test_the_label_changes_on_screen_when_the_action_changes(folder, page):
         assert picture.evaluate("image => image.naturalWidth") == 48
         expect(other.locator(".label")).to_have_text("blue")
         assert page.evaluate(f"(([a, b]) => a <= b)({WIDTHS})"), "a phone would scroll sideways"
+        expect(page.locator("#connection")).to_have_text("connected")
 
+        turned.set()
         expect(card.locator(".label")).to_have_text("green")
         expect(card.locator(".bars li").first).to_contain_text("green")
         expect(card.locator(".strip li")).to_have_count(2)
         assert "red, 0:00 to" in card.locator(".strip li").first.get_attribute("title")
-
-        expect(page.locator("#connection")).to_have_text("all sources have ended")
-        expect(card.locator(".state")).to_have_text("ended")
-        assert served.process.wait(TIMEOUT_S) == 0
+    finally:
+        over.set()
+        recognising.join()
+    expect(page.locator("#connection")).to_have_text("all sources have ended")
+    expect(card.locator(".state")).to_have_text("ended")
+    expect(card.locator(".label")).to_have_text("green")  # what it saw stays
+    shown.close()
+    expect(page.locator("#connection")).to_have_text("all sources have ended")
     assert page.complaints == []
-    assert {url[: len(served.url)] for url in page.requested if url[:5] != "data:"} == {served.url}
+    assert {one[: len(url)] for one in page.requested if one[:5] != "data:"} == {url}
 
 
 def test_the_page_hands_on_its_token_and_tells_of_a_lost_connection(folder, page):
@@ -99,7 +137,7 @@ def test_the_page_hands_on_its_token_and_tells_of_a_lost_connection(folder, page
         served.process.kill()
         expect(page.locator("#connection")).to_have_text("connection lost, trying again")
         again = (*words[:3], served.port, *words[4:])
-    with Served(folder / "rg.mp4", *again):
+    with Served(folder / "r.mp4", *again):
         expect(page.locator("#connection")).to_have_text("connected")
         expect(page.locator(".label")).to_have_text("red")
         expect(page.get_by_role("article")).to_have_count(1)
