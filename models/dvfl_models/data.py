@@ -11,7 +11,7 @@ from dvfl_models.clips import Clip, ClipSet, Sample
 from dvfl_models.recipe import Recipe
 from dvfl_models.recipe_parts import DataPart, OrderPart, PretextPart, SyntheticPart
 from dvfl_models.rendered_clips import OrderClips, SyntheticClips
-from dvfl_models.video_clips import PretextClips, VideoClips
+from dvfl_models.video_clips import CACHE_PX, PretextClips, VideoClips
 
 _SAMPLE = 3  # first number of its seeds; those of batches begin with others (see `batches`)
 
@@ -51,6 +51,9 @@ class TrainingSample:
         self.seed, count = recipe.seed, min(count, recipe.optim.steps * recipe.optim.batch_size)
         weights = [part.weight for part in recipe.train]
         self.items: list[tuple[ClipSet, int]] = []
+        self.kept: dict[int, tuple[Clip, int]] | None = None  # small clips, from test to test
+        if max(recipe.spec.size) <= CACHE_PX:
+            self.kept = {}
         for clips, weight in zip(sets, weights, strict=True):
             share = round(count * weight / sum(weights))
             every = self._spread(clips, by_class=not recipe.optim.epochs)
@@ -78,6 +81,13 @@ class TrainingSample:
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Clip, int]:
+        if self.kept is None:
+            return self._made(index)
+        if index not in self.kept:
+            self.kept[index] = self._made(index)
+        return self.kept[index]
+
+    def _made(self, index: int) -> tuple[Clip, int]:
         clips, number = self.items[index]
         if len(clips):
             return clips[number]
