@@ -93,6 +93,8 @@ def _split(rest: str) -> tuple[str | None, str]:
             return head, tail
         if not at and _NAME_AND_DIGITS.fullmatch(host) and "?" not in head:
             return head, tail
+        if head[len(authority)] == "#":  # which means nothing where a stream is asked for
+            return head, tail
     return (userinfo, rest[len(userinfo) + 1 :]) if at else (None, rest)
 
 

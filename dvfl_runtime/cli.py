@@ -104,8 +104,8 @@ def _parser() -> Parser:
         "sources",
         nargs="*",
         metavar="SOURCE",
-        help="a video file, a folder of videos or of images, a camera (0, 1 ...), rtsp://, csi://, "
-        "gst:PIPELINE",
+        help="a video file, a folder of videos or of images, a camera (0, /dev/video0), rtsp://, "
+        "http://, csi://, gst:PIPELINE",
     )
     add("--demo", action="store_true", help="show what the bundled model sees in the bundled clip")
     add("--whole", action="store_true", help="one answer per video, for trimmed videos")

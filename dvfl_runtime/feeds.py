@@ -24,6 +24,7 @@ from dvfl_runtime.evaluation import frames_of
 from dvfl_runtime.preprocess import preprocess_frame
 from dvfl_runtime.ring import FrameRing
 from dvfl_runtime.sources import Frame, Source, SourceLike, open_source
+from dvfl_runtime.sources.media import is_media, media_name
 from dvfl_runtime.spec import ClipSpec
 from dvfl_runtime.windows import Pad, Window, Windower
 
@@ -364,7 +365,7 @@ def label(source: SourceLike) -> str:
     if isinstance(source, (str, int, os.PathLike)):
         named = os.fsdecode(source) if not isinstance(source, int) else f"camera {source}"
         return shown(named)
-    return "frames"
+    return media_name(source) if is_media(source) else "frames"
 
 
 def _arrived(frame: Frame, source: Source) -> Frame:

@@ -160,7 +160,8 @@ class Recognizer:
         are averaged.
 
         Args:
-            source: a file, a folder of images, an array or an iterable of frames; not a live one.
+            source: a file or its address, bytes, a binary file object, a folder of images, an array
+                or an iterable of frames; not a live one.
             views: 1, or "4x3" for 4 temporal times 3 spatial views.
             top_k: how many labels `Prediction.top` lists.
 
@@ -210,8 +211,8 @@ class Recognizer:
         several sources, one that fails is logged as a warning and the others go on.
 
         Args:
-            source: a file, folder of images, camera, address, array or iterable of frames, or a
-                `Source`, which stays open; or a list of such.
+            source: a file, bytes, binary file object, folder of images, camera, address, array or
+                iterable of frames, or a `Source`, which stays open; or a list of such.
             window_s: length of a window, seconds; the model's own by default.
             hop_s: distance of two windows, seconds; a quarter of the window by default.
             pad: "repeat" gives windows from the first hop on, and from the first hop after each

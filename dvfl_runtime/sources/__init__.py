@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -20,13 +21,16 @@ from numpy.typing import NDArray
 from dvfl_runtime.addresses import shown
 from dvfl_runtime.checks import check_number, check_type
 from dvfl_runtime.errors import ArgumentError, SourceError
-from dvfl_runtime.sources.capture import camera, pipeline
+from dvfl_runtime.sources.capture import camera, is_camera, pipeline
 from dvfl_runtime.sources.file import FileSource
+from dvfl_runtime.sources.folders import is_image, is_video
 from dvfl_runtime.sources.frame import Frame, Source
 from dvfl_runtime.sources.grabber import Grabbed, Grabber
+from dvfl_runtime.sources.http import WebVideo, camera_or_file, path_of
 from dvfl_runtime.sources.images import ImagesSource
 from dvfl_runtime.sources.jetson import JetsonFileSource, jetson_rtsp
 from dvfl_runtime.sources.live import LiveSource, SourceState, SourceStats
+from dvfl_runtime.sources.media import FileObject, Readable
 from dvfl_runtime.sources.memory import MemorySource
 from dvfl_runtime.sources.pipelines import CsiCamera
 from dvfl_runtime.sources.reconnect import LiveOptions
@@ -50,14 +54,22 @@ __all__ = [
 ]
 
 SourceLike: TypeAlias = (
-    int | str | os.PathLike[str] | NDArray[Any] | Iterable[NDArray[Any] | Frame] | Source
+    int
+    | str
+    | os.PathLike[str]
+    | bytes
+    | Readable
+    | NDArray[Any]
+    | Iterable[NDArray[Any] | Frame]
+    | Source
 )
 
 _SUPPORTED = (
-    "a video file, a folder of images, a camera's index, rtsp://, csi://, gst:PIPELINE, an array "
-    "or an iterable of frames"
+    "a video file, a folder of images, a camera's index or device, rtsp://, http://, csi://, "
+    "gst:PIPELINE, bytes, a binary file object, an array or an iterable of frames"
 )
-_NETWORK = re.compile(r"(rtmps?|https?|udp|tcp|srt|mms)(://|:(?=[^/]))", re.I)
+_NETWORK = re.compile(r"(rtmps?|udp|tcp|srt|mms)(://|:(?=[^/]))", re.I)
+_HTTP = re.compile(r"https?:", re.I)
 _LIVE = re.compile(r"(rtsps?|csi|gst|jetson:rtsps?):", re.I)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)  # two letters or more: C:// is a drive
 
@@ -71,19 +83,23 @@ def open_source(
 ) -> Source:
     """Opens whatever frames can be read from; a `Source` is returned as it is.
 
-    Live sources are those with an index, `rtsp://`, `csi://` and `gst:`. They connect when
-    `frames()` is called; what can be known before, such as a camera that is not there, is an error
-    at once.
+    Live sources are cameras, `rtsp://`, `csi://` and `gst:`. They connect when `frames()` is
+    called; what can be known before, such as a camera that is not there, is an error at once. A
+    server at http:// is asked at once: pictures one after another make a live source, all else is a
+    file. A camera may be away, and comes later; a file may not.
 
     Args:
         source: one of
             a path of a video file or of a folder of images;
-            a camera's index, as a number or as text where no file has that name;
+            a camera's index, as a number or as text where no file has that name, or the path of its
+            device, such as /dev/video0 or one in /dev/v4l/by-id;
             rtsp://HOST/PATH or rtsps://, with NAME:PASSWORD@ before the host if needed;
+            http://HOST/PATH or https://, likewise: a camera that sends MJPEG, or a video file;
             csi://0?width=1280&height=720&fps=30&flip=0, a camera of a Jetson;
             gst:PIPELINE, GStreamer by OpenCV;
             jetson:PATH or jetson:rtsp://..., decoded by a Jetson's hardware;
             an (N, H, W, 3) uint8 RGB array, or an iterable of (H, W, 3) uint8 RGB arrays or Frames;
+            bytes or a binary file object, which holds a video file;
             a `Source`.
         fps: frames per second of what has no timestamps: folders, arrays and iterables of arrays
             (25 by default), and files of bare video, such as .h264 (what their headers tell).
@@ -99,25 +115,30 @@ def open_source(
         check_number("fps", fps, above=0)
     if live is not None:
         check_type("live", live, LiveOptions, "LiveOptions")
+    if isinstance(source, Source):
+        return source
     if isinstance(source, str) and source.isdecimal() and is_live(source):
         source = int(source)
     if isinstance(source, (int, np.integer)) and not isinstance(source, bool):
         return LiveSource(f"camera {source}", camera(int(source)), options=live, on_state=on_state)
-    if isinstance(source, (str, os.PathLike)):
-        text = os.fsdecode(source)
-        if (grabber := _live_grabber(text)) is not None:
-            return LiveSource(text, grabber, options=live, on_state=on_state)
-        return _open_path(text, fps)
-    if isinstance(source, Source):
-        return source
-    if isinstance(source, Iterable) and not isinstance(source, (bytes, bytearray, dict)):
-        return MemorySource(source, fps or DEFAULT_FPS)
-    raise ArgumentError(f"cannot read frames from a {type(source).__name__}; pass {_SUPPORTED}")
+    if not isinstance(source, (str, os.PathLike)):
+        return _open_object(source, fps)
+    text = os.fsdecode(source)
+    found = camera_or_file(text) if _HTTP.match(text) else _live_grabber(text)
+    if isinstance(found, WebVideo):
+        return FileSource(found, fps)
+    if found is not None:
+        return LiveSource(text, found, options=live, on_state=on_state)
+    return _open_path(text, fps)
 
 
 def is_live(name: str) -> bool:
     """Says whether what is called so is a live source, without opening it."""
-    return bool(_LIVE.match(name)) or (name.isdecimal() and not os.path.lexists(name))
+    if _HTTP.match(name):  # a server may say something else when it is asked
+        return not is_video(Path(path_of(name))) and not is_image(Path(path_of(name)))
+    if name.isdecimal():
+        return not os.path.lexists(name)
+    return bool(_LIVE.match(name)) or is_camera(name)
 
 
 def _live_grabber(text: str) -> Grabber | None:
@@ -130,16 +151,29 @@ def _live_grabber(text: str) -> Grabber | None:
         return pipeline(CsiCamera.parse(text).pipeline())
     if scheme == "gst":
         return pipeline(rest)
+    if is_camera(text):
+        return camera(text)
     if scheme == "jetson" and rest.lower().startswith(("rtsp:", "rtsps:")):
         return jetson_rtsp(rest)
     return None
+
+
+def _open_object(source: object, fps: float | None) -> Source:
+    if isinstance(source, (bytes, bytearray, memoryview)):
+        source = io.BytesIO(source)
+    if isinstance(source, Readable):
+        return FileSource(FileObject(source), fps)
+    if isinstance(source, Iterable) and not isinstance(source, dict):
+        return MemorySource(source, fps or DEFAULT_FPS)
+    raise ArgumentError(f"cannot read frames from a {type(source).__name__}; pass {_SUPPORTED}")
 
 
 def _open_path(text: str, fps: float | None) -> Source:
     name = shown(text)
     if _NETWORK.match(text):
         raise SourceError(
-            f"cannot open {name}: of network sources only rtsp:// is supported; pass {_SUPPORTED}"
+            f"cannot open {name}: of addresses only rtsp:// and http:// are supported; "
+            f"pass {_SUPPORTED}"
         )
     if scheme := _SCHEME.match(text):
         raise SourceError(f"cannot open {name}: unknown scheme {scheme[0]}; pass {_SUPPORTED}")

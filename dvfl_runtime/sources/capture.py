@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.sources.grabber import Grabbed
@@ -19,6 +22,7 @@ from dvfl_runtime.sources.grabber import Grabbed
 if TYPE_CHECKING:
     import cv2
 
+V4L2_MAJOR = 81  # of the numbers that Linux gives to devices
 TIMEOUT_MS = 4000  # of GStreamer; a V4L2 camera that hangs is given up by OpenCV after 10 s
 PIPELINE_HINT = "try it with gst-launch-1.0"
 NEWEST_BGR = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
@@ -80,29 +84,46 @@ class CaptureGrabber:
             capture.release()
 
 
-def camera(index: int) -> CaptureGrabber:
+def camera(which: int | str) -> CaptureGrabber:
     """Returns a grabber of a camera: /dev/video0 is 0 on Linux; what OpenCV finds elsewhere.
+
+    Args:
+        which: its index, or the path of its device; those in /dev/v4l/by-id stay the same.
 
     Raises:
         SourceError: if the index is negative, there is no such camera, its use is not permitted,
             or OpenCV is missing.
     """
-    if index < 0:
-        raise SourceError(f"a camera's index must be >= 0, got {index}")
+    if isinstance(which, int) and which < 0:
+        raise SourceError(f"a camera's index must be >= 0, got {which}")
+    device = Path(f"/dev/video{which}" if isinstance(which, int) else which)
+    is_device = isinstance(which, str) or sys.platform == "linux"
 
     def opening() -> cv2.VideoCapture:
         import cv2
 
-        if sys.platform != "linux":
-            return cv2.VideoCapture(index)
-        check_device(Path(f"/dev/video{index}"))
-        capture = cv2.VideoCapture(index, cv2.CAP_V4L2)
+        if not is_device:
+            return cv2.VideoCapture(which)
+        check_device(device)
+        capture = cv2.VideoCapture(which, cv2.CAP_V4L2)
         capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where the driver can: older frames never wait
         return capture
 
-    if sys.platform == "linux":
-        check_device(Path(f"/dev/video{index}"))
-    return CaptureGrabber(f"camera {index}", "is another program using it?", opening)
+    if is_device:
+        check_device(device)
+    name = f"camera {which}" if isinstance(which, int) else printable(which)
+    return CaptureGrabber(name, "is another program using it?", opening)
+
+
+def is_camera(path: str) -> bool:
+    """Says whether this is the path of a camera: one of V4L2's, or a link to one."""
+    if re.match(r"/dev/(video[0-9]|v4l/)", path):
+        return True
+    try:
+        about = os.stat(path)
+    except (OSError, ValueError):
+        return False
+    return stat.S_ISCHR(about.st_mode) and os.major(about.st_rdev) == V4L2_MAJOR
 
 
 def pipeline(text: str) -> CaptureGrabber:
@@ -145,9 +166,10 @@ def open_pipeline(text: str) -> cv2.VideoCapture:
 def check_device(device: Path) -> None:
     """Raises SourceError unless the device is there and may be read."""
     if not device.exists():
-        there = sorted(str(path) for path in device.parent.glob("video*"))
+        pattern = "*-index*" if "v4l" in device.parts else "video*"  # as udev names links
+        there = sorted(str(path) for path in device.parent.glob(pattern))
         raise SourceError(
-            f"there is no camera {device}; pass the index of one that is there: "
+            f"there is no camera {printable(str(device))}; pass one that is there: "
             f"{', '.join(there) or 'none is, connect one'}"
         )
     if not os.access(device, os.R_OK | os.W_OK):

@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 TITLES_REPLACED = 19  # from this PyAV on titles that are not UTF-8 need no argument
 
 
-def open_container(url: str, **how: Any) -> InputContainer:
+def open_container(what: object, **how: Any) -> InputContainer:
     """Opens a file or a stream to read; its titles need not be UTF-8.
 
     Args:
-        url: of the file or stream.
+        what: the address of a file or stream, or a binary file object.
         how: what `av.open` takes.
 
     Raises:
@@ -24,5 +24,5 @@ def open_container(url: str, **how: Any) -> InputContainer:
 
     if int(av.__version__.partition(".")[0]) < TITLES_REPLACED:
         how["metadata_errors"] = "replace"
-    container: InputContainer = av.open(url, "r", **how)
+    container: InputContainer = av.open(what, "r", **how)
     return container

@@ -8,14 +8,13 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain, pairwise
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.clock import Clock
 from dvfl_runtime.sources.decoding import Decoder
 from dvfl_runtime.sources.frame import Frame
+from dvfl_runtime.sources.media import Video, name_of
 from dvfl_runtime.sources.picture import Orientations, upright_rgb
 from dvfl_runtime.sources.video_file import DEFAULT_FPS, OpenedVideo
 
@@ -46,7 +45,7 @@ class FileSource:
     releases the file.
 
     Args:
-        path: the file.
+        video: the path of a file, or what else can be opened again and again.
         fps: frames per second of a file without stamps; `None` for what its headers tell.
 
     Raises:
@@ -56,13 +55,13 @@ class FileSource:
     live = False
     rewindable = True
 
-    def __init__(self, path: Path, fps: float | None = None) -> None:
-        self.name = printable(str(path))
-        self._path = path
+    def __init__(self, video: Video, fps: float | None = None) -> None:
+        self.name = name_of(video)
+        self._video = video
         self._fps = fps
         self._closed = threading.Event()
         self._warned = False
-        file = OpenedVideo(path, 1, fps)
+        file = OpenedVideo(video, 1, fps)
         self._is_timed = file.is_timed
         self.duration_s = file.duration_s
         file.close()
@@ -75,7 +74,7 @@ class FileSource:
         """
         if self._closed.is_set():
             raise SourceError(f"{self.name} is closed; open it again")
-        reading = _Reading(self._path, self._fps)
+        reading = _Reading(self._video, self._fps)
         clock: Clock | None = None
         orientations = Orientations()
         try:
@@ -145,12 +144,12 @@ class _Reading:
         damaged_after: number of the last good picture before it, -1 for none.
     """
 
-    def __init__(self, path: Path, fps: float | None) -> None:
+    def __init__(self, video: Video, fps: float | None) -> None:
         self.count = self.left_out = 0
         self.damage, self.damaged_after = "", -1
-        self._path, self._fps = path, fps
+        self._video, self._fps = video, fps
         self._start = _Start()
-        self.file = OpenedVideo(path, min(MAX_THREADS, os.cpu_count() or 1), fps)
+        self.file = OpenedVideo(video, min(MAX_THREADS, os.cpu_count() or 1), fps)
 
     def pictures(self) -> Iterator[_Shown]:
         """Yields them in the order in which they are shown."""
@@ -165,7 +164,7 @@ class _Reading:
                     return
                 strict = False
             self.file.close()
-            self.file = OpenedVideo(self._path, 1, self._fps)
+            self.file = OpenedVideo(self._video, 1, self._fps)
 
     def _one_pass(self, decoder: Decoder, start: _Start) -> Iterator[_Shown]:
         number = start.picture

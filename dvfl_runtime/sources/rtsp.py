@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from dvfl_runtime.addresses import complete_address, shown
-from dvfl_runtime.checks import check_choice, check_number, check_type
+from dvfl_runtime.checks import check_choice, check_number, wrong
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.sources.container import open_container
@@ -33,47 +33,28 @@ NO_PICTURE_S = 30.0  # some cameras send a key frame only every 10 s or 20 s
 PROTOCOLS = "rtsp,rtp,srtp,udp,tcp,tls,http,https,httpproxy"
 
 
-class RtspGrabber:
-    """Reads an RTSP stream.
+class StreamGrabber:
+    """Reads the video of a connection, which a subclass makes.
 
     Pictures that show the remains of others, after lost packets or a decoding error, are left out
     (see `decoding`). The size may change from picture to picture.
 
     Args:
-        url: rtsp:// or rtsps://, with name and password if the server wants them.
-        transport: "tcp" loses nothing; "udp" is for a network where late is worse than lost.
+        url: the address.
         read_timeout_s: the connection is given up when nothing came for so long, seconds.
 
     Raises:
-        SourceError: if the URL has no host or a wrong port.
         DvflError: if PyAV is missing.
-        ArgumentError: if another argument is wrong.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        transport: Literal["tcp", "udp"] = "tcp",
-        read_timeout_s: float = READ_TIMEOUT_S,
-    ) -> None:
-        check_choice("transport", transport, ("tcp", "udp"))
-        check_number("read_timeout_s", read_timeout_s, above=0)
-        check_type("url", url, str, "an address, rtsp://HOST/PATH")
-        self._name = shown(url)
-        self._url = checked(url)
+    def __init__(self, url: str, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         _require_av()
-        self._options = {
-            "protocol_whitelist": PROTOCOLS,
-            "rtsp_transport": transport,
-            # measured on loopback: 0.4 s to the first picture, and 1.2 s with libav's guess of the
-            # frame rate, which live sources do not need
-            "fpsprobesize": "0",
-        }
+        self._url = url
+        self._name = shown(url)
         self._timeout_s = read_timeout_s
         self._container: InputContainer | None = None
-        self._pictures: Iterator[VideoFrame] = iter(())
         self._orientations = Orientations()
+        self._pictures: Iterator[VideoFrame] = iter(())
 
     @property
     def codec(self) -> str:
@@ -91,23 +72,12 @@ class RtspGrabber:
         """
         import av
 
-        name = self._name
-        try:
-            self._container = self._connect(allowed_media_types="video")
-        except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError) as err:
-            raise SourceError(
-                f"{name} refuses the connection ({_reason(err)}); check the name and the password: "
-                "rtsp://NAME:PASSWORD@HOST/PATH"
-            ) from err
-        except av.error.HTTPNotFoundError as err:
-            raise SourceError(f"{name}: {_reason(err)}; check the path of the stream") from err
-        except av.FFmpegError as err:
-            if isinstance(err, av.error.HTTPClientError) and self._has_no_video():
-                raise SourceError(f"{name} has sound and no video; check its path") from err
-            raise ConnectionError(f"cannot connect: {_reason(err)}") from err
+        self._container = self._connect()
         streams = self._container.streams.video
         if not streams or streams[0].codec_context is None:
-            raise SourceError(f"{name} has no video stream that can be decoded; check its path")
+            raise SourceError(
+                f"{self._name} has no video stream that can be decoded; check its path"
+            )
         # Threads over frames would hold a picture back each, and with threads over slices FFmpeg
         # does not notice lost ones: of 48 damaged pictures with four slices it missed 47.
         codec = streams[0].codec_context
@@ -121,7 +91,9 @@ class RtspGrabber:
             OSError: if the stream ended, was lost, or nothing came in time.
         """
         for raw in self._pictures:
-            return Grabbed(partial(upright_rgb, raw, self._orientations.of(raw)), raw.time)
+            return Grabbed(
+                partial(upright_rgb, raw, self._orientations.of(raw)), self._stamp_s(raw)
+            )
         raise ConnectionError("the server ended the stream")
 
     def close(self) -> None:
@@ -130,25 +102,13 @@ class RtspGrabber:
         if container is not None:
             container.close()
 
-    def _connect(self, **options: str) -> InputContainer:
-        import av
+    def _connect(self) -> InputContainer:
+        """Returns the open connection; raises what `open` may raise."""
+        raise NotImplementedError
 
-        try:
-            options = {**self._options, **options}
-            return open_container(self._url, options=options, timeout=self._timeout_s)
-        except av.FFmpegError as err:
-            err.args = err.args[:2]  # what follows is the address, with the password
-            raise
-
-    def _has_no_video(self) -> bool:
-        """Says whether the server offers other media alone, which it may not say by itself."""
-        import av
-
-        try:
-            with self._connect() as container:
-                return not container.streams.video
-        except av.FFmpegError:
-            return False
+    def _stamp_s(self, raw: VideoFrame) -> float | None:
+        """Returns the server's own time of a picture, seconds."""
+        return raw.time
 
     def _decode(
         self, container: InputContainer, errors: type[av.FFmpegError]
@@ -175,6 +135,82 @@ class RtspGrabber:
                 raise TimeoutError(f"no good picture within {NO_PICTURE_S:.0f} s")
 
 
+class RtspGrabber(StreamGrabber):
+    """Reads an RTSP stream.
+
+    Pictures that show the remains of others, after lost packets or a decoding error, are left out
+    (see `decoding`). The size may change from picture to picture.
+
+    Args:
+        url: rtsp:// or rtsps://, with name and password if the server wants them.
+        transport: "tcp" loses nothing; "udp" is for a network where late is worse than lost.
+        read_timeout_s: the connection is given up when nothing came for so long, seconds.
+
+    Raises:
+        SourceError: if the URL has no host or a wrong port.
+        DvflError: if PyAV is missing.
+        ArgumentError: if another argument is wrong.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        transport: Literal["tcp", "udp"] = "tcp",
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> None:
+        check_choice("transport", transport, ("tcp", "udp"))
+        check_number("read_timeout_s", read_timeout_s, above=0)
+        if not isinstance(url, str):  # its value may hold a password
+            raise wrong("url", "an address, rtsp://HOST/PATH", type(url))
+        super().__init__(checked(url), read_timeout_s)
+        self._options = {
+            "protocol_whitelist": PROTOCOLS,
+            "rtsp_transport": transport,
+            # measured on loopback: 0.4 s to the first picture, and 1.2 s with libav's guess of the
+            # frame rate, which live sources do not need
+            "fpsprobesize": "0",
+        }
+
+    def _connect(self) -> InputContainer:
+        import av
+
+        name = self._name
+        try:
+            return self._ask(allowed_media_types="video")
+        except (av.error.HTTPUnauthorizedError, av.error.HTTPForbiddenError) as err:
+            raise SourceError(
+                f"{name} refuses the connection ({_reason(err)}); check the name and the password: "
+                "rtsp://NAME:PASSWORD@HOST/PATH"
+            ) from err
+        except av.error.HTTPNotFoundError as err:
+            raise SourceError(f"{name}: {_reason(err)}; check the path of the stream") from err
+        except av.FFmpegError as err:
+            if isinstance(err, av.error.HTTPClientError) and self._has_no_video():
+                raise SourceError(f"{name} has sound and no video; check its path") from err
+            raise ConnectionError(f"cannot connect: {_reason(err)}") from err
+
+    def _ask(self, **options: str) -> InputContainer:
+        import av
+
+        try:
+            options = {**self._options, **options}
+            return open_container(self._url, options=options, timeout=self._timeout_s)
+        except av.FFmpegError as err:
+            err.args = err.args[:2]  # what follows is the address, with the password
+            raise
+
+    def _has_no_video(self) -> bool:
+        """Says whether the server offers other media alone, which it may not say by itself."""
+        import av
+
+        try:
+            with self._ask() as container:
+                return not container.streams.video
+        except av.FFmpegError:
+            return False
+
+
 def checked(url: str) -> str:
     """Returns the address with name and password in escapes, as libav and GStreamer read them.
 
@@ -194,5 +230,5 @@ def _reason(err: av.FFmpegError) -> str:
 
 
 def _require_av() -> None:
-    with needed("reading RTSP", *MEDIA):
+    with needed("reading streams", *MEDIA):
         import av  # noqa: F401

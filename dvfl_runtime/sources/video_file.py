@@ -7,13 +7,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.sources.clock import Clock
 from dvfl_runtime.sources.container import open_container
 from dvfl_runtime.sources.decoding import Decoder
 from dvfl_runtime.sources.losses import Losses
+from dvfl_runtime.sources.media import Video, name_of
 from dvfl_runtime.sources.picture import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class OpenedVideo:
     """The best video stream of a file.
 
     Args:
-        path: the file.
+        video: the path of a file, or what else can be opened again and again.
         num_threads: of the decoder.
         fps: the rate of a file that has no time stamps.
 
@@ -42,15 +42,15 @@ class OpenedVideo:
         SourceError: if it cannot be opened, or has no video in it.
     """
 
-    def __init__(self, path: Path, num_threads: int, fps: float | None) -> None:
+    def __init__(self, video: Video, num_threads: int, fps: float | None) -> None:
         self.num_threads = num_threads
         self.error = ""
-        self._errors, self._container, self._stream = open_video(path)
+        self._errors, self._container, self._stream = open_video(video)
         self._stream.thread_type = "AUTO" if num_threads > 1 else "NONE"
         self._stream.codec_context.thread_count = num_threads
         kind = self._container.format.name
         self._is_avi = kind == "avi"
-        self._transport = path if kind == "mpegts" else None
+        self._transport = video if kind == "mpegts" and isinstance(video, Path) else None
         self._is_bare = is_bare(self._container)
         self._fps = fps if self._is_bare else None
 
@@ -119,8 +119,8 @@ class OpenedVideo:
                 packet = next(packets)
             except StopIteration:
                 return
-            except self._errors as err:
-                self.error = err.strerror or type(err).__name__
+            except (self._errors, OSError) as err:  # the latter of what is no path
+                self.error = err.strerror or str(err) or type(err).__name__
                 return
             if packet.size:  # an empty packet would tell the decoder that the file is over
                 yield packet
@@ -130,7 +130,7 @@ class OpenedVideo:
         self._container.close()
 
 
-def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoStream]:
+def open_video(video: Video) -> tuple[type[av.FFmpegError], InputContainer, VideoStream]:
     """Opens the container and finds its video stream.
 
     PyAV mutes libav's own log unless the application turns it on, so nothing is set here.
@@ -139,11 +139,14 @@ def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoS
         import av
     try:
         # "file:" keeps a colon in a name from being read as a protocol, and the whitelist keeps
-        # playlist files from opening connections.
-        container = open_container(f"file:{path}", options={"protocol_whitelist": "file"})
+        # playlist files from opening connections, and those that come over one from files.
+        if isinstance(video, Path):
+            container = open_container(f"file:{video}", options={"protocol_whitelist": "file"})
+        else:
+            container = open_container(video.open(), options={"protocol_whitelist": "none"})
     except (av.FFmpegError, OSError) as err:
         raise SourceError(
-            f"cannot open {printable(str(path))} as a video: {err.strerror}; "
+            f"cannot open {name_of(video)} as a video: {err.strerror or err}; "
             "check that it is a complete video file"
         ) from err
     stream = _best_stream(container)
@@ -162,7 +165,7 @@ def open_video(path: Path) -> tuple[type[av.FFmpegError], InputContainer, VideoS
     else:
         return av.FFmpegError, container, stream
     container.close()
-    raise SourceError(f"cannot open {printable(str(path))} as a video: {problem}")
+    raise SourceError(f"cannot open {name_of(video)} as a video: {problem}")
 
 
 def _best_stream(container: InputContainer) -> VideoStream | None:

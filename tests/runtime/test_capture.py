@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import stat
 import sys
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from system_python import run_system_python, system_python_can
 from videos import pictures, shared_clip, write_video
 
 from dvfl_runtime.errors import DvflError, SourceError
-from dvfl_runtime.sources import Grabber, LiveSource, capture, open_source
+from dvfl_runtime.sources import Grabber, LiveSource, capture, is_live, open_source
 from dvfl_runtime.sources.capture import CaptureGrabber, check_device
 
 LINUX = pytest.mark.skipif(not Path("/dev").is_dir(), reason="needs /dev")
@@ -65,10 +66,42 @@ def test_a_device_that_does_not_open_is_tried_again(tmp_path):
     grabber.close()
 
 
+@pytest.mark.parametrize("path", ["/dev/video7", "/dev/v4l/by-id/usb-Acme_Cam_1-video-index0"])
+def test_a_camera_is_opened_by_its_path(path, monkeypatch, tmp_path):
+    video = write_video(tmp_path / "a.mp4", pictures(5))
+    asked = []
+    monkeypatch.setattr(capture, "check_device", lambda device: asked.append(str(device)))
+    real = cv2.VideoCapture
+    monkeypatch.setattr(cv2, "VideoCapture", lambda *how: asked.append(how) or real(str(video)))
+    assert is_live(path)
+    with contextlib.closing(open_source(Path(path))) as source:
+        assert (source.name, source.live) == (path, True)
+        assert list(source.frames())
+    assert asked == [path, path, (path, cv2.CAP_V4L2)]
+
+
+@LINUX
+def test_paths_of_cameras_that_are_none(tmp_path):
+    with pytest.raises(SourceError, match=r"there is no camera /dev/video97; pass one that is"):
+        open_source("/dev/video97")
+    with pytest.raises(SourceError, match=r"no camera /dev/v4l/by-id/gone"):
+        open_source("/dev/v4l/by-id/gone")
+    with pytest.raises(SourceError, match="/dev/null is not a file or a folder"):
+        open_source("/dev/null")
+    assert not is_live("/dev/null")
+    link = tmp_path / "front door"
+    try:
+        os.mknod(tmp_path / "device", 0o600 | stat.S_IFCHR, os.makedev(81, 250))
+    except PermissionError:
+        pytest.skip("needs the right to make devices")
+    link.symlink_to(tmp_path / "device")
+    assert is_live(str(link))
+
+
 @LINUX
 @pytest.mark.parametrize("camera", [97, "97", np.int64(97)])
 def test_a_camera_that_is_not_there_is_an_error_at_once(camera):
-    with pytest.raises(SourceError, match=r"there is no camera /dev/video97; pass the index"):
+    with pytest.raises(SourceError, match=r"there is no camera /dev/video97; pass one that is"):
         open_source(camera)
 
 
@@ -122,7 +155,7 @@ def test_an_empty_pipeline():
     ("module", "source", "words"),
     [
         ("cv2", "gst:videotestsrc", "reading cameras needs cv2"),
-        ("av", "rtsp://cam/1", "reading RTSP needs av"),
+        ("av", "rtsp://cam/1", "reading streams needs av"),
     ],
 )
 def test_a_missing_library_is_named(monkeypatch, module, source, words):

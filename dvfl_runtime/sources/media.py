@@ -1,0 +1,112 @@
+"""What a video is read from, if not from a path: bytes, binary file objects, addresses."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Protocol, TypeAlias, runtime_checkable
+
+from dvfl_runtime.addresses import printable, shown
+from dvfl_runtime.errors import SourceError
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What `open(path, "rb")` and `io.BytesIO` return, or what behaves so."""
+
+    def read(self, size: int, /) -> bytes: ...  # noqa: D102 - these are io.BufferedIOBase's
+
+    def seek(self, offset: int, whence: int = 0, /) -> int: ...  # noqa: D102
+
+    def tell(self) -> int: ...  # noqa: D102
+
+
+class Media(Protocol):
+    """Something that can be read as often as it is opened.
+
+    Attributes:
+        name: how predictions and log lines call it.
+    """
+
+    name: str
+
+    def open(self) -> Readable:
+        """Returns it from its beginning.
+
+        Raises:
+            SourceError: if it cannot be read.
+        """
+        ...
+
+
+Video: TypeAlias = Path | Media
+
+
+class FileObject:
+    """A binary file object of the caller's, read from its beginning; it stays open.
+
+    Raises:
+        SourceError: if it is a text file, closed, or cannot be read twice, as a pipe cannot.
+    """
+
+    def __init__(self, file: Readable) -> None:
+        self.name = media_name(file)
+        self._file = file
+        problem = None
+        if isinstance(file, io.TextIOBase):
+            problem = "is open as text; open it with 'rb'"
+        elif getattr(file, "closed", False):
+            problem = "is closed; open it again"
+        elif not getattr(file, "seekable", lambda: True)():
+            problem = "cannot be read from its beginning again; pass the bytes, file.read()"
+        if problem:
+            raise SourceError(f"the file object {self.name} {problem}")
+
+    def open(self) -> Readable:
+        """Returns it from its beginning."""
+        try:
+            self._file.seek(0)
+        except (OSError, ValueError) as err:
+            raise SourceError(f"cannot read the file object {self.name}: {err}") from err
+        return _Guarded(self._file, self.name)
+
+
+class _Guarded:
+    """Hands on what a file object gives, as far as libav can use it, and does not close it."""
+
+    def __init__(self, file: Readable, name: str) -> None:
+        self.name = f"video{os.path.splitext(name)[1]}"  # libav looks at the suffix
+        self._file = file
+        self.seek = file.seek
+        self.tell = file.tell
+
+    def read(self, size: int, /) -> bytes:
+        """Reads up to `size` bytes.
+
+        Raises:
+            OSError: if the object fails, or gives something else.
+        """
+        try:
+            data = self._file.read(size)
+        except ValueError as err:  # it was closed
+            raise OSError(str(err)) from err
+        if not isinstance(data, bytes) or len(data) > size:
+            raise OSError(f"its read({size}) gives no bytes, or more of them")
+        return data
+
+
+def is_media(source: object) -> bool:
+    """Says whether these are bytes or a file object."""
+    return isinstance(source, (bytes, bytearray, memoryview, Readable))
+
+
+def media_name(source: object) -> str:
+    """Returns what bytes or a file object are called."""
+    name = getattr(source, "name", None)
+    return shown(name) if isinstance(name, str) and name else "video"
+
+
+def name_of(video: Video) -> str:
+    """Returns what predictions and log lines call a video."""
+    return printable(str(video)) if isinstance(video, Path) else video.name

@@ -1,0 +1,204 @@
+"""Videos and cameras at http:// addresses, from a real server on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import time
+from urllib.parse import quote
+
+import av
+import numpy as np
+import pytest
+from artifacts import coloured, write_colour_model
+from frames import warnings_of
+from streams import number_of
+from videos import pictures, write_video
+from web import NAME, PASSWORD, serving
+
+from dvfl_runtime import Recognizer, cli
+from dvfl_runtime.errors import SourceError
+from dvfl_runtime.sources import LiveOptions, LiveSource, http, is_live, open_source
+
+SOON = LiveOptions(first_pause_s=0.05, longest_pause_s=0.1, max_outage_s=5)
+COUNT = 60
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(http, "READ_TIMEOUT_S", 0.3)
+        patch.setattr(http, "PAUSES_S", (0.01,))
+        yield
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory):
+    """The bytes of a video, with its index at the beginning and at the end."""
+    folder = tmp_path_factory.mktemp("http")
+    first = write_video(folder / "first.mp4", pictures(COUNT))
+    with av.open(str(first)) as old, av.open(str(folder / "last.mp4"), "w") as new:
+        stream = new.add_stream_from_template(old.streams.video[0])
+        for packet in old.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                new.mux(packet)
+    return {name: (folder / f"{name}.mp4").read_bytes() for name in ("first", "last")}
+
+
+@pytest.fixture(scope="module")
+def web(videos):
+    with serving(videos["first"]) as server:
+        yield server
+
+
+def frames_of(url):
+    with contextlib.closing(open_source(url, live=SOON)) as source:
+        return list(source.frames())
+
+
+@pytest.mark.parametrize("kind", ["range", "plain"])
+@pytest.mark.parametrize("index", ["first", "last"])
+def test_a_file_is_read_like_a_file(videos, kind, index, caplog):
+    with serving(videos[index]) as web:
+        source = open_source(f"{web.url}/{kind}/a.mp4")
+        assert (source.live, source.rewindable, source.duration_s) == (False, True, 2.4)
+        for _ in range(2):
+            times = [frame.time_s for frame in source.frames()]
+            np.testing.assert_allclose(times, np.arange(COUNT) / 25)
+    assert warnings_of(caplog) == []
+
+
+def test_a_file_whose_length_is_not_told(web):
+    assert len(frames_of(f"{web.url}/endless/a.mp4")) == COUNT
+
+
+def test_a_connection_that_breaks_off_goes_on_where_it_was(web, caplog):
+    assert len(frames_of(f"{web.url}/cut/a.mp4")) == COUNT
+    assert any(asked and asked != "bytes=0-" for path, asked in web.asked if "/cut/" in path)
+    assert warnings_of(caplog) == []
+
+
+def test_a_file_that_cannot_be_had_whole_is_told(web, caplog):
+    assert 0 < len(frames_of(f"{web.url}/broken/a.mp4")) < COUNT
+    (message,) = warnings_of(caplog)
+    assert "the connection is lost: it ended too early" in message
+
+
+@pytest.mark.parametrize("kind", ["basic", "digest"])
+def test_name_and_password_reach_the_server_and_nobody_else(web, kind, caplog):
+    caplog.set_level(logging.DEBUG)
+    for login in (f"{NAME}:{PASSWORD}", f"{quote(NAME)}:{quote(PASSWORD, safe='')}"):
+        with contextlib.closing(
+            open_source(web.url.replace("//", f"//{login}@") + f"/{kind}/a.mp4")
+        ) as source:
+            assert source.name == f"{web.url}/{kind}/a.mp4"
+            assert len(list(source.frames())) == COUNT
+    assert not any(PASSWORD in text or quote(PASSWORD, safe="") in text for text in [caplog.text])
+    with pytest.raises(
+        SourceError, match=r"refuses the connection \(401 Unauthorized\); check"
+    ) as caught:
+        open_source(web.url.replace("//", "//me:s3cret@") + f"/{kind}/a.mp4?token=s3cret")
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("/404/a.mp4", "the server answers 404 Not Found; check the path"),
+        ("/404/camera", "the server answers 404 Not Found; check the path"),
+        ("/401/camera", r"refuses the connection \(401 Unauthorized\)"),
+        ("/503/a.mp4", "cannot open .*: the server answers 503"),
+        ("/hang/a.mp4", "cannot open .*: cannot connect: no answer in time; check the address"),
+        ("/to/file:///etc/passwd", "leads to an address that is not followed"),
+        ("/to/ftp://127.0.0.1/a.mp4", "leads to an address that is not followed"),
+        ("/to//to//to//to//to//to//to//to//to//to//to//to//to//plain/a.mp4", "not followed"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_read_is_one_clear_line(web, path, words):
+    with pytest.raises(SourceError, match=words) as caught:
+        open_source(web.url + path + "?token=s3cret")
+    assert web.url in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_redirect_to_a_video_is_followed(web):
+    assert len(frames_of(f"{web.url}/to//plain/a.mp4")) == COUNT
+
+
+def test_what_comes_over_http_opens_nothing_else(tmp_path):
+    part = write_video(tmp_path / "a.ts", pictures(5))
+    playlist = f"#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nfile://{part}\n#EXT-X-ENDLIST\n"
+    with serving(playlist.encode()) as web, pytest.raises(SourceError, match="cannot open"):
+        open_source(f"{web.url}/plain/a.m3u8")
+    with pytest.raises(SourceError, match="cannot open"):
+        open_source(playlist.encode())
+
+
+def test_an_address_that_is_none():
+    with pytest.raises(SourceError, match=r"is not a complete address; pass http://HOST"):
+        open_source("http://me:s3cret@")
+
+
+def test_a_camera_sends_one_picture_after_another(web):
+    source = open_source(f"{web.url}/mjpeg", live=SOON)
+    with contextlib.closing(source):
+        assert isinstance(source, LiveSource)
+        frames = list(itertools.islice(source.frames(), 20))
+    numbers = [number_of(frame.image) for frame in frames]
+    assert np.diff(numbers).tolist() == [1 + frame.dropped for frame in frames[1:]]
+    span_s = frames[-1].time_s - frames[0].time_s  # by their arrival, not by 25 a second
+    assert span_s == pytest.approx((numbers[-1] - numbers[0]) * 0.02, rel=0.5)
+
+
+def test_a_camera_that_ends_or_is_away_is_tried_again(videos, caplog):
+    with serving() as web:
+        source = open_source(f"{web.url}/mjpeg/3", live=SOON)
+        assert isinstance(source, LiveSource)
+        with contextlib.closing(source):
+            reading = source.frames()
+            next(reading)
+            while not next(reading).after_gap:
+                pass
+    away = open_source(f"{web.url}/mjpeg", live=SOON)  # nobody is there
+    assert isinstance(away, LiveSource)
+    with contextlib.closing(away), serving(port=web.server_port):
+        assert number_of(next(away.frames()).image) >= 0
+    with pytest.raises(SourceError, match=r"cannot open http://127.*/a\.mp4: cannot connect"):
+        open_source(f"{web.url}/plain/a.mp4")
+    with serving(videos["first"], port=web.server_port), contextlib.closing(away):
+        grabber = http.HttpGrabber(f"{web.url}/plain/a")
+        with pytest.raises(SourceError, match="no pictures one after another"):
+            grabber.open()
+
+
+def test_a_camera_that_hangs_is_noticed(web):
+    source = open_source(f"{web.url}/hang/camera", live=LiveOptions(max_outage_s=0.1))
+    began_s = time.monotonic()
+    with pytest.raises(SourceError, match="no answer in time"), contextlib.closing(source):
+        next(source.frames())
+    assert time.monotonic() - began_s < 3
+
+
+def test_which_addresses_are_taken_for_live_ones_before_anybody_is_asked():
+    assert is_live("http://cam/video.cgi?x=a.mp4")
+    assert is_live("https://me:p#w@cam:8443/mjpg/video.mjpg")
+    assert not is_live("http://host/a%20b.mp4?token=1")
+    assert not is_live("HTTP://host/snapshot.jpg")
+
+
+def test_the_command_and_the_api_read_addresses(tmp_path, capsys):
+    model = write_colour_model(tmp_path / "m.onnx")
+    video = write_video(tmp_path / "a.mp4", coloured(("red", 50)), pix_fmt="yuv444p")
+    with serving(video.read_bytes()) as web:
+        url = f"{web.url}/range/a.mp4"
+        words = [url, "--model", str(model), "--engine", "onnxruntime", "--format", "jsonl"]
+        assert cli.main(words) == 0
+        assert f'"source": "{url}"' in capsys.readouterr().out
+        words[0] = web.url.replace("//", "//me:s3cret@") + "/401/a.mp4"
+        assert cli.main(words) == 2
+        told = capsys.readouterr().err
+        assert (told.count("\n"), "s3cret" in told) == (1, False)
+        with Recognizer(model, engine="onnxruntime") as recognizer:
+            assert recognizer.classify(url).label == "red"
