@@ -1,7 +1,9 @@
 """ONNX Runtime with its TensorRT provider, and its CUDA provider for what TensorRT leaves over.
 
-TensorRT builds its engine when the model is first opened, which takes minutes; it is kept in
-`dvfl_runtime.files.cache_folder`. Not yet run on a GPU.
+TensorRT builds its engine when the model is first opened, which takes minutes; it is kept in a
+folder of the user's own in `dvfl_runtime.files.cache_folder`. The provider has no option against
+TF32, which the engine "tensorrt" switches off: NVIDIA_TF32_OVERRIDE=0 in the environment does it.
+Not yet run on a GPU.
 """
 
 from __future__ import annotations
