@@ -229,7 +229,8 @@ def test_predictions_are_told_as_in_jsonl_with_states_and_an_end(folder, tmp_pat
 
 def test_a_browser_that_comes_back_gets_what_it_missed(serve, recognizer):
     server, port = serve()
-    recognise(server, recognizer, red(1.4))
+    for prediction in recognizer.stream(red(1.4), hop_s=0.1):
+        server.write(prediction)
     with ask(port, "/events") as answer:
         got = (number for kind, number, _ in events(answer) if kind == "message")
         numbers = [next(got) for _ in range(4)]
@@ -243,7 +244,7 @@ def test_a_browser_that_comes_back_gets_what_it_missed(serve, recognizer):
 
 def test_a_fast_source_leaves_the_history_of_a_slow_one(serve, recognizer):
     server, port = serve()
-    (*_, one) = recognizer.stream(server.watch(red(1.4)))
+    (*_, one) = recognizer.stream(red(1.4))
     server.write(dataclasses.replace(one, source="slow"))
     for _ in range(2 * board.HISTORY):
         server.write(dataclasses.replace(one, source="fast"))
@@ -488,8 +489,7 @@ def test_pictures_are_made_for_those_who_look_and_not_too_often():
 
 def test_a_client_that_does_not_read_costs_no_memory(serve, recognizer):
     server, port = serve()
-    source = server.watch(red(1.4))
-    (*_, prediction) = recognizer.stream(source)
+    (*_, prediction) = recognizer.stream(red(1.4))
     with stuck_client(port, "/events"), ask(port, "/events") as answer:
         told = events(answer)
         assert next(told)[0] == "hello"
