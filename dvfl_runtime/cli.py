@@ -26,7 +26,7 @@ from dvfl_runtime.destinations import (
 from dvfl_runtime.engines import DEVICES, ENGINES
 from dvfl_runtime.errors import DvflError, OutputError, SourceError
 from dvfl_runtime.files import RowFile, check_places
-from dvfl_runtime.interrupts import Interrupted, Requests
+from dvfl_runtime.interrupts import Interrupted, Requests, uninterrupted
 from dvfl_runtime.job import Job, Reading
 from dvfl_runtime.output import (
     CsvSegments,
@@ -277,8 +277,9 @@ def _recognize(args: argparse.Namespace, page: ExitStack, requests: Requests) ->
             _say_what_runs(recognizer)
         outputs = _outputs(args, files, recognizer.labels)
         if args.form == ".json":
-            document = SegmentDocument(args.segments, JsonSegments)
-            outputs.timelines.append(stack.enter_context(closing(document)))
+            with uninterrupted():  # no temporary file is forgotten
+                document = SegmentDocument(args.segments, JsonSegments)
+                outputs.timelines.append(stack.enter_context(closing(document)))
         if door is not None:
             outputs.viewers.append(page.enter_context(_page(args, recognizer, *door)))
         job = Job(recognizer, _reading(args), outputs, _tell)

@@ -16,7 +16,8 @@ from dvfl_runtime.output import PredictionWriter, SegmentWriter, Sink
 from dvfl_runtime.overlay import OverlayWriter
 from dvfl_runtime.results import Prediction, Segment
 from dvfl_runtime.rows import Rows
-from dvfl_runtime.sources import Source, is_live
+from dvfl_runtime.sources import Frame, Source, is_live
+from dvfl_runtime.tap import Tap
 
 MAX_NAME = 100  # characters of a file that is named after an address
 
@@ -90,7 +91,8 @@ class OverlayFile:
 
     def watch(self, source: Source) -> Source:
         """Returns the source to read instead, which shows each frame to this viewer."""
-        return self._writer.watch(source)
+        self._writer.watch(source)
+        return Tap(source, self._add)
 
     def write(self, prediction: Prediction) -> None:
         """Takes one prediction."""
@@ -98,8 +100,8 @@ class OverlayFile:
             self._writer.write(prediction)
 
     def finish(self) -> None:
-        """Completes the video and puts it in place; does nothing after an error."""
-        if self._file.failed:
+        """Completes the video and puts it in place; not after an error, and not without frames."""
+        if self._file.failed or not self._writer.begun:
             return
         with self._file.explaining():
             self._writer.finish()
@@ -109,6 +111,10 @@ class OverlayFile:
         """Lets go of it, complete or not."""
         self._writer.close()
         self._file.discard()
+
+    def _add(self, frame: Frame) -> None:
+        with self._file.explaining():  # also in a thread that reads: some frames cannot wait
+            self._writer.add(frame)
 
 
 @dataclass

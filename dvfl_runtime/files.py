@@ -54,8 +54,9 @@ class _Place:
             with contextlib.suppress(FileNotFoundError):
                 self.found = os.stat(path)
             name = os.fspath(path)
-            names_folder = not name or name.endswith(os.sep)
-            if names_folder or (self.found and stat.S_ISDIR(self.found.st_mode)):
+            if not name:
+                raise FileNotFoundError(errno.ENOENT, "the name is empty")
+            if name.endswith(os.sep) or (self.found and stat.S_ISDIR(self.found.st_mode)):
                 raise IsADirectoryError(errno.EISDIR, "it is a folder")
             self._standard = self._standard_descriptor()
             if self.found and self._standard is None and not os.access(path, os.W_OK):

@@ -50,7 +50,6 @@ class Reader(Tap):
         name: of it, unlike those that run together with it.
 
     Attributes:
-        seen: whether there was a frame.
         recognised: whether there was a prediction.
         failed: whether it ended with an error.
         viewers: of this source.
@@ -59,9 +58,9 @@ class Reader(Tap):
     """
 
     def __init__(self, source: Source, name: str) -> None:
-        super().__init__(source, self._see)
+        super().__init__(source, lambda _: None)
         self._name = name
-        self.seen = self.recognised = self.failed = False
+        self.recognised = self.failed = False
         self.segmenter: Segmenter | None = None
         self.viewers: list[Viewer] = []
         self.timelines: list[SegmentWriter] = []
@@ -87,14 +86,11 @@ class Reader(Tap):
             OutputError: if one of them cannot be completed.
         """
         for viewer in self.viewers:
-            if self.recognised or (self.seen and not self.failed):
+            if self.recognised or not self.failed:
                 viewer.finish()
         for timeline in self.timelines:
             if self.recognised:
                 timeline.finish()
-
-    def _see(self, _: Frame) -> None:
-        self.seen = True
 
 
 class Job:
@@ -175,12 +171,13 @@ class Job:
         if name in self._readers:
             name = f"{name} [{len(self._readers) + 1}]"
         reader = self._readers[name] = Reader(source, name)
-        if task.overlay is not None:
-            overlay = OverlayFile(task.overlay, self._recognizer.labels)
-            reader.viewers.append(reader.files.enter_context(closing(overlay)))
-        if task.subtitles is not None:
-            subtitles = SegmentDocument(task.subtitles, SrtSegments)
-            reader.timelines.append(reader.files.enter_context(closing(subtitles)))
+        with uninterrupted():  # no temporary file is forgotten
+            if task.overlay is not None:
+                overlay = OverlayFile(task.overlay, self._recognizer.labels)
+                reader.viewers.append(reader.files.enter_context(closing(overlay)))
+            if task.subtitles is not None:
+                subtitles = SegmentDocument(task.subtitles, SrtSegments)
+                reader.timelines.append(reader.files.enter_context(closing(subtitles)))
 
     def _read(self, readers: Sequence[Reader]) -> None:
         sources = [self._watched(reader) for reader in readers]

@@ -70,6 +70,11 @@ class OverlayWriter:
         """Returns the number of frames that wait."""
         return len(self._waiting)
 
+    @property
+    def begun(self) -> bool:
+        """Whether there was a frame."""
+        return self._panel is not None
+
     def watch(self, source: Source) -> Source:
         """Returns the source to read instead, which shows each frame to this writer."""
         self._duration_s = source.duration_s

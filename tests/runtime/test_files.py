@@ -191,7 +191,7 @@ def places(tmp_path):
         ("link", "folder"),
         ("new/", "folder"),
         ("file/", "Not a directory"),
-        ("", "folder"),
+        ("", "name is empty"),
         ("x" * 300, "name too long"),
         ("x/" * 3000, "name too long|folder"),
         ("loop", "levels of symbolic links"),
