@@ -83,7 +83,8 @@ class Decoder:
         self._again: list[int] = []  # packets of further damage since then
         self._passed: list[int] = []  # packets of pictures that came out since then
         self._is_fresh = True  # the decoder has met no damage since it began anew
-        self._key_pts: int | None = None  # when the last key picture is shown
+        self._key = first  # packet of the last key picture
+        self._key_pts: int | None = None  # when it is shown
         self._leading: set[int] = set()  # packets after it that are shown before it
         self._held: list[VideoFrame] = []  # whole, unless one before them in decode order is not
         self._unseen: set[int] = set()  # packets whose pictures did not come out yet
@@ -94,6 +95,7 @@ class Decoder:
     def decode(self, packet: av.Packet[VideoStream]) -> list[VideoFrame]:
         """Returns the whole pictures that come out when this packet is given."""
         number, self._next = self._next, self._next + 1
+        self._follow_key(number, packet)
         loss = self._losses.of(packet)
         whole = self._lose(number, MISSING) if loss else []
         if loss == "inside":
@@ -101,10 +103,6 @@ class Decoder:
         if self._lost is not None and not self._is_fresh and packet.is_keyframe:
             whole += self._take(self._empty())
         packet.opaque = _Sent(number, packet.is_keyframe)
-        if packet.is_keyframe:
-            self._key_pts, self._leading = packet.pts, set()
-        elif self._key_pts is not None and packet.pts is not None and packet.pts < self._key_pts:
-            self._leading.add(number)  # no picture that is shown after the key one refers to it
         try:
             pictures = self._codec.decode(packet)
         except self._errors as err:
@@ -131,6 +129,18 @@ class Decoder:
     def key_of(self, raw: VideoFrame) -> int | None:
         """Returns the number of its packet if a picture is one to begin with."""
         return self._sent(raw).number if raw.key_frame else None
+
+    def _follow_key(self, number: int, packet: av.Packet[VideoStream]) -> None:
+        """Notes key pictures, and those that follow one and are shown before it.
+
+        The latter may refer to what is before the key picture. No picture after it refers to them.
+        """
+        if packet.is_keyframe:
+            self._key, self._key_pts, self._leading = number, packet.pts, set()
+        elif packet.pts is not None and self._key_pts is not None:
+            near = number <= self._key + REORDER_DEPTH  # further on the times have begun anew
+            if near and packet.pts < self._key_pts:
+                self._leading.add(number)
 
     def _take(self, pictures: list[VideoFrame]) -> list[VideoFrame]:
         """Takes what came out; returns the pictures that are whole for sure."""
@@ -170,7 +180,7 @@ class Decoder:
         """Notes that these packets give no picture."""
         self.doubtful |= bool(numbers)
         self._unseen = self._unseen - numbers
-        if self.reason:  # decoders themselves leave out what refers to lost pictures
+        if self.reason and self._lost is None:  # decoders leave out what refers to lost pictures
             self.left_out += len(numbers & self._leading)
 
     def _lose(

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 SYNC = 0x47  # the first byte of each packet of a transport stream
-SIZES = (188, 192, 204)  # of such packets: plain, with times (.m2ts), with check bytes
+# sizes of such packets, and where that byte is: plain, after times (.m2ts), with check bytes
+LAYOUTS = ((188, 0), (192, 4), (204, 0))
 NEARBY = 3  # FFmpeg marks a packet that is up to two before the damaged one
 MOST_BYTES = 16 << 20  # of one picture, to be looked through
 
@@ -71,13 +72,17 @@ def look(path: Path, stream_id: int, position: int) -> str:
         "whole" if the counters go on up to the next picture; "last" if it is whole and the counter
         breaks after it; "broken" if a part of it may be missing.
     """
-    with path.open("rb") as file:
-        file.seek(position)
-        data = file.read(MOST_BYTES)
-    size = next((s for s in SIZES if data[s : s + 1] == bytes([SYNC])), SIZES[0])
+    try:
+        with path.open("rb") as file:
+            file.seek(position)
+            data = file.read(MOST_BYTES)
+    except OSError:
+        return "broken"
+    fits = (lo for lo in LAYOUTS if data[lo[1] : lo[1] + lo[0] + 1 : lo[0]] == bytes([SYNC, SYNC]))
+    size, first = next(fits, LAYOUTS[0])
     counter: int | None = None
     filled = True  # the packet before had no stuffing: the picture may go on
-    for at in range(0, len(data) - 187, size):
+    for at in range(first, len(data) - 187, size):
         head = data[at : at + 6]
         if head[0] != SYNC:
             return "broken"

@@ -33,6 +33,11 @@ CODECS = {
     "refresh": ("libx264", {"g": "20", **REFRESH}),
 }
 COUNT = 65
+# FFmpeg 7 paints over a missing picture of HEVC and tells nobody
+MISSED_BEFORE_16 = pytest.param(
+    "hevc without B",
+    marks=pytest.mark.skipif(av.__version__ < "16", reason="needs PyAV 16 (FFmpeg 8)"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +104,7 @@ def test_lost_packets(video, tmp_path, caplog, monkeypatch, name, threads):
             assert count < 31
 
 
-@pytest.mark.parametrize("name", ["h264", "hevc without B", "refresh"])
+@pytest.mark.parametrize("name", ["h264", MISSED_BEFORE_16, "refresh"])
 def test_a_lost_picture_is_noticed_without_counters_in_the_container(video, tmp_path, caplog, name):
     path = video(name, ".mkv")
     whole = read(path)
@@ -145,9 +150,12 @@ def test_a_file_without_a_key_picture(video, tmp_path):
         read(damaged)
 
 
-@pytest.mark.parametrize("name", ["h264", "hevc", "mpeg2", "refresh"])
-def test_joined_transport_streams(video, tmp_path, caplog, name):
-    data = video(name).read_bytes()
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [("h264", ".ts"), ("hevc", ".ts"), ("mpeg2", ".ts"), ("refresh", ".ts"), ("h264", ".m2ts")],
+)
+def test_joined_transport_streams(video, tmp_path, caplog, name, suffix):
+    data = video(name, suffix).read_bytes()
     joined = tmp_path / "joined.ts"
     joined.write_bytes(data * 2)
     assert len(read(joined)) == 2 * COUNT
