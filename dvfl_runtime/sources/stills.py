@@ -71,7 +71,7 @@ def is_still(path: Path) -> bool:
 def _is_animated(data: bytes) -> bool:
     """Says whether an image file holds several pictures: a WebP or a PNG with animation."""
     if data[:4] == b"RIFF" and data[12:16] == b"VP8X":
-        return bool(data[20] & 2)
+        return data[20:21] > b"\0" and bool(data[20] & 2)
     return data.startswith(b"\x89PNG") and 0 < data.find(b"acTL") < data.find(b"IDAT")
 
 
