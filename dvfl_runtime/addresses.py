@@ -13,8 +13,9 @@ import shlex
 from itertools import pairwise
 from urllib.parse import quote
 
-from dvfl_runtime.checks import UNPRINTABLE
-
+# control characters, ends of lines and halves of characters: they would end a line of a subtitle
+# or a table, act on a terminal, or could not be written at all
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ADDRESS = re.compile(r"\s*((?:jetson:)?[a-z][a-z0-9+.-]+://)(.*)", re.I | re.S)
 _INCOMPLETE = re.compile(r"\s*((?:jetson:)?(?:rtsps?|https?|rtmps?|udp|tcp|srt|mms|csi):)", re.I)
 _WITHOUT_SCHEME = re.compile(r"\s*(?://|[^/\\]*:).*@|[^?]*\?[^=]*=", re.S)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -11,12 +10,10 @@ from contextlib import suppress
 from numbers import Integral, Real
 from reprlib import repr as shortened
 
+from dvfl_runtime.addresses import UNPRINTABLE, without_secrets
 from dvfl_runtime.errors import ArgumentError
 
 LARGEST = sys.float_info.max
-# control characters, ends of lines and halves of characters: they would end a line of a subtitle
-# or a table, act on a terminal, or could not be written at all
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def check_whole(name: str, value: object, least: int = 1, most: float = math.inf) -> None:
@@ -82,7 +79,7 @@ def check_labels(labels: object) -> None:
 def wrong(name: str, wanted: str, value: object) -> ArgumentError:
     """Returns the error that says what an argument must be, and what it is."""
     try:
-        got = shortened(value)
+        got = without_secrets(shortened(value))
     except Exception:  # it may be anything
         got = f"a {type(value).__name__}"
     return ArgumentError(f"{name} must be {wanted}, got {got}")

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from functools import partial
 from itertools import chain, pairwise
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dvfl_runtime.errors import SourceError
@@ -111,6 +112,8 @@ class FileSource:
     def close(self) -> None:
         """Ends a running `frames()` at its next frame."""
         self._closed.set()
+        if not isinstance(self._video, Path):
+            self._video.stop()
 
 
 class _Shown(NamedTuple):

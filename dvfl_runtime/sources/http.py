@@ -10,7 +10,7 @@ import base64
 import contextlib
 import os
 import re
-import time
+import threading
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
 
-PAUSES_S = (0.2, 1.0)  # before a file is asked for again where it broke off
+PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before a file is asked for again where it broke off
 SKIP = 1 << 20  # bytes: a way ahead that is shorter is read, not asked for
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_STEPS = 6  # of being sent elsewhere and asked for a password
@@ -44,6 +44,7 @@ class WebVideo:
     def __init__(self, url: str) -> None:
         self.name = shown(url)
         self._url = url
+        self._stopped = threading.Event()
 
     def open(self) -> WebFile:
         """Connects.
@@ -52,9 +53,13 @@ class WebVideo:
             SourceError: if it cannot be had.
         """
         try:
-            return WebFile(self._url)
+            return WebFile(self._url, self._stopped)
         except OSError as err:
             raise SourceError(f"cannot open {self.name}: {err}; check the address") from err
+
+    def stop(self) -> None:
+        """Ends a read that tries to connect again."""
+        self._stopped.set()
 
 
 class WebFile:
@@ -62,14 +67,19 @@ class WebFile:
 
     A server that knows no ranges is read from the beginning for each step back.
 
+    Args:
+        url: the address.
+        stopped: once it is set no connection is made again.
+
     Raises:
         SourceError: if the server refuses it.
         OSError: if it cannot be reached.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, stopped: threading.Event) -> None:
         self.name = f"video{os.path.splitext(path_of(url))[1]}"  # libav looks at the suffix
         self._url = url
+        self._stopped = stopped
         self._place = 0  # from where is read next
         self._size: int | None = None
         self._answer: HTTPResponse | None = None
@@ -101,9 +111,8 @@ class WebFile:
                 return self._read(size)
             except (OSError, HTTPException) as err:
                 self.close()
-                if pause_s is None:
+                if pause_s is None or self._stopped.wait(pause_s):
                     raise ConnectionError(f"the connection is lost: {_told(err)}") from err
-                time.sleep(pause_s)
             except SourceError as err:
                 raise ConnectionError(str(err)) from err
         raise AssertionError

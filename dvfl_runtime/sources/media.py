@@ -39,6 +39,10 @@ class Media(Protocol):
         """
         ...
 
+    def stop(self) -> None:
+        """Ends a read that waits; may be called from any thread."""
+        ...
+
 
 Video: TypeAlias = Path | Media
 
@@ -70,6 +74,9 @@ class FileObject:
         except (OSError, ValueError) as err:
             raise SourceError(f"cannot read the file object {self.name}: {err}") from err
         return _Guarded(self._file, self.name)
+
+    def stop(self) -> None:
+        """Does nothing: how long a read takes is up to the object."""
 
 
 class _Guarded:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import threading
 import time
 from urllib.parse import quote
 
@@ -121,6 +122,16 @@ def test_what_cannot_be_read_is_one_clear_line(web, path, words):
         open_source(web.url + path + "?token=s3cret")
     assert web.url in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+def test_closing_does_not_wait_for_a_server_that_is_away(videos, monkeypatch):
+    monkeypatch.setattr(http, "PAUSES_S", (9.0,))
+    with serving(videos["first"]) as web:
+        source = open_source(f"{web.url}/broken/a.mp4")
+        threading.Timer(0.2, source.close).start()
+        began_s = time.monotonic()
+        list(source.frames())
+    assert time.monotonic() - began_s < 5
 
 
 def test_a_redirect_to_a_video_is_followed(web):
