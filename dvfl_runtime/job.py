@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from dvfl_runtime.destinations import Outputs, OverlayFile, SegmentDocument, Task, Viewer
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
+from dvfl_runtime.feeds import label
 from dvfl_runtime.interrupts import uninterrupted
 from dvfl_runtime.output import SegmentWriter, SrtSegments
 from dvfl_runtime.recognizer import Recognizer
@@ -40,6 +41,33 @@ class Reading:
     hop_s: float | None = None
     top_k: int = 3
     fps: float | None = None
+
+
+@dataclass(frozen=True)
+class Unopened:
+    """A source that could not be opened: it fails where others begin, and is told as they are.
+
+    Attributes:
+        name: how it is called.
+        error: why.
+    """
+
+    name: str
+    error: DvflError
+    live: bool = False
+    duration_s: float | None = None
+    rewindable: bool = False
+
+    def frames(self) -> Iterator[Frame]:
+        """Fails.
+
+        Raises:
+            DvflError: `error`.
+        """
+        raise self.error
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class Reader(Tap):
@@ -136,8 +164,7 @@ class Job:
             with ExitStack() as stack:
                 for task in tasks:
                     self._open(task, stack)
-                if self._readers:
-                    self._read(list(self._readers.values()))
+                self._read(list(self._readers.values()))
             with uninterrupted():
                 self._end_readers()
             if self._outputs.is_unheard():
@@ -163,9 +190,8 @@ class Job:
         """Opens a source and the files about it."""
         try:
             source = open_source(task.source, fps=self._reading.fps)
-        except Exception as err:
-            self._count(err, task.source)
-            return
+        except DvflError as err:
+            source = Unopened(label(task.source), err)
         stack.callback(source.close)
         name = source.name
         if name in self._readers:

@@ -117,8 +117,8 @@ def test_sources_that_run_together_fail_alone(run, folder, tmp_path, caplog):
     status, _, err = run("short_red.mp4", "none.mp4", "bad.mp4", "short_blue.mp4", *words)
     assert status == 1
     assert err.endswith("error: 2 of 4 sources failed\n")
-    assert "none.mp4 does not exist" in err
-    assert "bad.mp4" in err + caplog.text
+    assert "none.mp4 does not exist" in caplog.text
+    assert "bad.mp4" in caplog.text
     assert set(labels_in(tmp_path / "o.jsonl")) == {"red", "blue"}
     assert sorted(os.listdir("seen")) == ["short_blue.mp4", "short_red.mp4"]
 
@@ -298,7 +298,8 @@ def test_streams_that_are_closed_at_the_start_are_quiet(folder, tmp_path):
 def test_a_reader_that_stopped_reading_does_not_keep_it(folder, tmp_path):
     marks = tmp_path / "s.json"
     with start(folder, "--format", "jsonl", "--segments", marks) as process:
-        fcntl.fcntl(process.stdout, 1031, 4096)  # F_SETPIPE_SZ of Linux
+        with contextlib.suppress(OSError):  # other systems keep 64 kB
+            fcntl.fcntl(process.stdout, 1031, 4096)  # F_SETPIPE_SZ of Linux
         wait_for(lambda: pending(process.stdout))
         time.sleep(0.2)  # a page of memory is full now
         process.send_signal(signal.SIGHUP)
