@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import av
     from av.container import InputContainer
+    from av.video.stream import VideoStream
 
 TITLES_REPLACED = 19  # from this PyAV on titles that are not UTF-8 need no argument
 
@@ -26,3 +29,21 @@ def open_container(what: object, **how: Any) -> InputContainer:
         how["metadata_errors"] = "replace"
     container: InputContainer = av.open(what, "r", **how)
     return container
+
+
+def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
+    """Yields the packets of a stream.
+
+    Raises:
+        av.FFmpegError: if one cannot be read.
+    """
+    packets = container.demux(stream)
+    while True:
+        try:
+            packet = next(packets, None)
+        except IndexError:  # PyAV's end, of a file whose streams have become more
+            packets = container.demux(stream)
+            continue
+        if packet is None:
+            return
+        yield packet

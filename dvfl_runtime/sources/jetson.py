@@ -24,6 +24,7 @@ from dvfl_runtime.sources.capture import (
     rgb,
 )
 from dvfl_runtime.sources.clock import REORDER_DEPTH, next_time
+from dvfl_runtime.sources.container import packets_of
 from dvfl_runtime.sources.frame import Frame
 from dvfl_runtime.sources.picture import Orientations
 from dvfl_runtime.sources.pipelines import PARSERS, file_pipeline, is_jetson, rtsp_pipeline
@@ -127,7 +128,7 @@ def times_shown(path: Path) -> Generator[float, None, None]:
     first: int | None = None
     begin_s = 0.0
     with container, suppress(error):
-        packets = (p for p in container.demux(stream) if p.size and not p.is_discard)
+        packets = (p for p in packets_of(container, stream) if p.size and not p.is_discard)
         for packet in chain(packets, repeat(None, REORDER_DEPTH)):
             if packet is not None and packet.pts is not None:
                 heappush(waiting, packet.pts)

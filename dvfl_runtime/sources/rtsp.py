@@ -15,7 +15,7 @@ from dvfl_runtime.addresses import complete_address, shown
 from dvfl_runtime.checks import check_choice, check_number, wrong
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.packages import MEDIA, needed
-from dvfl_runtime.sources.container import open_container
+from dvfl_runtime.sources.container import open_container, packets_of
 from dvfl_runtime.sources.decoding import Decoder
 from dvfl_runtime.sources.grabber import Grabbed
 from dvfl_runtime.sources.losses import Losses
@@ -115,7 +115,7 @@ class StreamGrabber:
     ) -> Iterator[VideoFrame]:
         stream = container.streams.video[0]
         decoder = Decoder(stream.codec_context, errors, Losses(stream))
-        packets = container.demux(stream)
+        packets = packets_of(container, stream)
         last_s = time.monotonic()
         while True:
             asked_s = time.monotonic()

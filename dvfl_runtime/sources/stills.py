@@ -38,20 +38,26 @@ def still_reader() -> Callable[[bytes], Still]:
         import cv2
 
     def read(data: bytes) -> Still:
-        if any(width * height > MAX_PIXELS for width, height in sizes_in(data)):
-            return None, TOO_LARGE
+        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
-            # not cv2.imread: that one cannot open every path on Windows and prints to stderr
-            image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # BGR, 8 bits
-            if image is None:
-                return None, UNREADABLE
-            rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-            if rgb.max() <= 64:  # of 255, for 14 bits
-                deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH)
-                if deep is not None and deep.dtype == np.uint16 and deep.any():
-                    return rgb, DARK.format(int(deep.max()).bit_length())
+            return decode(data)
         except cv2.error:
             return None, UNREADABLE
+        finally:
+            cv2.utils.logging.setLogLevel(level)
+
+    def decode(data: bytes) -> Still:
+        if any(width * height > MAX_PIXELS for width, height in sizes_in(data)):
+            return None, TOO_LARGE
+        # not cv2.imread: that one cannot open every path on Windows and prints to stderr
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # BGR, 8 bits
+        if image is None:
+            return None, UNREADABLE
+        rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+        if rgb.max() <= 64:  # of 255, for 14 bits
+            deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH)
+            if deep is not None and deep.dtype == np.uint16 and deep.any():
+                return rgb, DARK.format(int(deep.max()).bit_length())
         return rgb, ANIMATED if _is_animated(data) else ""
 
     return read

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.sources.clock import Clock
-from dvfl_runtime.sources.container import open_container
+from dvfl_runtime.sources.container import open_container, packets_of
 from dvfl_runtime.sources.decoding import Decoder
 from dvfl_runtime.sources.losses import Losses
 from dvfl_runtime.sources.media import Video, name_of
@@ -113,7 +113,7 @@ class OpenedVideo:
 
     def packets(self) -> Iterator[av.Packet[VideoStream]]:
         """Yields those of the video stream, up to the first that cannot be read."""
-        packets = self._container.demux(self._stream)
+        packets = packets_of(self._container, self._stream)
         while True:
             try:
                 packet = next(packets)

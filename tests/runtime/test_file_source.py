@@ -17,6 +17,7 @@ from videos import damage_packets, pictures, shared_clip, write_video
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources import Frame, Source, open_source
+from dvfl_runtime.sources.container import packets_of
 
 # True counts: packets of the video stream, and the pictures that a plain single-threaded PyAV loop
 # decodes; cv2 reads as many, but for AV1 (none). Where the header says something else, it is noted.
@@ -151,6 +152,21 @@ def test_file_source_describes_itself(tmp_path):
     np.testing.assert_array_equal(first[7].image, second[7].image)
     assert open_source(str(path)).name == str(path)
     assert open_source(source) is source
+
+
+def test_a_stream_that_comes_later_does_not_end_in_an_index_error():
+    """PyAV then looks for it at the end of the file, behind the list of those that it knew."""
+
+    class Container:
+        calls = 0
+
+        def demux(self, stream):
+            self.calls += 1
+            yield from ("packet", "packet") if self.calls == 1 else ("end",)
+            if self.calls == 1:
+                raise IndexError("list index out of range")
+
+    assert list(packets_of(Container(), None)) == ["packet", "packet", "end"]
 
 
 def test_a_colon_in_a_name_is_no_protocol(tmp_path, monkeypatch):
