@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -164,9 +165,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DvflError as err:
         log.error("error: %s", err)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as err:
         log.error("stopped; run it again to go on: what is done is kept")
-        return 130
+        return 128 + getattr(err, "number", signal.SIGINT)
     log.info("mean %.1f %%", 100 * results["accuracy_mean"])
     return 0
 

@@ -75,6 +75,11 @@ class Metrics:
             writer.writeheader()
             writer.writerows(row for row in every if int(row["step"]) <= step)
 
+    def flush(self) -> None:
+        """Writes what the event files still lack."""
+        if self._writer is not None:
+            self._writer.flush()
+
     def close(self) -> None:
         """Finishes the event files."""
         if self._writer is not None:

@@ -170,6 +170,7 @@ class Trainer:
                 where = ""
                 if self.main:
                     self._save_last()
+                    self.metrics.flush()
                     last = self.folder / "last.pth"
                     where = f"at step {self.step} of {steps}, kept in {last}; go on with --resume"
                 raise Stopped(requests.number or signal.SIGINT, where) from err

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 import cv2
 import torch
@@ -26,6 +28,13 @@ def begin_worker(_number: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE_S) and None)
+    sys.excepthook = _hook
+
+
+def _hook(kind: type[BaseException], err: BaseException, trace: TracebackType | None) -> None:
+    """Says nothing of clips that were not fetched, because the training ended meanwhile."""
+    if not issubclass(kind, ConnectionError | EOFError):
+        sys.__excepthook__(kind, err, trace)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pytest
 import videos
 from shared import ROOT
 
-from dvfl_models import cost
+from dvfl_models import cost, crossval
 from dvfl_models.baselines import fit_predict, metadata
 from dvfl_models.folds import Folds
 from dvfl_models.paired import difference
@@ -22,7 +22,7 @@ from dvfl_models.recipe_parts import VideosPart
 from dvfl_models.results import collect, fill_tables, read_results
 from dvfl_models.results import main as results_main
 from dvfl_models.scenes import backdrop, cluster, deal
-from dvfl_runtime.errors import RecipeError
+from dvfl_runtime.errors import DvflError, RecipeError
 
 RESULTS = ROOT / "models" / "RESULTS.md"
 
@@ -143,6 +143,20 @@ def test_a_killed_measurement_is_one_line(
     assert cost.main(["femto", "--json", str(tmp_path / "cost.json")]) == 2
     assert "memory of femto ended with status -9 (killed); femto may need more" in caplog.text
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12
+def test_a_killed_training_of_several_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "index.csv").write_text("file,label,person\n1.mp4,a,1\n2.mp4,b,2\n")
+    part = {"kind": "videos", "name": "v", "index": str(tmp_path / "index.csv")}
+    values = {"name": "x", "labels": ["a", "b"], "model": {"variant": "femto"}}
+    recipe = recipe_from({**values, "train": [part], "optim": {"steps": 1}}, "x")
+    monkeypatch.setattr(crossval, "get_context", lambda _: get_context("fork"))
+    monkeypatch.setattr(crossval, "_train_fold", killed)
+    with pytest.raises(DvflError, match=r"a training was ended from outside, .* fewer --jobs"):
+        crossval.cross_validate(recipe, Folds("v", "person"), [0], tmp_path, jobs=2)
 
 
 def killed(*_: object) -> None:
