@@ -41,7 +41,7 @@ def backdrop(path: str) -> NDArray[np.float64]:
     Raises:
         SourceError: if the video cannot be decoded.
     """
-    images, _ = decode(path, 128)
+    images, _ = decode(path, 128, antialias=True)
     picks = np.linspace(0, len(images) - 1, min(len(images), 25)).astype(int)
     median = np.median(images[picks], axis=0).astype(np.uint8)
     small = cv2.resize(median, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float64)

@@ -167,12 +167,16 @@ class PretextClips:
         return self._played(images, times, class_id, 0.5), class_id
 
 
-def decode(path: str, shape: ClipSpec | int) -> tuple[Clip, NDArray[np.float64]]:
+def decode(
+    path: str, shape: ClipSpec | int, *, antialias: bool = False
+) -> tuple[Clip, NDArray[np.float64]]:
     """All frames of a short video, (N, h, w, 3), and seconds since the first.
 
     Args:
         path: the file.
         shape: how a model sees them, or their long side at most, px.
+        antialias: whether frames are averaged over areas to that side; models with a centred crop
+            are not shown such pictures (see `preprocess`), so their training is not either.
 
     Raises:
         SourceError: if not one can be decoded.
@@ -183,16 +187,17 @@ def decode(path: str, shape: ClipSpec | int) -> tuple[Clip, NDArray[np.float64]]
             if isinstance(shape, ClipSpec):
                 images.append(preprocess_frame(frame.image, shape))
             else:
-                images.append(_shrunk(frame.image, shape))
+                images.append(_shrunk(frame.image, shape, antialias=antialias))
             times.append(frame.time_s)
     return np.stack(images).astype(np.uint8, copy=False), np.asarray(times) - times[0]
 
 
-def _shrunk(image: Clip, long_px: int) -> Clip:
+def _shrunk(image: Clip, long_px: int, *, antialias: bool) -> Clip:
     height, width = image.shape[:2]
     scale = min(1.0, long_px / max(height, width))
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+    how = cv2.INTER_AREA if antialias else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=how), np.uint8)
 
 
 decoded = functools.lru_cache(CACHED_VIDEOS)(decode)  # kept in memory

@@ -136,7 +136,7 @@ def test_resized_crop_takes_one_part_of_all_frames() -> None:
 def test_jitter_leaves_a_dark_clip_visible() -> None:
     augment = ClipAugmentation(AugmentPart.model_validate(PLAIN | {"jitter": 0.4}))
     dark = 0.1 * torch.rand(1, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    for seed in range(100):
+    for seed in range(40):
         torch.manual_seed(seed)
         assert augment(dark).std() > 0.3 * dark.std()  # 0.6 of brightness times 0.6 of contrast
 
@@ -162,6 +162,16 @@ def test_training_without_augmentation_shows_the_pictures_of_a_test(
     tested = clip_set(one.train[0], one)[0][0]
     trained = clip_set(one.train[0], one, training=True).sample(np.random.default_rng(0)).clip
     assert np.array_equal(trained, tested)
+
+
+def test_crops_of_training_are_as_sharp_as_the_pictures_of_a_test(tmp_path: Path) -> None:
+    fine = np.random.default_rng(0).integers(0, 255, (480, 640, 1), np.uint8).repeat(3, 2)
+    videos.write_video(tmp_path / "a.mp4", [fine] * 2, options={"crf": "1"})
+    (tmp_path / "index.csv").write_text("file,label\na.mp4,a\na.mp4,b\n")
+    one = recipe(tmp_path / "index.csv", PLAIN | {"crop": [1, 1], "crop_ratio": [1.3, 1.3334]})
+    tested = clip_set(one.train[0], one)[0][0]
+    trained = TrainingBatches(one)[0].clips[0].numpy() * 255
+    assert trained.std() == pytest.approx(tested.std(), rel=0.35)  # averaged over areas: a sixth
 
 
 def test_classes_of_frame_order_differ_in_the_order_alone() -> None:
