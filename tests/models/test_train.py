@@ -70,21 +70,6 @@ def test_batches_leave_the_generator_alone() -> None:
     assert torch.equal(torch.rand(1), wanted)
 
 
-def test_a_stopped_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    Trainer(tiny(), tmp_path / "whole").run(workers=0, progress=False)
-    stopped = Trainer(tiny(), tmp_path / "parts")
-    batches = TrainingBatches(tiny())
-    for step in range(3):  # dies after the third step; the checkpoint is of the second
-        stopped._after_step(stopped._train_step(batches[step]))
-    Trainer(tiny(), tmp_path / "parts", RESUME).run(workers=0, progress=False)
-    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
-    assert all(torch.equal(whole[key], parts[key]) for key in whole)
-    with (tmp_path / "parts" / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["1", "2", "3", "4"]
-    assert rows[-1]["synthetic"] != ""
-
-
 def test_results_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     confusions = Trainer(tiny(), tmp_path / "run").run(workers=0, progress=False)
