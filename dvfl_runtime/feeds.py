@@ -25,6 +25,7 @@ from dvfl_runtime.preprocess import preprocess_frame
 from dvfl_runtime.ring import FrameRing
 from dvfl_runtime.sources import Frame, Source, SourceLike, open_source
 from dvfl_runtime.sources.media import is_media, media_name
+from dvfl_runtime.sources.reconnect import reason_of
 from dvfl_runtime.spec import ClipSpec
 from dvfl_runtime.windows import Pad, Window, Windower
 
@@ -302,7 +303,7 @@ class Feeds:
             if error is not None and len(self._feeds) > 1 and not self.stopped:
                 logger.warning(
                     "%s ended with an error, the other sources go on: %s",
-                    *(feed.name, error),
+                    *(feed.name, reason_of(error)),
                     exc_info=None if isinstance(error, DvflError) else error,
                 )
 

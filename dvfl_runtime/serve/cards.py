@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.sources import Frame, Source
+from dvfl_runtime.sources.reconnect import reason_of
 from dvfl_runtime.tap import Tap
 
 MAX_PICTURES_HZ = 12.0
@@ -60,7 +61,7 @@ class Watched(Tap):
         try:
             yield from super().frames()
         except Exception as err:
-            self.error = str(err)
+            self.error = reason_of(err)
             raise
         finally:
             self._ended = True

@@ -64,9 +64,9 @@ SourceLike: TypeAlias = (
     | Source
 )
 
-_SUPPORTED = (
-    "a video file, a folder of images, a camera's index or device, rtsp://, http://, csi://, "
-    "gst:PIPELINE, bytes, a binary file object, an array or an iterable of frames"
+_NAMES = (
+    "a video file, a folder of images, a camera's number or device, rtsp://, http://, csi:// or "
+    "gst:PIPELINE"
 )
 _NETWORK = re.compile(r"(rtmps?|udp|tcp|srt|mms)(://|:(?=[^/]))", re.I)
 _HTTP = re.compile(r"https?:", re.I)
@@ -165,7 +165,10 @@ def _open_object(source: object, fps: float | None) -> Source:
         return FileSource(FileObject(source), fps)
     if isinstance(source, Iterable) and not isinstance(source, dict):
         return MemorySource(source, fps or DEFAULT_FPS)
-    raise ArgumentError(f"cannot read frames from a {type(source).__name__}; pass {_SUPPORTED}")
+    raise ArgumentError(
+        f"cannot read frames from a {type(source).__name__}; pass {_NAMES}, bytes, a binary file "
+        "object, an array or an iterable of frames"
+    )
 
 
 def _open_path(text: str, fps: float | None) -> Source:
@@ -173,12 +176,12 @@ def _open_path(text: str, fps: float | None) -> Source:
     if _NETWORK.match(text):
         raise SourceError(
             f"cannot open {name}: of addresses only rtsp:// and http:// are supported; "
-            f"pass {_SUPPORTED}"
+            f"pass {_NAMES}"
         )
     if scheme := _SCHEME.match(text):
-        raise SourceError(f"cannot open {name}: unknown scheme {scheme[0]}; pass {_SUPPORTED}")
+        raise SourceError(f"cannot open {name}: unknown scheme {scheme[0]}; pass {_NAMES}")
     if not text.strip():
-        raise SourceError(f"the source is an empty text; pass {_SUPPORTED}")
+        raise SourceError(f"the source is an empty text; pass {_NAMES}")
     path = Path(text.removeprefix("jetson:"))
     try:
         about = path.stat()
@@ -190,7 +193,7 @@ def _open_path(text: str, fps: float | None) -> Source:
     if stat.S_ISDIR(about.st_mode):
         return ImagesSource(path, fps or DEFAULT_FPS)
     if not stat.S_ISREG(about.st_mode):
-        raise SourceError(f"{name} is not a file or a folder; pass {_SUPPORTED}")
+        raise SourceError(f"{name} is not a file or a folder; pass {_NAMES}")
     if about.st_size == 0:
         raise SourceError(f"{name} is empty (0 bytes); record or copy it again")
     if text.startswith("jetson:"):
