@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -30,8 +30,9 @@ ROUNDS = 7  # at most; the fastest run counts, which a busy neighbour disturbs l
 BUDGET_S = 0.2  # of runs for each engine, after which no further round begins
 CLEAR = 1.1  # times the winner's time that the next one takes, for the winner to be remembered
 MAX_AGE_S = 30 * 24 * 3600
-Failure = tuple[str, DvflError]  # of the engine of that name
 DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+
+Failure: TypeAlias = tuple[str, DvflError]  # the name of an engine, and what it said
 
 
 def open_fastest(
@@ -114,12 +115,13 @@ class Candidates:
 
         So a neighbour that takes the CPU for a while slows all of them down.
         """
+        clips = {name: _clip(engine) for name, engine in self.engines.items()}
         times: dict[str, list[int]] = {name: [] for name in self.engines}
         for round_ in range(ROUNDS + 1):
             for name, engine in list(self.engines.items()):
                 begin_ns = time.perf_counter_ns()
                 try:
-                    engine.run(_clip(engine))
+                    engine.run(clips[name])
                 except Exception as err:
                     self._leave_out(name, err)
                     continue
