@@ -81,15 +81,16 @@ def _rewritten(graph: _Graph, model: Any, digest: str) -> OpenVinoEngine:
     """
     faster = model.clone()
     quantised = any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
-    key = {
-        **{"schema": REWRITING, "dvfl": __version__, "openvino": graph.version},
-        **{"cpu": cpu_name(), "model_sha256": digest},
-    }
-    share = recall("rewriting", key).get("difference")
     engine = plain = None
     try:
-        if not rewrite_for_cpu(faster):
+        count = rewrite_for_cpu(faster)
+        if not count:
             return OpenVinoEngine(graph, model)
+        key = {
+            **{"schema": REWRITING, "dvfl": __version__, "openvino": graph.version},
+            **{"cpu": cpu_name(), "places": count, "model_sha256": digest},
+        }
+        share = recall("rewriting", key).get("difference")
         if not isinstance(share, float):
             engine, plain = OpenVinoEngine(graph, faster), OpenVinoEngine(graph, model)
             share = _difference(plain, engine)
