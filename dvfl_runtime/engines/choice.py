@@ -145,7 +145,7 @@ class Candidates:
     def _leave_out(self, name: str, err: Exception) -> None:
         self._failed.append((name, unavailable(name, err)))
         if (engine := self.engines.pop(name, None)) is not None:
-            with suppress(DvflError):  # the first error says more
+            with suppress(Exception):  # the first error says more
                 engine.close()
 
 

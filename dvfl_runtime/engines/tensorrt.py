@@ -61,7 +61,7 @@ def open_engine(
     try:
         return TensorRtEngine(trt, gpu, Path(path), progress or _log_progress())
     except BaseException:
-        with contextlib.suppress(DvflError):  # the first error says more
+        with contextlib.suppress(Exception):  # the first error says more
             gpu.close()
         raise
 

@@ -138,6 +138,12 @@ def test_what_fails_is_left_out(model, cache, error, when):
     assert not cache.exists()  # it may work the next time
 
 
+def test_an_engine_that_cannot_even_be_closed_gives_way(model, cache, monkeypatch):
+    broken = Timed("broken", 0, fails=RuntimeError("lost"))
+    monkeypatch.setattr(broken, "close", lambda: 1 / 0)
+    assert Shelf(broken=broken, works=Timed("works", 0)).fastest(model) == "works"
+
+
 def test_an_engine_that_failed_once_comes_back(model, cache):
     fast = Timed("fast", 0)
     shelf = Shelf(fast=fast, slow=Timed("slow", 0.005), slower=Timed("slower", 0.01))
