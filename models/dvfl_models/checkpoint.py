@@ -86,18 +86,24 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     state = content.get("model", content)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} holds no state_dict, neither at the top nor under 'model'")
-    about = json.loads(content["dvfl"]) if "dvfl" in content else {}
-    return Checkpoint(
-        path=path,
-        state_dict=state,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-        config=VideoFocalNetConfig(**about["config"]) if about else None,
-        variant=about.get("variant", ""),
-        labels=tuple(about.get("labels", ())),
-        spec=ClipSpec.from_dict(about["spec"]) if about else None,
-        training=about.get("training", {}),
-        trainer=content.get("trainer", {}),
-    )
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if "dvfl" not in content:
+        return Checkpoint(path, state, sha256)
+    try:
+        about = json.loads(content["dvfl"])
+        return Checkpoint(
+            path=path,
+            state_dict=state,
+            sha256=sha256,
+            config=VideoFocalNetConfig(**about["config"]),
+            variant=about.get("variant", ""),
+            labels=tuple(about.get("labels", ())),
+            spec=ClipSpec.from_dict(about["spec"]),
+            training=about.get("training", {}),
+            trainer=content.get("trainer", {}),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as err:
+        raise CheckpointError(f"{path}: what it says of itself is wrong: {err}") from err
 
 
 def save_checkpoint(

@@ -319,7 +319,9 @@ class Trainer:
 
     def _fitted(self) -> dict[str, float]:
         """Accuracy of training clips that are made as a test makes its own, at the last test."""
-        return {} if self.fit is None else {self.shown.name: round(self.fit.accuracy, 4)}
+        if self.fit is None or not self.fit.clips:
+            return {}
+        return {self.shown.name: round(self.fit.accuracy, 4)}
 
     def _test(self) -> dict[str, Confusion]:
         """Tests the weights to keep; each process runs its part of the clips."""

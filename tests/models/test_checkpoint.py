@@ -146,6 +146,25 @@ def test_damaged_files(tmp_path: Path, content: bytes, message: str) -> None:
         read_checkpoint(tmp_path / "x.pth")
 
 
+@pytest.mark.parametrize(
+    ("about", "message"),
+    [
+        ("{", "Expecting property name"),
+        ("[]", "list indices"),
+        ('{"config": {"depth": 3}}', "unexpected keyword argument 'depth'"),
+        ('{"config": {}, "spec": {"size": [64, 64]}}', "missing ClipSpec fields"),
+    ],
+)
+def test_a_file_that_describes_itself_wrongly_is_named(
+    femto: VideoFocalNet, tmp_path: Path, about: str, message: str
+) -> None:
+    torch.save({"model": femto.state_dict(), "dvfl": about}, tmp_path / "bad.pth")
+    with pytest.raises(
+        CheckpointError, match=f"bad.pth: what it says of itself is wrong: .*{message}"
+    ):
+        read_checkpoint(tmp_path / "bad.pth")
+
+
 def test_truncated_file(femto: VideoFocalNet, tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     torch.save(femto.state_dict(), path)
