@@ -62,8 +62,14 @@ def printable(name: str) -> str:
     """
     if name.isprintable():
         return name
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return UNPRINTABLE.sub(_escape, name)
+
+
+def _escape(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    if 0xDC80 <= code <= 0xDCFF:  # Python's way to keep a byte that is not UTF-8
+        return f"\\x{code - 0xDC00:02x}"
+    return found[0].encode("unicode_escape").decode()
 
 
 def complete_address(url: str) -> str | None:

@@ -24,6 +24,7 @@ class Web(ThreadingHTTPServer):
         /cut/*      breaks off once, and goes on when it is asked for the rest
         /broken/*   breaks off at the same place each time
         /mjpeg      a camera: numbered pictures at 50 Hz; /mjpeg/3 ends after three
+        /junk       says that it is a camera, and sends no picture
         /hang/*     never answers        /basic/* /digest/*  ask for name and password
         /to/X       leads to X           /NUMBER/*  refuses
 
@@ -65,6 +66,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_pictures(
                 int(self.path.rpartition("/")[2] or 0) if "/mjpeg/" in self.path else 0
             )
+        elif kind == "junk":
+            self.answer(200, Content_Type="multipart/x-mixed-replace", Content_Length=None)
+            while not self.server.ended.wait(0.02):
+                self.wfile.write(b"no picture ")
         elif (
             kind == "basic"
             and login != "Basic " + base64.b64encode(f"{NAME}:{PASSWORD}".encode()).decode()

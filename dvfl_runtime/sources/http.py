@@ -11,6 +11,7 @@ import contextlib
 import os
 import re
 import threading
+import time
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ from dvfl_runtime.addresses import complete_address, printable, shown
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.container import open_container
 from dvfl_runtime.sources.folders import is_video
-from dvfl_runtime.sources.rtsp import READ_TIMEOUT_S, StreamGrabber
+from dvfl_runtime.sources.rtsp import NO_PICTURE_S, READ_TIMEOUT_S, StreamGrabber
 from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -166,6 +167,8 @@ class HttpGrabber(StreamGrabber):
         SourceError: if PyAV is missing.
     """
 
+    _arriving: _Arriving | None = None
+
     def _connect(self) -> InputContainer:
         answer = request(self._url)
         try:
@@ -175,22 +178,38 @@ class HttpGrabber(StreamGrabber):
                     "after another (multipart/x-mixed-replace); open it again if it is a file"
                 )
             options = {"protocol_whitelist": "none", "fpsprobesize": "0"}
-            return open_container(_Arriving(answer), format="mpjpeg", options=options)
+            self._arriving = _Arriving(answer)
+            return open_container(self._arriving, format="mpjpeg", options=options)
         except BaseException:
             answer.close()
             raise
 
+    def close(self) -> None:
+        """Disconnects."""
+        super().close()
+        if self._arriving is not None:  # PyAV does not close it
+            self._arriving.close()
+
     def _stamp_s(self, raw: VideoFrame) -> float | None:
+        assert self._arriving is not None
+        self._arriving.picture_s = time.monotonic()
         return None  # libav counts 25 a second, whatever comes
 
 
 class _Arriving:
-    """What comes over a connection, as soon as it is there."""
+    """What comes over a connection, as soon as it is there.
+
+    Attributes:
+        picture_s: when the last picture was found in it, seconds of `time.monotonic`.
+    """
 
     def __init__(self, answer: HTTPResponse) -> None:
         self._answer = answer
+        self.picture_s = time.monotonic()
 
     def read(self, size: int) -> bytes:
+        if time.monotonic() - self.picture_s > NO_PICTURE_S:  # libav would look for ever
+            raise TimeoutError(f"no good picture within {NO_PICTURE_S:.0f} s")
         try:
             return self._answer.read1(size)
         except TimeoutError as err:

@@ -22,6 +22,12 @@ class Readable(Protocol):
     def tell(self) -> int: ...  # noqa: D102
 
 
+class Opened(Readable, Protocol):
+    """What is read until it is closed."""
+
+    def close(self) -> None: ...  # noqa: D102
+
+
 class Media(Protocol):
     """Something that can be read as often as it is opened.
 
@@ -31,7 +37,7 @@ class Media(Protocol):
 
     name: str
 
-    def open(self) -> Readable:
+    def open(self) -> Opened:
         """Returns it from its beginning.
 
         Raises:
@@ -67,7 +73,7 @@ class FileObject:
         if problem:
             raise SourceError(f"the file object {self.name} {problem}")
 
-    def open(self) -> Readable:
+    def open(self) -> Opened:
         """Returns it from its beginning."""
         try:
             self._file.seek(0)
@@ -101,6 +107,9 @@ class _Guarded:
         if not isinstance(data, bytes) or len(data) > size:
             raise OSError(f"its read({size}) gives no bytes, or more of them")
         return data
+
+    def close(self) -> None:
+        """Does nothing: the object is the caller's."""
 
 
 def is_media(source: object) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from dvfl_runtime.sources.clock import Clock
 from dvfl_runtime.sources.container import open_container, packets_of
 from dvfl_runtime.sources.decoding import Decoder
 from dvfl_runtime.sources.losses import Losses
-from dvfl_runtime.sources.media import Video, name_of
+from dvfl_runtime.sources.media import Readable, Video, name_of
 from dvfl_runtime.sources.picture import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -45,7 +46,11 @@ class OpenedVideo:
     def __init__(self, video: Video, num_threads: int, fps: float | None) -> None:
         self.num_threads = num_threads
         self.error = ""
-        self._errors, self._container, self._stream = open_video(video)
+        with ExitStack() as stack:  # PyAV does not close what is no path
+            data = None if isinstance(video, Path) else stack.enter_context(closing(video.open()))
+            self._errors, self._container, self._stream = open_video(video, data)
+            stack.callback(self._container.close)
+            self._opened = stack.pop_all()
         self._stream.thread_type = "AUTO" if num_threads > 1 else "NONE"
         self._stream.codec_context.thread_count = num_threads
         kind = self._container.format.name
@@ -127,13 +132,19 @@ class OpenedVideo:
 
     def close(self) -> None:
         """Closes the file."""
-        self._container.close()
+        self._opened.close()
 
 
-def open_video(video: Video) -> tuple[type[av.FFmpegError], InputContainer, VideoStream]:
+def open_video(
+    video: Video, data: Readable | None = None
+) -> tuple[type[av.FFmpegError], InputContainer, VideoStream]:
     """Opens the container and finds its video stream.
 
     PyAV mutes libav's own log unless the application turns it on, so nothing is set here.
+
+    Args:
+        video: the path of the file, or what is not one and has a name.
+        data: what is read instead of a path; it stays open.
     """
     with needed("reading video files", *MEDIA):
         import av
@@ -143,7 +154,7 @@ def open_video(video: Video) -> tuple[type[av.FFmpegError], InputContainer, Vide
         if isinstance(video, Path):
             container = open_container(f"file:{video}", options={"protocol_whitelist": "file"})
         else:
-            container = open_container(video.open(), options={"protocol_whitelist": "none"})
+            container = open_container(data, options={"protocol_whitelist": "none"})
     except (av.FFmpegError, OSError) as err:
         raise SourceError(
             f"cannot open {name_of(video)} as a video: {err.strerror or err}; "

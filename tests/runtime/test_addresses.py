@@ -70,6 +70,7 @@ def test_passwords_reach_the_camera_whole(password):
         ("clip?.mp4", "clip?.mp4"),
         ("caf\udce9\n\x1b[2J.mp4", r"caf\xe9\n\x1b[2J.mp4"),
         ("動画 é.mp4", "動画 é.mp4"),
+        ("\ud800.mp4", r"\ud800.mp4"),
     ],
 )  # fmt: skip
 def test_what_is_shown(source, name):

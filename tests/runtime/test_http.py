@@ -192,6 +192,13 @@ def test_a_camera_that_hangs_is_noticed(web):
     assert time.monotonic() - began_s < 3
 
 
+def test_a_camera_that_sends_no_pictures_is_noticed(web, monkeypatch):
+    monkeypatch.setattr(http, "NO_PICTURE_S", 0.2)
+    source = open_source(f"{web.url}/junk", live=LiveOptions(max_outage_s=0.1))
+    with contextlib.closing(source), pytest.raises(SourceError, match="no good picture within"):
+        next(source.frames())
+
+
 def test_which_addresses_are_taken_for_live_ones_before_anybody_is_asked():
     assert is_live("http://cam/video.cgi?x=a.mp4")
     assert is_live("https://me:p#w@cam:8443/mjpg/video.mjpg")
