@@ -68,11 +68,11 @@ def test_every_frame_of_every_real_clip(name, count, caplog):
     path = shared_clip(name)
     frames = []
     for frame in open_source(path).frames():  # pictures of one clip may be 640 MB
-        image = frame.image if frame.index % 10 == 0 else np.zeros((1, 1, 3), np.uint8)
-        frames.append(Frame(image[:1, :1], frame.time_s, frame.index))
-        assert image.dtype == np.uint8
-        assert image.shape[2] == 3
-        assert image.flags.c_contiguous
+        if frame.index % 10 == 0:
+            assert frame.image.dtype == np.uint8
+            assert frame.image.shape[2] == 3
+            assert frame.image.flags.c_contiguous
+        frames.append(Frame(np.zeros((1, 1, 3), np.uint8), frame.time_s, frame.index))
     assert len(frames) == count
     assert_in_order(frames, FIRST_S.get(name, 0.0))
     assert len(warnings_of(caplog)) == (1 if name == "dec_corrupted.mp4" else 0)
