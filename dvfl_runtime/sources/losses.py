@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -25,20 +24,20 @@ class Losses:
     """Follows the packets of one stream and finds where something is missing.
 
     FFmpeg marks a packet of a transport stream when the counters around it do not fit: the damage
-    comes after it, or there is none, where two recordings were joined. So a transport stream is
-    looked at itself. In other containers the marked packet is the damaged one.
+    comes after it, or there is none, where two recordings were joined. So the file is looked at
+    itself, and of a stream that is no file the packets that follow are taken for damaged. In other
+    containers the marked packet is the damaged one.
 
     Args:
         stream: the stream.
-        transport: the transport stream that it is read from, if it is one that can be read again.
+        path: the file that it is read from, if it is one.
     """
 
-    def __init__(self, stream: VideoStream, transport: Path | None = None) -> None:
+    def __init__(self, stream: VideoStream, path: Path | None = None) -> None:
         codec = stream.codec_context
         self._numbers = FrameNumbers(codec.extradata or b"") if codec.name == "h264" else None
-        self._look: Callable[[int], str] | None = None
-        if transport is not None:
-            self._look = lambda position: look(transport, stream.id, position)
+        self._is_transport = stream.container.format.name == "mpegts"
+        self._path, self._id = path, stream.id
         self._nearby = 0  # packets that are still looked at
         self._ended = False  # the packet before was the last one before a break
 
@@ -47,17 +46,22 @@ class Losses:
         before, self._ended = self._ended, False
         if self._numbers is not None:
             before |= self._numbers.gap_before(bytes(packet))
+        if packet.is_corrupt and not self._is_transport:
+            return "inside"
         if packet.is_corrupt:
-            if self._look is None or packet.pos is None:
-                return "inside"
             self._nearby = NEARBY
-        if self._nearby and self._look is not None and packet.pos is not None:
+        if self._nearby:
+            seen = self._seen(packet)
             self._nearby -= 1
-            seen = self._look(packet.pos)
             if seen == "broken":
                 return "inside"
             self._ended = seen == "last"
         return "before" if before else ""
+
+    def _seen(self, packet: av.Packet[VideoStream]) -> str:
+        if self._path is not None and packet.pos is not None:
+            return look(self._path, self._id, packet.pos)
+        return "whole" if self._nearby == NEARBY else "broken"
 
 
 def look(path: Path, stream_id: int, position: int) -> str:

@@ -6,6 +6,7 @@ time-outs, where OpenCV's FFmpeg backend waits 30 s and then returns False witho
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -26,8 +27,13 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.frame import VideoFrame
 
+_logger = logging.getLogger(__name__)
+
 READ_TIMEOUT_S = 4.0  # a server that hangs is noticed within 5 s
 NO_PICTURE_S = 30.0  # some cameras send a key frame only every 10 s or 20 s
+
+QUIET_S = 60.0  # between two warnings of one connection
+LEFT_OUT = "%s: %d pictures that would show remains of others were left out, after lost packets"
 
 # to which libav connects for it, wherever a server sends it
 PROTOCOLS = "rtsp,rtp,srtp,udp,tcp,tls,http,https,httpproxy"
@@ -116,7 +122,8 @@ class StreamGrabber:
         stream = container.streams.video[0]
         decoder = Decoder(stream.codec_context, errors, Losses(stream))
         packets = packets_of(container, stream)
-        last_s = time.monotonic()
+        told: int | None = None
+        last_s = quiet_until_s = time.monotonic()
         while True:
             asked_s = time.monotonic()
             try:
@@ -130,7 +137,11 @@ class StreamGrabber:
                 return
             for raw in decoder.decode(packet):
                 last_s = time.monotonic()
+                told = decoder.left_out if told is None else told  # before the first one is no loss
                 yield raw
+            if told is not None and decoder.left_out > told and time.monotonic() > quiet_until_s:
+                _logger.warning(LEFT_OUT, self._name, decoder.left_out - told)
+                told, quiet_until_s = decoder.left_out, time.monotonic() + QUIET_S
             if time.monotonic() - last_s > NO_PICTURE_S:
                 raise TimeoutError(f"no good picture within {NO_PICTURE_S:.0f} s")
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.packages import MEDIA, needed
-from dvfl_runtime.sources.folders import is_image
+from dvfl_runtime.sources.folders import OTHER_IMAGE_SUFFIXES, is_image
 from dvfl_runtime.sources.picture import MAX_PIXELS
 
 UNREADABLE = "cannot be read"
@@ -65,8 +65,9 @@ def still_reader() -> Callable[[bytes], Still]:
 
 def is_still(path: Path) -> bool:
     """Says whether a file is an image: an animated PNG is a video, which FFmpeg reads."""
-    if not is_image(path) or path.suffix.lower() != ".png":
-        return is_image(path)
+    suffix = path.suffix.lower()
+    if suffix != ".png":
+        return is_image(path) or suffix in OTHER_IMAGE_SUFFIXES
     try:
         with path.open("rb") as file:
             return not _is_animated(file.read(1 << 16))

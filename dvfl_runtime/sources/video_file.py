@@ -53,9 +53,8 @@ class OpenedVideo:
             self._opened = stack.pop_all()
         self._stream.thread_type = "AUTO" if num_threads > 1 else "NONE"
         self._stream.codec_context.thread_count = num_threads
-        kind = self._container.format.name
-        self._is_avi = kind == "avi"
-        self._transport = video if kind == "mpegts" and isinstance(video, Path) else None
+        self._path = video if isinstance(video, Path) else None
+        self._is_avi = self._container.format.name == "avi"
         self._is_bare = is_bare(self._container)
         self._fps = fps if self._is_bare else None
 
@@ -112,7 +111,7 @@ class OpenedVideo:
 
     def decoder(self, first: int, *, strict: bool) -> Decoder:
         """Returns what decodes the packets from number `first` on."""
-        losses = Losses(self._stream, self._transport)
+        losses = Losses(self._stream, self._path)
         codec = self._stream.codec_context
         return Decoder(codec, self._errors, losses, first=first, strict=strict)
 

@@ -256,7 +256,7 @@ def test_a_stream_without_video_says_so(tmp_path):
         server.kill()
 
 
-def test_lost_packets_cost_pictures_and_not_the_stream(start):
+def test_lost_packets_cost_pictures_and_not_the_stream(start, caplog):
     server = start("small", options="--loss 0.05")
     grabber = RtspGrabber(server.url, transport="udp")
     with contextlib.closing(LiveSource("cam", grabber, options=SOON)) as source:
@@ -265,6 +265,8 @@ def test_lost_packets_cost_pictures_and_not_the_stream(start):
     assert_times_increase(frames)
     numbers = [number_of(frame.image) for frame in frames]  # all of each picture is that picture
     assert numbers != list(range(numbers[0], numbers[0] + 40))
+    (message,) = warnings_of(caplog)  # a minute of quiet follows it
+    assert "pictures that would show remains of others were left out" in message
 
 
 def test_a_second_client_of_a_stream_that_refreshes_bit_by_bit(tmp_path):

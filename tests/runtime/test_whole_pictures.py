@@ -106,6 +106,9 @@ def test_lost_packets(video, tmp_path, caplog, monkeypatch, name, threads):
             assert count < 45  # it waits for the next refresh, and until that is complete
         elif "open" not in name:  # the first two groups are of 30 pictures
             assert count < 31
+    if threads == 1:  # the last one, as a stream that is no file
+        assert_whole(read(damaged.read_bytes()), whole)
+        assert left_out(caplog) >= count
 
 
 @pytest.mark.parametrize("name", ["h264", MISSED_BEFORE_16, "refresh"])
