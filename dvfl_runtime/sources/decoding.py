@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 MISSING = "a part of it is missing, or it is cut off"
+BEGINS = "it begins between two key pictures"
 REORDER_DEPTH = 16  # H.264 and H.265 reorder at most so many pictures
 
 # Decoders that mark key pictures; all others are trusted from the first picture on.
@@ -82,6 +83,7 @@ class Decoder:
         self._lost: int | None = first if self._marks_keys else None
         self._again: list[int] = []  # packets of further damage since then
         self._passed: list[int] = []  # packets of pictures that came out since then
+        self._fault = ""  # what was wrong while it waited
         self._is_fresh = True  # the decoder has met no damage since it began anew
         self._key = first  # packet of the last key picture
         self._key_pts: int | None = None  # when it is shown
@@ -123,6 +125,7 @@ class Decoder:
         if self._is_exact or not self.doubtful:
             whole += self._held
         if self._lost is not None:
+            self.reason = self.reason or self._fault
             self._count(self._next)
         return whole
 
@@ -196,11 +199,12 @@ class Decoder:
         self.doubtful = True
         if not self._is_exact:
             return []
-        self.reason = self.reason or reason
         if self._lost is not None:
+            self._fault = self._fault or reason
             self._is_fresh = False
             self._again.append(number)
             return self._take(pictures or [])
+        self.reason = self.reason or reason
         inside = [*self._held, *(pictures or []), *self._empty()]
         number = min([number, *(self._sent(raw).number for raw in inside if raw.is_corrupt)])
         self._lost, self._held = number, []
@@ -228,7 +232,7 @@ class Decoder:
         count = end - self._lost + sum(n > end for n in self._passed)
         self.left_out += count
         if count:
-            self.reason = self.reason or "it begins between two key pictures"
+            self.reason = self.reason or BEGINS
 
     def _empty(self) -> list[VideoFrame]:
         """Returns what the decoder holds, and lets it begin anew."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.clock import Clock
-from dvfl_runtime.sources.decoding import Decoder
+from dvfl_runtime.sources.decoding import BEGINS, Decoder
 from dvfl_runtime.sources.frame import Frame
 from dvfl_runtime.sources.media import Video, name_of
 from dvfl_runtime.sources.picture import Orientations, upright_rgb
@@ -172,7 +172,8 @@ class _Reading:
     def _one_pass(self, decoder: Decoder, start: _Start) -> Iterator[_Shown]:
         number = start.picture
         for pictures in self._decoded(decoder, start.packet):
-            self._note(decoder.reason, number + len(pictures) - 1)
+            begins = decoder.reason == BEGINS
+            self._note(decoder.reason, -1 if begins else number + len(pictures) - 1)
             for raw in pictures:
                 if (packet := decoder.key_of(raw)) is not None:
                     self._start = _Start(packet, number, start.left_out + decoder.left_out)

@@ -142,6 +142,7 @@ def test_a_file_that_begins_between_two_key_pictures(video, tmp_path, caplog, na
                 target.mux(packet)
     frames = read(cut)
     assert_whole(frames, read(path))
+    assert "damaged at its beginning (it begins between two key pictures)" in caplog.text
     count = left_out(caplog)
     assert 9 <= count <= 17
     assert len(frames) + count == packets_of(cut) == COUNT - 20
