@@ -285,6 +285,7 @@ def request(url: str, begin: int = 0) -> HTTPResponse:
 def _ask(place: str, headers: dict[str, str]) -> HTTPResponse:
     """Returns the answer, whatever it is."""
     import urllib.request as web
+    from ssl import SSLCertVerificationError
     from urllib.error import URLError
 
     opener = web.OpenerDirector()
@@ -294,6 +295,11 @@ def _ask(place: str, headers: dict[str, str]) -> HTTPResponse:
         answer = opener.open(web.Request(place, headers=headers), timeout=READ_TIMEOUT_S)
     except (OSError, HTTPException) as err:
         reason = err.reason if isinstance(err, URLError) else err
+        if isinstance(reason, SSLCertVerificationError):
+            raise SourceError(
+                f"the certificate of {shown(place)} cannot be verified: {reason.verify_message}; "
+                "name a file of those who signed it in the environment: SSL_CERT_FILE=FILE.pem"
+            ) from err
         raise ConnectionError(f"cannot connect: {_told(reason)}") from err
     except ValueError as err:  # such as a host's name that cannot be one
         raise SourceError(f"{shown(place)} cannot be opened: check the address") from err

@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import shutil
+import ssl
+import subprocess
 import threading
 import time
 from urllib.parse import quote
 
-import av
 import numpy as np
 import pytest
 from artifacts import coloured, write_colour_model
@@ -37,14 +39,11 @@ def _quick():
 def videos(tmp_path_factory):
     """The bytes of a video, with its index at the beginning and at the end."""
     folder = tmp_path_factory.mktemp("http")
-    first = write_video(folder / "first.mp4", pictures(COUNT))
-    with av.open(str(first)) as old, av.open(str(folder / "last.mp4"), "w") as new:
-        stream = new.add_stream_from_template(old.streams.video[0])
-        for packet in old.demux(video=0):
-            if packet.size:
-                packet.stream = stream
-                new.mux(packet)
-    return {name: (folder / f"{name}.mp4").read_bytes() for name in ("first", "last")}
+    first, last = (write_video(folder / name, pictures(COUNT)) for name in ("a.mp4", "b.m4v"))
+    videos = {"first": first.read_bytes(), "last": last.read_bytes()}
+    assert videos["first"].index(b"moov") < videos["first"].index(b"mdat")
+    assert videos["last"].index(b"moov") > videos["last"].index(b"mdat")
+    return videos
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +132,24 @@ def test_closing_does_not_wait_for_a_server_that_is_away(videos, monkeypatch):
         began_s = time.monotonic()
         list(source.frames())
     assert time.monotonic() - began_s < 5
+
+
+@pytest.mark.skipif(not shutil.which("openssl"), reason="needs openssl to make a certificate")
+def test_certificates_are_checked(videos, tmp_path, monkeypatch):
+    key, certificate = tmp_path / "key.pem", tmp_path / "cert.pem"
+    names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1"]
+    how = ["-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", *names]
+    out = ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(["openssl", "req", *how, *out], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate, key)
+    with serving(videos["first"]) as web:
+        web.socket = context.wrap_socket(web.socket, server_side=True)
+        url = f"{web.url}/range/a.mp4".replace("http:", "https:")
+        with pytest.raises(SourceError, match=r"cannot be verified: self.signed.*SSL_CERT_FILE"):
+            open_source(url)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert len(frames_of(url)) == COUNT
 
 
 def test_a_redirect_to_a_video_is_followed(web):
