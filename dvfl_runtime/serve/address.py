@@ -13,6 +13,7 @@ from dvfl_runtime.packages import needed
 LOOPBACK = "127.0.0.1"
 TOKEN_VARIABLE = "DVFL_TOKEN"  # of the environment: the token where the command line has none
 MAX_PORT = 65535
+BACKLOG = 1024  # with the usual 128 a rush of connections makes others try again after a second
 _FORM = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):)?([0-9]{1,5})")
 
 
@@ -79,7 +80,7 @@ def listen(address: Address, token: str | None) -> tuple[socket.socket, Address]
     host = LOOPBACK if address.host.lower() == "localhost" else address.host
     try:
         family, *_, where = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)[0]
-        opened = socket.create_server(where, family=family)
+        opened = socket.create_server(where, family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as err:
         reason = getattr(err, "strerror", None) or err
         raise DvflError(
