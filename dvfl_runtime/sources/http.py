@@ -12,7 +12,7 @@ import os
 import re
 import threading
 import time
-from http.client import HTTPException, HTTPResponse
+from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote, urljoin, urlsplit
@@ -170,6 +170,8 @@ class HttpGrabber(StreamGrabber):
     _arriving: _Arriving | None = None
 
     def _connect(self) -> InputContainer:
+        import av
+
         answer = request(self._url)
         try:
             if not is_pictures(answer):
@@ -180,8 +182,10 @@ class HttpGrabber(StreamGrabber):
             options = {"protocol_whitelist": "none", "fpsprobesize": "0"}
             self._arriving = _Arriving(answer)
             return open_container(self._arriving, format="mpjpeg", options=options)
-        except BaseException:
+        except BaseException as err:
             answer.close()
+            if isinstance(err, av.FFmpegError) and not isinstance(err, OSError):
+                raise ConnectionError(f"no pictures come: {err.strerror}") from err
             raise
 
     def close(self) -> None:
@@ -261,13 +265,13 @@ def request(url: str, begin: int = 0) -> HTTPResponse:
     if begin:
         headers["Range"] = f"bytes={begin}-"
     for _ in range(MAX_STEPS):
-        answer = _ask(place, headers)
+        answer = _ask(name, place, headers)
         if answer.status in (200, 206):
             return answer
         answer.close()
         same_host = urlsplit(place).netloc == host
         if answer.status in REDIRECTS and (target := answer.headers.get("Location")):
-            place = urljoin(place, target)
+            place = _escaped(urljoin(place, target))
             headers.pop("Authorization", None)
             if urlsplit(place).scheme not in ("http", "https"):
                 break
@@ -282,7 +286,7 @@ def request(url: str, begin: int = 0) -> HTTPResponse:
     )
 
 
-def _ask(place: str, headers: dict[str, str]) -> HTTPResponse:
+def _ask(name: str, place: str, headers: dict[str, str]) -> HTTPResponse:
     """Returns the answer, whatever it is."""
     import urllib.request as web
     from ssl import SSLCertVerificationError
@@ -293,16 +297,18 @@ def _ask(place: str, headers: dict[str, str]) -> HTTPResponse:
         opener.add_handler(handler)
     try:
         answer = opener.open(web.Request(place, headers=headers), timeout=READ_TIMEOUT_S)
+    except (InvalidURL, UnicodeError) as err:  # which repeats it
+        raise SourceError(
+            f"{name} is no address that can be opened, or leads to one that is not"
+        ) from err
     except (OSError, HTTPException) as err:
         reason = err.reason if isinstance(err, URLError) else err
         if isinstance(reason, SSLCertVerificationError):
             raise SourceError(
-                f"the certificate of {shown(place)} cannot be verified: {reason.verify_message}; "
+                f"the certificate of {name} cannot be verified: {reason.verify_message}; "
                 "name a file of those who signed it in the environment: SSL_CERT_FILE=FILE.pem"
             ) from err
         raise ConnectionError(f"cannot connect: {_told(reason)}") from err
-    except ValueError as err:  # such as a host's name that cannot be one
-        raise SourceError(f"{shown(place)} cannot be opened: check the address") from err
     assert isinstance(answer, HTTPResponse)
     return answer
 
@@ -316,8 +322,11 @@ def _place(url: str) -> tuple[str, tuple[str, str] | None]:
     login, at, _ = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")
     rest = rest[len(login) + len(at) :]
     name, _, password = login.partition(":")
-    place = f"{scheme}://{quote(rest, safe='%/?#[]@!$&()*+,;=:~' + chr(39))}"
-    return place, (unquote(name), unquote(password)) if at else None
+    return _escaped(f"{scheme}://{rest}"), (unquote(name), unquote(password)) if at else None
+
+
+def _escaped(place: str) -> str:
+    return quote(place, safe="%/?#[]@!$&'()*+,;=:~")
 
 
 def _authorization(wanted: list[str], login: tuple[str, str], place: str) -> str:
