@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from dvfl_runtime.addresses import without_secrets
+from dvfl_runtime.addresses import printable, without_secrets
 from dvfl_runtime.errors import DvflError, OutputError
 from dvfl_runtime.interrupts import Interrupted, Requests, interruptible
 from dvfl_runtime.packages import import_problem
@@ -36,7 +36,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with status 2."""
-        self.exit(BAD_INPUT, f"{self.prog}: error: {without_secrets(message)}\n")
+        self.exit(BAD_INPUT, f"{self.prog}: error: {printable(without_secrets(message))}\n")
 
     def fail(self, err: Exception) -> int:
         """Says on standard error what went wrong, in one line, and returns the exit status."""
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
                 raise err
             message = import_problem(err, self.prog, *self.packages)
         message = self.in_options(" ".join(message.split()))
-        sys.stderr.write(f"{self.prog}: error: {message}\n")
+        sys.stderr.write(f"{self.prog}: error: {printable(message)}\n")
         return BAD_INPUT
 
     def in_options(self, message: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import itertools
 import logging
 import shutil
@@ -67,6 +68,26 @@ def test_a_file_is_read_like_a_file(videos, kind, index, caplog):
             times = [frame.time_s for frame in source.frames()]
             np.testing.assert_allclose(times, np.arange(COUNT) / 25)
     assert warnings_of(caplog) == []
+
+
+@pytest.mark.parametrize("kind", ["range", "plain"])
+def test_any_part_can_be_read_in_any_order(web, kind, monkeypatch):
+    monkeypatch.setattr(http, "SKIP", 2000)
+    random = np.random.default_rng(0)
+    want = io.BytesIO(web.video)
+    with contextlib.closing(http.WebVideo(f"{web.url}/{kind}/a.mp4").open()) as got:
+        for _ in range(40):
+            whence = int(random.integers(3))
+            low, high = ((0, 50_000), (-min(900, want.tell()), 9000), (-9000, 10))[whence]
+            offset = int(random.integers(low, high))
+            assert got.seek(offset, whence) == want.seek(offset, whence)
+            size = int(random.integers(1, 5000))
+            left = min(size, max(0, len(web.video) - want.tell()))
+            data = b""
+            while len(data) < left:  # a read may give less than it was asked for
+                data += got.read(left - len(data))
+            assert data == want.read(left)
+            assert got.tell() == want.tell()
 
 
 def test_a_file_whose_length_is_not_told(web):
