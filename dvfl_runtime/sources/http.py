@@ -12,9 +12,8 @@ import os
 import re
 import threading
 import time
-from http.client import HTTPException, HTTPResponse, InvalidURL
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from dvfl_runtime.addresses import complete_address, printable, shown
@@ -25,6 +24,8 @@ from dvfl_runtime.sources.rtsp import NO_PICTURE_S, READ_TIMEOUT_S, StreamGrabbe
 from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:
+    from http.client import HTTPResponse
+
     from av.container import InputContainer
     from av.video.frame import VideoFrame
 
@@ -107,6 +108,8 @@ class WebFile:
         Raises:
             OSError: if that does not help.
         """
+        from http.client import HTTPException
+
         for pause_s in (*PAUSES_S, None):
             try:
                 return self._read(size)
@@ -212,6 +215,8 @@ class _Arriving:
         self.picture_s = time.monotonic()
 
     def read(self, size: int) -> bytes:
+        from http.client import HTTPException
+
         if time.monotonic() - self.picture_s > NO_PICTURE_S:  # libav would look for ever
             raise TimeoutError(f"no good picture within {NO_PICTURE_S:.0f} s")
         try:
@@ -289,6 +294,7 @@ def request(url: str, begin: int = 0) -> HTTPResponse:
 def _ask(name: str, place: str, headers: dict[str, str]) -> HTTPResponse:
     """Returns the answer, whatever it is."""
     import urllib.request as web
+    from http.client import HTTPException, InvalidURL
     from ssl import SSLCertVerificationError
     from urllib.error import URLError
 
@@ -309,8 +315,7 @@ def _ask(name: str, place: str, headers: dict[str, str]) -> HTTPResponse:
                 "name a file of those who signed it in the environment: SSL_CERT_FILE=FILE.pem"
             ) from err
         raise ConnectionError(f"cannot connect: {_told(reason)}") from err
-    assert isinstance(answer, HTTPResponse)
-    return answer
+    return cast("HTTPResponse", answer)
 
 
 def _place(url: str) -> tuple[str, tuple[str, str] | None]:
