@@ -75,8 +75,12 @@ def sources_in(source: str) -> list[str]:
 
 
 def videos_below(folder: Path) -> Iterator[Path]:
-    """Yields the videos in a folder and in the folders below it, in the order of their names."""
-    for path in sorted(folder.iterdir()):
+    """Yields the videos in a folder and in the folders below it, in the order of their names.
+
+    Raises:
+        SourceError: if one of the folders cannot be listed.
+    """
+    for path in sorted(_listed(folder)):
         if path.is_dir() and path.name[0] != ".":
             yield from videos_below(path)
         elif is_video(path):
@@ -96,12 +100,7 @@ def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
         SourceError: if it cannot be listed or holds both.
     """
     name = printable(str(folder))
-    try:
-        files = sorted(folder.iterdir(), key=natural_key)
-    except OSError as err:
-        raise SourceError(
-            f"cannot list the folder {name}: {err.strerror}; check its permissions"
-        ) from err
+    files = sorted(_listed(folder), key=natural_key)
     images, videos = [*filter(is_image, files)], [*filter(is_video, files)]
     if images and videos:
         raise SourceError(
@@ -109,3 +108,13 @@ def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
             "such as FOLDER/*.mp4, or put them into two folders"
         )
     return images, videos
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as err:
+        raise SourceError(
+            f"cannot list the folder {printable(str(folder))}: {err.strerror}; check its "
+            "permissions"
+        ) from err
