@@ -61,6 +61,11 @@ class JetsonFileSource:
         self._closed = threading.Event()
         error, container, stream = open_video(path)
         with container:
+            if stream.index != container.streams.video[0].index:
+                raise SourceError(
+                    f"the hardware decoder reads the first video of a file, and of {self.name} "
+                    "another one is shown; pass the path without jetson:"
+                )
             kind, codec = container.format.name, stream.codec_context.name
             rate = stream.average_rate or stream.guessed_rate
             self._step_s = float(1 / rate) if rate else 1 / 25

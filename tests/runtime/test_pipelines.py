@@ -156,6 +156,12 @@ def test_files_read_by_a_pipeline_are_those_that_pyav_reads(software, name, capl
     assert warnings_of(caplog) == []
 
 
+def test_hardware_reads_the_first_video_of_a_file(software):
+    path = shared_clip("tc_nasa_13013.mp4")  # its second one is larger
+    with pytest.raises(SourceError, match=r"another one is shown; pass the path without jetson:"):
+        open_source(f"jetson:{path}")
+
+
 def test_times_come_from_the_file_without_decoding(tmp_path):
     ticks = np.cumsum([0, 40, 40, 200, 33, 7, *[40] * 40]).tolist()
     options = {"bf": "3"}  # frames are stored in another order than they are shown
