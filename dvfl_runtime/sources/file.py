@@ -15,7 +15,7 @@ from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.clock import Clock
 from dvfl_runtime.sources.decoding import BEGINS, Decoder
 from dvfl_runtime.sources.frame import Frame
-from dvfl_runtime.sources.media import Video, name_of
+from dvfl_runtime.sources.media import Video, advice_of, name_of
 from dvfl_runtime.sources.picture import Orientations, upright_rgb
 from dvfl_runtime.sources.video_file import DEFAULT_FPS, OpenedVideo
 
@@ -96,7 +96,8 @@ class FileSource:
         if reading.count == 0:
             raise SourceError(
                 f"no frame of {self.name} can be decoded ({reading.file.codec}): "
-                f"{reading.damage or 'its video stream is empty'}; record or convert it again"
+                f"{reading.damage or 'its video stream is empty'}; "
+                f"{advice_of(self._video, 'record or convert it again')}"
             )
         cut_off = reading.file.error
         if (reading.left_out or cut_off) and not self._warned:  # once, however often it is read

@@ -41,10 +41,12 @@ class WebVideo:
 
     Attributes:
         name: the address, as far as it may be shown.
+        advice: what may help if it cannot be decoded.
     """
 
     def __init__(self, url: str) -> None:
         self.name = shown(url)
+        self.advice = ""
         self._url = url
         self._stopped = threading.Event()
 
@@ -55,9 +57,15 @@ class WebVideo:
             SourceError: if it cannot be had.
         """
         try:
-            return WebFile(self._url, self._stopped)
+            file = WebFile(self._url, self._stopped)
         except OSError as err:
             raise SourceError(f"cannot open {self.name}: {err}; check the address") from err
+        if not file.seekable():
+            self.advice = (
+                "its server does not tell its length, so it can only be read if its index is at "
+                "its beginning: download it and pass the file"
+            )
+        return file
 
     def stop(self) -> None:
         """Ends a read that tries to connect again."""

@@ -33,9 +33,11 @@ class Media(Protocol):
 
     Attributes:
         name: how predictions and log lines call it.
+        advice: what may help if it cannot be decoded; empty for what helps with any file.
     """
 
     name: str
+    advice: str
 
     def open(self) -> Opened:
         """Returns it from its beginning.
@@ -59,6 +61,8 @@ class FileObject:
     Raises:
         SourceError: if it is a text file, closed, or cannot be read twice, as a pipe cannot.
     """
+
+    advice = ""
 
     def __init__(self, file: Readable) -> None:
         self.name = media_name(file)
@@ -121,6 +125,11 @@ def media_name(source: object) -> str:
     """Returns what bytes or a file object are called."""
     name = getattr(source, "name", None)
     return shown(name) if isinstance(name, str) and name else "video"
+
+
+def advice_of(video: Video, otherwise: str) -> str:
+    """Returns what may help if a video cannot be decoded."""
+    return otherwise if isinstance(video, Path) else video.advice or otherwise
 
 
 def name_of(video: Video) -> str:

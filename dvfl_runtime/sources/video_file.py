@@ -14,7 +14,7 @@ from dvfl_runtime.sources.clock import Clock
 from dvfl_runtime.sources.container import open_container, packets_of
 from dvfl_runtime.sources.decoding import Decoder
 from dvfl_runtime.sources.losses import Losses
-from dvfl_runtime.sources.media import Readable, Video, name_of
+from dvfl_runtime.sources.media import Readable, Video, advice_of, name_of
 from dvfl_runtime.sources.picture import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def open_video(
     except (av.FFmpegError, OSError) as err:
         raise SourceError(
             f"cannot open {name_of(video)} as a video: {err.strerror or err}; "
-            "check that it is a complete video file"
+            f"{advice_of(video, 'check that it is a complete video file')}"
         ) from err
     stream = _best_stream(container)
     if not len(container.streams):

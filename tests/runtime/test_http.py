@@ -90,8 +90,10 @@ def test_any_part_can_be_read_in_any_order(web, kind, monkeypatch):
             assert got.tell() == want.tell()
 
 
-def test_a_file_whose_length_is_not_told(web):
+def test_a_file_whose_length_is_not_told(web, videos):
     assert len(frames_of(f"{web.url}/endless/a.mp4")) == COUNT
+    with serving(videos["last"]) as other, pytest.raises(SourceError, match="download it and pass"):
+        frames_of(f"{other.url}/endless/a.mp4")
 
 
 def test_a_connection_that_breaks_off_goes_on_where_it_was(web, caplog):
