@@ -260,11 +260,11 @@ def test_lost_packets_cost_pictures_and_not_the_stream(start, caplog):
     server = start("small", options="--loss 0.05")
     grabber = RtspGrabber(server.url, transport="udp")
     with contextlib.closing(LiveSource("cam", grabber, options=SOON)) as source:
-        frames = take(source.frames(), 40)
+        frames = take(source.frames(), 25)
         assert source.stats.reconnects == 0
     assert_times_increase(frames)
     numbers = [number_of(frame.image) for frame in frames]  # all of each picture is that picture
-    assert numbers != list(range(numbers[0], numbers[0] + 40))
+    assert numbers != list(range(numbers[0], numbers[0] + 25))
     (message,) = warnings_of(caplog)  # a minute of quiet follows it
     assert "pictures that would show remains of others were left out" in message
 
