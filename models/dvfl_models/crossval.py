@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from datetime import datetime, timezone
@@ -34,6 +36,8 @@ from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import check_places, replacing
 
 log = logging.getLogger(__name__)
+
+_asked_to_end = threading.Event()  # of this process
 
 
 def cross_validate(
@@ -71,7 +75,7 @@ def cross_validate(
         spawn = get_context("spawn")  # PyTorch's threads do not survive a fork
         with ProcessPoolExecutor(jobs, spawn, initializer=_begin, initargs=(threads,)) as pool:
             try:
-                found = list(pool.map(train, *zip(*todo, strict=True)))
+                found = list(pool.map(partial(_in_pool, train), *zip(*todo, strict=True)))
             except BrokenProcessPool as err:
                 raise DvflError(
                     f"a training was ended from outside, perhaps for lack of memory; give fewer "
@@ -90,6 +94,17 @@ def _train_fold(
     confusion = trainer.run(workers=workers, progress=sys.stderr.isatty())[folds.name]
     log.info("seed %d, %s %s: %.1f %%", seed, folds.column, values, 100 * confusion.accuracy)
     return confusion
+
+
+def _in_pool(train: Callable[..., Confusion], seed: int, values: Sequence[str]) -> Confusion:
+    """`train`, but nothing that waits in the queue of a process that was asked to end."""
+    if _asked_to_end.is_set():
+        raise KeyboardInterrupt
+    try:
+        return train(seed, values)
+    except KeyboardInterrupt:
+        _asked_to_end.set()
+        raise
 
 
 def _begin(threads: int | None) -> None:
@@ -152,6 +167,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=whole, help="of all trainings together")
     parser.add_argument("--jobs", type=whole, default=1, help="trainings at once")
     args = parser.parse_args(argv)
+    # as dvfl-train does; it comes too late for this process, but not for those of --jobs
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     _begin(args.threads)
     try:
         check_places([("--json", args.json)])

@@ -14,6 +14,7 @@ from shared import ROOT
 
 from dvfl_models import cost, crossval
 from dvfl_models.baselines import fit_predict, metadata
+from dvfl_models.evaluate import Confusion
 from dvfl_models.folds import Folds
 from dvfl_models.paired import difference
 from dvfl_models.paired import main as paired_main
@@ -157,6 +158,22 @@ def test_a_killed_training_of_several_is_one_line(
     monkeypatch.setattr(crossval, "_train_fold", killed)
     with pytest.raises(DvflError, match=r"a training was ended from outside, .* fewer --jobs"):
         crossval.cross_validate(recipe, Folds("v", "person"), [0], tmp_path, jobs=2)
+
+
+def test_a_process_that_was_asked_to_end_begins_no_further_fold() -> None:
+    begun = []
+
+    def train(seed: int, values: list[str]) -> Confusion:
+        begun.append((seed, values))
+        raise KeyboardInterrupt
+
+    try:
+        for seed in (0, 1):
+            with pytest.raises(KeyboardInterrupt):
+                crossval._in_pool(train, seed, ["a"])
+        assert begun == [(0, ["a"])]
+    finally:
+        crossval._asked_to_end.clear()
 
 
 def killed(*_: object) -> None:
