@@ -31,6 +31,9 @@ MARK_KEYS = frozenset(
         *("wmv1", "wmv2", "wmv3"),
     }
 )
+# Decoders that tell of lost data only where any fault is an error to them, be it one in a note
+# beside the picture. The others mark the pictures that they had to mend.
+SILENT = frozenset({"hevc", "mjpeg", "vvc"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +55,7 @@ class Decoder:
         errors: what it raises for a packet that it cannot decode.
         losses: where packets are missing.
         first: number of the first packet that will be given.
-        strict: any fault that the decoder finds is damage; without, only what it could not mend.
+        strict: a fault that a silent decoder finds is damage; without, only what it cannot mend.
 
     Attributes:
         left_out: packets whose pictures were left out, counted when the wait for a whole one ends.
@@ -92,7 +95,8 @@ class Decoder:
         self._unseen: set[int] = set()  # packets whose pictures did not come out yet
         codec.copy_opaque = True
         limit = {"max_pixels": str(MAX_PIXELS)}
-        codec.options = {"err_detect": "explode", **limit} if strict else limit
+        is_strict = strict and codec.name in SILENT
+        codec.options = {"err_detect": "explode", **limit} if is_strict else limit
 
     def decode(self, packet: av.Packet[VideoStream]) -> list[VideoFrame]:
         """Returns the whole pictures that come out when this packet is given."""

@@ -207,3 +207,34 @@ def test_packets_that_give_no_picture(tmp_path, caplog, monkeypatch, threads):
     assert len(frames) == COUNT
     np.testing.assert_allclose(np.diff([f.time_s for f in frames]), 0.04, atol=2e-3)
     assert left_out(caplog) == 0
+
+
+def test_a_broken_note_beside_a_picture_is_no_damage(video, tmp_path, caplog):
+    """Cameras write supplemental messages (SEI) of their own, not all of them well formed."""
+    note = b"\0\0\1\x06\x05\xff\xff\x20\1\2\x80"  # it says to be longer than it is
+    data = b""
+    with av.open(str(video("h264"))) as container:
+        for number, packet in enumerate(p for p in container.demux(video=0) if p.size):
+            content = bytes(packet)
+            slices = [content.find(b"\0\0\1" + bytes([kind])) for kind in (0x65, 0x41, 0x01)]
+            first = min(at for at in slices if at >= 0)
+            data += content[:first] + (note if number % 3 == 1 else b"") + content[first:]
+    path = tmp_path / "a.h264"
+    path.write_bytes(data)
+    assert_whole(read(path), read(video("h264")))
+    assert len(read(path)) == COUNT
+    assert not [m for m in warnings_of(caplog) if "damaged" in m]
+
+
+def test_a_photo_that_is_cut_off_is_left_out_of_its_video(tmp_path, caplog):
+    path = write_video(
+        tmp_path / "a.avi", pictures(9), codec="mjpeg", pix_fmt="yuvj420p", options={}
+    )
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    begin, size = packets[4]
+    data[begin + size // 2 : begin + size] = bytes(size - size // 2)
+    path.write_bytes(data)
+    assert [f.index for f in read(path)] == list(range(8))
+    assert left_out(caplog) == 1
