@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 SLICE, IDR_SLICE, SPS, PPS = 1, 5, 7, 8  # kinds of NAL units
+MAX_SPS_BYTES = 4096  # with all its lists it has fewer
 HIGH_PROFILES = frozenset({100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135})
 
 
@@ -52,7 +53,7 @@ class FrameNumbers:
     def _learn(self, unit: bytes) -> None:
         kind = unit[0] & 31
         if kind == SPS:
-            number, about = _read_sps(_Bits(unit[1:]))
+            number, about = _read_sps(_Bits(unit[1:MAX_SPS_BYTES]))
             self._widths[number] = about
         elif kind == PPS:
             bits = _Bits(unit[1:32])

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from videos import pictures, write_video
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources import Frame
+from dvfl_runtime.sources.h264 import FrameNumbers
 
 NO_CUTS = {"sc_threshold": "0"}
 X265 = "log-level=none:scenecut=0:keyint=30:crf=8"
@@ -195,6 +197,12 @@ def test_a_decoder_that_marks_no_key_pictures(tmp_path, caplog):
     )
     assert len(read(path)) == 8
     assert left_out(caplog) == 0
+
+
+def test_a_parameter_set_of_a_megabyte_does_not_take_minutes():
+    began_s = time.monotonic()
+    FrameNumbers(b"\0\0\1\x67\x64" + bytes(1 << 20) + b"\1")
+    assert time.monotonic() - began_s < 5
 
 
 @pytest.mark.parametrize("threads", [1, 4])
