@@ -11,7 +11,7 @@ import os
 import re
 import shlex
 from itertools import pairwise
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 # control characters, ends of lines and halves of characters: they would end a line of a subtitle
 # or a table, act on a terminal, or could not be written at all
@@ -86,7 +86,12 @@ def complete_address(url: str) -> str | None:
     name, _, port = host.rpartition(":") if re.search(r":[0-9]*$", host) else (host, "", "")
     if not (separator and name and _HOST.fullmatch(host) and (not port or 0 < int(port) < 65536)):
         return None
-    return f"{scheme}://{_quoted(userinfo)}{place}"
+    address = f"{scheme}://{_quoted(userinfo)}{place}"
+    try:
+        urlsplit(address)
+    except ValueError:  # what stands in brackets is no number of IPv6
+        return None
+    return address
 
 
 def _split(rest: str) -> tuple[str | None, str]:

@@ -273,7 +273,7 @@ def request(url: str, begin: int = 0) -> HTTPResponse:
     """
     name = shown(url)
     place, login = _place(url)
-    host = urlsplit(place).netloc
+    asked = urlsplit(place)
     headers = {"User-Agent": f"dvfl/{__version__}"}
     if begin:
         headers["Range"] = f"bytes={begin}-"
@@ -282,13 +282,18 @@ def request(url: str, begin: int = 0) -> HTTPResponse:
         if answer.status in (200, 206):
             return answer
         answer.close()
-        same_host = urlsplit(place).netloc == host
         if answer.status in REDIRECTS and (target := answer.headers.get("Location")):
-            place = _escaped(urljoin(place, target))
             headers.pop("Authorization", None)
-            if urlsplit(place).scheme not in ("http", "https"):
+            try:
+                place = _escaped(urljoin(place, target))
+                scheme, host, *_ = urlsplit(place)
+            except ValueError:  # it is no address
                 break
-        elif answer.status == 401 and login and same_host and "Authorization" not in headers:
+            if scheme not in ("http", "https"):
+                break
+            if host != asked.netloc or (scheme, asked.scheme) == ("http", "https"):
+                login = None  # another server, or one that everybody on the way can listen to
+        elif answer.status == 401 and login and "Authorization" not in headers:
             wanted = answer.headers.get_all("WWW-Authenticate", [])
             headers["Authorization"] = _authorization(wanted, login, place)
         else:

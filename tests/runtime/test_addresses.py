@@ -114,7 +114,7 @@ def test_other_peoples_texts():
 
 
 @pytest.mark.parametrize(
-    "url", ["rtsp://h:0/1", "rtsp://", "rtsp:///a", "rtsp:h", "rtsp://h:99999"]
+    "url", ["rtsp://h:0/1", "rtsp://", "rtsp:///a", "rtsp:h", "rtsp://h:99999", "rtsp://[1:/a"]
 )
 def test_addresses_that_name_no_host(url):
     assert complete_address(url) is None

@@ -11,6 +11,8 @@ import ssl
 import subprocess
 import threading
 import time
+from email.message import Message
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy as np
@@ -137,6 +139,7 @@ def test_name_and_password_reach_the_server_and_nobody_else(web, kind, caplog):
         ("/to/http://127.0.0.1:1/a b.mp4", "cannot connect: Connection refused"),
         ("/to/file:///etc/passwd", "leads to an address that is not followed"),
         ("/to/ftp://127.0.0.1/a.mp4", "leads to an address that is not followed"),
+        ("/to/http://[1/a.mp4", "leads to an address that is not followed"),
         ("/to//to//to//to//to//to//to//to//to//to//to//to//to//plain/a.mp4", "not followed"),
     ],
 )  # fmt: skip
@@ -175,6 +178,28 @@ def test_certificates_are_checked(videos, tmp_path, monkeypatch):
             open_source(url)
         monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
         assert len(frames_of(url)) == COUNT
+
+
+def test_no_password_follows_a_redirect_to_where_others_can_read_it(monkeypatch):
+    asked = []
+    answers = {
+        "https://cam/a": (302, "Location", "http://cam/a"),
+        "https://cam/b": (302, "Location", "https://other/b"),
+    }
+
+    def ask(name, place, headers):
+        asked.append((place, headers.get("Authorization")))
+        status, header, value = answers.get(place, (401, "WWW-Authenticate", 'Basic realm="cam"'))
+        told = Message()
+        told[header] = value
+        return SimpleNamespace(status=status, reason="", headers=told, close=lambda: None)
+
+    monkeypatch.setattr(http, "_ask", ask)
+    for name in ("a", "b"):
+        with pytest.raises(SourceError, match="refuses the connection"):
+            http.request(f"https://me:s3cret@cam/{name}")
+    places = ["https://cam/a", "http://cam/a", "https://cam/b", "https://other/b"]
+    assert asked == [(place, None) for place in places]
 
 
 def test_a_redirect_to_a_video_is_followed(web):
