@@ -104,7 +104,7 @@ def sizes_in(data: bytes) -> Iterator[tuple[int, int]]:
             for box in re.finditer(b"ihdr", data[: 1 << 16]):
                 height, width = struct.unpack_from(">II", data, box.end())
                 yield width, height
-    except (struct.error, KeyError):
+    except (struct.error, KeyError, ValueError):  # the last one: a number of 5,000 digits
         return
 
 

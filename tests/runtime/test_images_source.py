@@ -53,7 +53,7 @@ def test_natural_order_of_mixed_names():
 def test_unreadable_images_are_counted_in_one_warning(tmp_path, caplog):
     folder = image_folder(tmp_path / "f", [f"{i}.png" for i in range(5)])
     (folder / "1.png").write_bytes(b"")
-    (folder / "3.png").write_bytes(b"not an image")
+    (folder / "3.png").write_bytes(b"P6 " + b"9" * 5000 + b" 1 255\n")  # digits for a width
     source = open_source(folder, fps=1)
     for _ in range(2):
         frames = list(source.frames())
