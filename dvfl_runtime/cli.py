@@ -85,8 +85,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def work(requests: Requests) -> int:
-        _check(args)
-        return _run(args, requests)
+        args.made = []  # folders
+        try:
+            _check(args)
+            return _run(args, requests)
+        finally:
+            for folder in args.made:
+                with suppress(OSError):  # it holds results
+                    folder.rmdir()
 
     return run_command(parser, work)
 
@@ -200,7 +206,7 @@ def _videos(source: str) -> list[str]:
 
 def _check_outputs(args: argparse.Namespace) -> None:
     """Checks all places of outputs; makes folders for them, and `args.tasks`."""
-    args.made, args.form = [], None
+    args.form = None
     if args.append and not (args.output or args.segments):
         raise OutputError("--append continues -o FILE and --segments FILE.csv; pass one of them")
     if args.segments is not None:
@@ -264,8 +270,6 @@ def _recognize(args: argparse.Namespace, page: ExitStack, requests: Requests) ->
     if door is not None:
         page.enter_context(door[0])
     with ExitStack() as stack:
-        for folder in args.made:
-            stack.callback(_remove_if_empty, folder)
         files = _Files(
             _rows(args.output, args, stack),
             _rows(args.segments if args.form == ".csv" else None, args, stack),
@@ -297,11 +301,6 @@ def _recognize(args: argparse.Namespace, page: ExitStack, requests: Requests) ->
     if job.failed:
         _tell(f"{job.failed} of {total} sources failed")
     return 1 if job.failed else 0
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def _rows(path: str | None, args: argparse.Namespace, stack: ExitStack) -> RowFile | None:

@@ -318,3 +318,9 @@ def test_an_empty_segment_document_is_valid():
 
 def test_the_colours_are_the_labels():
     assert tuple(COLOURS) == artifact().labels
+
+
+def test_no_new_folder_is_left_empty(run, tmp_path):
+    words = ("b.mp4", "--overlay", f"{tmp_path}/new/", "-o", tmp_path / "none" / "rows.txt")
+    assert run(*words)[0] == 2
+    assert list(tmp_path.iterdir()) == []
