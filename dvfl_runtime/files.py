@@ -36,6 +36,7 @@ _MARKS = {
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
 
+BINARY: int = getattr(os, "O_BINARY", 0)  # without it Windows writes line ends of its own
 LOOK_S = 0.1  # between two looks at whether a pipe has a reader
 MAX_STEM, MAX_SUFFIX = 24, 10  # of a temporary name, which must fit where the real one does
 
@@ -85,7 +86,8 @@ class _Place:
         if self._standard is not None:
             return os.dup(self._standard)
         if self.regular:
-            return os.open(self.target, os.O_WRONLY | os.O_CREAT | flags, 0o666)
+            flags |= os.O_WRONLY | os.O_CREAT | BINARY
+            return os.open(self.target, flags, 0o666)
         assert self.found is not None
         if not stat.S_ISFIFO(self.found.st_mode):
             return os.open(self.target, os.O_WRONLY)
