@@ -68,6 +68,9 @@ class _Place:
             self.found is None or stat.S_ISREG(self.found.st_mode)
         )
         self.target = Path(os.path.realpath(path)) if self.regular else self.path
+        if self.found is None and os.path.lexists(self.target):
+            # `realpath` leaves out "folder/.." without asking whether there is such a folder
+            raise cannot_write(path, FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)))
 
     def _standard_descriptor(self) -> int | None:
         """Returns 1 or 2 if this is what standard output or error goes to, as /dev/stdout is."""

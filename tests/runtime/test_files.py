@@ -178,6 +178,7 @@ def places(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to("folder")
     (tmp_path / "file").write_text("old")
+    (tmp_path / "link-to-none").symlink_to("none/../file")
     return tmp_path
 
 
@@ -197,6 +198,8 @@ def places(tmp_path):
         ("loop", "levels of symbolic links"),
         ("file/x", "Not a directory"),
         ("none/x", "No such file"),
+        ("none/../file", "No such file"),
+        ("link-to-none", "No such file"),
         ("zero\0byte", "null"),
     ],
 )
@@ -207,6 +210,7 @@ def test_what_cannot_be_a_file_is_one_error_before_the_work(places, place, reaso
         with pytest.raises(OutputError, match=rf"(?s)cannot write .*(?i:{reason}).*choose a path"):
             use(where)
     assert names(places) == before
+    assert (places / "file").read_text() == "old"
 
 
 @pytest.fixture
