@@ -86,7 +86,8 @@ def complete_address(url: str) -> str | None:
     name, _, port = host.rpartition(":") if re.search(r":[0-9]*$", host) else (host, "", "")
     if not (separator and name and _HOST.fullmatch(host) and (not port or 0 < int(port) < 65536)):
         return None
-    address = f"{scheme}://{_quoted(userinfo)}{place}"
+    # FFmpeg knows a scheme by its small letters alone
+    address = f"{scheme.lower()}://{_quoted(userinfo)}{place}"
     try:
         urlsplit(address)
     except ValueError:  # what stands in brackets is no number of IPv6

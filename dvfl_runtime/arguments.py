@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from dvfl_runtime.addresses import printable, without_secrets
+from dvfl_runtime.checks import MAX_THREADS
 from dvfl_runtime.errors import DvflError, OutputError
 from dvfl_runtime.interrupts import Interrupted, Requests, interruptible
 from dvfl_runtime.packages import import_problem
@@ -98,12 +99,23 @@ def open_missing_streams() -> None:
             setattr(sys, name, open(os.devnull, "r+", encoding="utf-8"))  # noqa: SIM115
 
 
-def whole(text: str, least: int = 1) -> int:
+def whole(text: str, least: int = 1, most: int = sys.maxsize) -> int:
     """Reads a whole number >= 1, for argparse."""
-    value = int(text) if text.isascii() and text.isdigit() else -1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, got {text!r}")
+    value = int(text) if re.fullmatch(r"[0-9]{1,99}", text) else -1
+    if not least <= value <= most:
+        limits = f">= {least}" if most == sys.maxsize else f"from {least} to {most}"
+        raise argparse.ArgumentTypeError(f"must be a whole number {limits}, got {text!r}")
     return value
+
+
+def threads(text: str) -> int:
+    """Reads a number of threads, for argparse."""
+    return whole(text, most=MAX_THREADS)
+
+
+def workers(text: str) -> int:
+    """Reads a number of further processes, for argparse."""
+    return whole(text, 0, MAX_THREADS)
 
 
 def natural(text: str) -> int:

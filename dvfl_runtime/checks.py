@@ -14,6 +14,7 @@ from dvfl_runtime.addresses import UNPRINTABLE, without_secrets
 from dvfl_runtime.errors import ArgumentError
 
 LARGEST = sys.float_info.max
+MAX_THREADS = 1024  # libraries make as many as they are told to, and fail in ways of their own
 
 
 def check_whole(name: str, value: object, least: int = 1, most: float = math.inf) -> None:

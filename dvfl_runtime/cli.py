@@ -14,7 +14,7 @@ from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from dvfl_runtime.arguments import Parser, at_least, run_command, whole
+from dvfl_runtime.arguments import Parser, at_least, run_command, threads, whole
 from dvfl_runtime.destinations import (
     Outputs,
     SegmentDocument,
@@ -120,7 +120,12 @@ def _parser() -> Parser:
     add("--model", metavar="M", help="a file written by dvfl-export")
     add("--engine", metavar="E", default="auto", help=f"auto (default), {', '.join(ENGINES)}")
     add("--device", metavar="D", default="auto", help=f"{', '.join(DEVICES)}")
-    add("--threads", metavar="N", type=whole, help="CPU threads; default: all this process may use")
+    add(
+        "--threads",
+        metavar="N",
+        type=threads,
+        help="CPU threads; default: all this process may use",
+    )
     timing = parser.add_argument_group("time")
     add = timing.add_argument
     add("--window-s", metavar="S", type=_SECONDS, help="length of a window; default: the model's")
@@ -190,8 +195,10 @@ def _check(args: argparse.Namespace) -> None:
         raise DvflError("--serve shows windows, and --whole has none; leave out one of them")
     if args.linger is not None and not args.serve:
         raise DvflError("--linger is how long the page of --serve HOST:PORT stays; pass both")
-    if args.token is not None and not (args.serve and args.token):
+    if args.token is not None and not args.serve:
         raise DvflError("--token is what the page of --serve HOST:PORT asks for; pass both")
+    if args.token == "":
+        raise DvflError("--token is empty; pass one that is hard to guess")
     args.token = args.token or os.environ.get(TOKEN_VARIABLE) or None
     _check_outputs(args)
 

@@ -73,7 +73,9 @@ def sample_video(source: Source, spec: ClipSpec, views: Views) -> WholeVideo:
         ClipError: if a frame is not (H, W, 3) uint8.
     """
     if source.live:
-        raise SourceError(f"{source.name} is live and has no end; recognise its windows instead")
+        raise SourceError(
+            f"{source.name} is live and has no end; leave out --whole (in Python: use stream())"
+        )
     times: list[float] = []
     cut: dict[int, list[Image]] = {}  # frame number -> its spatial views
     wanted: set[int] | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from traceback import walk_tb
 
 from dvfl_runtime.errors import DvflError
 
@@ -30,7 +31,7 @@ def needed(what: str, *packages: str, error: type[DvflError] = DvflError) -> Ite
     """
     try:
         yield
-    except Exception as err:  # a broken package may raise anything
+    except (Exception, SystemExit) as err:  # a broken package may raise anything
         raise error(import_problem(err, what, *packages)) from err
 
 
@@ -42,11 +43,10 @@ def check_installed(what: str, *packages: str) -> None:
         )
 
 
-def import_problem(err: Exception, what: str, *packages: str) -> str:
+def import_problem(err: BaseException, what: str, *packages: str) -> str:
     """Returns the message about an import that failed; the arguments are those of `needed`."""
-    failed: str = getattr(err, "name", None) or "".join(packages[:1])
-    own = (package for package in packages if f"{failed}.".startswith(f"{package}."))
-    name = next(own, failed.partition(".")[0])
+    failed = _failed_module(err, packages)
+    name = _owner(failed, packages) or failed.partition(".")[0]
     if isinstance(err, ModuleNotFoundError) and not is_installed(failed):
         return f"{what} needs {name}, which is not installed; run: {pip_install(name, *packages)}"
     reason = " ".join(str(err).split()) or type(err).__name__
@@ -54,6 +54,21 @@ def import_problem(err: Exception, what: str, *packages: str) -> str:
         f"{what} needs {name}, which is installed but fails to load ({reason}); "
         f"install it again: pip install --force-reinstall {DISTRIBUTIONS.get(name, name)}"
     )
+
+
+def _failed_module(err: BaseException, packages: Sequence[str]) -> str:
+    """Returns the module that an error is about: the named one, or the one that it came from."""
+    if isinstance(err, ImportError) and err.name:  # other errors have names of other things
+        return err.name
+    for frame, _ in walk_tb(err.__traceback__):
+        module = str(frame.f_globals.get("__name__"))
+        if _owner(module, packages):
+            return module
+    return "".join(packages[:1])
+
+
+def _owner(module: str, packages: Sequence[str]) -> str | None:
+    return next((each for each in packages if f"{module}.".startswith(f"{each}.")), None)
 
 
 def pip_install(name: str, *others: str) -> str:

@@ -55,7 +55,7 @@ class Recognizer:
         ArtifactError: if the model file is missing, damaged, foreign or too new, or does not do
             what it says about itself.
         EngineUnavailable: if the engine or the device is unknown or not usable here.
-        ArgumentError: if `num_threads` < 1.
+        ArgumentError: if `num_threads` is not from 1 to 1024.
     """
 
     def __init__(

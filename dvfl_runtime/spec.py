@@ -102,9 +102,9 @@ class ClipSpec:
             raise ArgumentError(f"unknown ClipSpec fields {unknown}; known are {sorted(names)}")
         if missing := sorted(names - set(values)):
             raise ArgumentError(f"missing ClipSpec fields {missing}")
-        if values["resize"] is None and values["crop"] != "letterbox":  # a file says what it means
-            crop = values["crop"]
-            raise ArgumentError(f"resize must be a size in px with crop={crop!r}, got None")
+        crop = values["crop"]
+        if values["resize"] is None and crop == "center":  # a file says what it means
+            raise ArgumentError("resize must be a size in px with crop='center', got None")
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }

@@ -35,6 +35,16 @@ def test_a_wrong_argument_is_one_line(main: Main, capsys: pytest.CaptureFixture[
     assert "error: " in line
 
 
+@pytest.mark.parametrize("main", [bench, evaluate, recognize, train])
+def test_more_threads_than_libraries_take_are_one_line(
+    main: Main, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--threads", "99999999999999"])
+    assert ended.value.code == 2
+    assert "--threads: must be a whole number from 1 to 1024" in capsys.readouterr().err
+
+
 WORK = {  # what each command does when its places have been checked
     bench: "dvfl_bench.bench.bench",
     evaluate: "dvfl_export.evaluation.open_candidate",

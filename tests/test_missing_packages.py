@@ -1,5 +1,6 @@
 """Commands where packages are missing: one line that names what to install, never a traceback."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -132,6 +133,18 @@ def test_a_package_that_fails_to_load_is_told_with_its_reason(monkeypatch):
         assert "needs cv2, which is installed but fails to load" in str(raised.value)
         assert reason in str(raised.value)
         assert str(raised.value).endswith("--force-reinstall opencv-python-headless")
+
+
+@pytest.mark.parametrize(
+    "fault",
+    ["raise ImportError('numpy.core.multiarray failed to import')", "numpy.old_name", "exit(3)"],
+)
+def test_the_package_whose_import_fails_is_the_one_that_is_named(fault, tmp_path, monkeypatch):
+    (tmp_path / "dvfl_broken_one.py").write_text(f"import numpy\n{fault}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DvflError) as raised, needed("it", "av", "dvfl_broken_one"):
+        importlib.import_module("dvfl_broken_one")
+    assert "it needs dvfl_broken_one, which is installed but fails" in str(raised.value)
 
 
 def test_what_a_package_needs_itself_is_named():

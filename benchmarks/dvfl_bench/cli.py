@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvfl_runtime.arguments import Parser, at_least, run_command, whole
+from dvfl_runtime.arguments import Parser, at_least, run_command, threads
 from dvfl_runtime.engines import DEVICES, ENGINES, installed_engines
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError, EngineUnavailable
@@ -61,7 +61,7 @@ def parser() -> Parser:
         help="may be given several times; default: all that are installed",
     )
     add("--device", choices=DEVICES, default="auto", help="default: auto")
-    add("--threads", type=whole, default=usable_cpus(), help="default: all this process may use")
+    add("--threads", type=threads, default=usable_cpus(), help="default: all this process may use")
     add(
         "--seconds",
         type=at_least(0.2),

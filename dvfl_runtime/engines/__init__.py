@@ -11,7 +11,7 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.checks import check_whole
+from dvfl_runtime.checks import MAX_THREADS, check_whole
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import DvflError, EngineUnavailable
 from dvfl_runtime.packages import MEDIA, is_installed, pip_install
@@ -96,7 +96,7 @@ def open_engine(
     Raises:
         EngineUnavailable: if the engine or device is unknown, not installed or not usable here.
         ArtifactError: if the engine cannot load the file.
-        ArgumentError: if `num_threads` < 1.
+        ArgumentError: if `num_threads` is not from 1 to 1024.
     """
     if name != "auto" and name not in ENGINES:
         raise EngineUnavailable(
@@ -105,7 +105,7 @@ def open_engine(
     if device not in DEVICES:
         raise EngineUnavailable(f"unknown device {device!r}; known are: {', '.join(DEVICES)}")
     if num_threads is not None:
-        check_whole("num_threads", num_threads)
+        check_whole("num_threads", num_threads, most=MAX_THREADS)
     if name == "auto":
         engine = _open_auto(path, device, num_threads)
     else:

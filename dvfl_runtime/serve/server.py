@@ -51,6 +51,8 @@ class PageServer:
     ) -> None:
         self._loop = asyncio.new_event_loop()
         self._board = Board(info, labels, self._loop)
+        # browsers that go away amid an answer are nothing to warn of
+        logging.getLogger("asyncio").setLevel(logging.ERROR)
         self._most = max_connections()
         self._server = _uvicorn_server(make_app(self._board, token, host), self._most + 1)
         self._socket = listening

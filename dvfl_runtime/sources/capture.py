@@ -169,8 +169,8 @@ def check_device(device: Path) -> None:
         pattern = "*-index*" if "v4l" in device.parts else "video*"  # as udev names links
         there = sorted(str(path) for path in device.parent.glob(pattern))
         raise SourceError(
-            f"there is no camera {printable(str(device))}; pass one that is there: "
-            f"{', '.join(there) or 'none is, connect one'}"
+            f"there is no camera {printable(str(device))}; "
+            + (f"there are {', '.join(there)}" if there else "none is connected, connect one")
         )
     if not os.access(device, os.R_OK | os.W_OK):
         raise SourceError(

@@ -44,13 +44,13 @@ def images_in(folder: Path) -> list[Path]:
     name = printable(str(folder))
     if videos and not images:
         raise SourceError(
-            f"the folder {name} holds {len(videos)} videos and no images; pass its videos one "
-            f"after the other, beginning with {printable(videos[0].name)}"
+            f"the folder {name} holds videos and no images; pass the videos one after "
+            f"the other, beginning with {printable(videos[0].name)}"
         )
     if not images:
         raise SourceError(
-            f"the folder {name} holds no images and no videos; put files into it that end in one "
-            f"of {', '.join(sorted(IMAGE_SUFFIXES))}, or pass a folder of videos to dvfl-recognize"
+            f"the folder {name} holds no images and no videos; pass a video file, or put images "
+            f"into it that end in one of {', '.join(sorted(IMAGE_SUFFIXES))}"
         )
     return images
 

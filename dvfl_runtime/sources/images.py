@@ -70,7 +70,8 @@ class ImagesSource:
             problem, names = next(iter(problems.items()))
             raise SourceError(
                 f"none of the {len(self._paths)} images in {self.name} can be read: they "
-                f"{problem}, beginning with {names[0]}; check that they are complete image files"
+                f"{problem}, beginning with {names[0]}; check that they are complete and not "
+                "too large"
             )
         if not self._warned:  # once, however often it is read
             self._warned = True

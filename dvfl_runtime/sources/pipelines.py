@@ -7,9 +7,11 @@ JetPack 6 (nvarguscamerasrc, nvv4l2decoder, nvvidconv).
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from dvfl_runtime.addresses import shown
@@ -69,8 +71,8 @@ class CsiCamera:
                 raise ArgumentError(f"of {', '.join(sorted(known))} each may be given once")
             if not re.fullmatch(r"-?[0-9]+", parts.netloc):
                 raise ArgumentError("the camera is not a number")
-            fps = float(given.pop("fps", cls.fps))
-            return cls(int(parts.netloc), fps=fps, **{k: int(v) for k, v in given.items()})
+            numbers = {name: _number(value) for name, value in given.items()}
+            return cls(int(parts.netloc), **numbers)
         except ValueError as err:
             raise SourceError(
                 f"cannot read {shown(url)}: {err}; pass csi://0?width=1280&height=720&fps=30"
@@ -85,6 +87,14 @@ class CsiCamera:
             f"framerate={rate.numerator}/{rate.denominator} ! "
             f"nvvidconv flip-method={self.flip} ! video/x-raw,format=BGRx ! {_BGR} ! {_NEWEST}"
         )
+
+
+def _number(text: str) -> Any:
+    """Returns the number, or the text itself, of which the check of its name will speak."""
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def file_pipeline(path: Path, container: str, codec: str) -> str | None:

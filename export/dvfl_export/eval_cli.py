@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dvfl_models.bundled_recipes import recipe_names
 from dvfl_models.cli import PACKAGES as TRAINING
-from dvfl_runtime.arguments import Parser, run_command, whole
+from dvfl_runtime.arguments import Parser, run_command, threads
 from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.evaluation import Views
 from dvfl_runtime.files import check_places, replacing
@@ -61,7 +61,7 @@ def parser() -> Parser:
     out.add_argument("--labels", default="", help="of a checkpoint that does not name its classes")
     out.add_argument("--engine", default="auto", help="what runs a .onnx file")
     out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of a recipe")
-    out.add_argument("--threads", type=whole, help="threads of PyTorch")
+    out.add_argument("--threads", type=threads, help="threads of PyTorch")
     out.add_argument("--version", action="version", version=f"dvfl {__version__}")
     return out
 

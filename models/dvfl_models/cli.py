@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dvfl_models.bundled_recipes import recipe_names
-from dvfl_runtime.arguments import Parser, natural, run_command, whole
+from dvfl_runtime.arguments import Parser, run_command, threads, workers
 from dvfl_runtime.interrupts import Requests
 from dvfl_runtime.packages import MEDIA, check_installed
 from dvfl_runtime.version import __version__
@@ -58,9 +58,9 @@ def parser() -> Parser:
         "--tensorboard", action="store_true", help="write event files into the folder too"
     )
     out.add_argument(
-        "--workers", type=natural, default=1, help="processes that make clips (default 1)"
+        "--workers", type=workers, default=1, help="processes that make clips (default 1)"
     )
-    out.add_argument("--threads", type=whole, help="threads of the training (default: PyTorch's)")
+    out.add_argument("--threads", type=threads, help="threads of the training (default: PyTorch's)")
     out.add_argument("--version", action="version", version=f"dvfl {__version__}")
     return out
 
@@ -69,7 +69,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     command = parser()
     args = command.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="dvfl-train: %(message)s")
+    logging.basicConfig(format="dvfl-train: %(message)s")
+    for package in ("dvfl_models", "dvfl_runtime"):  # PyTorch's own are for those who develop it
+        logging.getLogger(package).setLevel(logging.INFO)
     # Threads that wait for each other give the core away instead of spinning, which on a busy
     # machine costs most of the time. OpenMP reads it once, when PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

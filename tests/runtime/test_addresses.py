@@ -113,6 +113,10 @@ def test_other_peoples_texts():
     assert without_secrets("a b: no such file a@b") == "a b: no such file a@b"
 
 
+def test_schemes_in_capitals_reach_libraries_in_small_letters():
+    assert complete_address("RTSP://me:pw@Cam:554/Live") == "rtsp://me:pw@Cam:554/Live"
+
+
 @pytest.mark.parametrize(
     "url", ["rtsp://h:0/1", "rtsp://", "rtsp:///a", "rtsp:h", "rtsp://h:99999", "rtsp://[1:/a"]
 )

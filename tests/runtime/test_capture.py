@@ -82,7 +82,7 @@ def test_a_camera_is_opened_by_its_path(path, monkeypatch, tmp_path):
 
 @LINUX
 def test_paths_of_cameras_that_are_none(tmp_path):
-    with pytest.raises(SourceError, match=r"there is no camera /dev/video97; pass one that is"):
+    with pytest.raises(SourceError, match=r"there is no camera /dev/video97"):
         open_source("/dev/video97")
     with pytest.raises(SourceError, match=r"no camera /dev/v4l/by-id/gone"):
         open_source("/dev/v4l/by-id/gone")
@@ -101,14 +101,14 @@ def test_paths_of_cameras_that_are_none(tmp_path):
 @LINUX
 @pytest.mark.parametrize("camera", [97, "97", np.int64(97)])
 def test_a_camera_that_is_not_there_is_an_error_at_once(camera):
-    with pytest.raises(SourceError, match=r"there is no camera /dev/video97; pass one that is"):
+    with pytest.raises(SourceError, match=r"there is no camera /dev/video97"):
         open_source(camera)
 
 
 def test_errors_of_devices(tmp_path, monkeypatch):
     (tmp_path / "video2").touch()
     check_device(tmp_path / "video2")
-    with pytest.raises(SourceError, match=r"no camera .*video0; .*that is there: .*video2"):
+    with pytest.raises(SourceError, match=r"no camera .*video0; there are .*video2"):
         check_device(tmp_path / "video0")
     monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(SourceError, match=r"no permission to use .*video2; add the user"):

@@ -142,9 +142,10 @@ def test_unknown_names_list_the_known_ones(model, engine, device, message):
         open_engine(engine, model, device=device)
 
 
-def test_threads_must_be_some(model):
-    with pytest.raises(ValueError, match="num_threads must be a whole number >= 1, got 0"):
-        open_engine("auto", model, num_threads=0)
+@pytest.mark.parametrize("number", [0, 1025, 10**14])
+def test_threads_must_be_a_number_that_there_can_be(model, number):
+    with pytest.raises(ValueError, match=f"num_threads must be .* from 1 to 1024, got {number}"):
+        open_engine("auto", model, num_threads=number)
 
 
 def test_a_missing_engine_names_its_package(model, monkeypatch):

@@ -242,7 +242,7 @@ def test_wrong_views_are_refused(r, views):
 def test_classify_refuses_what_has_no_end(r):
     source = Watched(coloured(("red", 9)))
     source.live = True
-    with pytest.raises(SourceError, match="recognise its windows instead"):
+    with pytest.raises(SourceError, match="is live and has no end"):
         r.classify(source)
 
 

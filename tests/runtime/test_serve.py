@@ -105,7 +105,7 @@ def test_addresses(text, host, port, is_loopback, again):
         (["--serve", "0.0.0.0:0"], ["0.0.0.0", "--token TOKEN"]),
         (["--serve", "camera.local:0"], ["camera.local", "--token TOKEN"]),
         (["--serve", "203.0.113.1:0", "--token", "x"], ["203.0.113.1:0", "of this machine"]),
-        (["--serve", "0", "--token", ""], ["--token", "pass both"]),
+        (["--serve", "0", "--token", ""], ["--token is empty"]),
         (["--linger", "1"], ["--linger", "pass both"]),
         (["--serve", "0", "--linger", "-1"], ["--linger", ">= 0", "'-1'"]),
         (["--token", "x"], ["--token", "pass both"]),
