@@ -79,8 +79,10 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"could run code; save it again as torch.save(model.state_dict(), path)"
         ) from err
     except Exception as err:  # damaged bytes raise whatever the unpickler trips over
-        reason = str(err).splitlines()[0] if str(err) else type(err).__name__
-        raise CheckpointError(f"{path} is not a readable PyTorch checkpoint: {reason}") from err
+        reason = " ".join([f"{type(err).__name__}:", *str(err).splitlines()[:1]]).rstrip(":")
+        raise CheckpointError(
+            f"{path} is not a readable PyTorch checkpoint ({reason}); copy it or save it again"
+        ) from err
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a state_dict")
     state = content.get("model", content)
