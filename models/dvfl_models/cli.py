@@ -20,9 +20,9 @@ from dvfl_runtime.version import __version__
 
 EPILOG = """\
 examples:
-  dvfl-train actions5_pretrain
-        train a bundled recipe; everything lands in runs/actions5_pretrain
-  dvfl-train actions5_pretrain --resume
+  dvfl-train actions5_first
+        train a bundled recipe; everything lands in runs/actions5_first
+  dvfl-train actions5_first --resume
         go on after a stop: the result is the one of an uninterrupted run
   dvfl-train my.toml --set optim.steps=100 --set optim.lr=5e-4 --out /tmp/try
         a recipe of your own, with changes
