@@ -18,13 +18,14 @@ def private_folder(name: str) -> Path:
     """Returns a folder of this user in the cache; it is made if it is not there.
 
     Raises:
-        OutputError: if it cannot be made, is a link, or another user owns or may write it.
+        OutputError: if it cannot be made, is a link, another user owns or may write it, or every
+            user could put another one in its place.
     """
     folder = cache_folder() / name
     try:
         for each in (folder.parent, folder):
             each.mkdir(MINE, parents=True, exist_ok=True)
-        about = folder.lstat()
+        about, above = folder.lstat(), folder.parent.stat()
     except OSError as err:
         raise OutputError(
             f"cannot make {folder}: {err.strerror}; set DVFL_CACHE_DIR to a folder that can be "
@@ -34,6 +35,11 @@ def private_folder(name: str) -> Path:
         raise OutputError(
             f"{folder} is not trusted: {problem}; remove it, or set DVFL_CACHE_DIR to a folder of "
             f"your own"
+        )
+    if _anybody_may_rename_in(above):
+        raise OutputError(
+            f"{folder.parent} is not trusted: any user may write it; run: chmod o-w {folder.parent}"
+            f", or set DVFL_CACHE_DIR to a folder of your own"
         )
     return folder
 
@@ -46,6 +52,7 @@ def read_private(path: Path) -> bytes:
         OutputError: if another user owns or may write it.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    flags |= getattr(os, "O_NONBLOCK", 0)  # a pipe that somebody put there would be waited for
     with open(os.open(path, flags), "rb") as stream:
         about = os.fstat(stream.fileno())
         if problem := _problem(about):
@@ -75,6 +82,16 @@ def write_private(path: Path, content: bytes) -> None:
 def slug(name: str) -> str:
     """Returns a name as a part of a file's name."""
     return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_.") or "unnamed"
+
+
+def _anybody_may_rename_in(about: os.stat_result) -> bool:
+    """Says whether any user may give another name to what others have in this folder.
+
+    Not so where it is sticky, as /tmp is, unless it belongs to somebody else.
+    """
+    if not hasattr(os, "geteuid") or not about.st_mode & stat.S_IWOTH:
+        return False
+    return not (about.st_mode & stat.S_ISVTX and about.st_uid in (os.geteuid(), 0))
 
 
 def _problem(about: os.stat_result) -> str:

@@ -1,7 +1,7 @@
-"""What was found out on this machine, one small JSON file for each fact, so that it is once.
+"""What was measured on this machine, kept so that it need not be measured at each start.
 
-The files lie in `dvfl_runtime.files.cache_folder`. A folder that is not there or cannot be written
-is no error: what is not remembered is found out again.
+Each fact is a small JSON file in `dvfl_runtime.files.cache_folder`. A folder that is not there or
+cannot be written is no error: the fact is measured again. So is one that another user has written.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from dvfl_runtime.engines.private import MINE, read_private, write_private
 from dvfl_runtime.errors import OutputError
-from dvfl_runtime.files import cache_folder, replacing
+from dvfl_runtime.files import cache_folder
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ Key = Mapping[str, object]
 def recall(kind: str, key: Key) -> dict[str, Any]:
     """Returns what was remembered of this kind under exactly this key, {} if nothing was."""
     with suppress(OSError, ValueError, KeyError, TypeError, OutputError):
-        about: dict[str, Any] = json.loads(_file(kind, key).read_text(encoding="utf-8"))
+        about: dict[str, Any] = json.loads(read_private(_file(kind, key)))
         if about["key"] == key:
             return about
     return {}
@@ -36,15 +37,14 @@ def remember(kind: str, key: Key, facts: Mapping[str, object]) -> None:
     """Writes facts down, in place of those before them.
 
     Args:
-        kind: what they are about, the begin of the file's name.
+        kind: what they are about; the file's name begins with it.
         key: all that they depend on, as JSON has it.
         facts: JSON-ready.
     """
     try:
         file = _file(kind, key)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as part:
-            part.write_text(json.dumps({**facts, "key": key}, indent=1) + "\n", encoding="utf-8")
+        file.parent.mkdir(MINE, parents=True, exist_ok=True)
+        write_private(file, (json.dumps({**facts, "key": key}, indent=1) + "\n").encode())
     except (OSError, OutputError) as err:
         logger.info("the %s is not remembered: %s", kind, err)
 

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import os
+import stat
 import sys
 import time
 import types
@@ -223,6 +225,24 @@ def test_a_damaged_memory_is_measured_anew(model, cache, content):
     assert shelf.fastest(model) == "b"
     assert shelf.opened == ["a", "b"]
     assert json.loads(file.read_text())["engine"] == "b"
+
+
+def test_what_others_put_in_its_place_is_neither_read_nor_written_through(model, cache):
+    """As they can where `DVFL_CACHE_DIR` is /tmp."""
+    shelf = Shelf(a=Timed("a", 0.005), b=Timed("b", 0))
+    shelf.fastest(model)
+    (file,) = cache.iterdir()
+    assert stat.S_IMODE(cache.stat().st_mode) == 0o700
+    other = file.rename(file.with_name("another_file"))
+    about = other.read_text()
+    file.symlink_to(other)
+    assert shelf.fastest(model) == "b"
+    assert shelf.opened == ["a", "b"]  # measured again
+    assert not file.is_symlink()
+    assert other.read_text() == about
+    file.unlink()
+    os.mkfifo(file)
+    assert shelf.fastest(model) == "b"  # and nobody waits for a writer
 
 
 def test_a_folder_that_cannot_be_written_is_no_error(model, tmp_path, monkeypatch, caplog):

@@ -270,6 +270,20 @@ def test_a_folder_of_somebody_else_keeps_no_plans(
         cache.keep(b"a plan", b"")
 
 
+@pytest.mark.parametrize(("mode", "kept"), [(0o777, False), (0o1777, True), (0o755, True)])
+def test_nobody_can_put_another_folder_in_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, kept: bool
+) -> None:
+    monkeypatch.setenv("DVFL_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache").chmod(mode)
+    cache = PlanCache("m", KEY)
+    assert (cache.plan is not None) == kept
+    if not kept:
+        with pytest.raises(OutputError, match=r"any user may write it; run: chmod o-w .*cache, or"):
+            cache.keep(b"a plan", b"")
+
+
 def test_an_orin_nano_does_not_load_the_plan_of_an_agx(cache: PlanCache) -> None:
     """Both say that they are an "Orin" of compute capability 8.7."""
     agx = dataclasses.replace(KEY, gpu="Orin with 16 multiprocessors")
