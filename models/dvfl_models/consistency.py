@@ -64,9 +64,10 @@ def gap(batches: float, fit: Confusion) -> str:
     if most > batches - GAP:
         return ""
     return (
-        f"the last batches are {batches:.0%} right, {fit.clips} clips of training made as a test "
-        f"makes them {right:.0%}: training shows the network other pictures than tests and devices "
-        f"do; compare clip (size, resize, crop, window_s) with augment and window_s of the tables"
+        f"accuracy is {batches:.0%} in the last batches, but {right:.0%} on {fit.clips} training "
+        f"clips that are prepared like test clips: training shows the network other pictures than "
+        f"a test and a device do; compare clip (size, resize, crop, window_s) with augment and "
+        f"with window_s of the train tables"
     )
 
 
@@ -108,21 +109,24 @@ def _spans(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -
     if not ranges:
         return []
     trained = min(low for low, _ in ranges), max(high for _, high in ranges)
-    has = f"clips of training last {trained[0]:.3g} to {trained[1]:.3g} s (window_s of its tables)"
+    has = (
+        f"training clips last {trained[0]:.3g} to {trained[1]:.3g} s (window_s of the train tables)"
+    )
     found = []
     if not _within(recipe.spec.window_s, trained):
         found.append(
-            f"{has}, the windows of a device {recipe.spec.window_s:.3g} s (clip.window_s); set "
-            f"clip.window_s to a span that training has"
+            f"{has}, but clips on a device last {recipe.spec.window_s:.3g} s (clip.window_s); set "
+            f"clip.window_s to a length that training has"
         )
     cut_s = (recipe.spec.frame_interval - 1) / USUAL_FPS
     for test in tests:
         length_s = test.usual_length_s() if isinstance(test, VideoClips) else None
         if length_s and not _within(length_s - cut_s, trained):
             found.append(
-                f"{has}, those of the test set {test.name!r} are spread over whole videos, "
-                f"{length_s - cut_s:.3g} s (clip.frame_interval {recipe.spec.frame_interval}); "
-                f"change window_s, or cut the videos to the length of an action"
+                f"{has}, but those of the test set {test.name!r} last {length_s - cut_s:.3g} s, "
+                f"because a test spreads its frames over the whole video (clip.frame_interval "
+                f"{recipe.spec.frame_interval}); change window_s, or cut the videos to the length "
+                f"of an action"
             )
     return found
 
@@ -137,14 +141,14 @@ def _schedule(recipe: Recipe) -> str:
     optim = recipe.optim
     if optim.warmup_steps >= optim.steps:
         return (
-            f"the run has {optim.steps} steps and {optim.warmup_steps} of warm-up, so the learning "
-            f"rate stays below {optim.lr * optim.steps / optim.warmup_steps:.2g} (optim.lr "
-            f"{optim.lr:.2g}); lower optim.warmup_steps"
+            f"the run has {optim.steps} steps and its warm-up {optim.warmup_steps}, so the "
+            f"learning rate rises to {optim.lr * optim.steps / optim.warmup_steps:.2g} only "
+            f"(optim.lr {optim.lr:.2g}); lower optim.warmup_steps"
         )
     if (left := optim.ema**optim.steps) > UNSETTLED:
         return (
-            f"after {optim.steps} steps {left:.0%} of the averaged weights are still those of the "
-            f"start (optim.ema {optim.ema}), and these are tested and kept; lower optim.ema to "
+            f"after {optim.steps} steps the first weights still make up {left:.0%} of the averaged "
+            f"ones, which are tested and kept (optim.ema {optim.ema}); lower optim.ema to "
             f"{UNSETTLED ** (1 / optim.steps):.3g} or less"
         )
     return ""

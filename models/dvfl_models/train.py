@@ -298,9 +298,9 @@ class Trainer:
             if due and self.snapshots.is_best(self.results()):
                 self.snapshots.save_best(self.deployed, self._training())
             texts = {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()}
-            tests = {test.name: self.results().get(test.name, "") for test in self.tests}
-            fitted = self._fitted().get(self.shown.name, "")
-            self.metrics.append({**texts, self.shown.name: fitted, **tests})
+            names = [self.shown.name, *(test.name for test in self.tests)]
+            found = {**self._fitted(), **self.results()} if due else {}
+            self.metrics.append({**texts, **{name: found.get(name, "") for name in names}})
             if self.step % recipe.checkpoint_every == 0 or done:
                 self._save_last()
 
@@ -344,7 +344,8 @@ class Trainer:
             return
         batches = mean(self.recent)
         log.info(
-            "step %d: %.1f %% of the last batches, %.1f %% of %d training clips made as in a test",
+            "step %d: accuracy %.1f %% in the last batches, %.1f %% on %d training clips that are "
+            "prepared like test clips",
             *(self.step, 100 * batches, 100 * self.fit.accuracy, self.fit.clips),
         )
         settled = self.recipe.optim.ema**self.step < UNSETTLED

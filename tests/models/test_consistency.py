@@ -77,14 +77,17 @@ def test_bundled_recipes_show_a_device_what_they_train_on(name: str) -> None:
         ),
         (
             {"clip": {"size": [32, 32], "window_s": 5.0}},
-            r"training last 1.2 to 2 s .*the windows of a device 5 s \(clip.window_s\)",
+            r"training clips last 1.2 to 2 s .*but clips on a device last 5 s \(clip",
         ),
         (
             {"clip": {"size": [32, 32], "frame_interval": 40}},
-            r"training last 1.2 to 2 s .*'t' are spread over whole videos, 0.44 s .*interval 40",
+            r"training clips last 1.2 to 2 s .*'t' last 0.44 s, .*interval 40",
         ),
-        ({"optim": {"steps": 5, "warmup_steps": 50}}, r"5 steps and 50 of warm-up.*below 0.0001"),
-        ({"optim": {"steps": 100, "ema": 0.999}}, r"after 100 steps 90% of the averaged.*0.977"),
+        (
+            {"optim": {"steps": 5, "warmup_steps": 50}},
+            r"5 steps and its warm-up 50.*rises to 0.0001",
+        ),
+        ({"optim": {"steps": 100, "ema": 0.999}}, r"after 100 steps .* 90% of the averaged.*0.977"),
     ],
 )
 def test_what_does_not_go_together_is_said(index: Path, changes: dict, message: str) -> None:
@@ -96,8 +99,8 @@ def test_training_on_short_windows_and_testing_on_whole_videos_is_said(index: Pa
     one = recipe(index, {"window_s": [0.2, 0.4]})
     device, test = found(one)
     assert "0.2 to 0.4 s" in device
-    assert "the windows of a device 2 s" in device
-    assert "spread over whole videos, 2 s" in test
+    assert "clips on a device last 2 s" in device
+    assert "last 2 s, because a test spreads its frames" in test
 
 
 def test_classes_that_are_mirror_images_do_not_go_with_flips(index: Path) -> None:
@@ -126,7 +129,7 @@ def test_the_sample_of_training_has_the_classes_in_turn(index: Path) -> None:
 
 def test_batches_that_are_right_where_tests_are_not_are_said() -> None:
     half = Confusion(("a", "b"), np.array([[50, 50], [52, 48]]))
-    assert "98% right, 200 clips of training made as a test makes them 49%" in gap(0.98, half)
+    assert "98% in the last batches, but 49% on 200 training clips" in gap(0.98, half)
     assert gap(0.55, half) == ""
     few = Confusion(("a", "b"), np.array([[1, 1], [1, 0]]))
     assert gap(0.85, few) == ""  # its interval reaches up to 79 %

@@ -66,6 +66,7 @@ def test_a_run_that_is_asked_to_end_again_and_again_ends_as_an_uninterrupted_one
     for name, when, *numbers in (
         ("_measured", 1, signal.SIGINT, signal.SIGINT, signal.SIGINT),  # in the first step
         ("_tested", 1, signal.SIGHUP, signal.SIGINT),  # while it is tested
+        ("_measured", 1, signal.SIGINT),  # in a step between two tests
         ("_save_last", 1, signal.SIGINT, signal.SIGTERM),  # while it is saved
     ):
         options = TrainOptions(resume=run.exists())
@@ -74,7 +75,7 @@ def test_a_run_that_is_asked_to_end_again_and_again_ends_as_an_uninterrupted_one
         with pytest.raises(Stopped, match=r"at step \d of 4, kept in .*last\.pth; go on with"):
             trainer.run(workers=0, progress=False)
         stops.append((trainer.step, read_checkpoint(run / "last.pth").trainer["step"]))
-    assert stops == [(1, 1), (2, 2), (4, 4)]
+    assert stops == [(1, 1), (2, 2), (3, 3), (4, 4)]
     Trainer(tiny(), run, RESUME).run(workers=0, progress=False)
     for file in ("final.pth", "best.pth", "last.pth"):
         wanted, found = (read_checkpoint(folder / file) for folder in (tmp_path / "whole", run))

@@ -88,11 +88,11 @@ def test_results_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     with (tmp_path / "run" / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     report = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert [bool(row["train_as_test"]) for row in rows] == [False, True, True, True]
+    assert [bool(row["train_as_test"]) for row in rows] == [False, True, False, True]
     assert float(rows[-1]["train_as_test"]) == report["train_as_test"]["top1"]["value"]
     assert report["train_as_test"]["clips"] == 8  # as many as the run has had
     assert report["doubts"] == []
-    told = [text for text in caplog.messages if "training clips made as in a test" in text]
+    told = [text for text in caplog.messages if "prepared like test clips" in text]
     assert [text.split(":")[0] for text in told] == ["step 2", "step 4"]
     assert (tmp_path / "run" / "curves.png").exists()
 
