@@ -27,14 +27,16 @@ from typing import Any
 import torch
 
 from dvfl_models.gpu_clips import read_clips, save
-from dvfl_models.gpu_distillation import Plan, summary
+from dvfl_models.gpu_distillation import read_plan, summary
 from dvfl_models.gpu_training import Row, distillation_rows, parity_rows, training_rows
 from dvfl_models.machine import machine
 from dvfl_models.recipe import recipe_from
 from dvfl_models.starting import TrainOptions
 from dvfl_models.train import Trainer
+from dvfl_runtime.arguments import Parser, at_least, natural, run_command
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import cannot_write, replacing
+from dvfl_runtime.interrupts import Requests
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +48,7 @@ TINY_SHAPE = (4, 3, 32, 32)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m dvfl_models.gpu_check",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -55,23 +57,27 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--clips", type=Path, help="index of labelled videos, for distillation")
     parser.add_argument("--start", type=Path, help="small checkpoint that networks start from")
-    parser.add_argument("--folds", type=int, default=5, help="beside the list's own split")
-    parser.add_argument("--seconds", type=float, default=240, help="of the distillation, about")
+    parser.add_argument("--folds", type=natural, default=5, help="beside the list's own split")
+    parser.add_argument(
+        "--seconds", type=at_least(0), default=240, help="of the distillation, about"
+    )
     parser.add_argument("--plan", default="{}", help="changed values of the distillation, JSON")
     parser.add_argument("--tiny", action="store_true", help="small sizes, to see that it runs")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="gpu-check: %(message)s")
-    args.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
+
+    def work(_: Requests) -> int:
+        try:
+            args.out.mkdir(parents=True, exist_ok=True)
+        except OSError as err:
+            raise cannot_write(args.out, err) from err
         if "training" in args.parts:
-            _training(args, device)
+            _training(args)
         if "distillation" in args.parts:
             _distillation(args)
-    except DvflError as err:
-        log.error("error: %s", err)
-        return 2
-    return 0
+        return 0
+
+    return run_command(parser, work)
 
 
 def where() -> Row:
@@ -84,7 +90,8 @@ def where() -> Row:
     return {**found, "date": datetime.now(timezone.utc).date().isoformat()}
 
 
-def _training(args: argparse.Namespace, device: torch.device) -> None:
+def _training(args: argparse.Namespace) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     tiny = args.tiny or device.type == "cpu"
     batches, shape = (TINY_BATCHES, TINY_SHAPE) if tiny else (BATCHES, (8, 3, 224, 224))
     small, big = ("femto", "pico") if tiny else ("nano", "base")
@@ -172,7 +179,7 @@ def _distillation(args: argparse.Namespace) -> None:
     if args.clips is None:
         raise DvflError("the distillation needs --clips, the index of labelled videos")
     began_s = time.perf_counter()
-    plan = Plan.model_validate_json(args.plan)
+    plan = read_plan(args.plan)
     clips = read_clips(args.clips, args.folds)
     saved, rows_at = args.out / "clips.pt", args.out / "distillation.jsonl"
     save(clips, saved)
@@ -200,6 +207,8 @@ def _distillation(args: argparse.Namespace) -> None:
     _save(args.out / "distillation.json", {**found, "rows": rows})
     saved.unlink()
     log.info("%s", json.dumps(found["summary"], indent=1))
+    if failed:
+        raise DvflError(f"folds {failed} failed, as told above; all others are in {args.out}")
 
 
 def _write(path: Path, rows: Callable[[], Iterator[Row]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dvfl_models.augment import ClipAugmentation
-from dvfl_models.datasets import list_videos
+from dvfl_models.datasets import list_videos, read_rows
 from dvfl_models.recipe_parts import AugmentPart, VideosPart
 from dvfl_models.video_clips import decode
+from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.spec import IMAGENET_MEAN, IMAGENET_STD
 
 FRAMES = 8
@@ -46,25 +46,27 @@ def read_clips(index: Path, folds: int) -> Clips:
     Folds 1, 2 ... deal the groups of the column `group` out at random.
 
     Raises:
-        RecipeError: if the list cannot be read or lacks one of these columns.
+        RecipeError: if the list cannot be read or lacks one of these columns, or the sizes differ.
     """
     listed = {"kind": "videos", "name": "clips", "index": str(index), "group": "group"}
-    with index.open(newline="", encoding="utf-8") as file:
-        labels = sorted({row["label"] for row in csv.DictReader(file)})
-    whole = list_videos(VideosPart.model_validate(listed), labels)
+    part = VideosPart.model_validate(listed)
+    labels = sorted({row["label"] for row in read_rows(part, ())})
+    whole = list_videos(part, labels)
     held = VideosPart.model_validate({**listed, "only": {"split": ["val", "test"]}})
     given = {entry.path for entry in list_videos(held, labels)}
     with ThreadPoolExecutor() as pool:
         videos = list(pool.map(lambda entry: decode(entry.path, 64)[0], whole))
+    if len(sizes := {video.shape[1:3] for video in videos}) > 1:
+        raise RecipeError(f"the videos of {index} must be of one size, got {sorted(sizes)}")
     most = max(map(len, videos))
     picks = [np.minimum(np.arange(most), len(video) - 1) for video in videos]
     frames = np.stack([video[pick] for video, pick in zip(videos, picks, strict=True)])
     groups = tuple(entry.group for entry in whole)
     names = sorted(set(groups))
     np.random.default_rng(0).shuffle(names)
-    part = {name: number % max(folds, 1) for number, name in enumerate(names)}
+    dealt = {name: number % max(folds, 1) for number, name in enumerate(names)}
     tests = [tuple(n for n, entry in enumerate(whole) if entry.path in given)]
-    tests += [tuple(n for n, g in enumerate(groups) if part[g] == k) for k in range(folds)]
+    tests += [tuple(n for n, g in enumerate(groups) if dealt[g] == k) for k in range(folds)]
     classes = torch.tensor([entry.class_id for entry in whole])
     return Clips(torch.from_numpy(frames), classes, groups, tuple(tests))
 

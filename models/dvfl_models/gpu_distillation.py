@@ -18,8 +18,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -29,15 +30,18 @@ from dvfl_models.checkpoint import StateDict, read_checkpoint
 from dvfl_models.distill import dist_loss, kd_loss, standardised_kd_loss
 from dvfl_models.gpu_clips import FRAMES, Augmented, Clips, load, normalised
 from dvfl_models.paired import difference
+from dvfl_models.recipe_errors import in_words
 from dvfl_models.recipe_parts import Part
 from dvfl_models.video_focalnet import VideoFocalNet, build_model
 from dvfl_models.widen import widened
+from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.sampling import uniform_indices
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 Loss = Callable[[Tensor, Tensor, float], Tensor]
+Count = Annotated[int, pydantic.Field(ge=1)]
 
 
 @dataclass(frozen=True)
@@ -77,13 +81,26 @@ class Plan(Part):
     teacher: str = "base"
     student: str = "nano"
     arms: tuple[Literal["alone", "kl", "kl_more", "kl_z", "dist"], ...] = ("alone", "kl", "kl_more")
-    seeds: int = 3
-    epochs: int = 60
-    teacher_epochs: int = 60
-    views: int = 20
-    batch: int = 64
+    seeds: Count = 3
+    epochs: Count = 60
+    teacher_epochs: Count = 60
+    views: Count = 20
+    batch: Count = 64
     lr: float = 3e-4
     teacher_lr: float = 2e-4
+
+
+def read_plan(text: str) -> Plan:
+    """Reads a plan from JSON.
+
+    Raises:
+        RecipeError: if it is none.
+    """
+    try:
+        return Plan.model_validate_json(text)
+    except pydantic.ValidationError as err:
+        wrong = in_words(err.errors()[0], list(Plan.model_fields))
+        raise RecipeError(f"the plan {text} cannot be used: {wrong}") from err
 
 
 def started(variant: str, num_classes: int, start: StateDict | None, drop: float) -> VideoFocalNet:
@@ -313,9 +330,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     clips = load(args.clips)
     start = read_checkpoint(args.start).state_dict if args.start else None
-    rows = run_fold(
-        clips, args.fold, Plan.model_validate_json(args.plan), start, device, args.seconds
-    )
+    rows = run_fold(clips, args.fold, read_plan(args.plan), start, device, args.seconds)
     with args.out.open("a", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row) + "\n")

@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from videos import write_video
 
 from dvfl_models import build_model
 from dvfl_models.gpu_check import main
-from dvfl_models.gpu_clips import Clips, load, save
+from dvfl_models.gpu_clips import Clips, load, read_clips, save
 from dvfl_models.gpu_distillation import Plan, run_fold, started, summary
 from dvfl_models.gpu_training import parity_rows, training_rows
+from dvfl_runtime.errors import RecipeError
 
 CPU = torch.device("cpu")
 
@@ -76,4 +79,32 @@ def test_the_command(tmp_path: Path) -> None:
     rows = json.loads((tmp_path / "training.json").read_text())["rows"]
     assert not [row for row in rows if "error" in row]
     assert rows[-1]["resumed_differs_by"] == 0
-    assert main([str(tmp_path), "--parts", "distillation"]) == 2  # no clips
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "the distillation needs --clips"),
+        (["--clips", "missing.csv"], "missing.csv"),
+        (["--clips", "x", "--plan", "{"], "the plan { cannot be used: "),
+        (["--clips", "x", "--plan", '{"epoch": 1}'], "there is no 'epoch'; did you mean epochs?"),
+        (["--clips", "x", "--plan", '{"batch": 0}'], "batch: Input should be greater"),
+    ],
+)
+def test_wrong_arguments_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    assert main([str(tmp_path), "--parts", "distillation", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("python -m dvfl_models.gpu_check: error: ")
+    assert said in line
+
+
+def test_videos_of_one_size_alone(tmp_path: Path) -> None:
+    rows = ["file,label,group,split"]
+    for number, side in enumerate((32, 48)):
+        write_video(tmp_path / f"{number}.mp4", [np.zeros((side, side, 3), np.uint8)] * 4)
+        rows.append(f"{number}.mp4,a,{number},{'train' if number else 'test'}")
+    (tmp_path / "index.csv").write_text("\n".join(rows))
+    with pytest.raises(RecipeError, match=r"must be of one size, got \[\(32, 32\), \(48, 48\)\]"):
+        read_clips(tmp_path / "index.csv", 2)
