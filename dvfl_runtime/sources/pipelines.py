@@ -60,9 +60,9 @@ class CsiCamera:
         Raises:
             SourceError: if a part is unknown or no number in its range.
         """
-        parts = urlsplit(url)
         known = {field.name for field in fields(cls)} - {"sensor"}
         try:
+            parts = urlsplit(url)
             pairs = parse_qsl(parts.query, keep_blank_values=True, strict_parsing=bool(parts.query))
             if parts.path.strip("/") or parts.fragment:
                 raise ArgumentError("nothing but ?NAME=VALUE may follow the number")

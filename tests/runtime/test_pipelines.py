@@ -55,6 +55,7 @@ def test_csi_addresses_say_what_the_camera_is(sensor, width, height, fps, flip):
         ("csi://", "not a number"),
         ("csi://front", "not a number"),
         ("csi://me:secret@0", "not a number"),
+        ("csi://[0]", "cannot read"),
         ("csi://0?width=big", "width must be a whole number >= 1, got 'big'"),
         ("csi://0?fps=fast", "fps must be a finite number > 0, got 'fast'"),
         ("csi://0?width=0", "width must be a whole number >= 1"),
