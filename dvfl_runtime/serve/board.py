@@ -57,11 +57,12 @@ class Board:
         self._changed = asyncio.Event()  # something is new; then another one takes its place
 
     def watch(self, source: Source) -> Source:
-        """Adds a card and returns the source to read instead; for the main thread."""
-        names = {card.name for card in self.cards}
-        place = len(self.cards) + 1
-        name = f"{source.name} [{place}]" if source.name in names else source.name
-        card = Card(source, name, self._loop)
+        """Adds a card and returns the source to read instead; for the main thread.
+
+        Args:
+            source: with a name that no other one has.
+        """
+        card = Card(source, self._loop)
         self.cards.append(card)
         return card.source
 

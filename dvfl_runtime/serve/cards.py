@@ -27,25 +27,18 @@ class Watched(Tap):
     Args:
         source: closed with this one.
         look: called with each frame, in the thread that reads the source.
-        name: how predictions call it.
 
     Attributes:
         error: what ended it, if that was an error.
     """
 
-    def __init__(self, source: Source, look: Callable[[Frame], None], name: str) -> None:
+    def __init__(self, source: Source, look: Callable[[Frame], None]) -> None:
         super().__init__(source, self._pass)
         self._show = look
-        self._name = name
         self._begin_s: float | None = None
         self._ended = False
         self._closed = threading.Event()
         self.error: str | None = None
-
-    @property
-    def name(self) -> str:
-        """How predictions call the source; no two of one page have the same name."""
-        return self._name
 
     @property
     def state(self) -> str:
@@ -87,7 +80,6 @@ class Card:
 
     Args:
         source: what is to be read.
-        name: of it, unlike those of all other cards.
         loop: of the server; whatever is not said to be for another thread is called in it.
 
     Attributes:
@@ -96,9 +88,9 @@ class Card:
         dropped_frames: frames that no prediction shows.
     """
 
-    def __init__(self, source: Source, name: str, loop: asyncio.AbstractEventLoop) -> None:
-        self.name = name
-        self.source = Watched(source, self._look, name)
+    def __init__(self, source: Source, loop: asyncio.AbstractEventLoop) -> None:
+        self.name = source.name
+        self.source = Watched(source, self._look)
         self.dropped_frames = 0
         self._loop = loop
         self._wanted = False  # set by the server, cleared by the thread that reads

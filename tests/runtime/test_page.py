@@ -10,6 +10,7 @@ from serving import TIMEOUT_S, Served, chromium
 from videos import write_video
 
 from dvfl_runtime import Recognizer
+from dvfl_runtime.job import Reader
 from dvfl_runtime.serve.address import Address, listen
 from dvfl_runtime.serve.server import PageServer
 from dvfl_runtime.sources import open_source
@@ -18,7 +19,7 @@ SWITCHES = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
 ]
-NAMES = ("frames", "frames [2]")
+NAMES = ("door", "yard")
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
 
 
@@ -79,7 +80,8 @@ def test_the_label_changes_on_screen_when_the_action_changes(server, page):
 
     def recognise():
         sources = [
-            shown.watch(open_source(frames(*two))) for two in (("red", "green"), ["blue"] * 2)
+            shown.watch(Reader(open_source(frames(*two)), name))
+            for name, two in zip(NAMES, (("red", "green"), ["blue"] * 2), strict=True)
         ]
         for prediction in recognizer.stream(sources):
             shown.write(prediction)

@@ -22,6 +22,7 @@ from streams import RtspServer, encode
 from videos import write_video
 
 from dvfl_runtime import Frame, Grabbed, LiveOptions, LiveSource, Recognizer, cli
+from dvfl_runtime.job import Reader
 from dvfl_runtime.serve import board, cards, connections
 from dvfl_runtime.serve.address import Address, listen
 from dvfl_runtime.serve.server import PageServer
@@ -464,7 +465,7 @@ def test_pictures_are_made_for_those_who_look_and_not_too_often():
         return np.zeros((8, 8, 3), np.uint8)
 
     async def look():
-        card = cards.Card(red(1), "red", asyncio.get_running_loop())
+        card = cards.Card(red(1), asyncio.get_running_loop())
         for index in range(1000):
             card._look(Frame.later(make, index / 25, index))
         assert next(made) == 0
@@ -587,11 +588,12 @@ def test_a_source_that_fails_is_told_and_the_others_go_on(serve, recognizer, cap
         yield from coloured(("blue", 30))
         yield np.zeros((4, 4), np.uint8)
 
-    recognise(server, recognizer, red(1.4), MemorySource(failing(), 25.0))
+    bad = Reader(MemorySource(failing(), 25.0), "bad")
+    recognise(server, recognizer, red(1.4), bad)
     with ask(port, "/state") as answer:
         good, bad = json.load(answer)["sources"]
     assert (good["state"], good["error"]) == ("ended", None)
     assert bad["state"] == "ended"
     assert "frame 30" in bad["error"]
-    assert bad["source"] == "frames [2]"
+    assert (good["source"], bad["source"]) == ("frames", "bad")
     assert "the other sources go on" in caplog.text
