@@ -18,6 +18,7 @@ from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.sources.grabber import Grabbed
+from dvfl_runtime.sources.pipelines import NEWEST_BGR
 
 if TYPE_CHECKING:
     import cv2
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 V4L2_MAJOR = 81  # of the numbers that Linux gives to devices
 TIMEOUT_MS = 4000  # of GStreamer; a V4L2 camera that hangs is given up by OpenCV after 10 s
 PIPELINE_HINT = "try it with gst-launch-1.0"
-NEWEST_BGR = "videoconvert ! video/x-raw,format=BGR ! appsink drop=true max-buffers=1 sync=false"
 
 
 class CaptureGrabber:

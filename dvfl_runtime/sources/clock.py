@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 
-# H.264 and H.265 reorder at most 16 pictures: a stamp further back than that is a restarted clock.
+# H.264 and H.265 reorder at most so many pictures: a stamp further back is a restarted clock.
 REORDER_DEPTH = 16
 
 # A live stamp may be this far from the machine's own clock: frames held up in a network come late

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dvfl_runtime.sources.clock import REORDER_DEPTH
 from dvfl_runtime.sources.losses import Losses
 from dvfl_runtime.sources.picture import MAX_PIXELS
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 MISSING = "a part of it is missing, or it is cut off"
 BEGINS = "it begins between two key pictures"
-REORDER_DEPTH = 16  # H.264 and H.265 reorder at most so many pictures
 
 # Decoders that mark key pictures; all others are trusted from the first picture on.
 MARK_KEYS = frozenset(

@@ -24,8 +24,8 @@ DEMUXERS = {"mov,mp4,m4a,3gp,3g2,mj2": "qtdemux", "matroska,webm": "matroskademu
 
 _DECODE = "nvv4l2decoder ! nvvidconv ! video/x-raw,format=BGRx"
 _BGR = "videoconvert ! video/x-raw,format=BGR"
-_NEWEST = "appsink drop=true max-buffers=1 sync=false"
-_EVERY = "appsink drop=false max-buffers=4 sync=false"
+NEWEST_BGR = f"{_BGR} ! appsink drop=true max-buffers=1 sync=false"
+_EVERY_BGR = f"{_BGR} ! appsink drop=false max-buffers=4 sync=false"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class CsiCamera:
 
     @classmethod
     def parse(cls, url: str) -> CsiCamera:
-        """Reads csi://SENSOR?width=W&height=H&fps=F&flip=M; all that follows the sensor is free.
+        """Reads csi://SENSOR?width=W&height=H&fps=F&flip=M; all but the sensor may be missing.
 
         Raises:
             SourceError: if a part is unknown or no number in its range.
@@ -68,7 +68,9 @@ class CsiCamera:
                 raise ArgumentError("nothing but ?NAME=VALUE may follow the number")
             given = dict(pairs)
             if len(given) < len(pairs) or not given.keys() <= known:
-                raise ArgumentError(f"of {', '.join(sorted(known))} each may be given once")
+                raise ArgumentError(
+                    f"{', '.join(sorted(known))} are known, and each may be given once"
+                )
             if not re.fullmatch(r"-?[0-9]+", parts.netloc):
                 raise ArgumentError("the camera is not a number")
             numbers = {name: _number(value) for name, value in given.items()}
@@ -85,7 +87,7 @@ class CsiCamera:
             f"nvarguscamerasrc sensor-id={self.sensor} ! video/x-raw(memory:NVMM),"
             f"width={self.width},height={self.height},"
             f"framerate={rate.numerator}/{rate.denominator} ! "
-            f"nvvidconv flip-method={self.flip} ! video/x-raw,format=BGRx ! {_BGR} ! {_NEWEST}"
+            f"nvvidconv flip-method={self.flip} ! video/x-raw,format=BGRx ! {NEWEST_BGR}"
         )
 
 
@@ -112,7 +114,7 @@ def file_pipeline(path: Path, container: str, codec: str) -> str | None:
         return None
     return (
         f"filesrc location={quoted(str(path))} ! {DEMUXERS[container]} ! {PARSERS[codec]} ! "
-        f"{_DECODE} ! {_BGR} ! {_EVERY}"
+        f"{_DECODE} ! {_EVERY_BGR}"
     )
 
 
@@ -122,7 +124,7 @@ def rtsp_pipeline(url: str, codec: str, transport: str = "tcp") -> str | None:
         return None
     return (
         f"rtspsrc location={quoted(url)} protocols={transport} latency=100 ! "
-        f"{DEPAYLOADERS[codec]} ! {PARSERS[codec]} ! {_DECODE} ! {_BGR} ! {_NEWEST}"
+        f"{DEPAYLOADERS[codec]} ! {PARSERS[codec]} ! {_DECODE} ! {NEWEST_BGR}"
     )
 
 
