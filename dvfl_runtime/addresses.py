@@ -13,8 +13,8 @@ import shlex
 from itertools import pairwise
 from urllib.parse import quote, urlsplit
 
-# control characters, ends of lines and halves of characters: they would end a line of a subtitle
-# or a table, act on a terminal, or could not be written at all
+# control characters, ends of lines and lone surrogates: they would end a line of a subtitle or a
+# table, act on a terminal, or could not be written at all
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ADDRESS = re.compile(r"\s*((?:jetson:)?[a-z][a-z0-9+.-]+://)(.*)", re.I | re.S)
 _INCOMPLETE = re.compile(r"\s*((?:jetson:)?(?:rtsps?|https?|rtmps?|udp|tcp|srt|mms|csi):)", re.I)
@@ -42,14 +42,14 @@ def shown(source: str) -> str:
         return printable(match[1] + _shown_address(match[2]))
     if match := _INCOMPLETE.match(source):
         return match[1] + "..."
-    # an address without its scheme is no path of anything; its secrets are left out all the same
+    # this looks like an address without its scheme, so what may be a secret is left out too
     if _WITHOUT_SCHEME.match(source) and not os.path.lexists(source):
         return printable("..." + source.rpartition("@")[2].partition("?")[0])
     return printable(source)
 
 
 def without_secrets(text: str) -> str:
-    """Returns somebody else's text, such as a library's error, without secrets of addresses."""
+    """Returns the text of a library, such as its error, without secrets of addresses."""
     text = re.sub(r"\bgst:.*", lambda found: shown(found[0]), text, flags=re.I | re.S)
     text = re.sub(r"(\b[a-z][a-z0-9+.-]+:/+).*@", r"\1", text, flags=re.I | re.S)
     return re.sub(r"\b[a-z][a-z0-9+.-]+:/+\S*", lambda found: shown(found[0]), text, flags=re.I)

@@ -86,9 +86,9 @@ def run_command(parser: Parser, work: Callable[[Requests], int]) -> int:
 
 
 def open_missing_streams() -> None:
-    """Puts what swallows everything in the place of standard streams that were closed at start.
+    """Opens the null device in the place of standard streams that were closed at the start.
 
-    Else the next file to be opened would take the place, and get what libraries say.
+    Otherwise the next file to be opened would take that place, and get what libraries print.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:

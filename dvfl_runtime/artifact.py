@@ -175,7 +175,7 @@ def read_artifact(path: str | os.PathLike[str]) -> Artifact:
 
 
 def graph_sha256(path: str | os.PathLike[str]) -> str:
-    """Returns a digest of all in a model file that computes.
+    """Returns a digest of everything in a model file that takes part in the computation.
 
     Labels and reports are left out: what was made from the graph stays good when they change.
 
@@ -190,7 +190,7 @@ def graph_sha256(path: str | os.PathLike[str]) -> str:
 def exported_graph(path: str | os.PathLike[str]) -> str:
     """Returns the digest of a file's graph if dvfl-export wrote the file, "" if it did not.
 
-    Which `Artifact.tools` says: it names the dvfl that made the file.
+    `Artifact.tools` says so: it names the dvfl that made the file.
     """
     with contextlib.suppress(OSError, ValueError, ArtifactError):
         file = OnnxFile(path)

@@ -264,7 +264,7 @@ class _Files(NamedTuple):
 
 
 def _run(args: argparse.Namespace, requests: Requests) -> int:
-    with ExitStack() as page:  # is there until the files are complete, and longer
+    with ExitStack() as page:  # closed when the files are complete, or later
         status = _recognize(args, page, requests)
         requests.release()
         if args.serve and requests.number is None:
@@ -365,7 +365,7 @@ def _page(
 
 
 def _linger(linger_s: float | None) -> None:
-    """Keeps the page for those who come late, until the time is over or a signal arrives."""
+    """Keeps the page open until the time is over or a signal arrives."""
     if linger_s is None:
         watched = all(stream and stream.isatty() for stream in (sys.stdout, sys.stderr))
         linger_s = math.inf if watched else 0.0

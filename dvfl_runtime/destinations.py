@@ -68,8 +68,8 @@ class SegmentDocument:
         self._file.put_in_place()
 
     def close(self) -> None:
-        """Lets go of it, complete or not."""
-        with suppress(OSError):  # what failed has been told
+        """Closes it, complete or not."""
+        with suppress(OSError):  # the error has been reported
             self._stream.close()
         self._file.discard()
 
@@ -108,7 +108,7 @@ class OverlayFile:
         self._file.put_in_place()
 
     def close(self) -> None:
-        """Lets go of it, complete or not."""
+        """Closes it, complete or not."""
         self._writer.close()
         self._file.discard()
 
@@ -127,7 +127,7 @@ class Outputs:
         viewers: take each frame and each prediction.
         texts: what the text goes to: standard output, files and pipes.
         terminal: whether a row of each prediction goes to standard output.
-        lasting: whether there is more, which needs nobody who reads it meanwhile.
+        lasting: whether there are other outputs, which nobody has to read meanwhile.
     """
 
     rows: list[PredictionWriter] = field(default_factory=list)

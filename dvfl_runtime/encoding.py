@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 # exact for 24, 25, 30, 29.97, 50 and 60 frames per second, and below the limit of the mpeg4 encoder
 TICKS_HZ = 60_000
-MAX_STEP = (
-    2**28
-)  # ticks between two pictures, 1.2 hours: MP4 has 31 bits for those that are reordered too
+# ticks between two pictures, 1.2 hours: MP4 has 31 bits, also for pictures that are reordered
+MAX_STEP = 2**28
 MAX_RATE_HZ = 240
 # what is built into PyAV depends on who built it: mpeg4 is always there, H.264 plays everywhere
 ENCODERS = {
@@ -97,7 +96,7 @@ class VideoFile:
             container.close()
 
     def close(self) -> None:
-        """Lets go of the file, complete or not."""
+        """Closes the file, complete or not."""
         if self._container is not None and not self._finished:
             self._finished = True
             with contextlib.suppress(self._av.FFmpegError):  # what failed has been reported

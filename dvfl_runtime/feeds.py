@@ -93,7 +93,7 @@ class Feed:
         self.pending: deque[Window] = deque()
         self.ended = False
         self.end_was_given = False
-        self._covered = 0  # number of the first frame behind the windows given or counted so far
+        self._covered = 0  # number of the first frame after the windows given or counted so far
         self._lost = 0
         self._cutting = threading.Lock()  # guards the windower and what follows
         self._heard_s = math.inf  # when the newest frame came, on the machine's clock
@@ -110,9 +110,10 @@ class Feed:
             return self.windower.finish()
 
     def end_a_pause(self) -> None:
-        """Adds the last windows of a live source that has paused, which else the next frame would.
+        """Adds the last windows of a live source that has paused.
 
-        A camera that sends only while something moves may be silent for hours.
+        Otherwise they would come with its next frame, and a camera that sends only while something
+        moves may be silent for hours.
         """
         pause_s = max(QUIET_S, self.windower.window_s)
         if not self.live or self.ended or time.monotonic() - self._heard_s <= pause_s:
@@ -124,9 +125,9 @@ class Feed:
     def replace(self, windows: list[Window]) -> None:
         """Puts the newest windows in the place of those that wait."""
         for old in self.pending:
-            behind = min(old.frames[1], windows[0].frames[0])
-            self._lost += old.dropped + max(0, behind - max(old.frames[0], self._covered))
-            self._covered = max(self._covered, behind)
+            end = min(old.frames[1], windows[0].frames[0])
+            self._lost += old.dropped + max(0, end - max(old.frames[0], self._covered))
+            self._covered = max(self._covered, end)
             self.windower.ring.release(old.slots)
         self.pending = deque(windows)
 
@@ -214,10 +215,10 @@ class Feeds:
                     feed.opened.close()
             thread.join(JOIN_S)
             if thread.is_alive():
-                logger.warning("%s does not end; its thread is left behind", feed.name)
+                logger.warning("%s does not end; its thread goes on in the background", feed.name)
 
     def stop(self) -> None:
-        """Wakes everybody up for the end; may be called from any thread."""
+        """Ends reading and handing out; may be called from any thread."""
         with self._changed:
             self.stopped = True
             self._changed.notify_all()

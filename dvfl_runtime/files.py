@@ -184,7 +184,7 @@ class Replacement:
         self._place = place = _Place(path)
         self.failed = False
         target = place.target
-        # not everybody who may write a file may write its folder, and a file may have other names
+        # a file can be writable where its folder is not, and it can have other names (hard links)
         self._beside = place.regular and (
             place.found is None
             or (place.found.st_nlink == 1 and os.access(target.parent, os.W_OK | os.X_OK))

@@ -1,4 +1,4 @@
-"""Ctrl-C and requests to terminate, which must not tear what is being written."""
+"""Ctrl-C and requests to terminate, which must not cut off what is being written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is not on every system
-PATIENCE_S = 2.0  # after a request has raised: what follows sooner is impatience, not a new request
+PATIENCE_S = 2.0  # further requests within this time after one has raised are ignored
 
 
 class Interrupted(KeyboardInterrupt):
@@ -40,7 +40,7 @@ class Requests:
         self._raised_s = -PATIENCE_S
 
     def arrive(self, number: int, _: FrameType | None) -> None:
-        """The handler: raises `Interrupted`, at once or behind the block that must not be torn."""
+        """The handler: raises `Interrupted`, at once, or after a block of `uninterrupted`."""
         if self.number is None:
             self.number = number
         if self._held:
@@ -52,7 +52,7 @@ class Requests:
             raise Interrupted(self.number)
 
     def hold(self) -> None:
-        """From here on a request is only remembered: what there is has to be completed."""
+        """From here on a request is only remembered, so that the outputs can be completed."""
         self._held = True
 
     def release(self) -> None:
@@ -60,11 +60,11 @@ class Requests:
         self._held = False
 
     def defer(self) -> None:
-        """Lets requests wait until as many calls of `heed`."""
+        """Holds requests back until `heed` has been called as often as this."""
         self._deferring += 1
 
     def heed(self, *, now: bool) -> None:
-        """Ends one `defer`; what has arrived meanwhile raises here if `now`."""
+        """Ends one `defer`; if `now`, a request that arrived meanwhile raises here."""
         self._deferring -= 1
         if now and self._waiting and not (self._deferring or self._held):
             self._waiting = False
@@ -102,9 +102,9 @@ def interruptible() -> Iterator[Requests]:
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Lets the block run to its end: a request that arrives meanwhile raises behind it.
+    """Lets the block run to its end: a request that arrives meanwhile raises after it.
 
-    Signals are handled in the main thread alone, so in others there is nothing to do.
+    Only the main thread handles signals, so in other threads there is nothing to do.
     """
     if threading.current_thread() is not threading.main_thread():
         yield

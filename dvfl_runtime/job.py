@@ -45,7 +45,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Unopened:
-    """A source that could not be opened: it fails where others begin, and is told as they are.
+    """A source that could not be opened: it fails when it is read, and is reported like others.
 
     Attributes:
         name: how it is called.
@@ -75,7 +75,7 @@ class Reader(Tap):
 
     Args:
         source: what is read; closed with this.
-        name: of it, unlike those that run together with it.
+        name: of it, which no other source of its group has.
 
     Attributes:
         recognised: whether there was a prediction.
@@ -219,7 +219,7 @@ class Job:
                         return
         except Exception as err:
             self._count(err, *(reader.name for reader in readers))
-        else:  # of several that run together, the stream has told which failed
+        else:  # of several that run together, the stream has reported which failed
             self.failed += sum(r.failed or not r.recognised for r in readers)
 
     def _count(self, err: Exception, *names: str) -> None:

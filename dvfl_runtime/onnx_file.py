@@ -1,4 +1,4 @@
-"""The bytes of an ONNX file: its metadata, and a digest of all in it that computes.
+"""The bytes of an ONNX file: its metadata, and a digest of everything else.
 
 Read by walking over the protobuf, which needs neither an engine nor the onnx package, and notices
 a truncated file and weights that lie in another one. Wire format:
@@ -133,7 +133,7 @@ class OnnxFile:
     def _check_tensors(self) -> None:
         """Raises ArtifactError if a tensor lies in another file.
 
-        Which no digest would cover, and which can be any file that this user may read.
+        No digest would cover that file, and it could be any that this user may read.
         """
         rest = [("model", 0, len(self._data))]
         while rest:

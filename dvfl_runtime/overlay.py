@@ -121,7 +121,7 @@ class OverlayWriter:
             )
 
     def close(self) -> None:
-        """Lets go of the file, complete or not."""
+        """Closes the file, complete or not."""
         self._file.close()
 
     def _put_until(self, end_s: float, prediction: Prediction | None) -> None:

@@ -11,10 +11,8 @@ from traceback import walk_tb
 from dvfl_runtime.errors import DvflError
 
 MEDIA = ("av", "cv2")
-DISTRIBUTIONS = {
-    "cv2": "opencv-python-headless",
-    "cuda.bindings": "cuda-bindings",
-}  # where pip's name differs
+# where pip's name differs
+DISTRIBUTIONS = {"cv2": "opencv-python-headless", "cuda.bindings": "cuda-bindings"}
 
 
 @contextmanager

@@ -254,7 +254,7 @@ class Recognizer:
         become final.
 
         Args:
-            source: as in `stream`, and so are all others but
+            source: as in `stream`.
             window_s: as in `stream`.
             hop_s: as in `stream`.
             pad: as in `stream`.

@@ -26,8 +26,8 @@ class Prediction:
         latency_ms: until the scores are there, milliseconds: for a live source from the arrival of
             the newest picture in the clip, so that waiting is part of it; otherwise from the
             moment at which the engine takes the clip (`predict`: resizing is part of it).
-        source: name of the source, "" for `predict`; where several would share a name, each has
-            its place in the list behind it, like "frames [2]".
+        source: name of the source, "" for `predict`; where several would share a name, each is
+            followed by its place in the list, like "frames [2]".
         dropped_frames: frames of a live source since its last prediction that no prediction shows:
             dropped by the source, or in windows that newer ones overtook.
     """

@@ -1,4 +1,4 @@
-"""Text that leaves the process row by row, whole, whatever takes it: a file, a pipe, a terminal."""
+"""Text that is written row by row, each row whole, to a file, a pipe or a terminal."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from dvfl_runtime.errors import OutputError
 from dvfl_runtime.interrupts import asked_to_end, uninterrupted
 
 LOOK_MS = 100  # between two looks at whether the process is asked to end
-GRACE_S = 1.0  # after that: how long whoever reads a pipe may take for what is left
+GRACE_S = 1.0  # once it is asked: how long the reader of a pipe may take for the rest
 
 
 class Taker(Protocol):
     """What rows are handed to."""
 
     def write(self, data: bytes, /) -> bool:
-        """Takes all of it and returns whether somebody is there who wants it."""
+        """Takes all of it and returns whether it still has a reader."""
 
 
 class Descriptor:
-    """Writes bytes whole, and waits for a slow reader no longer than the process may live.
+    """Writes bytes whole; waits for a slow reader, but not for long when the process is to end.
 
     Args:
         number: of the open descriptor.
@@ -35,7 +35,7 @@ class Descriptor:
         self._patient = stat.S_ISREG(os.fstat(number).st_mode) or not hasattr(select, "poll")
 
     def write(self, data: bytes) -> bool:
-        """Writes all of it; returns whether somebody took it.
+        """Writes all of it; returns whether it was taken.
 
         Raises:
             OSError: if it cannot be written; a regular file then ends with what was there before.
@@ -64,7 +64,7 @@ class Descriptor:
             raise
 
     def _is_ready(self) -> bool:
-        """Waits until something can be written, or nobody can wait for it any more."""
+        """Waits until something can be written; returns False if the process has to end before."""
         poll = select.poll()
         poll.register(self.number, select.POLLOUT)
         give_up_s = None
@@ -85,7 +85,7 @@ class Rows:
         encoding: of the text.
 
     Attributes:
-        gone: whoever read it has left: what is written goes nowhere.
+        gone: whether the reader has gone; what is written after that goes nowhere.
     """
 
     def __init__(self, out: Taker, name: str, encoding: str = "utf-8") -> None:

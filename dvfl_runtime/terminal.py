@@ -20,7 +20,7 @@ class StandardOutput(Rows):
             out, encoding = Descriptor(sys.stdout.fileno()), sys.stdout.encoding
         except (OSError, ValueError):  # something else stands in its place, as in a notebook
             out, encoding = _Stream(), "utf-8"
-        with contextlib.suppress(OSError):  # who has left is noticed by the first row
+        with contextlib.suppress(OSError):  # a reader that has gone is noticed at the first row
             sys.stdout.flush()  # what was written by other means comes first
         super().__init__(out, "standard output", encoding)
 
@@ -41,7 +41,7 @@ class Progress:
 
     Args:
         source: what is read; of several that run together, none.
-        shown: whether no rows go to standard output, but for segments now and then.
+        shown: whether it may share a terminal with standard output, which gets few rows then.
     """
 
     def __init__(self, source: Source | None, *, shown: bool) -> None:

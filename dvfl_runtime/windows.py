@@ -30,7 +30,7 @@ class Window:
         slots: (T,) numbers of its pictures, held for whoever takes the window.
         start_s: start on the source's clock, seconds; never before the first picture.
         end_s: end, seconds.
-        frames: numbers of the first frame in the window and of the first one behind it.
+        frames: numbers of the first frame in the window and of the first one after it.
         arrival_ns: when the newest of its pictures arrived, `time.monotonic_ns`; 0 for files.
         dropped: frames that the source dropped since the window before.
     """
@@ -56,7 +56,7 @@ class Windower:
     - A window is complete when a frame at or after its end has arrived.
     - At the end of a stretch, a window is complete too if the last picture, shown for one frame
       interval, reaches the window's end to within half an interval.
-    - Frames behind the last complete window get one more, which ends with the stretch:
+    - Frames after the last complete window get one more, which ends with the stretch:
       [end - window_s, end). It picks among the last picture and those that the windows on the grid
       could pick, which are a T-th of a window apart.
     - A stretch that is too short for a complete window gives one over what there is: [first, end).
@@ -102,9 +102,7 @@ class Windower:
         self.window_s = window_s
         self.hop_s = hop_s
         self.ring = ring
-        self._overlaps = (
-            hop_s <= window_s
-        )  # or windows touch; else frames between them are left out
+        self._overlaps = hop_s <= window_s  # or touch; else frames between windows are left out
         self._centres = window_targets(0.0, window_s, num_frames)
         self._first_k = 0 if pad is None else 1 - math.ceil(window_s / hop_s - 1e-9)
         self._dropped = 0

@@ -74,9 +74,9 @@ def listen(address: Address, token: str | None) -> tuple[socket.socket, Address]
             f"which they have to know, or serve at {LOOPBACK}"
         )
     with needed("--serve", "starlette", "uvicorn"):
-        import starlette  # noqa: F401 - of no use here, but all that follows needs them
+        import starlette  # noqa: F401 - used later; here they fail before any work
         import uvicorn  # noqa: F401
-    # what localhost means is not asked of anybody: it must not become something else
+    # localhost is not looked up, so that it cannot be another address
     host = LOOPBACK if address.host.lower() == "localhost" else address.host
     try:
         family, *_, where = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)[0]

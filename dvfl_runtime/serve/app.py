@@ -1,4 +1,4 @@
-"""What is answered to which request, and to whom."""
+"""The routes of the page, and which requests are refused."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class _Answers:
         )
 
     async def _parts(self, card: Card) -> AsyncIterator[bytes]:
-        # a browser shows a part when the boundary behind it arrives, so that is sent with it
+        # a browser shows a part when the boundary after it arrives, so both are sent at once
         yield f"--{BOUNDARY}\r\n".encode()
         last = None
         while not self._board.stopped and card.source.state != "ended":
@@ -127,11 +127,11 @@ class _Answers:
 
 
 class _Guard:
-    """Answers only those who may ask.
+    """Refuses the requests that are not allowed.
 
-    With a token that is who brings it. Without one it is who is on this machine, and a page of
-    another site in a browser there is not: neither under a name that was made to lead here (DNS
-    rebinding), nor by a request across sites.
+    With a token, those without it. Without a token, those that pages of other sites make in a
+    browser on this machine: under a name that was made to lead here (DNS rebinding), or across
+    sites.
     """
 
     def __init__(self, app: ASGIApp, *, token: str | None, host: str) -> None:

@@ -126,7 +126,7 @@ class Board:
         self._wake()
 
     def _since(self, known: int) -> list[tuple[int, str]]:
-        """Returns the numbered events behind one, in order."""
+        """Returns the numbered events after number `known`, in order."""
         new: list[tuple[int, str]] = []
         for history in self._history.values():
             new += takewhile(lambda event: event[0] > known, reversed(history))
@@ -144,7 +144,7 @@ class Board:
 
 
 def whole_number(text: str) -> int | None:
-    """Returns the number that somebody sent, `None` if it is none or has too many digits."""
+    """Returns the number in a request, `None` if it is no number or has too many digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else None
 
 

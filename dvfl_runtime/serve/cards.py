@@ -1,4 +1,4 @@
-"""What the page shows of each source: its picture, its state and what came of it."""
+"""What the page shows of each source: its picture and its state."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ class Watched(Tap):
 class Card:
     """One source on the page.
 
-    Pictures are made while somebody waits for one, and at most `MAX_PICTURES_HZ`: who is slow asks
-    less often, and always gets the newest. Nothing is queued.
+    Pictures are made while somebody waits for one, and at most `MAX_PICTURES_HZ`: a slow browser
+    asks less often, and always gets the newest. Nothing is queued.
 
     Args:
         source: what is to be read.
@@ -131,7 +131,7 @@ class Card:
         return self._jpeg
 
     def release(self) -> None:
-        """Lets all who wait for a picture go with the last one."""
+        """Answers everything that waits for a picture with the last one."""
         self._hand_out(self._jpeg)
 
     def _look(self, frame: Frame) -> None:

@@ -1,4 +1,4 @@
-"""Connections to the page: how many there may be, and how long one may ask for nothing."""
+"""Connections to the page: how many there may be, and how long one may stay without a request."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOLD_AGAIN_S = 60.0  # between two warnings about it
 
 
 def max_connections() -> int:
-    """Returns how many connections there may be: three quarters of the files are for others."""
+    """Returns how many there may be: at most a quarter of the files that this process may open."""
     try:
         import resource  # there is none on Windows
     except ImportError:
@@ -61,7 +61,7 @@ async def accept(listening: socket.socket, protocol: Callable[[], asyncio.Protoc
 
 
 def limited_protocol(most: int) -> type[H11Protocol]:
-    """Returns a protocol that gives up who asks for nothing.
+    """Returns a protocol that closes connections without a request.
 
     Of more than `most` connections, the one is closed that has been waiting for the longest
     without a request; where all are busy, uvicorn answers the newest with 503.

@@ -72,11 +72,11 @@ class PageServer:
         """Does nothing: browsers are told of the end by `close`, when all files are written."""
 
     def close(self) -> None:
-        """Says good-bye to the browsers and ends; further calls do nothing."""
+        """Sends the last events to the browsers and ends; further calls do nothing."""
         if self._closed:
             return
         self._closed = True
-        # who does not take the last events is cut off, and uvicorn would call that an error
+        # a browser that does not take the last events is cut off, which uvicorn calls an error
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         with contextlib.suppress(RuntimeError):  # it has ended by itself
             self._loop.call_soon_threadsafe(self._stop)

@@ -41,7 +41,7 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Pa
     while True:
         try:
             packet = next(packets, None)
-        except IndexError:  # PyAV's end, of a file whose streams have become more
+        except IndexError:  # raised by PyAV when a file turns out to have one more stream
             packets = container.demux(stream)
             continue
         if packet is None:

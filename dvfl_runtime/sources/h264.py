@@ -1,7 +1,7 @@
 """Missing pictures of an H.264 stream, found by the numbers that its slices carry.
 
-FFmpeg shows a copy of another picture where a whole one is missing, and tells nobody. H.264 numbers
-the pictures that others refer to (ITU-T H.264, 7.4.3, `frame_num`), so that a gap can be seen.
+FFmpeg shows a copy of another picture where a whole one is missing, and reports nothing. H.264
+numbers the pictures that others refer to (ITU-T H.264, 7.4.3, `frame_num`), which shows gaps.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Videos and cameras at http:// and https:// addresses.
 
-Python connects and libav reads what comes: so an answer leads to no other protocol, a connection
+Python connects and libav reads what comes: so no answer can open another protocol, a connection
 that is lost goes on where it was, and libav, whose log repeats addresses, never sees one.
 """
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 PAUSES_S = (0.5, 1.0, 2.0, 4.0)  # before a file is asked for again where it broke off
-SKIP = 1 << 20  # bytes: a way ahead that is shorter is read, not asked for
+SKIP = 1 << 20  # bytes: what lies nearer ahead is read, and not asked for anew
 REDIRECTS = (301, 302, 303, 307, 308)
 MAX_STEPS = 6  # of being sent elsewhere and asked for a password
-BUSY = (408, 425, 429)  # of the server's refusals those that pass
+BUSY = (408, 425, 429)  # answers after which the same request may work later
 
 
 class WebVideo:
@@ -54,7 +54,7 @@ class WebVideo:
         """Connects.
 
         Raises:
-            SourceError: if it cannot be had.
+            SourceError: if it cannot be opened.
         """
         try:
             file = WebFile(self._url, self._stopped)
@@ -268,7 +268,7 @@ def request(url: str, begin: int = 0) -> HTTPResponse:
     """Asks for what is at an address, from byte `begin` on.
 
     Raises:
-        SourceError: if the server refuses it, or leads to what is no http:// or https:// address.
+        SourceError: if the server refuses it, or redirects to another kind of address.
         OSError: if the server cannot be reached, is busy, or does not answer in time.
     """
     name = shown(url)
@@ -299,8 +299,8 @@ def request(url: str, begin: int = 0) -> HTTPResponse:
         else:
             raise _refusal(name, answer.status, printable(answer.reason))
     raise SourceError(
-        f"{name} leads to an address that is not followed: only http:// and https:// are, and no "
-        "circles; pass the address of the video itself"
+        f"{name} redirects too often, or to what is not an http:// or https:// address; pass the "
+        "address of the video itself"
     )
 
 
@@ -318,14 +318,14 @@ def _ask(name: str, place: str, headers: dict[str, str]) -> HTTPResponse:
         answer = opener.open(web.Request(place, headers=headers), timeout=READ_TIMEOUT_S)
     except (InvalidURL, UnicodeError) as err:  # which repeats it
         raise SourceError(
-            f"{name} is no address that can be opened, or leads to one that is not"
+            f"{name} is not an address that can be opened, or redirects to one that is not"
         ) from err
     except (OSError, HTTPException) as err:
         reason = err.reason if isinstance(err, URLError) else err
         if isinstance(reason, SSLCertVerificationError):
             raise SourceError(
                 f"the certificate of {name} cannot be verified: {reason.verify_message}; "
-                "name a file of those who signed it in the environment: SSL_CERT_FILE=FILE.pem"
+                "if it is your own, put it into a file and set SSL_CERT_FILE=FILE.pem"
             ) from err
         raise ConnectionError(f"cannot connect: {_told(reason)}") from err
     return cast("HTTPResponse", answer)

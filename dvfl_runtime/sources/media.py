@@ -109,7 +109,7 @@ class _Guarded:
         except ValueError as err:  # it was closed
             raise OSError(str(err)) from err
         if not isinstance(data, bytes) or len(data) > size:
-            raise OSError(f"its read({size}) gives no bytes, or more of them")
+            raise OSError(f"its read({size}) has to return at most {size} bytes")
         return data
 
     def close(self) -> None:

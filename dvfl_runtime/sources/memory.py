@@ -20,8 +20,8 @@ class MemorySource:
 
     Arrays have no timestamps: frame `i` is at `i / fps`. Frames keep their times. The pictures of
     an array, a list and a tuple are handed on as they are. Those of any other iterable are copied,
-    because whoever makes them one by one may fill the same memory each time, and a frame is looked
-    at after the next one has come.
+    because a generator may fill the same memory each time, and a frame is looked at after the next
+    one has come.
 
     Args:
         items: the frames.

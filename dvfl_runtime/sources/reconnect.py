@@ -116,5 +116,5 @@ def reconnecting(
 
 
 def reason_of(error: Exception) -> str:
-    """Returns what an error says; of somebody else's what may be shown."""
+    """Returns what an error says, without the secrets that a library may repeat."""
     return str(error) if isinstance(error, DvflError) else without_secrets(str(error))

@@ -149,9 +149,6 @@ class StreamGrabber:
 class RtspGrabber(StreamGrabber):
     """Reads an RTSP stream.
 
-    Pictures that show the remains of others, after lost packets or a decoding error, are left out
-    (see `decoding`). The size may change from picture to picture.
-
     Args:
         url: rtsp:// or rtsps://, with name and password if the server wants them.
         transport: "tcp" loses nothing; "udp" is for a network where late is worse than lost.

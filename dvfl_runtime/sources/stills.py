@@ -72,7 +72,7 @@ def is_still(path: Path) -> bool:
         with path.open("rb") as file:
             return not _is_animated(file.read(1 << 16))
     except OSError:
-        return True  # whoever reads it says why that fails
+        return True  # reading it will say why
 
 
 def _is_animated(data: bytes) -> bool:

@@ -79,7 +79,7 @@ class OpenedVideo:
         if self._fps is not None:
             return self._fps
         rate = self._stream.average_rate or self._stream.guessed_rate
-        if self._is_bare:  # that is what libav takes: 25; the decoder knows what the headers tell
+        if self._is_bare:  # libav assumes 25; the decoder knows what the headers tell
             rate = self._stream.codec_context.framerate
         return float(rate) if rate and 0 < rate <= 1000 else None
 

@@ -135,12 +135,12 @@ def test_name_and_password_reach_the_server_and_nobody_else(web, kind, caplog):
         ("/401/camera", r"refuses the connection \(401 Unauthorized\)"),
         ("/503/a.mp4", "cannot open .*: the server answers 503"),
         ("/hang/a.mp4", "cannot open .*: cannot connect: no answer in time; check the address"),
-        ("/to/http://127.0.0.1:x/a.mp4", "leads to one that is not"),
+        ("/to/http://127.0.0.1:x/a.mp4", "redirects to one that is not"),
         ("/to/http://127.0.0.1:1/a b.mp4", "cannot connect: Connection refused"),
-        ("/to/file:///etc/passwd", "leads to an address that is not followed"),
-        ("/to/ftp://127.0.0.1/a.mp4", "leads to an address that is not followed"),
-        ("/to/http://[1/a.mp4", "leads to an address that is not followed"),
-        ("/to//to//to//to//to//to//to//to//to//to//to//to//to//plain/a.mp4", "not followed"),
+        ("/to/file:///etc/passwd", "redirects too often, or to what is not"),
+        ("/to/ftp://127.0.0.1/a.mp4", "redirects too often, or to what is not"),
+        ("/to/http://[1/a.mp4", "redirects too often, or to what is not"),
+        ("/to//to//to//to//to//to//to//to//to//to//to//to//to//plain/a.mp4", "redirects too often"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_clear_line(web, path, words, monkeypatch):
