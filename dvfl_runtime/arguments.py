@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import math
 import os
@@ -47,7 +48,7 @@ class Parser(argparse.ArgumentParser):
                 raise err
             message = import_problem(err, self.prog, *self.packages)
         message = self.in_options(" ".join(message.split()))
-        sys.stderr.write(f"{self.prog}: error: {printable(message)}\n")
+        say(f"{self.prog}: error: {printable(message)}\n")
         return BAD_INPUT
 
     def in_options(self, message: str) -> str:
@@ -83,6 +84,16 @@ def run_command(parser: Parser, work: Callable[[Requests], int]) -> int:
         return parser.fail(OutputError(f"cannot write {what}: {err.strerror}; make room for it"))
     except Interrupted as request:
         return SIGNALLED + request.number
+
+
+def say(text: str) -> None:
+    """Writes to standard error; once nobody can read it any more, what is said goes nowhere."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:  # also what libraries say, and Python at its end
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def open_missing_streams() -> None:

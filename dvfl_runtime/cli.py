@@ -14,7 +14,7 @@ from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from dvfl_runtime.arguments import Parser, at_least, run_command, threads, whole
+from dvfl_runtime.arguments import Parser, at_least, run_command, say, threads, whole
 from dvfl_runtime.destinations import (
     Outputs,
     SegmentDocument,
@@ -315,7 +315,7 @@ def _rows(path: str | None, args: argparse.Namespace, stack: ExitStack) -> RowFi
 
 
 def _tell(error: str) -> None:
-    print(f"{PROG}: error: {' '.join(error.split())}", file=sys.stderr)
+    say(f"{PROG}: error: {' '.join(error.split())}\n")
 
 
 def _reading(args: argparse.Namespace) -> Reading:
@@ -360,7 +360,7 @@ def _page(
     info, labels = recognizer.info, recognizer.labels
     page = PageServer(listening, address.host, args.token, info=info, labels=labels)
     secret = "?token=..." if args.token else ""  # which is not for logs
-    print(f"{PROG}: serving at http://{address}/{secret}", file=sys.stderr)
+    say(f"{PROG}: serving at http://{address}/{secret}\n")
     return closing(page)
 
 
@@ -371,16 +371,15 @@ def _linger(linger_s: float | None) -> None:
         linger_s = math.inf if watched else 0.0
     if linger_s > 0:
         until = "until Ctrl-C" if linger_s == math.inf else f"for {linger_s:g} s, or until Ctrl-C"
-        print(f"{PROG}: all sources have ended; the page stays {until}", file=sys.stderr)
+        say(f"{PROG}: all sources have ended; the page stays {until}\n")
         threading.Event().wait(min(linger_s, threading.TIMEOUT_MAX))
 
 
 def _say_what_runs(recognizer: Recognizer) -> None:
     info = recognizer.info
-    print(
+    say(
         f"{PROG}: model {info.name} {info.precision} on {info.engine} "
-        f"{info.versions[info.engine]}, {info.provider}, {info.device}",
-        file=sys.stderr,
+        f"{info.versions[info.engine]}, {info.provider}, {info.device}\n"
     )
 
 

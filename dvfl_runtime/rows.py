@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import stat
@@ -51,6 +52,10 @@ class Descriptor:
             return not rest
         except BrokenPipeError:
             return False
+        except OSError as err:
+            if self._patient or err.errno != errno.EIO:
+                raise
+            return False  # a terminal that was closed
 
     def _write_file(self, data: bytes) -> None:
         before, rest = os.fstat(self.number), memoryview(data)

@@ -6,6 +6,7 @@ import contextlib
 import sys
 import time
 
+from dvfl_runtime.arguments import say
 from dvfl_runtime.output import clock
 from dvfl_runtime.rows import Descriptor, Rows, Taker
 from dvfl_runtime.sources import Source
@@ -71,5 +72,4 @@ class Progress:
 
     def _put(self, text: str) -> None:
         if self._shown:
-            sys.stderr.write(f"\r\x1b[K{text}")
-            sys.stderr.flush()
+            say(f"\r\x1b[K{text}")

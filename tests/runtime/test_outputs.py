@@ -5,6 +5,7 @@ import csv
 import fcntl
 import json
 import os
+import pty
 import random
 import resource
 import signal
@@ -293,6 +294,29 @@ def test_streams_that_are_closed_at_the_start_are_quiet(folder, tmp_path):
     assert done.stderr.count("\n") == 2
     assert done.stdout == ""
     assert set(labels_in(tmp_path / "o.jsonl")) == {"red"}
+
+
+def test_a_terminal_and_a_reader_of_errors_that_go_end_nothing(folder, tmp_path):
+    terminal, out = pty.openpty()
+    reader, errors = os.pipe()
+    os.close(reader)
+    os.close(terminal)
+    videos = [folder / name for name in ("red.mp4", "bad.mp4", "blue.mp4")]
+    words = [
+        *RUN,
+        *videos,
+        "--model",
+        folder / "m.onnx",
+        "--segments",
+        "seen/",
+        "--format",
+        "jsonl",
+    ]
+    done = subprocess.run(words, cwd=tmp_path, stdout=out, stderr=errors, check=False)
+    os.close(out)
+    os.close(errors)
+    assert done.returncode == 1
+    assert sorted(os.listdir(tmp_path / "seen")) == ["blue.srt", "red.srt"]
 
 
 def test_a_reader_that_stopped_reading_does_not_keep_it(folder, tmp_path):
