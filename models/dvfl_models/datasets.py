@@ -76,12 +76,19 @@ def list_videos(part: VideosPart, labels: Sequence[str]) -> list[Entry]:
         and not any(row[column] in values for column, values in part.exclude.items())
     ]
     if not entries:
-        columns = (*part.only, *part.exclude)
-        values = [f"{c} has {_shown(sorted({row[c] for row, _ in labelled}))}" for c in columns]
-        raise RecipeError(
-            f"data set {part.name!r}: no video of {part.index} has a label of {_shown(labels)} "
-            f"and passes its filters{': ' if values else ''}{', '.join(values)}"
-        )
+        if not rows:
+            wanted = (
+                "; it needs a folder of videos for each label" if part.format == "folders" else ""
+            )
+            raise RecipeError(f"data set {part.name!r}: there is no video in {part.index}{wanted}")
+        problem = f"no video of {part.index} has a label of {_shown(labels)}"
+        if labelled:
+            columns = (*part.only, *part.exclude)
+            has = [f"{c} has {_shown(sorted({row[c] for row, _ in labelled}))}" for c in columns]
+            problem += f" and passes its filters: {', '.join(has)}"
+        else:
+            problem += f"; theirs are {_shown(sorted(set(others)))}"
+        raise RecipeError(f"data set {part.name!r}: {problem}")
     return _existing(entries, part)
 
 
@@ -171,7 +178,7 @@ def read_rows(part: VideosPart, labels: Sequence[str]) -> list[Row]:
     except OSError as err:
         raise RecipeError(
             f"data set {part.name!r}: cannot read {part.index}: {err.strerror}; "
-            f"set its path with --set train.N.index=... or test.N.index=..."
+            f"check the path (of a recipe: --set train.N.index=... or test.N.index=...)"
         ) from err
     except (KeyError, IndexError, ValueError, TypeError) as err:
         raise RecipeError(

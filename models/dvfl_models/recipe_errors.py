@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -47,8 +48,9 @@ def in_words(error: ErrorDetails, top: Sequence[str]) -> str:
         top: names of the keys and tables of a recipe.
     """
     place = [str(part) for part in error["loc"]]
-    kind = next((part for part in place if part in KINDS), "")
-    place = [part for part in place if part != kind]  # the file does not have it there
+    kind = next((part for part in place[2:3] if part in KINDS), "")  # as in train.0.videos
+    if kind:
+        del place[2]  # the file does not have it there
     where, found = ".".join(place) or "recipe", error["type"]
     if found == "extra_forbidden":
         *table, key = place
@@ -58,7 +60,9 @@ def in_words(error: ErrorDetails, top: Sequence[str]) -> str:
         return f"{where} is missing"
     if found in ("union_tag_invalid", "union_tag_not_found"):
         return f"{where}.kind must be one of {', '.join(KINDS)}"
-    return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+    if found == "value_error":  # of our own, with the value
+        return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+    return f"{where}: {error['msg']}, got {reprlib.repr(error['input'])}"
 
 
 def unknown(key: str, known: Sequence[str], table: Sequence[str]) -> str:

@@ -91,8 +91,12 @@ def test_settings_change_values_of_any_depth() -> None:
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("optim.steps=0", r"optim\.steps: .*greater than or equal to 1"),
+        ("optim.steps=0", r"optim\.steps: .*greater than or equal to 1, got 0$"),
         ("optim.stepps=3", r"actions5: optim: there is no 'stepps'; did you mean optim\.steps\?$"),
+        ("optim.steps=x", r"optim\.steps: .* integer, got 'x'$"),
+        ("=3", r"actions5: there is no ''; known are: "),
+        ("videos=3", r"actions5: there is no 'videos'; known are: "),
+        ("train.0.videos=3", r"train\.0: there is no 'videos'; known are: "),
         ("optm.steps=3", r"actions5: there is no 'optm'; did you mean optim\?$"),
         ("steps=3", r"there is no 'steps'; did you mean optim\.steps\?$"),
         ("optim.mixup=0.8", r"did you mean augment\.mixup\?$"),
