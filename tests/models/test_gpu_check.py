@@ -8,7 +8,7 @@ import pytest
 import torch
 from videos import write_video
 
-from dvfl_models import build_model
+from dvfl_models import build_model, gpu_training
 from dvfl_models.gpu_check import main
 from dvfl_models.gpu_clips import Clips, load, read_clips, save
 from dvfl_models.gpu_distillation import Plan, run_fold, started, summary
@@ -59,7 +59,9 @@ def test_no_student_begins_after_the_time_is_over() -> None:
     assert [row["arm"] for row in rows] == ["teacher"]
 
 
-def test_training_steps_are_rows_and_so_is_what_cannot_run() -> None:
+def test_training_steps_are_rows_and_so_is_what_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_training, "STEPS", 1)
+    monkeypatch.setattr(gpu_training, "WARM_UP", 1)
     rows = list(training_rows(CPU, {"femto": (1, 2)}, (2, 3, 32, 32)))
     assert [row["precision"] for row in rows] == ["fp32", "fp32", "tf32", "tf32", "bf16", "bf16"]
     assert all(row["clips_per_s"] > 0 for row in rows)
