@@ -114,7 +114,7 @@ def whole(text: str, least: int = 1, most: int = sys.maxsize) -> int:
     """Reads a whole number >= 1, for argparse."""
     value = int(text) if re.fullmatch(r"[0-9]{1,99}", text) else -1
     if not least <= value <= most:
-        limits = f">= {least}" if most == sys.maxsize else f"from {least} to {most}"
+        limits = f"from {least} to {most}" if value > most or most < sys.maxsize else f">= {least}"
         raise argparse.ArgumentTypeError(f"must be a whole number {limits}, got {text!r}")
     return value
 

@@ -154,7 +154,12 @@ def _parser() -> Parser:
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("output").add_argument
-    add("--format", choices=("table", "jsonl"), help="default: table, or jsonl for -o FILE.jsonl")
+    add(
+        "--format",
+        choices=("table", "jsonl"),
+        help="a row for each window; default: jsonl for -o FILE.jsonl, else table; for files on a "
+        "terminal it is one row for each action instead",
+    )
     add("--top-k", metavar="K", type=whole, default=3, help="labels listed; default: 3")
     add("-o", "--output", metavar="FILE", help="instead of standard output")
     add(

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from dvfl_runtime.errors import OutputError
 from dvfl_runtime.feeds import label
 from dvfl_runtime.files import Replacement, cannot_write
 from dvfl_runtime.output import PredictionWriter, SegmentWriter, Sink
@@ -172,7 +173,7 @@ def make_folder(folder: str) -> bool:
         Path(folder).mkdir()
     except FileExistsError as err:
         if not os.path.isdir(folder):
-            raise cannot_write(folder, err) from err
+            raise OutputError(f"{folder} is a file and not a folder; choose another name") from err
         return False
     except OSError as err:
         raise cannot_write(folder, err) from err

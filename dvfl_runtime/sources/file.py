@@ -34,8 +34,9 @@ MAX_THREADS = 4  # each thread of the codec holds one more decoded picture
 class FileSource:
     """A video file.
 
-    A frame's time is that on a player's clock: 0.0 is where the file begins, be it with sound. So a
-    variable frame rate stays one; missing, repeated and backward stamps are repaired (see `clock`).
+    A frame's time is that on a player's clock: 0.0 is where the file begins, also if only sound
+    begins there. A variable frame rate stays one; missing, repeated and backward stamps are
+    repaired (see `clock`).
     A file of bare video (.h264, .hevc, .mjpeg ...) has no stamps: its frames follow each other at
     `fps`, or at the rate that its headers tell; where none does, at 25 a second, with a warning.
     The rotation that phones write beside the picture is applied. Pixels are taken as square, as in

@@ -19,7 +19,8 @@ class Frame:
     Attributes:
         image: (H, W, 3) uint8 RGB, upright.
         time_s: when it is shown, seconds on the source's clock. That of a file is a player's: 0 is
-            where the file begins, be it with sound. A live source begins with its first frame.
+            where the file begins, also if only sound begins there. A live source begins with its
+            first frame.
         index: 0, 1, 2 ... in the order in which the source hands them out.
         arrival_ns: `time.monotonic_ns()` when a live source received it; 0 for files.
         dropped: frames that a live source dropped since the previous frame it handed out.
