@@ -214,13 +214,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> dict[str, Any]:
         check_places([("--json", args.json), ("--plot", args.plot)])
-        result = measure(args.repeats)
+        return measure(args.repeats)
+
+    def draw(result: dict[str, Any]) -> None:
         if args.plot is not None:
             with replacing(args.plot) as part:
                 save_plot(result, part)
-        return result
 
-    return 2 if report(work, args.json) is None else 0
+    return 2 if report(work, args.json, draw) is None else 0
 
 
 if __name__ == "__main__":

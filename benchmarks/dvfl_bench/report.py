@@ -14,12 +14,17 @@ from dvfl_runtime.files import check_places, replacing
 log = logging.getLogger(__name__)
 
 
-def report(measure: Callable[[], dict[str, Any]], path: Path | None) -> dict[str, Any] | None:
+def report(
+    measure: Callable[[], dict[str, Any]],
+    path: Path | None,
+    then: Callable[[dict[str, Any]], None] | None = None,
+) -> dict[str, Any] | None:
     """Measures, writes the result and logs it; `None` after an error, which is logged in one line.
 
     Args:
         measure: returns what is ready for JSON.
         path: of the file to write, complete or not at all.
+        then: takes the result when the file is written, such as to draw it.
     """
     logging.basicConfig(format="%(message)s")
     for ours in ("dvfl_bench", "dvfl_runtime"):  # not what exporters say about their own work
@@ -30,6 +35,8 @@ def report(measure: Callable[[], dict[str, Any]], path: Path | None) -> dict[str
         if path is not None:
             with replacing(path) as part:
                 part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        if then is not None:
+            then(result)
     except DvflError as err:
         log.error("error: %s", err)
         return None

@@ -72,8 +72,11 @@ def _cuda_provider(ort: ModuleType) -> tuple[str, dict[str, str]]:
     preload = getattr(ort, "preload_dlls", None)  # onnxruntime 1.21 and later
     if preload is not None:
         said = io.StringIO()  # what it prints would be among the results on standard output
-        with contextlib.redirect_stdout(said), contextlib.suppress(Exception):
-            preload()
+        with contextlib.redirect_stdout(said):
+            try:
+                preload()
+            except Exception as err:  # whether CUDA works without it shows below
+                said.write(f"{type(err).__name__}: {err}")
         logger.info("CUDA's libraries: %s", " ".join(said.getvalue().split()) or "loaded")
     # TF32 keeps ten bits of the mantissa: fp32 logits would be off by more than 1e-3
     return PROVIDERS["cuda"], {"use_tf32": "0"}

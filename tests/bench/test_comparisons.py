@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from pathlib import Path
@@ -62,6 +63,19 @@ def test_every_file_of_the_family_is_exported_once() -> None:
     every = cases()
     assert len(every) == len(set(every)) == 4 * 2 * 3 * 2 + 2 * 7
     assert {case.batch for case in every} == set(family.BATCHES)
+
+
+def test_a_result_stays_where_its_picture_cannot_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_result: dict[str, Any], path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(family, "measure", lambda _repeats: {"rows": []})
+    monkeypatch.setattr(family, "save_plot", full)
+    result, picture = tmp_path / "result.json", tmp_path / "picture.png"
+    assert family.main(["--json", str(result), "--plot", str(picture)]) == 2
+    assert json.loads(result.read_text()) == {"rows": []}
 
 
 def test_growth_and_its_picture(tmp_path: Path) -> None:

@@ -259,13 +259,16 @@ def test_cuda_computes_in_full_float32(model, on_a_gpu, capfd, caplog):
 
 @pytest.mark.parametrize("preload", ["missing", "raises"])
 def test_libraries_that_cannot_be_preloaded_may_be_the_systems(
-    model, on_a_gpu, monkeypatch, preload
+    model, on_a_gpu, monkeypatch, caplog, preload
 ):
     if preload == "missing":  # before onnxruntime 1.21
         monkeypatch.delattr(onnxruntime, "preload_dlls")
     else:
         monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: 1 / 0)
-    assert open_engine("onnxruntime", model, device="auto").device == "cuda"
+    with caplog.at_level(logging.INFO, "dvfl_runtime"):
+        assert open_engine("onnxruntime", model, device="auto").device == "cuda"
+    assert ("libraries: ZeroDivisionError" in caplog.text) == (preload == "raises")
+    assert "libraries: loaded" not in caplog.text
 
 
 def test_the_tensorrt_provider_knows_its_batches_and_has_a_folder(model, on_a_gpu, tmp_path):
