@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import logging
 import math
 import os
 import re
@@ -94,6 +95,19 @@ def say(text: str) -> None:
     except OSError:  # also what libraries say, and Python at its end
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def log_lines(prog: str) -> None:
+    """Has what is logged be lines on standard error: progress as it is, the rest with its level."""
+
+    class Lines(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            level = f"{record.levelname}: " if record.levelno > logging.INFO else ""
+            return f"{prog}: {level}{super().format(record)}"
+
+    handler = logging.StreamHandler()
+    handler.setFormatter(Lines())
+    logging.basicConfig(handlers=[handler])
 
 
 def open_missing_streams() -> None:

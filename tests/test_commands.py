@@ -1,6 +1,7 @@
 """What all commands have in common."""
 
 import errno
+import logging
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from dvfl_models.cli import main as train
 from dvfl_models.cost import main as cost
 from dvfl_models.crossval import main as crossval
 from dvfl_models.scenes import main as scenes
+from dvfl_runtime.arguments import log_lines
 from dvfl_runtime.cli import main as recognize
 from dvfl_runtime.files import replacing
 
@@ -148,3 +150,16 @@ def test_a_full_disk_is_one_line(
     assert bench(["--json", str(tmp_path / "full.json")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "full.json: No space left on device" in line
+
+
+def test_warnings_are_told_from_progress(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])
+    log_lines("dvfl-train")
+    log = logging.getLogger("dvfl_models.train")
+    monkeypatch.setattr(log, "level", logging.INFO)
+    log.info("step %d", 1)
+    log.warning("step %d is skipped", 2)
+    said = capsys.readouterr().err
+    assert said == "dvfl-train: step 1\ndvfl-train: WARNING: step 2 is skipped\n"

@@ -86,8 +86,8 @@ def check_leaks(leaks: Iterable[Leak], *, strict: bool) -> None:
         if leak.unknown:
             log.info(
                 "test set %r: nothing says which recording %d of its %d videos are from, so it is "
-                "not checked whether training sees the same people and places; an index with a "
-                "column %s (or the one that group names) would say it",
+                "not checked whether training sees the same people and places; add a column %s to "
+                "its index, or name another column with group",
                 *(leak.test, leak.unknown, leak.videos, " or ".join(GROUP_COLUMNS)),
             )
         if not leak.leaked:
