@@ -173,7 +173,9 @@ def make_folder(folder: str) -> bool:
         Path(folder).mkdir()
     except FileExistsError as err:
         if not os.path.isdir(folder):
-            raise OutputError(f"{folder} is a file and not a folder; choose another name") from err
+            raise OutputError(
+                f"cannot write into {folder}: it is not a folder; choose another name"
+            ) from err
         return False
     except OSError as err:
         raise cannot_write(folder, err) from err
