@@ -57,7 +57,7 @@ def draw_naive(axes: Axes, result: Result) -> None:
     rates = result["windows_per_s"]
     bars = axes.barh(list(rates), list(rates.values()), color=COLOURS[0])
     axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
-    axes.margins(x=0.12)  # for the number of the longest
+    axes.margins(x=0.12)  # room for the number beside the longest bar
     axes.invert_yaxis()
     axes.set(xlabel="windows per second")
     axes.set_title(f"{result['variant']}, {result['video']}", fontsize=10)

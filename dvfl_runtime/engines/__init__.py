@@ -29,7 +29,7 @@ ENGINES = {
 CPU_ENGINES = ("openvino", "onnxruntime")
 GPU_ENGINES = {"cuda": ("tensorrt", "onnxruntime"), "gpu": ("openvino",)}
 DEVICES = ("auto", "cpu", "cuda", "gpu")
-MAX_MESSAGE = 300  # characters of an error that is not ours
+MAX_MESSAGE = 300  # characters that are kept of an error of another library
 
 
 @runtime_checkable
@@ -128,7 +128,7 @@ def installed_engines() -> tuple[str, ...]:
 
 
 def unavailable(name: str, err: Exception) -> DvflError:
-    """Returns what an engine raised as an error of ours; a broken package may raise anything."""
+    """Returns an error of an engine as a `DvflError`; a broken package may raise anything."""
     if isinstance(err, DvflError):
         return err
     said = " ".join(str(err).split())[:MAX_MESSAGE]

@@ -1,7 +1,7 @@
 """The fastest of several engines, from a short measurement that is remembered.
 
-It is measured again when it is a month old, and when it was close. Nothing is remembered while an
-engine fails: it may work again tomorrow.
+The engines are measured again when the measurement is a month old, or when two of them were about
+equally fast. Nothing is remembered when an engine failed: it may work again tomorrow.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ logger = logging.getLogger(__name__)
 
 SCHEMA = 2
 ROUNDS = 7  # at most; the fastest run counts, which a busy neighbour disturbs least
-BUDGET_S = 0.2  # of runs for each engine, after which no further round begins
-CLEAR = 1.1  # times the winner's time that the next one takes, for the winner to be remembered
+BUDGET_S = 0.2  # of runs for each engine; after that no further round begins
+CLEAR = 1.1  # the winner is remembered if the next one takes this many times as long, or more
 MAX_AGE_S = 30 * 24 * 3600
 DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
 
@@ -155,10 +155,10 @@ def _clip(engine: Engine) -> Any:
 
 
 def _clear_winner(known: Mapping[str, Any]) -> str:
-    """Returns the engine of a measurement that still counts, "" if it does not."""
+    """Returns the engine that was fastest, "" if the measurement is too old or was too close."""
     with suppress(KeyError, TypeError, ValueError, AttributeError):
         first, second = sorted(known["ms_per_clip"].values())[:2]
-        # of a clock that was set back, too
+        # abs: the clock may have been set back
         if second >= CLEAR * first and abs(time.time() - known["measured_s"]) < MAX_AGE_S:
             return str(known["engine"])
     return ""

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TENSORRT = "TensorrtExecutionProvider"
-MAX_BATCH = 8  # that the TensorRT provider is built for; larger ones are run in parts
+MAX_BATCH = 8  # the TensorRT provider is built for; larger batches are run in parts
 INSTALL_CUDA = "pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]'"
 TYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32"}  # its names of them
 
@@ -83,9 +83,9 @@ def _cuda_provider(ort: ModuleType) -> tuple[str, dict[str, str]]:
 
 
 def _tensorrt_options(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Returns what the TensorRT provider is told: the batches to be ready for, and where to keep.
+    """Returns the TensorRT provider's options: its batches, and where it keeps what it builds.
 
-    Without the batches it builds again for each that is larger than those before.
+    Without the batches it builds again for each batch that is larger than all before.
     """
     spec = read_artifact(path).spec
     options = {
@@ -196,7 +196,7 @@ class OnnxRuntimeEngine:
 
 
 def _import() -> ModuleType:
-    # since 1.32 it would tell Microsoft about this machine; set to 0 by who wants that
+    # since 1.32 it sends data about this machine to Microsoft, unless this is set; 0 allows it
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     with needed("engine 'onnxruntime'", "onnxruntime", *MEDIA, error=EngineUnavailable):
         import onnxruntime

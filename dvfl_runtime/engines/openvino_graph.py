@@ -41,7 +41,7 @@ class _Dequantised(NamedTuple):
     """A tensor that comes out of int8: what was quantised, or is int8 in the file, and how."""
 
     source: Any  # an output of a node
-    scale: NDArray[np.float32]  # as it is multiplied with
+    scale: NDArray[np.float32]  # the factor that turns int8 into float32
 
 
 class _Layer(NamedTuple):
@@ -152,7 +152,7 @@ def _convolution(x: Any, layer: _Layer) -> Any:
     kernel = ops.multiply(kernel, layer.scales.reshape(outer, 1, 1, 1))
     padding = [taps // 2, 0]
     y = ops.convolution(x, kernel, [1, 1], padding, padding, [1, 1])
-    # with one tap, all frames get the same
+    # with one tap, the same is added to all frames
     ones = np.ones(x.get_output_partial_shape(0)[FRAMES].get_length() if taps > 1 else 1)
     windows = sliding_window_view(np.pad(ones, taps // 2), taps)  # (T, taps), 0 in the padding
     added = layer.weight.sum(1, dtype=np.float64) @ windows.T * layer.scales[:, None]

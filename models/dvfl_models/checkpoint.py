@@ -139,7 +139,7 @@ def _save(content: Mapping[str, Any], path: Path) -> None:
     with path.open("wb") as file:
         try:
             torch.save(content, file)
-        except RuntimeError as err:  # of its zip writer; what the file said stands behind it
+        except RuntimeError as err:  # of its zip writer; the file's own error is its context
             cause: BaseException | None = err
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__context__

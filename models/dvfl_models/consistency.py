@@ -1,4 +1,4 @@
-"""What in a recipe does not go together: each finding is a sentence with both numbers.
+"""Values of a recipe that do not go together: each finding is a sentence with both numbers.
 
 A network learns whatever it is shown. Where training shows other pictures or spans of time than a
 test and a device do, its batches come out right and everything after them wrong.
@@ -19,14 +19,14 @@ from dvfl_runtime.spec import ClipSpec
 
 Range = tuple[float, float]
 
-SLACK = 1.25  # how far beside training's range a test or a device may be
-GAP = 0.1  # accuracy that augmented clips of training may have more than plain ones
-UNSETTLED = 0.1  # share of the first weights in the averaged ones that is too much
+SLACK = 1.25  # factor by which a test or a device may be outside of training's range
+GAP = 0.1  # by which batches may be more accurate than training clips without augmentation
+UNSETTLED = 0.1  # a larger share of the first weights in the averaged ones is too much
 USUAL_FPS = 25  # to turn a number of frames into a time
 
 
 def doubts(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -> list[str]:
-    """What should be looked at before a run, in sentences.
+    """Returns what a user should look at before a run, as sentences.
 
     Args:
         recipe: with its steps resolved.
@@ -38,7 +38,7 @@ def doubts(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -
 
 
 def other_clips(name: str, trained: ClipSpec | None, given: ClipSpec) -> str:
-    """What is to be said if a checkpoint was trained on other clips than a recipe's."""
+    """Returns a warning if a checkpoint was trained on other clips than a recipe's, else ""."""
     if trained is None:
         return ""
     fields = ("num_frames", "size", "resize", "crop", "mean", "std", "window_s")
@@ -54,11 +54,11 @@ def other_clips(name: str, trained: ClipSpec | None, given: ClipSpec) -> str:
 
 
 def gap(batches: float, fit: Confusion) -> str:
-    """What is wrong if the batches are right more often than clips of training in a test.
+    """Returns a warning if training clips that are prepared like test clips do much worse, else "".
 
     Args:
         batches: accuracy of the last batches, which are augmented.
-        fit: what became of clips of training that were made as a test makes its own.
+        fit: the result on training clips that were prepared like test clips.
     """
     right, (_, most) = fit.accuracy, wilson(round(fit.accuracy * fit.clips), fit.clips)
     if most > batches - GAP:
@@ -80,7 +80,7 @@ def trained_shares(recipe: Recipe) -> Range:
     """The least and the most that training shows of it, by its crops and changes of scale."""
     augment, (smallest, largest) = recipe.augment, recipe.augment.scale
     least, most = augment.crop or (1.0, 1.0)
-    # crops of a centred model are cut from the whole picture, all else from what a test shows
+    # with clip.crop "center", random crops are cut from the whole picture, else from a test's
     whole = augment.crop is not None and recipe.spec.crop == "center"
     base = 1.0 if whole else shown_share(recipe.spec)
     return base * least / largest**2, min(1.0, base * most / smallest**2)

@@ -42,7 +42,7 @@ def peak_memory(variant: str, num_classes: int) -> float:
     mine, its = context.Pipe()
     process = context.Process(target=_measure_memory, args=(its, variant, num_classes))
     process.start()
-    its.close()  # so that its end is seen here
+    its.close()  # so that `recv` notices when the process ends
     try:
         megabytes: float = mine.recv()
     except EOFError as err:

@@ -33,11 +33,11 @@ def clip_set(part: DataPart, recipe: Recipe, *, training: bool = False) -> ClipS
 
 
 class TrainingSample:
-    """Clips of training, made as a test makes its own: nothing random, a clip for a whole video.
+    """Training clips prepared like test clips: nothing random, one clip for a whole video.
 
-    With the accuracy of the batches, that on these tells whether training and tests show a network
-    the same. Classes come in turn where training draws them so; of rendered clips, which have no
-    end, those are drawn that a step would draw.
+    The accuracy on them, compared with that of the batches, tells whether training and tests show
+    the network the same pictures. Classes take turns where training draws them so. Rendered clips
+    have no end: they are drawn as those of a step are.
 
     Args:
         recipe: of the run.
@@ -60,7 +60,7 @@ class TrainingSample:
             self.items += [(clips, number) for number in every[:share] or range(share)]
 
     def _spread(self, clips: ClipSet, *, by_class: bool) -> Sequence[int]:
-        """All clips in a random order, or in one that has the classes in turn."""
+        """All clips in a random order, in which the classes take turns if `by_class`."""
         order = list(map(int, np.random.default_rng([_SAMPLE, self.seed]).permutation(len(clips))))
         if not by_class or not isinstance(clips, VideoClips):
             return order

@@ -42,6 +42,7 @@ log = logging.getLogger(__name__)
 
 PARTS = ("training", "distillation")
 BATCHES = {"nano": (32, 64), "base": (8, 16)}
+SMALL_BATCHES, SMALL_SHAPE = {"nano": (64, 128), "base": (64, 128)}, (8, 3, 64, 64)
 TINY_BATCHES = {"femto": (1, 2)}
 TINY_SHAPE = (4, 3, 32, 32)
 
@@ -104,6 +105,7 @@ def _training(args: argparse.Namespace) -> None:
         yield from distillation_rows(device, big, small, batches[small][0], shape)
         yield from trainer_rows(args.out / "trainer", small, 4 if tiny else 40, tiny=tiny)
         if not tiny:
+            yield from training_rows(device, SMALL_BATCHES, SMALL_SHAPE)
             yield from training_rows(device, batches, shape, compiled=True)
 
     _write(args.out / "training.json", rows)

@@ -76,7 +76,7 @@ class Metrics:
             writer.writerows(row for row in every if int(row["step"]) <= step)
 
     def flush(self) -> None:
-        """Writes what the event files still lack."""
+        """Writes what the event files do not have yet."""
         if self._writer is not None:
             self._writer.flush()
 

@@ -11,8 +11,8 @@ from dvfl_runtime.files import replacing
 
 log = logging.getLogger(__name__)
 
-IN_A_ROW = 5  # end a run: it is not the clips of one step
-IN_A_ROW_SCALED = 20  # from 65536 the scaler of fp16 comes to 1 in sixteen steps
+IN_A_ROW = 5  # end a run: the clips of a single step are not the reason then
+IN_A_ROW_SCALED = 20  # the scaler of fp16 needs sixteen steps to come down from 65536 to 1
 
 
 class SkippedSteps:
@@ -31,11 +31,11 @@ class SkippedSteps:
         self._row: list[dict[str, object]] = []
 
     def finite(self) -> None:
-        """Hears of a step that was not skipped."""
+        """Notes that a step was not skipped."""
         self._row.clear()
 
     def add(self, what: str, step: int, lr: float, clips: list[str], *, expected: bool) -> None:
-        """Hears of one that was.
+        """Notes a step that was skipped.
 
         Args:
             what: was not finite, with its value.

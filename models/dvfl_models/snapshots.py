@@ -52,7 +52,7 @@ class Saved:
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
-    """Makes sure that the folder holds a run exactly if one is to go on.
+    """Makes sure that the folder holds a run if one is to be continued, and none if not.
 
     Raises:
         DvflError: if not.
@@ -114,7 +114,7 @@ class Snapshots:
             recipe = Recipe.model_validate_json(trainer["recipe"])  # fills in what is new since
         except pydantic.ValidationError as err:
             raise CheckpointError(f"{last} holds a recipe that is not valid any more") from err
-        if checkpoint.spec is not None:  # states what a default of today would fill in
+        if checkpoint.spec is not None:  # today's defaults may differ from those of the run
             recipe = recipe.model_copy(update={"clip": checkpoint.spec.to_dict()})
         if differences := _differences(_values(recipe), _values(self.recipe)):
             raise DvflError(
@@ -174,7 +174,7 @@ class Snapshots:
         save_checkpoint(self.folder / "final.pth", model, about=about)
 
     def _check_finite(self, content: Any, step: int) -> None:
-        """Keeps what is broken out of the file that a run goes on from."""
+        """Raises if anything is infinite or NaN, so that `last.pth` can always be continued."""
         if isinstance(content, Mapping):
             for value in content.values():
                 self._check_finite(value, step)
@@ -192,7 +192,7 @@ class Snapshots:
 
 
 def _values(recipe: Recipe) -> Any:
-    """What decides what a run computes; how often it is tested and saved does not."""
+    """All values that a result depends on: not how often a run is tested and saved."""
     return json.loads(recipe.model_dump_json(exclude={"test_every", "checkpoint_every"}))
 
 

@@ -10,7 +10,7 @@ from dvfl_runtime.interrupts import Interrupted, Requests, interruptible
 
 
 class Stopped(Interrupted):
-    """A run was asked to end, and is kept.
+    """A run was asked to end, and is saved.
 
     Args:
         number: of the signal that asked.

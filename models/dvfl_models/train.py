@@ -66,7 +66,7 @@ class Trainer:
         check_folder(folder, resume=options.resume)  # before anything is read or written
         self.folder, self.step = folder, 0
         self.unfinished: dict[str, Any] | None = None  # the last step's row, until it is written
-        self.stopping = False  # after the step in hand, with all other processes
+        self.stopping = False  # to end after the current step, together with all other processes
         self.accelerator = new_accelerator(recipe.optim, options)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.batches = TrainingBatches(recipe, rank, world)
@@ -166,7 +166,7 @@ class Trainer:
                 self._run(workers, show=progress and self.main)
                 return self._finish()
             except KeyboardInterrupt as err:
-                requests.hold()  # whatever arrives now: first the run is saved
+                requests.hold()  # the run is saved, whatever else arrives
                 where = ""
                 if self.main:
                     self._save_last()
@@ -318,7 +318,7 @@ class Trainer:
         return {name: round(c.accuracy, 4) for name, c in self.confusions.items()}
 
     def _fitted(self) -> dict[str, float]:
-        """Accuracy of training clips that are made as a test makes its own, at the last test."""
+        """Accuracy on training clips that are prepared like test clips, at the last test."""
         if self.fit is None or not self.fit.clips:
             return {}
         return {self.shown.name: round(self.fit.accuracy, 4)}
@@ -339,7 +339,7 @@ class Trainer:
         return reduce(add, gather_object([mine])) if world > 1 else mine
 
     def _tell_fit(self) -> None:
-        """Tells both accuracies of training clips, and warns where they are far apart."""
+        """Logs both accuracies on training clips, and warns where they are far apart."""
         if not self.main or self.fit is None or not self.fit.clips or not self.recent:
             return
         batches = mean(self.recent)

@@ -1,4 +1,4 @@
-"""The processes that make clips beside the training: how they begin, and what they die of."""
+"""The processes that make clips for the training: how they begin, and what is told of their end."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 from dvfl_runtime.errors import DvflError
 
-PATIENCE_S = 60  # after a request to end: for the step that the training has in hand
+PATIENCE_S = 60  # for the current step of the training, after a request to end
 
 
 def begin_worker(_number: int) -> None:
@@ -32,14 +32,14 @@ def begin_worker(_number: int) -> None:
 
 
 def _hook(kind: type[BaseException], err: BaseException, trace: TracebackType | None) -> None:
-    """Says nothing of clips that were not fetched, because the training ended meanwhile."""
+    """Leaves out tracebacks about clips that nobody fetches, because the training has ended."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, err, trace)
 
 
 @contextmanager
 def safe_workers() -> Iterator[None]:
-    """Has OpenCV use one thread, and errors of the processes that make clips be one line each.
+    """Makes OpenCV use one thread, and errors of the processes that make clips one line each.
 
     In a forked process OpenCV cannot be told to use one thread: `setNumThreads` waits there for
     threads that only the first process has.
