@@ -19,6 +19,7 @@ from dvfl_runtime.errors import SourceError
 from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.sources.grabber import Grabbed
 from dvfl_runtime.sources.pipelines import NEWEST_BGR
+from dvfl_runtime.sources.quiet import quiet_opencv
 
 if TYPE_CHECKING:
     import cv2
@@ -156,11 +157,8 @@ def open_pipeline(text: str) -> cv2.VideoCapture:
     ]
     old = tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 8)
     # OpenCV's warnings repeat values of properties, and so passwords
-    level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-    try:
+    with quiet_opencv():
         return cv2.VideoCapture(text, cv2.CAP_GSTREAMER, *([] if old else [limits]))
-    finally:
-        cv2.utils.logging.setLogLevel(level)
 
 
 def check_device(device: Path) -> None:

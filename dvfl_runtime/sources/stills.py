@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dvfl_runtime.packages import MEDIA, needed
 from dvfl_runtime.sources.folders import OTHER_IMAGE_SUFFIXES, is_image
 from dvfl_runtime.sources.picture import MAX_PIXELS
+from dvfl_runtime.sources.quiet import quiet_opencv
 
 UNREADABLE = "cannot be read"
 TOO_LARGE = f"have more than {MAX_PIXELS / 1e6:.0f} megapixels"
@@ -38,13 +39,11 @@ def still_reader() -> Callable[[bytes], Still]:
         import cv2
 
     def read(data: bytes) -> Still:
-        level = cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         try:
-            return decode(data)
+            with quiet_opencv():
+                return decode(data)
         except cv2.error:
             return None, UNREADABLE
-        finally:
-            cv2.utils.logging.setLogLevel(level)
 
     def decode(data: bytes) -> Still:
         if any(width * height > MAX_PIXELS for width, height in sizes_in(data)):

@@ -3,6 +3,7 @@ from __future__ import annotations
 import struct
 import tracemalloc
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import av
@@ -61,6 +62,14 @@ def test_unreadable_images_are_counted_in_one_warning(tmp_path, caplog):
     (message,) = warnings_of(caplog)
     assert "2 of 5" in message
     assert "1.png" in message
+
+
+def test_opencvs_log_is_as_before_when_folders_were_read_side_by_side(tmp_path):
+    folders = [image_folder(tmp_path / name, [f"{i}.png" for i in range(30)]) for name in "ab"]
+    before = cv2.utils.logging.getLogLevel()
+    with ThreadPoolExecutor() as pool:
+        assert [len(frames) for frames in pool.map(read, folders * 4)] == [30] * 8
+    assert cv2.utils.logging.getLogLevel() == before
 
 
 def test_folder_without_a_readable_image(tmp_path):
