@@ -139,14 +139,19 @@ class Candidates:
         best = min(self.engines, key=lambda name: times.get(name, 0.0))
         for name, engine in self.engines.items():
             if name != best:
-                engine.close()
+                _close(engine)
         return self.engines[best]
 
     def _leave_out(self, name: str, err: Exception) -> None:
         self._failed.append((name, unavailable(name, err)))
         if (engine := self.engines.pop(name, None)) is not None:
-            with suppress(Exception):  # the first error says more
-                engine.close()
+            _close(engine)
+
+
+def _close(engine: Engine) -> None:
+    """Closes an engine that is not used; an error of that is no reason to go without another."""
+    with suppress(Exception):
+        engine.close()
 
 
 def _clip(engine: Engine) -> Any:

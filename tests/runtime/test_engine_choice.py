@@ -140,8 +140,9 @@ def test_what_fails_is_left_out(model, cache, error, when):
     assert not cache.exists()  # it may work the next time
 
 
-def test_an_engine_that_cannot_even_be_closed_gives_way(model, cache, monkeypatch):
-    broken = Timed("broken", 0, fails=RuntimeError("lost"))
+@pytest.mark.parametrize("fails", [RuntimeError("lost"), None])
+def test_an_engine_that_cannot_even_be_closed_gives_way(model, cache, monkeypatch, fails):
+    broken = Timed("broken", 0.005, fails=fails)
     monkeypatch.setattr(broken, "close", lambda: 1 / 0)
     assert Shelf(broken=broken, works=Timed("works", 0)).fastest(model) == "works"
 
