@@ -154,16 +154,16 @@ def load_checkpoint(model: VideoFocalNet, path: str | os.PathLike[str]) -> Check
             wrong-shape keys and the variant that would fit.
     """
     checkpoint = read_checkpoint(path)
-    _fill(model, checkpoint)
+    _check_fit(model, checkpoint)
+    model.load_state_dict(checkpoint.state_dict)
     return checkpoint
 
 
-def _fill(model: VideoFocalNet, checkpoint: Checkpoint) -> None:
+def _check_fit(model: VideoFocalNet, checkpoint: Checkpoint) -> None:
     if report := compare(model.state_dict(), checkpoint.state_dict):
         fits = matching_variant(checkpoint.state_dict)
         hint = f"; these weights fit variant {fits!r}" if fits else ""
         raise CheckpointError(f"{checkpoint.path} does not fit the model: {report}{hint}")
-    model.load_state_dict(checkpoint.state_dict)
 
 
 def spec_of(checkpoint: Checkpoint) -> ClipSpec:
@@ -222,8 +222,11 @@ def model_of(checkpoint: Checkpoint, variant: str = "") -> VideoFocalNet:
     Raises:
         CheckpointError: as `config_of`, or if the weights do not fit that network.
     """
-    model = VideoFocalNet(config_of(checkpoint, variant))
-    _fill(model, checkpoint)
+    config = config_of(checkpoint, variant)
+    with torch.device("meta"):  # a wrong config may ask for more memory than there is
+        _check_fit(VideoFocalNet(config), checkpoint)
+    model = VideoFocalNet(config)
+    model.load_state_dict(checkpoint.state_dict)
     return model.eval()
 
 

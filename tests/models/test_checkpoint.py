@@ -165,6 +165,14 @@ def test_a_file_that_describes_itself_wrongly_is_named(
         read_checkpoint(tmp_path / "bad.pth")
 
 
+def test_a_config_of_another_size_takes_no_memory(femto: VideoFocalNet, tmp_path: Path) -> None:
+    save_checkpoint(tmp_path / "x.pth", femto, about=about())
+    huge = dataclasses.replace(femto.config, embed_dim=4_000_000)  # terabytes of weights
+    lying = dataclasses.replace(read_checkpoint(tmp_path / "x.pth"), config=huge)
+    with pytest.raises(CheckpointError, match=r"does not fit the model.* fit variant 'femto'"):
+        model_of(lying)
+
+
 def test_truncated_file(femto: VideoFocalNet, tmp_path: Path) -> None:
     path = tmp_path / "x.pth"
     torch.save(femto.state_dict(), path)
