@@ -54,8 +54,8 @@ def safe_workers() -> Iterator[None]:
     except DvflError as err:
         if "DataLoader worker process" not in str(err):
             raise
-        last = str(err).strip().splitlines()[-1]
-        raise type(err)(last.partition(": ")[2]) from err
+        mark = f"\n{type(err).__module__}.{type(err).__qualname__}: "  # at the end of the traceback
+        raise type(err)(str(err).strip().rpartition(mark)[2]) from err
     except RuntimeError as err:
         if "DataLoader worker" not in str(err):
             raise

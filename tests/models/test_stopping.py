@@ -131,9 +131,9 @@ def test_a_killed_process_that_makes_clips_is_one_line(tmp_path: Path) -> None:
 def test_an_error_of_a_process_that_makes_clips_has_no_traceback() -> None:
     told = (
         "Caught SourceError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
-        "last):\n  ...\ndvfl_runtime.errors.SourceError: data set 'v': not one can be read\n"
+        "last):\n  ...\ndvfl_runtime.errors.SourceError: data set 'v': not one\ncan be read\n"
     )
-    with pytest.raises(SourceError, match=r"^data set 'v': not one can be read$"), safe_workers():
+    with pytest.raises(SourceError, match=r"^data set 'v': not one\ncan be read$"), safe_workers():
         raise SourceError(told)
     with pytest.raises(RuntimeError, match=r"^other$"), safe_workers():
         raise RuntimeError("other")
