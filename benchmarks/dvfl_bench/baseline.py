@@ -21,7 +21,10 @@ def read_result(path: Path, schema: int) -> dict[str, Any]:
     try:
         result = json.loads(read_text(path))
     except (OSError, ValueError) as err:
-        raise DvflError(f"cannot read the baseline {path}: {err}") from err
+        reason = getattr(err, "strerror", None) or err
+        raise DvflError(
+            f"cannot read the baseline {path}: {reason}; pass a file of --json"
+        ) from err
     if not isinstance(result, dict) or result.get("what") != "dvfl-bench":
         raise DvflError(f"{path} is not a result of dvfl-bench --json")
     if result.get("schema") != schema:

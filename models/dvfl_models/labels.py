@@ -35,6 +35,8 @@ def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
     try:
         text = read_text(path)
         names = json.loads(text) if path.suffix.lower() == ".json" else text.split("\n")
+    except ArgumentError as err:  # another encoding
+        raise CheckpointError(f"cannot read labels: {err}") from err
     except (OSError, ValueError) as err:
         raise CheckpointError(
             f"cannot read labels {str(source)!r}; give a .json list, a text file with one name a "

@@ -161,6 +161,9 @@ def test_files_of_labels_as_windows_writes_them(tmp_path: Path) -> None:
     assert read_labels(tmp_path / "x.txt") == ("idle", "run")
     (tmp_path / "x.JSON").write_bytes('\ufeff["idle", "run"]'.encode())
     assert read_labels(tmp_path / "x.JSON") == ("idle", "run")
+    (tmp_path / "old.txt").write_bytes("Übung\n".encode("latin-1"))
+    with pytest.raises(CheckpointError, match=r"old\.txt is not a text in UTF-8; save it as UTF-8"):
+        read_labels(tmp_path / "old.txt")
 
 
 def test_hidden_files_are_no_videos(tmp_path: Path) -> None:
