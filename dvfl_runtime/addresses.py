@@ -20,6 +20,7 @@ _ADDRESS = re.compile(r"\s*((?:jetson:)?[a-z][a-z0-9+.-]+://)(.*)", re.I | re.S)
 _INCOMPLETE = re.compile(r"\s*((?:jetson:)?(?:rtsps?|https?|rtmps?|udp|tcp|srt|mms|csi):)", re.I)
 _WITHOUT_SCHEME = re.compile(r"\s*(?://|[^/\\]*:).*@|[^?]*\?[^=]*=", re.S)
 _PIPELINE = re.compile(r"\s*((?:jetson:)?gst:)(.*)", re.I | re.S)
+AS_BYTES = "surrogateescape"  # what is not UTF-8 on a command line is sent as it came
 _END = re.compile(r"[/?#]")  # of the part with name, password, host and port
 _HOST = re.compile(r"(?:[\w.-]*|\[[0-9a-f:.]+(?:%\w+)?\])(?::[0-9]*)?", re.I)
 _NAME_AND_DIGITS = re.compile(r"(?!localhost:)[\w-]+:[0-9]+", re.I)
@@ -86,11 +87,11 @@ def complete_address(url: str) -> str | None:
     name, _, port = host.rpartition(":") if re.search(r":[0-9]*$", host) else (host, "", "")
     if not (separator and name and _HOST.fullmatch(host) and (not port or 0 < int(port) < 65536)):
         return None
-    # FFmpeg knows a scheme by its small letters alone
-    address = f"{scheme.lower()}://{_quoted(userinfo)}{place}"
-    try:
+    try:  # FFmpeg knows a scheme by its small letters alone
+        address = f"{scheme.lower()}://{_quoted(userinfo)}{place}"
+        address.encode(errors=AS_BYTES)
         urlsplit(address)
-    except ValueError:  # what stands in brackets is no number of IPv6
+    except ValueError:  # half a character, or what stands in brackets is no number of IPv6
         return None
     return address
 
@@ -151,4 +152,5 @@ def _quoted(userinfo: str | None) -> str:
         return ""
     escaped = re.sub(r"%(?![0-9a-f]{2})", "%25", userinfo, flags=re.I)
     name, colon, password = escaped.partition(":")
-    return f"{quote(name, safe='%')}{colon}{quote(password, safe='%')}@"
+    name, password = (quote(text, safe="%", errors=AS_BYTES) for text in (name, password))
+    return f"{name}{colon}{password}@"

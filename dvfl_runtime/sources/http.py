@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from dvfl_runtime.addresses import complete_address, printable, shown
+from dvfl_runtime.addresses import AS_BYTES, complete_address, printable, shown
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.container import open_container
 from dvfl_runtime.sources.folders import is_video
@@ -340,11 +340,15 @@ def _place(url: str) -> tuple[str, tuple[str, str] | None]:
     login, at, _ = re.split("[/?#]", rest, maxsplit=1)[0].rpartition("@")
     rest = rest[len(login) + len(at) :]
     name, _, password = login.partition(":")
-    return _escaped(f"{scheme}://{rest}"), (unquote(name), unquote(password)) if at else None
+    return _escaped(f"{scheme}://{rest}"), (_unquoted(name), _unquoted(password)) if at else None
+
+
+def _unquoted(text: str) -> str:
+    return unquote(text, errors=AS_BYTES)
 
 
 def _escaped(place: str) -> str:
-    return quote(place, safe="%/?#[]@!$&'()*+,;=:~")
+    return quote(place, safe="%/?#[]@!$&'()*+,;=:~", errors=AS_BYTES)
 
 
 def _authorization(wanted: list[str], login: tuple[str, str], place: str) -> str:
@@ -361,7 +365,7 @@ def _authorization(wanted: list[str], login: tuple[str, str], place: str) -> str
                 digest = web.HTTPDigestAuthHandler(passwords)
                 return f"Digest {digest.get_authorization(web.Request(place), values)}"
         if kind.lower() == "basic":
-            return f"Basic {base64.b64encode(':'.join(login).encode()).decode()}"
+            return f"Basic {base64.b64encode(':'.join(login).encode(errors=AS_BYTES)).decode()}"
     return ""
 
 

@@ -118,10 +118,25 @@ def test_schemes_in_capitals_reach_libraries_in_small_letters():
 
 
 @pytest.mark.parametrize(
-    "url", ["rtsp://h:0/1", "rtsp://", "rtsp:///a", "rtsp:h", "rtsp://h:99999", "rtsp://[1:/a"]
+    "url",
+    [
+        "rtsp://h:0/1",
+        "rtsp://",
+        "rtsp:///a",
+        "rtsp:h",
+        "rtsp://h:99999",
+        "rtsp://[1:/a",
+        "rtsp://h/\ud800",
+    ],
 )
 def test_addresses_that_name_no_host(url):
     assert complete_address(url) is None
+
+
+def test_bytes_of_a_command_line_reach_the_camera_as_they_came():
+    assert complete_address("rtsp://me:p\udcff@h/\udcff") == "rtsp://me:p%FF@h/\udcff"
+    with pytest.raises(SourceError, match=r"127\.0\.0\.1:1/\\xff\.mp4: cannot connect"):
+        open_source("http://me:p\udcff@127.0.0.1:1/\udcff.mp4")
 
 
 class Refusing:
