@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 from pathlib import Path
 
@@ -40,6 +41,17 @@ TURNS = {
     (0, 1, 1, 0): lambda x: x.swapaxes(0, 1),
     (0, -1, -1, 0): lambda x: np.rot90(x, 2).swapaxes(0, 1),
 }
+
+
+def test_no_picture_outlives_its_use(video):
+    """PyAV can tie pictures into circles, whose memory only a garbage collection gives back."""
+    gc.collect()
+    gc.disable()
+    try:
+        assert sum(1 for frame in open_source(video).frames() if frame.image.any()) > 10
+        assert not [found for found in gc.get_objects() if isinstance(found, av.VideoFrame)]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("matrix", TURNS)
