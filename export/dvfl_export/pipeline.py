@@ -41,7 +41,7 @@ from dvfl_models.checkpoint import (
     variant_of,
 )
 from dvfl_models.macs import count_macs
-from dvfl_models.video_focalnet import VideoFocalNet
+from dvfl_models.video_focalnet import VideoFocalNet, check_size
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, Precision, read_artifact
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.files import replacing
@@ -149,6 +149,7 @@ def export(
         model = model_of(checkpoint, request.variant)
         artifact = _artifact(request, checkpoint)
         spec = artifact.spec
+        check_size(spec.size)
         macs = count_macs(model, (spec.num_frames, 3, *spec.size))
         artifact = dataclasses.replace(artifact, macs=macs)
         calibration = calibration_set(request.calibration, spec) if request.calibration else None

@@ -25,7 +25,7 @@ from dvfl_models.recipe_parts import (
     SyntheticPart,
     VideosPart,
 )
-from dvfl_models.video_focalnet import VARIANTS
+from dvfl_models.video_focalnet import VARIANTS, check_size
 from dvfl_runtime.checks import check_labels
 from dvfl_runtime.errors import CheckpointError, RecipeError
 from dvfl_runtime.files import read_text
@@ -69,7 +69,9 @@ class Recipe(Part):
             k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
         }
         try:
-            return ClipSpec(**fields).to_dict()
+            spec = ClipSpec(**fields)
+            check_size(spec.size)
+            return spec.to_dict()
         except TypeError as err:
             raise ValueError(str(err)) from err
 

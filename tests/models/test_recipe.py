@@ -106,6 +106,7 @@ def test_settings_change_values_of_any_depth() -> None:
         ("optim=3", r"optim: "),
         ("model.variant=huge", "unknown variant 'huge'"),
         ("clip.size=[0, 4]", "size must be"),
+        ("clip.size=[17, 64]", r"clip: .*size must be at least 32 px on each side, got \(17, 64\)"),
         ("clip.colour=1", "there is no 'colour'; "),
         ("train.0.kind=magic", r"train\.0\.kind must be one of synthetic, order"),
         ("train=[{}]", r"train\.0\.kind must be one of"),
