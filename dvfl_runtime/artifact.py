@@ -203,6 +203,8 @@ def exported_graph(path: str | os.PathLike[str]) -> str:
 @contextlib.contextmanager
 def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
     """Puts the name of the file before what is wrong with it."""
+    if not os.fspath(path):
+        raise wrong("path", "that of a model file", path)
     try:
         yield
     except (OSError, ValueError) as err:  # a ValueError: the path holds a null character

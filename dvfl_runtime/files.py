@@ -309,7 +309,8 @@ def cannot_write(path: PathLike, err: Exception) -> OutputError:
     """Returns the error that says what could not be written, why, and what to do."""
     reason = getattr(err, "strerror", None) or str(err)
     return OutputError(
-        f"cannot write {os.fspath(path)}: {reason}; choose a path in an existing, writable folder"
+        f"cannot write {os.fspath(path) or repr('')}: {reason}; choose a path in an existing, "
+        "writable folder"
     )
 
 

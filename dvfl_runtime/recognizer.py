@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import Artifact, read_artifact
-from dvfl_runtime.checks import check_type, check_whole
+from dvfl_runtime.checks import check_type, check_whole, wrong
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import ArtifactError, DvflError
 from dvfl_runtime.evaluation import Views, sample_video
@@ -287,7 +287,8 @@ class Recognizer:
 
 def _model_path(model: str | os.PathLike[str] | None) -> Path:
     if model is not None:
-        check_type("model", model, (str, os.PathLike), "the path of a model file")
+        if not isinstance(model, (str, os.PathLike)) or not os.fspath(model):
+            raise wrong("model", "the path of a model file", model)
         return Path(model)
     if not BUNDLED_MODEL.is_file():
         raise ArtifactError(

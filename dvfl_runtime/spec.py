@@ -96,7 +96,7 @@ class ClipSpec:
         Raises:
             ArgumentError: on an unknown or missing name, or a value out of range.
         """
-        check_type("values", values, Mapping, "a mapping")
+        check_type("spec", values, Mapping, "a mapping of the fields of a ClipSpec")
         names = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - names):
             raise ArgumentError(f"unknown ClipSpec fields {unknown}; known are {sorted(names)}")

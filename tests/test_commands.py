@@ -37,6 +37,26 @@ def test_a_wrong_argument_is_one_line(main: Main, capsys: pytest.CaptureFixture[
     assert "error: " in line
 
 
+@pytest.mark.parametrize(
+    ("main", "words", "says"),
+    [
+        (export, ["", "-o", "x.onnx"], "argument checkpoint: is empty; give a path"),
+        (train, ["order", "--out", ""], "argument --out: is empty; give a path"),
+        (recognize, ["v.mp4", "--model", ""], "--model must be the path of a model file, got ''"),
+        (recognize, ["v.mp4", "-o", ""], "cannot write '': the name is empty"),
+    ],
+)
+def test_an_empty_name_is_one_line(
+    main: Main, words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    try:
+        status: object = main(words)
+    except SystemExit as ended:
+        status = ended.code
+    assert status == 2
+    assert says in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("main", [bench, evaluate, recognize, train])
 def test_more_threads_than_libraries_take_are_one_line(
     main: Main, capsys: pytest.CaptureFixture[str]

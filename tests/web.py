@@ -25,6 +25,7 @@ class Web(ThreadingHTTPServer):
         /broken/*   breaks off at the same place each time
         /mjpeg      a camera: numbered pictures at 50 Hz; /mjpeg/3 ends after three
         /junk       says that it is a camera, and sends no picture
+        /page/*     a web page, such as one to log in
         /hang/*     never answers        /basic/* /digest/*  ask for name and password
         /to/X       leads to X           /NUMBER/*  refuses
 
@@ -60,6 +61,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(int(kind))
         elif kind == "to":
             self.answer(302, Location=self.path.removeprefix("/to/"))
+        elif kind == "page":
+            page = b"<!DOCTYPE html><title>Log in</title>"
+            self.answer(200, Content_Type="text/html; charset=utf-8", Content_Length=len(page))
+            self.wfile.write(page)
         elif kind == "hang":
             self.server.ended.wait(20)
         elif kind == "mjpeg":

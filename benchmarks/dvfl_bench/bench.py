@@ -188,7 +188,8 @@ def _open(plan: Plan, skipped: list[dict[str, str]], stack: ExitStack, step: Ste
                 continue
             runs.append(run)
     if not runs:
-        raise DvflError(f"no engine can run this here: {skipped[0]['why']}")
+        reasons = dict.fromkeys(f"{left['engine']}: {left['why']}" for left in skipped)
+        raise DvflError(f"no engine can run this here; {'; '.join(reasons)}")
     for left in skipped:
         log.warning("left out: %s on %s: %s", *left.values())
     return runs

@@ -123,7 +123,7 @@ def open_source(
         return LiveSource(f"camera {source}", camera(int(source)), options=live, on_state=on_state)
     if not isinstance(source, (str, os.PathLike)):
         return _open_object(source, fps)
-    text = os.fsdecode(source)
+    text = _stripped(os.fsdecode(source))
     found = camera_or_file(text) if _HTTP.match(text) else _live_grabber(text)
     if isinstance(found, WebVideo):
         return FileSource(found, fps)
@@ -134,11 +134,18 @@ def open_source(
 
 def is_live(name: str) -> bool:
     """Says whether what is called so is a live source, without opening it."""
+    name = _stripped(name)
     if _HTTP.match(name):  # a server may say something else when it is asked
         return not is_video(Path(path_of(name))) and not is_image(Path(path_of(name)))
     if name.isdecimal():
         return not os.path.lexists(name)
     return bool(_LIVE.match(name)) or is_camera(name)
+
+
+def _stripped(text: str) -> str:
+    """Returns an address without white space around it; names of files keep theirs."""
+    address = text.strip()
+    return address if any(kind.match(address) for kind in (_HTTP, _LIVE, _SCHEME)) else text
 
 
 def _live_grabber(text: str) -> Grabber | None:
@@ -166,8 +173,8 @@ def _open_object(source: object, fps: float | None) -> Source:
     if isinstance(source, Iterable) and not isinstance(source, dict):
         return MemorySource(source, fps or DEFAULT_FPS)
     raise ArgumentError(
-        f"cannot read frames from a {type(source).__name__}; pass {_NAMES}, bytes, a binary file "
-        "object, an array or an iterable of frames"
+        f"cannot read frames from a value of type {type(source).__name__}; pass {_NAMES}, bytes, "
+        "a binary file object, an array or an iterable of frames"
     )
 
 
@@ -179,7 +186,11 @@ def _open_path(text: str, fps: float | None) -> Source:
             f"pass {_NAMES}"
         )
     if scheme := _SCHEME.match(text):
-        raise SourceError(f"cannot open {name}: unknown scheme {scheme[0]}; pass {_NAMES}")
+        is_file = scheme[0].lower() == "file://"
+        problem = f"unknown scheme {scheme[0]}; pass {_NAMES}"
+        raise SourceError(
+            f"cannot open {name}: {'pass the path without file://' if is_file else problem}"
+        )
     if not text.strip():
         raise SourceError(f"the source is an empty text; pass {_NAMES}")
     path = Path(text.removeprefix("jetson:"))

@@ -60,7 +60,11 @@ class WebVideo:
             file = WebFile(self._url, self._stopped)
         except OSError as err:
             raise SourceError(f"cannot open {self.name}: {err}; check the address") from err
-        if not file.seekable():
+        if file.is_page:
+            self.advice = (
+                "the server answers with a web page (text/html), not a video; check the address"
+            )
+        elif not file.seekable():
             self.advice = (
                 "its server does not tell its length, so it can only be read if its index is at "
                 "its beginning: download it and pass the file"
@@ -81,6 +85,9 @@ class WebFile:
         url: the address.
         stopped: once it is set no connection is made again.
 
+    Attributes:
+        is_page: whether the server calls it a web page.
+
     Raises:
         SourceError: if the server refuses it.
         OSError: if it cannot be reached.
@@ -96,6 +103,8 @@ class WebFile:
         self._answer_place = 0
         self._knows_ranges = True
         self._ask()
+        assert self._answer is not None
+        self.is_page: bool = self._answer.headers.get_content_type() == "text/html"
 
     def seekable(self) -> bool:
         """Says whether its size is known."""

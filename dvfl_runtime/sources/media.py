@@ -10,6 +10,8 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from dvfl_runtime.addresses import printable, shown
 from dvfl_runtime.errors import SourceError
 
+NAMELESS = "video"  # what bytes are called
+
 
 @runtime_checkable
 class Readable(Protocol):
@@ -124,7 +126,7 @@ def is_media(source: object) -> bool:
 def media_name(source: object) -> str:
     """Returns what bytes or a file object are called."""
     name = getattr(source, "name", None)
-    return shown(name) if isinstance(name, str) and name else "video"
+    return shown(name) if isinstance(name, str) and name else NAMELESS
 
 
 def advice_of(video: Video, otherwise: str) -> str:

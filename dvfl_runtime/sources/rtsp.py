@@ -6,11 +6,13 @@ time-outs, where OpenCV's FFmpeg backend waits 30 s and then returns False witho
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 from dvfl_runtime.addresses import complete_address, shown
 from dvfl_runtime.checks import check_choice, check_number, wrong
@@ -196,7 +198,8 @@ class RtspGrabber(StreamGrabber):
         except av.FFmpegError as err:
             if isinstance(err, av.error.HTTPClientError) and self._has_no_video():
                 raise SourceError(f"{name} has sound and no video; check its path") from err
-            raise ConnectionError(f"cannot connect: {_reason(err)}") from err
+            reason = _unknown_host(self._url) if err.errno == errno.EIO else ""
+            raise ConnectionError(f"cannot connect: {reason or _reason(err)}") from err
 
     def _ask(self, **options: str) -> InputContainer:
         import av
@@ -229,6 +232,18 @@ def checked(url: str) -> str:
     if address is None:
         raise SourceError(f"{shown(url)} is not a complete address; pass rtsp://HOST:PORT/PATH")
     return address
+
+
+def _unknown_host(address: str) -> str:
+    """Returns why the name of the host is not known, "" if it is: libav says EIO of that."""
+    import socket
+
+    try:
+        socket.getaddrinfo(urlsplit(address).hostname, None)
+    except (socket.gaierror, UnicodeError) as err:  # UnicodeError: no name can be like that
+        reason = getattr(err, "strerror", None) or "it is none"
+        return f"the host name is not known ({reason})"
+    return ""
 
 
 def _reason(err: av.FFmpegError) -> str:

@@ -14,7 +14,7 @@ from dvfl_runtime.sources.clock import Clock
 from dvfl_runtime.sources.container import open_container, packets_of
 from dvfl_runtime.sources.decoding import Decoder
 from dvfl_runtime.sources.losses import Losses
-from dvfl_runtime.sources.media import Readable, Video, advice_of, name_of
+from dvfl_runtime.sources.media import NAMELESS, Readable, Video, advice_of, name_of
 from dvfl_runtime.sources.picture import MAX_PIXELS
 
 if TYPE_CHECKING:
@@ -147,6 +147,9 @@ def open_video(
     """
     with needed("reading video files", *MEDIA):
         import av
+    name = name_of(video)
+    if name == NAMELESS and not isinstance(video, Path):
+        name = "the bytes"
     try:
         # "file:" keeps a colon in a name from being read as a protocol, and the whitelist keeps
         # playlist files from opening connections, and those that come over one from files.
@@ -156,7 +159,7 @@ def open_video(
             container = open_container(data, options={"protocol_whitelist": "none"})
     except (av.FFmpegError, OSError) as err:
         raise SourceError(
-            f"cannot open {name_of(video)} as a video: {err.strerror or err}; "
+            f"cannot open {name} as a video: {err.strerror or err}; "
             f"{advice_of(video, 'check that it is a complete video file')}"
         ) from err
     stream = _best_stream(container)
@@ -175,7 +178,7 @@ def open_video(
     else:
         return av.FFmpegError, container, stream
     container.close()
-    raise SourceError(f"cannot open {name_of(video)} as a video: {problem}")
+    raise SourceError(f"cannot open {name} as a video: {problem}")
 
 
 def _best_stream(container: InputContainer) -> VideoStream | None:

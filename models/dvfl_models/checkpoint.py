@@ -57,15 +57,18 @@ class Checkpoint:
     trainer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
+def read_checkpoint(path: str | os.PathLike[str], key: str = "") -> Checkpoint:
     """Reads an official `.pth` ({"model": ...}), a plain state_dict or our own checkpoint.
+
+    Args:
+        path: of the file.
+        key: of a recipe that names it, such as "model.start", for the error if it is missing.
 
     Raises:
         CheckpointError: if the file is missing, damaged, a pickle of objects, or holds no weights.
     """
+    _check_file(path, key)
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no checkpoint at {path}; give the path of a .pth file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter(
@@ -84,7 +87,9 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
             f"{path} is not a readable PyTorch checkpoint ({reason}); copy it or save it again"
         ) from err
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a state_dict")
+        raise CheckpointError(
+            f"{path} holds a value of type {type(content).__name__}, expected a state_dict"
+        )
     state = content.get("model", content)
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise CheckpointError(f"{path} holds no state_dict, neither at the top nor under 'model'")
@@ -106,6 +111,24 @@ def read_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
         )
     except (ValueError, TypeError, KeyError, AttributeError) as err:
         raise CheckpointError(f"{path}: what it says of itself is wrong: {err}") from err
+
+
+def _check_file(path: str | os.PathLike[str], key: str) -> None:
+    """Raises CheckpointError for what can be told without reading the file."""
+    if not os.fspath(path):
+        raise CheckpointError("the path of the checkpoint is empty; give that of a .pth file")
+    path = Path(path)
+    if key and not path.exists():
+        raise CheckpointError(
+            f"{key} is {path}: no such file; train or fetch it first, or pass --set {key}=FILE.pth"
+        )
+    if path.suffix == ".onnx" and path.is_file():
+        raise CheckpointError(
+            f"{path} is an exported file already, not a checkpoint; the way back is "
+            f"dvfl-export {path} -o FILE.pth"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; give the path of a .pth file")
 
 
 def save_checkpoint(

@@ -20,6 +20,7 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from dvfl_models.leaks import group_of
@@ -181,8 +182,10 @@ def read_rows(part: VideosPart, labels: Sequence[str]) -> list[Row]:
             f"check the path (of a recipe: --set train.N.index=... or test.N.index=...)"
         ) from err
     except (KeyError, IndexError, ValueError, TypeError) as err:
+        reason = f"{err} is missing" if isinstance(err, KeyError) else err
         raise RecipeError(
-            f"data set {part.name!r}: {part.index} is not a list of format {part.format!r} ({err})"
+            f"data set {part.name!r}: {part.index} is not a list of format {part.format!r}: "
+            f"{reason}"
         ) from err
 
 
@@ -192,17 +195,27 @@ def _index_rows(index: Path) -> list[Row]:
         return [{"file": name, "label": ""} for name in names]
     rows = list(csv.DictReader(io.StringIO(read_text(index))))
     if rows and not {"file", "label"} <= rows[0].keys():
-        raise KeyError(f"its columns are {list(rows[0])}, file and label are needed")
+        raise ValueError(f"its columns are {list(rows[0])}, file and label are needed")
     return rows
 
 
 def _list_rows(index: Path, labels: Sequence[str]) -> list[Row]:
+    def row(line: str) -> Row:
+        path, label = line.rsplit("," if "," in line else None, 1)
+        named = labels[int(label)] if label.strip().isdigit() else label.strip()
+        return {"file": path.strip(), "label": named}
+
+    return _rows_of(index, row, f"FILE LABEL, or FILE NUMBER up to {len(labels) - 1}")
+
+
+def _rows_of(index: Path, row: Callable[[str], Row], form: str) -> list[Row]:
+    """The rows of a text file, one a line; `form` says what a line has to be."""
     rows = []
-    for line in read_text(index).splitlines():
-        if line.strip():
-            path, label = line.strip().rsplit("," if "," in line else None, 1)
-            named = labels[int(label)] if label.strip().isdigit() else label.strip()
-            rows.append({"file": path.strip(), "label": named})
+    for number, line in enumerate(read_text(index).splitlines(), 1):
+        try:
+            rows += [row(line.strip())] if line.strip() else []
+        except (IndexError, ValueError) as err:
+            raise ValueError(f"line {number} of {index.name} is not {form}: {line[:80]!r}") from err
     return rows
 
 
@@ -216,8 +229,11 @@ def _folder_rows(index: Path) -> list[Row]:
 
 
 def _ucf_rows(index: Path) -> list[Row]:
-    files = [line.split()[0] for line in read_text(index).splitlines() if line]
-    return [_with_ucf_group({"file": file, "label": file.split("/")[-2]}) for file in files]
+    def row(line: str) -> Row:
+        file = line.split(maxsplit=1)[0]
+        return _with_ucf_group({"file": file, "label": file.split("/")[-2]})
+
+    return _rows_of(index, row, "NAME/FILE NUMBER")
 
 
 def _with_ucf_group(row: Row) -> Row:
@@ -238,10 +254,15 @@ def _hmdb_rows(part: VideosPart) -> list[Row]:
     rows = []
     for path in lists:
         label = path.name.removesuffix(suffix)
-        for line in read_text(path).splitlines():
-            if line.strip() and line.split()[1] == wanted:
-                rows.append({"file": f"{label}/{line.split()[0]}", "label": label})
+        for row in _rows_of(path, partial(_hmdb_row, label), "FILE 0, FILE 1 or FILE 2"):
+            if row.pop("subset") == wanted:
+                rows.append(row)
     return rows
+
+
+def _hmdb_row(label: str, line: str) -> Row:
+    file, subset, *_ = line.split()
+    return {"file": f"{label}/{file}", "label": label, "subset": subset}
 
 
 def _kinetics_rows(index: Path) -> list[Row]:

@@ -160,7 +160,7 @@ class Teacher:
     """
 
     def __init__(self, path: str | os.PathLike[str], labels: Sequence[str], spec: ClipSpec) -> None:
-        checkpoint = read_checkpoint(path)
+        checkpoint = read_checkpoint(path, "distill.teacher")
         if checkpoint.labels and tuple(labels) != checkpoint.labels:
             raise CheckpointError(
                 f"teacher {path} knows the classes {list(checkpoint.labels)}, the student shall "

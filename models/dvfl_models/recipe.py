@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,8 @@ class Recipe(Part):
     @pydantic.model_validator(mode="after")
     def _check(self) -> Recipe:
         if self.model.variant not in VARIANTS:
-            raise ValueError(f"unknown variant {self.model.variant!r}; known: {list(VARIANTS)}")
+            known = ", ".join(VARIANTS)
+            raise ValueError(f"model.variant: unknown {self.model.variant!r}; known are {known}")
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
             raise ValueError(f"labels must be two or more different names, got {self.labels}")
         if not self.train:
@@ -167,8 +169,11 @@ def _read_values(name: str | os.PathLike[str], over: Sequence[str] = ()) -> dict
     try:
         text = read_text(path) if path.suffix == ".toml" else recipe_text(str(name))
     except OSError as err:
+        near = difflib.get_close_matches(path.stem, recipe_names(), 3)
+        meant = f"; did you mean {' or '.join(near)}?" if near else "."
         raise RecipeError(
-            f"no recipe {str(name)!r}; give a .toml file or one of: {', '.join(recipe_names())}"
+            f"no recipe {str(name)!r}{meant} Give a .toml file, or a name that "
+            "dvfl-train --help lists"
         ) from err
     try:
         values: dict[str, Any] = tomllib.loads(text)

@@ -61,7 +61,8 @@ def in_words(error: ErrorDetails, top: Sequence[str]) -> str:
     if found in ("union_tag_invalid", "union_tag_not_found"):
         return f"{where}.kind must be one of {', '.join(KINDS)}"
     if found == "value_error":  # of our own, with the value
-        return f"{where}: {error['msg'].removeprefix('Value error, ')}"
+        reason = error["msg"].removeprefix("Value error, ")
+        return f"{where}: {reason}" if place else reason
     return f"{where}: {error['msg']}, got {reprlib.repr(error['input'])}"
 
 

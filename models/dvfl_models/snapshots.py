@@ -98,8 +98,11 @@ class Snapshots:
             try:
                 self.folder.mkdir(parents=True, exist_ok=True)
             except OSError as err:
+                places = (self.folder, *self.folder.parents)
+                file = next((place for place in places if place.is_file()), None)
+                problem = f"{file} is a file" if file else err.strerror
                 raise OutputError(
-                    f"cannot make the folder {self.folder}: {err.strerror}; choose another --out"
+                    f"cannot make the folder {self.folder}: {problem}; choose another --out"
                 ) from err
             with replacing(self.folder / "recipe.json") as part:
                 part.write_text(self.recipe.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -88,7 +88,7 @@ def new_model(recipe: Recipe) -> VideoFocalNet:
 
 
 def _load_imagenet(model: VideoFocalNet, path: str) -> None:
-    report = init_from_focalnet(model, read_checkpoint(path).state_dict)
+    report = init_from_focalnet(model, read_checkpoint(path, "model.imagenet").state_dict)
     loaded, missing = (
         [key for key in report[what] if "temporal" not in key and not key.startswith("head.")]
         for what in ("loaded", "not_in_file")
@@ -111,7 +111,7 @@ def _load_imagenet(model: VideoFocalNet, path: str) -> None:
 def _load_start(model: VideoFocalNet, recipe: Recipe) -> None:
     """Loads the weights to start from, all or all but the head."""
     part, labels = recipe.model, recipe.labels
-    checkpoint = read_checkpoint(part.start)
+    checkpoint = read_checkpoint(part.start, "model.start")
     if doubt := other_clips(part.start, checkpoint.spec, recipe.spec):
         log.warning("%s", doubt)
     given, wanted = checkpoint.state_dict, model.state_dict()

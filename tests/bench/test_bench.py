@@ -123,7 +123,7 @@ def test_several_files_are_plotted_with_their_accuracy(tmp_path: Path) -> None:
         (["none.onnx"], "cannot read model none.onnx"),
         ([str(DEMO_CLIP)], "not an ONNX file"),
         (["--engine", "tensorrt", "--model-only"], "tensorrt"),
-        (["--device", "cuda", "--model-only"], "no engine can run this here"),
+        (["--device", "cuda", "--model-only"], "; openvino: openvino "),
         (["--video", "none.mp4", "--seconds", "0.3"], "none.mp4"),
         (["--baseline", "none.json"], "cannot read the baseline none.json"),
         (["--baseline", str(DEMO_CLIP)], "cannot read the baseline"),

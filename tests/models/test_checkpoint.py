@@ -184,11 +184,18 @@ def test_truncated_file(femto: VideoFocalNet, tmp_path: Path) -> None:
 def test_missing_file_and_no_weights(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no checkpoint at"):
         read_checkpoint(tmp_path / "none.pth")
+    with pytest.raises(CheckpointError, match=r"model\.start is .*none\.pth: no such file; train"):
+        read_checkpoint(tmp_path / "none.pth", "model.start")
+    with pytest.raises(CheckpointError, match="the path of the checkpoint is empty"):
+        read_checkpoint("")
+    (tmp_path / "x.onnx").touch()
+    with pytest.raises(CheckpointError, match=r"exported file already.* -o FILE\.pth"):
+        read_checkpoint(tmp_path / "x.onnx")
     torch.save({"epoch": 3}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="holds no state_dict"):
         read_checkpoint(tmp_path / "x.pth")
     torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(CheckpointError, match="holds a list"):
+    with pytest.raises(CheckpointError, match="holds a value of type list"):
         read_checkpoint(tmp_path / "list.pth")
 
 

@@ -42,8 +42,26 @@ def test_official_list_of_paths_and_numbers(tmp_path: Path) -> None:
     spaces = part(tmp_path / "spaces.txt", format="list", root=str(tmp_path))
     assert listed(spaces, ["walk", "run"]) == [("a/x y.mp4", 0)]
     (tmp_path / "far.csv").write_text("b.mp4,7\n")
-    with pytest.raises(RecipeError, match=r"far\.csv is not a list of format 'list'"):
+    with pytest.raises(
+        RecipeError, match=r"line 1 of far\.csv is not FILE LABEL, or FILE NUMBER up"
+    ):
         list_videos(part(tmp_path / "far.csv", format="list"), ["walk", "run"])
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "words"),
+    [
+        ("list", "a.mp4 walk\nb.mp4\n", r"line 2 of f\.csv is not FILE LABEL.*: 'b\.mp4'"),
+        ("ucf", "A/a.avi 1\n\na.avi 1\n", r"line 3 of f\.csv is not NAME/FILE NUMBER: 'a\.avi 1'"),
+        ("kinetics", "label,youtube_id\nwalk,x\n", r"'time_start' is missing"),
+    ],
+)
+def test_the_wrong_line_of_a_list_is_named(
+    tmp_path: Path, format: str, text: str, words: str
+) -> None:
+    (tmp_path / "f.csv").write_text(text)
+    with pytest.raises(RecipeError, match=rf"is not a list of format '{format}': {words}"):
+        list_videos(part(tmp_path / "f.csv", format=format), ["walk", "run"])
 
 
 def test_ucf_split_files(tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_settings_change_values_of_any_depth() -> None:
         ("clip.num_frame=3", r"clip: there is no 'num_frame'; did you mean clip\.num_frames\?$"),
         ("model.xyzzy=3", r"there is no 'xyzzy'; known are: drop_path, "),
         ("optim=3", r"optim: "),
-        ("model.variant=huge", "unknown variant 'huge'"),
+        ("model.variant=huge", "actions5: model.variant: unknown 'huge'; known are "),
         ("clip.size=[0, 4]", "size must be"),
         ("clip.size=[17, 64]", r"clip: .*size must be at least 32 px on each side, got \(17, 64\)"),
         ("clip.colour=1", "there is no 'colour'; "),
@@ -118,6 +118,7 @@ def test_settings_change_values_of_any_depth() -> None:
         ("optim.lr=nan", r"optim\.lr: .* finite"),
         ("train.9.kind=videos", "names nothing"),
         ("labels=['a', 'a']", "labels must be"),
+        ("train=[]", "actions5: train must name at least one"),
         ('labels=["a", "b\\u001b"]', r"labels\[1\] must be a string of one line"),
         ("steps", "a setting is key=value"),
     ],
@@ -128,8 +129,10 @@ def test_wrong_values_are_named(setting: str, message: str) -> None:
 
 
 def test_missing_and_damaged_files(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"no recipe 'nonsense'.*actions5"):
+    with pytest.raises(RecipeError, match=r"no recipe 'nonsense'\. Give .*dvfl-train --help"):
         read_recipe("nonsense")
+    with pytest.raises(RecipeError, match=r"'ucf101'; did you mean ucf101_\w+ or .*\? Give "):
+        read_recipe("ucf101")
     (tmp_path / "bad.toml").write_text("name = [")
     with pytest.raises(RecipeError, match="not valid TOML"):
         read_recipe(tmp_path / "bad.toml")

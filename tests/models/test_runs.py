@@ -431,7 +431,7 @@ def test_a_run_is_resumed_where_there_is_one_and_nowhere_else(tmp_path: Path) ->
         Trainer(small(index), tmp_path / "run", RESUME)
     assert not (tmp_path / "run").exists()
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(OutputError, match=r"cannot make the folder .*choose another --out"):
+    with pytest.raises(OutputError, match=r"folder .*file is a file; choose another --out"):
         Trainer(small(index), tmp_path / "file" / "run")
     Trainer(small(index), tmp_path / "run").run(workers=0, progress=False)
     more_often = small(index, test_every=1, checkpoint_every=1)  # nothing that is computed

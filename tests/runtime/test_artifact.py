@@ -10,7 +10,7 @@ from artifacts import LABELS, SPEC, artifact, colour_graph, save, write_colour_m
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dvfl_runtime import Artifact, ArtifactError, ClipSpec
+from dvfl_runtime import ArgumentError, Artifact, ArtifactError, ClipSpec
 from dvfl_runtime.artifact import graph_sha256, read_artifact
 
 
@@ -86,6 +86,8 @@ def test_missing_files_and_folders_are_refused(tmp_path):
         read_artifact(tmp_path / "m.onnx")
     with pytest.raises(ArtifactError, match="directory"):
         read_artifact(tmp_path)
+    with pytest.raises(ArgumentError, match="path must be that of a model file, got ''"):
+        read_artifact("")
 
 
 def test_a_model_from_elsewhere_is_refused_with_the_command_to_run(tmp_path):
@@ -116,7 +118,7 @@ def without(name):
         (changed(labels=["a", 1]), "labels"),
         (changed(labels=3), "wrong"),
         (changed(precision="fp8"), "precision must be one of"),
-        (changed(spec=None), "wrong"),
+        (changed(spec=None), "spec must be a mapping of the fields of a ClipSpec, got None"),
         (changed(spec={"num_frames": 8}), "missing ClipSpec fields"),
         (changed(spec={**json.loads(artifact().to_json())["spec"], "size": 3}), "wrong"),
         (changed(spec={**json.loads(artifact().to_json())["spec"], "mean": "abc"}), "wrong"),

@@ -98,6 +98,11 @@ def test_a_file_whose_length_is_not_told(web, videos):
         frames_of(f"{other.url}/endless/a.mp4")
 
 
+def test_a_web_page_in_the_place_of_a_video_is_named(web):
+    with pytest.raises(SourceError, match=r"answers with a web page \(text/html\), not a video"):
+        open_source(f"{web.url}/page/camera")
+
+
 def test_a_connection_that_breaks_off_goes_on_where_it_was(web, caplog):
     assert len(frames_of(f"{web.url}/cut/a.mp4")) == COUNT
     assert any(asked and asked != "bytes=0-" for path, asked in web.asked if "/cut/" in path)

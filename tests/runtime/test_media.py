@@ -69,10 +69,10 @@ def test_objects_that_cannot_be_read_are_one_clear_line(video):
             (pipe, r"cannot be read from its beginning again; pass the bytes, file\.read\(\)"),
             (
                 Greedy(data),
-                r"cannot open video as a video: its read\([0-9]+\) has to return at most",
+                r"cannot open the bytes as a video: its read\([0-9]+\) has to return at most",
             ),
-            (b"", "cannot open video as a video"),
-            (b"no video", "cannot open video as a video"),
+            (b"", "cannot open the bytes as a video"),
+            (b"no video", "cannot open the bytes as a video"),
         ):
             with pytest.raises(SourceError, match=words):
                 open_source(made)

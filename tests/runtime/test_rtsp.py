@@ -229,6 +229,13 @@ def test_a_server_that_never_comes(start):
         assert source.state == "ended"
 
 
+def test_a_host_that_nobody_knows_is_told():
+    address = f"rtsp://me:s3cret@{'x' * 64}.invalid/live"  # too long to be asked for
+    with pytest.raises(ConnectionError, match=r"connect: the host name is not known \(") as caught:
+        RtspGrabber(address).open()
+    assert "s3cret" not in str(caught.value)
+
+
 def test_a_wrong_path_or_password_is_an_error_at_once(start):
     server = start("small", options="--user me:s/e?c#r@e%t")
     with pytest.raises(SourceError, match=r"refuses the connection .*check the name and the pass"):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pickle
@@ -84,9 +85,24 @@ def test_other_things_that_are_no_source(source):
         open_source(source)
 
 
-@pytest.mark.parametrize("source", [None, 2.5, True, {}])
+def test_an_address_of_a_file_is_a_path_without_its_scheme():
+    with pytest.raises(SourceError, match=r"pass the path without file://$"):
+        open_source("FILE:///a.mp4")
+
+
+def test_white_space_around_an_address_is_left_out():
+    for address in (" rtsp://cam/1", "rtsp://cam/1\n"):
+        with contextlib.closing(open_source(address)) as source:
+            assert source.name == "rtsp://cam/1"
+        assert is_live(address)
+    with pytest.raises(SourceError, match=r" a\.mp4 does not exist"):
+        open_source(" a.mp4")
+
+
+@pytest.mark.parametrize("source", [None, 2.5, True, {}, object()])
 def test_what_frames_cannot_be_read_from_is_a_wrong_argument(source):
-    with pytest.raises(ArgumentError, match="cannot read frames from a "):
+    words = f"cannot read frames from a value of type {type(source).__name__}; "
+    with pytest.raises(ArgumentError, match=words):
         open_source(source)
 
 
