@@ -69,11 +69,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(parser: Parser, work: Callable[[Requests], int]) -> int:
-    """Runs the work of a command and returns its exit status.
+    """Runs the work of a command, in whose words errors and warnings are told.
+
+    Returns its exit status.
 
     What is wrong is one line on standard error and status 2. A request to end (Ctrl-C, SIGTERM,
     SIGHUP) is status 128 and its number, also where the work ends as it would have anyway.
     """
+    log_lines(parser)
     try:
         with interruptible() as requests:
             status = work(requests)
@@ -99,13 +102,16 @@ def say(text: str) -> None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
-def log_lines(prog: str) -> None:
-    """Has what is logged be lines on standard error: progress as it is, the rest with its level."""
+def log_lines(parser: Parser) -> None:
+    """Makes a line on standard error of each message that is logged, in the words of a command.
+
+    Progress stands as it is, all else after its level. A log that is set up already stays so.
+    """
 
     class Lines(logging.Formatter):
         def format(self, record: logging.LogRecord) -> str:
             level = f"{record.levelname}: " if record.levelno > logging.INFO else ""
-            return f"{prog}: {level}{super().format(record)}"
+            return f"{parser.prog}: {level}{parser.in_options(super().format(record))}"
 
     handler = logging.StreamHandler()
     handler.setFormatter(Lines())

@@ -21,7 +21,7 @@ from dvfl_models.cli import main as train
 from dvfl_models.cost import main as cost
 from dvfl_models.crossval import main as crossval
 from dvfl_models.scenes import main as scenes
-from dvfl_runtime.arguments import log_lines
+from dvfl_runtime.arguments import Parser, log_lines
 from dvfl_runtime.cli import main as recognize
 from dvfl_runtime.files import replacing
 
@@ -172,14 +172,17 @@ def test_a_full_disk_is_one_line(
     assert "full.json: No space left on device" in line
 
 
-def test_warnings_are_told_from_progress(
+def test_warnings_are_told_from_progress_and_speak_of_options(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(logging.root, "handlers", [])
-    log_lines("dvfl-train")
+    command = Parser(prog="dvfl-train")
+    command.add_argument("--device")
+    log_lines(command)
     log = logging.getLogger("dvfl_models.train")
     monkeypatch.setattr(log, "level", logging.INFO)
     log.info("step %d", 1)
-    log.warning("step %d is skipped", 2)
-    said = capsys.readouterr().err
-    assert said == "dvfl-train: step 1\ndvfl-train: WARNING: step 2 is skipped\n"
+    log.warning("step %d is skipped; pass device='cpu'", 2)
+    progress, warning = capsys.readouterr().err.splitlines()
+    assert progress == "dvfl-train: step 1"
+    assert warning == "dvfl-train: WARNING: step 2 is skipped; pass --device cpu"

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dvfl_models.bundled_recipes import recipe_names
 from dvfl_models.cli import PACKAGES as TRAINING
-from dvfl_runtime.arguments import Parser, log_lines, run_command, threads
+from dvfl_runtime.arguments import Parser, run_command, threads
 from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.evaluation import Views
 from dvfl_runtime.files import check_places, replacing
@@ -69,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     command = parser()
     args = command.parse_args(argv)
-    log_lines(command.prog)
 
     def work(_: Requests) -> int:
         check_installed(command.prog, *command.packages)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dvfl_models.bundled_recipes import recipe_names
-from dvfl_runtime.arguments import Parser, log_lines, run_command, threads, workers
+from dvfl_runtime.arguments import Parser, run_command, threads, workers
 from dvfl_runtime.interrupts import Requests
 from dvfl_runtime.packages import MEDIA, check_installed
 from dvfl_runtime.version import __version__
@@ -69,7 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
     command = parser()
     args = command.parse_args(argv)
-    log_lines(command.prog)
     for package in ("dvfl_models", "dvfl_runtime"):  # PyTorch's own are for those who develop it
         logging.getLogger(package).setLevel(logging.INFO)
     # Threads that wait for each other give the core away instead of spinning, which on a busy
