@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 UNTIMED = (
-    "%s does not say how many frames a second it has; %d is assumed. If that is wrong, pass "
-    "--fps F (in Python fps=F)"
+    "%s does not say how many frames a second it has; %d is assumed. If that is wrong, pass fps=F"
 )
 MAX_THREADS = 4  # each thread of the codec holds one more decoded picture
 
