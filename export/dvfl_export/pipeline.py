@@ -41,7 +41,8 @@ from dvfl_models.checkpoint import (
     variant_of,
 )
 from dvfl_models.macs import count_macs
-from dvfl_models.video_focalnet import VideoFocalNet, check_size
+from dvfl_models.sizes import check_size
+from dvfl_models.video_focalnet import VideoFocalNet
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, Precision, read_artifact
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.files import replacing

@@ -26,7 +26,8 @@ from dvfl_models.recipe_parts import (
     SyntheticPart,
     VideosPart,
 )
-from dvfl_models.video_focalnet import VARIANTS, check_size
+from dvfl_models.sizes import check_size
+from dvfl_models.video_focalnet import VARIANTS
 from dvfl_runtime.checks import check_labels
 from dvfl_runtime.errors import CheckpointError, RecipeError
 from dvfl_runtime.files import read_text

@@ -27,7 +27,6 @@ from dvfl_runtime.errors import ArgumentError
 Layer = Callable[[Tensor], Tensor]
 PATCH_SIZE = 4
 NUM_STAGES = 4
-MIN_SIDE_PX = PATCH_SIZE * 2 ** (NUM_STAGES - 1)  # one token of the last stage
 
 
 @dataclass(frozen=True)
@@ -319,7 +318,7 @@ class Stage(nn.Module):
 class VideoFocalNet(nn.Module):
     """The classifier: patch embedding, four stages, LayerNorm, mean over pixels and frames, head.
 
-    The same module serves any number of frames and any picture that `check_size` lets pass.
+    The same module serves any number of frames and any picture of at least 32 x 32 px.
     """
 
     def __init__(self, config: VideoFocalNetConfig) -> None:
@@ -384,12 +383,6 @@ def init_weights(model: nn.Module, scheme: str) -> None:
             else:
                 nn.init.trunc_normal_(module.weight, std=0.02)
             nn.init.zeros_(module.bias)
-
-
-def check_size(size: tuple[int, int]) -> None:
-    """Raises ArgumentError if pictures of (H, W) px are too small for four stages."""
-    if min(size) < MIN_SIDE_PX:
-        raise ArgumentError(f"size must be at least {MIN_SIDE_PX} px on each side, got {size}")
 
 
 def build_model(
