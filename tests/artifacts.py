@@ -67,3 +67,7 @@ def coloured(*spans: tuple[str, int], height: int = 32, width: int = 48) -> list
         for colour, count in spans
         for _ in range(count)
     ]
+
+
+def clips(batch, colour=(255, 0, 51)):
+    return np.full((batch, SPEC.num_frames, *SPEC.size, 3), colour, np.uint8)

@@ -15,6 +15,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from artifacts import coloured
+
+from dvfl_runtime.sources import MemorySource
+
 READY = re.compile(r"serving at (http://\S+)")
 TIMEOUT_S = 60  # of anything: a machine may be busy
 
@@ -103,3 +107,13 @@ def stuck_client(port: int, path: str) -> socket.socket:
 def chromium() -> Path | None:
     """Returns the system's Chromium, `None` where there is none."""
     return next((p for p in [Path("/usr/bin/chromium")] if p.is_file()), None)
+
+
+def recognise(server, recognizer, *sources):
+    watched = [server.watch(source) for source in sources]
+    for prediction in recognizer.stream(watched, hop_s=0.1):
+        server.write(prediction)
+
+
+def red(seconds):
+    return MemorySource(coloured(("red", round(25 * seconds))), 25.0)

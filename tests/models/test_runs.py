@@ -1,6 +1,5 @@
 """Whole runs: killed, resumed, in two processes, with a teacher, with videos that are broken."""
 
-import itertools
 import json
 import logging
 import os
@@ -8,94 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import videos
-from accelerate.optimizer import AcceleratedOptimizer
 from accelerate.state import AcceleratorState
+from small_runs import ON_CPU, RESUME, command, make_videos, rows_of, small, toml, weights
 
 from dvfl_models import read_checkpoint
-from dvfl_models.recipe import Recipe, recipe_from
-from dvfl_models.skipped_steps import IN_A_ROW_SCALED
 from dvfl_models.starting import TrainOptions
 from dvfl_models.teacher_cache import TeacherCache
 from dvfl_models.train import Trainer
 from dvfl_runtime.errors import DvflError, OutputError, RecipeError
 
-RESUME = TrainOptions(resume=True)
-ON_CPU = TrainOptions(cpu=True)
-TOML = """
-name = "small"
-labels = ["a", "b"]
-test_every = 8
-checkpoint_every = 8
-model = {{variant = "femto", init = "xavier", drop_path = {drop_path}}}
-clip = {{num_frames = 2, size = [32, 32], resize = 36}}
-augment = {{mixup = 0.8, cutmix = 1.0, crop = [0.4, 1.0]}}
-optim = {{epochs = {epochs}, batch_size = 4, accumulate = {accumulate}, ema = 0.5}}
-train = [{{kind = "videos", name = "v", index = "{index}"}}]
-test = [{{kind = "videos", name = "v_test", index = "{index}"}}]
-"""
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    """Its precision is a state of the process; a user's process trains one recipe."""
-    AcceleratorState._reset_state(True)
-    yield
-    AcceleratorState._reset_state(True)
-
-
-def make_videos(folder: Path, count: int = 12) -> Path:
-    folder.mkdir(exist_ok=True)
-    rows = ["file,label,person"]
-    for k in range(count):
-        images = videos.pictures(8, 40, 48)
-        frames = [np.clip(image.astype(int) + 100 * (k % 2), 0, 255) for image in images]
-        videos.write_video(folder / f"{k}.mp4", [frame.astype(np.uint8) for frame in frames])
-        rows.append(f"{k}.mp4,{'ab'[k % 2]},{k // 2}")
-    (folder / "index.csv").write_text("\n".join(rows) + "\n")
-    return folder / "index.csv"
-
-
-def toml(folder: Path, index: Path, **values: object) -> Path:
-    path = folder / "small.toml"
-    wanted = {"epochs": 12, "accumulate": 1, "drop_path": 0.2, **values}
-    path.write_text(TOML.format(index=index, **wanted))
-    return path
-
-
-def small(index: Path, **changes: object) -> Recipe:
-    values = {
-        "name": "small",
-        "labels": ["a", "b"],
-        "model": {"variant": "femto", "init": "xavier"},
-        "clip": {"num_frames": 2, "size": [32, 32], "resize": 36},
-        "train": [{"kind": "videos", "name": "v", "index": str(index)}],
-        "optim": {"steps": 3, "batch_size": 2},
-        "test_every": 100,
-        "checkpoint_every": 100,
-        **changes,
-    }
-    return recipe_from(values, "small")
-
-
-def command(recipe: Path, out: Path, *more: str) -> list[str]:
-    options = [str(recipe), "--out", str(out), "--cpu", "--workers", "0", "--threads", "1"]
-    return ["-m", "dvfl_models.cli", *options, *more]
-
-
-def weights(path: Path) -> dict[str, torch.Tensor]:
-    return dict(read_checkpoint(path).state_dict)
-
-
-def rows_of(run: Path) -> int:
-    path = run / "metrics.csv"
-    return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def test_a_run_killed_in_mid_epoch_ends_as_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -335,72 +261,6 @@ def test_a_run_does_not_go_on_with_other_videos(tmp_path: Path) -> None:
     (tmp_path / "videos" / "0.mp4").write_bytes((tmp_path / "videos" / "1.mp4").read_bytes() + b"x")
     with pytest.raises(DvflError, match="trained on other videos"):
         Trainer(small(index), tmp_path / "run", RESUME)
-
-
-def test_a_loss_that_is_never_finite_names_the_clips(tmp_path: Path) -> None:
-    index = make_videos(tmp_path / "videos", 4)
-    trainer = Trainer(small(index, checkpoint_every=1), tmp_path / "run")
-    with torch.no_grad():
-        trainer.model.head.bias[0] = float("inf")
-    with pytest.raises(DvflError, match=r"the weights are not finite after step 1; lower"):
-        trainer._after_step(trainer._train_step(trainer.batches[0]))
-    assert not (tmp_path / "run" / "last.pth").exists()
-    trainer._train_step(trainer.batches[1])
-    with pytest.raises(DvflError, match=r"at step 2, lr 0\..*3 steps in a row.*videos/\d\.mp4"):
-        trainer._train_step(trainer.batches[2])
-    failed = json.loads((tmp_path / "run" / "failed_steps_0.json").read_text())
-    assert [row["step"] for row in failed] == [0, 1, 2]
-    assert len(failed[0]["clips"]) == 2
-
-
-def poisoned(trainer: Trainer, steps: set[int]) -> None:
-    """Makes the gradient of these steps infinite, as an overflow does."""
-
-    def overflow(gradient: torch.Tensor) -> torch.Tensor | None:
-        return gradient * float("inf") if trainer.step in steps else None
-
-    trainer.model.head.bias.register_hook(overflow)
-
-
-def test_a_gradient_that_is_not_finite_once_is_skipped_and_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    index = make_videos(tmp_path / "videos", 4)
-    optim = {"steps": 8, "batch_size": 2, "ema": 0.5}
-    trainer = Trainer(small(index, optim=optim, checkpoint_every=8), tmp_path / "run")
-    poisoned(trainer, {1, 2, 3, 4, 6})  # four in a row, and one more
-    before: list[torch.Tensor] = []
-    for step in range(8):
-        trainer._after_step(trainer._train_step(trainer.batches[step]))
-        assert trainer.averaged is not None
-        before.append(torch.cat([trainer.model.head.weight, trainer.deployed.head.weight]).clone())
-    changed = [not torch.equal(*pair) for pair in itertools.pairwise(before)]
-    assert changed == [False] * 4 + [True, False, True]
-    assert caplog.text.count("is skipped, the gradient is") == 5
-    assert [row["skipped"] for row in trainer.metrics.rows()] == [*"01234455"]
-    assert Trainer(small(index, optim=optim), tmp_path / "run", RESUME).skipped.count == 5
-
-
-def test_the_scaler_of_fp16_lowers_its_scale_and_goes_on(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """On a CPU the scaler is put in by hand; what it does to the steps is the same."""
-    trainer = Trainer(small(make_videos(tmp_path / "videos", 2)), tmp_path / "run", ON_CPU)
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
-    trainer.accelerator.scaler = scaler
-    trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=scaler)
-    trainer.accelerator._optimizers = [trainer.optimizer]
-    trainer.accelerator.state._mixed_precision = "fp16"
-    poisoned(trainer, {0, 1})
-    trainer.skipped.most = IN_A_ROW_SCALED
-    scales = []
-    for step in range(3):
-        trainer._train_step(trainer.batches[step])
-        scales.append(scaler.get_scale())
-    assert scales == [2.0**15, 2.0**14, 2.0**14]
-    assert trainer.skipped.count == 2
-    told = [r for r in caplog.records if r.levelno > logging.INFO and "is skipped" in r.message]
-    assert not told  # nothing that anybody has to look at
 
 
 def test_what_a_run_leaves_behind(tmp_path: Path) -> None:

@@ -1,31 +1,24 @@
 import logging
 import os
-import subprocess
 import sys
-import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from artifacts import SPEC, colour_graph, save, write_colour_model
+from artifacts import clips, colour_graph, save, write_colour_model
 from onnx import TensorProto, helper
 
 from dvfl_runtime import ArtifactError, DvflError, EngineUnavailable, FakeEngine, engines
 from dvfl_runtime.engines import cuda, open_engine
 from dvfl_runtime.engines import onnxruntime as ort_engine
-from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.engines.openvino import shared_core
 
 
 @pytest.fixture
 def model(tmp_path):
     return write_colour_model(tmp_path / "m.onnx")
-
-
-def clips(batch, colour=(255, 0, 51)):
-    return np.full((batch, SPEC.num_frames, *SPEC.size, 3), colour, np.uint8)
 
 
 each_engine = pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
@@ -206,101 +199,6 @@ def test_the_tensorrt_provider_is_never_replaced_silently(model, monkeypatch):
         open_engine("onnxruntime-tensorrt", model)
 
 
-class Session:
-    """What onnxruntime would make of a model on a GPU: it remembers what it was given."""
-
-    def __init__(self, path, options, providers):
-        self.options = options
-        self.providers = dict(p if isinstance(p, tuple) else (p, {}) for p in providers)
-        self.batches = []
-        Session.made = self
-
-    def get_providers(self):
-        return [*self.providers, "CPUExecutionProvider"]
-
-    def get_inputs(self):
-        shape = ["batch", 4, 8, 8, 3]
-        return [types.SimpleNamespace(name="clip", type="tensor(uint8)", shape=shape)]
-
-    def get_outputs(self):
-        value = {"name": "logits", "type": "tensor(float)", "shape": ["batch", 3]}
-        return [types.SimpleNamespace(**value)]
-
-    def run(self, names, values):
-        self.batches.append(len(values["clip"]))
-        return [values["clip"].mean(axis=(1, 2, 3), dtype=np.float32)]
-
-
-@pytest.fixture
-def on_a_gpu(monkeypatch, tmp_path):
-    """An onnxruntime-gpu on a machine with a GPU, up to the session."""
-    listed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
-    monkeypatch.setenv("DVFL_CACHE_DIR", str(tmp_path / "a" / "b" / "cache"))
-    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
-    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
-    monkeypatch.setattr(
-        onnxruntime, "preload_dlls", lambda: sys.stdout.write("Failed to load x.so")
-    )
-    monkeypatch.setattr(ort_engine, "cuda_problem", lambda: None)
-    monkeypatch.setattr(ort_engine, "gpu_model", lambda: "Orin with 8 multiprocessors")
-
-
-def test_cuda_computes_in_full_float32(model, on_a_gpu, capfd, caplog):
-    with caplog.at_level(logging.INFO, "dvfl_runtime"):
-        engine = open_engine("onnxruntime", model, device="cuda")
-    assert Session.made.providers == {"CUDAExecutionProvider": {"use_tf32": "0"}}
-    assert Session.made.options.get_session_config_entry("session.disable_cpu_ep_fallback") == "1"
-    assert (engine.device, engine.provider) == ("cuda", "CUDAExecutionProvider")
-    assert "CUDA's libraries: Failed to load x" in caplog.text
-    assert capfd.readouterr().out == ""  # where the results are
-    engine.run(clips(20))
-    assert Session.made.batches == [20]
-
-
-@pytest.mark.parametrize("preload", ["missing", "raises"])
-def test_libraries_that_cannot_be_preloaded_may_be_the_systems(
-    model, on_a_gpu, monkeypatch, caplog, preload
-):
-    if preload == "missing":  # before onnxruntime 1.21
-        monkeypatch.delattr(onnxruntime, "preload_dlls")
-    else:
-        monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: 1 / 0)
-    with caplog.at_level(logging.INFO, "dvfl_runtime"):
-        assert open_engine("onnxruntime", model, device="auto").device == "cuda"
-    assert ("libraries: ZeroDivisionError" in caplog.text) == (preload == "raises")
-    assert "libraries: loaded" not in caplog.text
-
-
-def test_the_tensorrt_provider_knows_its_batches_and_has_a_folder(model, on_a_gpu, tmp_path):
-    engine = open_engine("onnxruntime-tensorrt", model)
-    kept = tmp_path / "a/b/cache/onnxruntime-tensorrt-Orin_with_8_multiprocessors"
-    assert kept.stat().st_mode & 0o777 == 0o700  # made before onnxruntime, which makes one level
-    assert Session.made.providers == {
-        "TensorrtExecutionProvider": {
-            "trt_profile_min_shapes": "clip:1x4x8x8x3",
-            "trt_profile_opt_shapes": "clip:1x4x8x8x3",
-            "trt_profile_max_shapes": "clip:8x4x8x8x3",
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(kept),
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": str(kept),
-        },
-        "CUDAExecutionProvider": {"use_tf32": "0"},
-    }
-    assert engine.provider == "TensorrtExecutionProvider+CUDAExecutionProvider"
-    given = np.concatenate([clips(1, (n, 0, 0)) for n in range(20)])
-    np.testing.assert_allclose(engine.run(given)[:, 0], np.arange(20))
-    assert Session.made.batches == [8, 8, 4]
-
-
-def test_a_folder_of_others_keeps_no_engine_of_tensorrt(model, on_a_gpu, monkeypatch, caplog):
-    monkeypatch.setenv("DVFL_CACHE_DIR", "/dev/null/cache")
-    open_engine("onnxruntime-tensorrt", model)
-    options = Session.made.providers["TensorrtExecutionProvider"]
-    assert sorted(options) == [f"trt_profile_{name}_shapes" for name in ("max", "min", "opt")]
-    assert "builds its engine at each start: cannot make" in caplog.text
-
-
 @pytest.mark.parametrize(("chosen", "wanted"), [(None, "1"), ("0", "0")])
 def test_onnxruntime_sends_nothing_away_unless_the_user_says_so(model, monkeypatch, chosen, wanted):
     monkeypatch.setenv("ORT_DISABLE_TELEMETRY", chosen or "")
@@ -382,52 +280,6 @@ def test_a_clip_of_another_shape_is_an_artifact_error(name, model):
     for batch in (1, 2):
         with pytest.raises(ArtifactError, match="fails on clips of shape"):
             engine.run(clips(batch)[:, :3])
-
-
-def test_cpus_respect_affinity_and_quota(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    assert usable_cpus(tmp_path) == 8
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert usable_cpus(tmp_path) == 8
-    (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert usable_cpus(tmp_path) == 2
-    (tmp_path / "cpu.max").unlink()
-    (tmp_path / "cpu").mkdir()
-    (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("-1\n")
-    assert usable_cpus(tmp_path) == 8
-    (tmp_path / "cpu" / "cpu.cfs_quota_us").write_text("50000\n")
-    assert usable_cpus(tmp_path) == 1
-
-
-def test_cpus_respect_the_quotas_of_all_groups_above(tmp_path, monkeypatch):
-    monkeypatch.setattr("os.sched_getaffinity", lambda pid: set(range(8)), raising=False)
-    membership = tmp_path / "membership"
-    membership.write_text("0::/system.slice/camera.service\n")
-    service = tmp_path / "system.slice" / "camera.service"
-    service.mkdir(parents=True)
-    (service / "cpu.max").write_text("max 100000\n")
-    assert usable_cpus(tmp_path, membership) == 8
-    (tmp_path / "system.slice" / "cpu.max").write_text("300000 100000\n")
-    assert usable_cpus(tmp_path, membership) == 3
-    (service / "cpu.max").write_text("120000 100000\n")
-    assert usable_cpus(tmp_path, membership) == 2
-    membership.write_text("5:memory:/m\n4:cpuacct,cpu:/docker/x\n")
-    for name, quota in (("cpu", -1), ("cpu/docker/x", 400000)):
-        (tmp_path / name).mkdir(parents=True, exist_ok=True)
-        (tmp_path / name / "cpu.cfs_quota_us").write_text(f"{quota}\n")
-        (tmp_path / name / "cpu.cfs_period_us").write_text("100000\n")
-    assert usable_cpus(tmp_path, membership) == 4
-
-
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
-def test_a_process_that_may_use_one_cpu_starts_one_thread():
-    code = (
-        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from dvfl_runtime.engines.cpus import usable_cpus; print(usable_cpus())"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "1\n"
 
 
 def test_the_fake_engine_gives_what_it_was_told():

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import os
 import pty
-import resource
 import signal
 import socket
 import subprocess
@@ -16,131 +15,16 @@ from itertools import count, islice
 import cv2
 import numpy as np
 import pytest
-from artifacts import COLOURS, coloured, write_colour_model
-from serving import Served, ask, events, status, stuck_client
+from artifacts import COLOURS, coloured
+from serving import Served, ask, events, recognise, red, status, stuck_client
 from streams import RtspServer, encode
-from videos import write_video
 
-from dvfl_runtime import Frame, Grabbed, LiveOptions, LiveSource, Recognizer, cli
+from dvfl_runtime import Frame, Grabbed, LiveOptions, LiveSource
 from dvfl_runtime.job import Reader
-from dvfl_runtime.serve import board, cards, connections
-from dvfl_runtime.serve.address import Address, listen
-from dvfl_runtime.serve.server import PageServer
+from dvfl_runtime.serve import board, cards
 from dvfl_runtime.sources import MemorySource, open_source
-from dvfl_runtime.sources.file import FileSource
 
 ROUTES = ("/", "/state", "/events", "/picture/0", "/picture/0.jpg")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("serve")
-    write_colour_model(path / "m.onnx")
-    for colour in ("red", "blue"):
-        write_video(path / f"{colour}.mp4", coloured((colour, 50)), pix_fmt="yuv444p")
-    write_video(path / "short.mp4", coloured(("red", 5)), pix_fmt="yuv444p")
-    long = coloured(("red", 60 * 25), height=16, width=16)
-    write_video(path / "long.mp4", long, pix_fmt="yuv444p")
-    return path
-
-
-@pytest.fixture(scope="module")
-def recognizer(folder):
-    with Recognizer(folder / "m.onnx", engine="onnxruntime") as opened:
-        yield opened
-
-
-@pytest.fixture
-def serve(recognizer):
-    """Starts servers in this process."""
-    with contextlib.ExitStack() as stack:
-
-        def start(host="127.0.0.1", token=None):
-            listening, address = listen(Address(host, 0), token)
-            info, labels = recognizer.info, recognizer.labels
-            server = PageServer(listening, host, token, info=info, labels=labels)
-            stack.callback(server.close)
-            return server, address.port
-
-        yield start
-
-
-def recognise(server, recognizer, *sources):
-    watched = [server.watch(source) for source in sources]
-    for prediction in recognizer.stream(watched, hop_s=0.1):
-        server.write(prediction)
-
-
-def red(seconds):
-    return MemorySource(coloured(("red", round(25 * seconds))), 25.0)
-
-
-@pytest.mark.parametrize(
-    ("text", "host", "port", "is_loopback", "again"),
-    [
-        ("8000", "127.0.0.1", 8000, True, "127.0.0.1:8000"),
-        (":0", "127.0.0.1", 0, True, "127.0.0.1:0"),
-        ("localhost:80", "localhost", 80, True, "localhost:80"),
-        ("[::1]:80", "::1", 80, True, "[::1]:80"),
-        ("127.8.8.8:80", "127.8.8.8", 80, True, "127.8.8.8:80"),
-        ("0.0.0.0:65535", "0.0.0.0", 65535, False, "0.0.0.0:65535"),
-        ("[::]:80", "::", 80, False, "[::]:80"),
-        ("camera.local:80", "camera.local", 80, False, "camera.local:80"),
-        ("localhost.example.org:80", "localhost.example.org", 80, False, None),
-    ],
-)
-def test_addresses(text, host, port, is_loopback, again):
-    address = Address.parse(text)
-    assert (address.host, address.port, address.is_loopback) == (host, port, is_loopback)
-    assert str(address) == (again or text)
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (["--serve", "page"], ["--serve", "'page'", "HOST:PORT"]),
-        (["--serve", "localhost:"], ["--serve", "'localhost:'"]),
-        (["--serve", "::1:80"], ["--serve", "'::1:80'"]),
-        (["--serve", "65536"], ["--serve", "65535", "'65536'"]),
-        (["--serve", "http://localhost:80"], ["--serve", "PORT or HOST:PORT", "'http://"]),
-        (["--serve", "0.0.0.0:0"], ["0.0.0.0", "--token TOKEN"]),
-        (["--serve", "camera.local:0"], ["camera.local", "--token TOKEN"]),
-        (["--serve", "203.0.113.1:0", "--token", "x"], ["203.0.113.1:0", "of this machine"]),
-        (["--serve", "0", "--token", ""], ["--token is empty"]),
-        (["--linger", "1"], ["--linger", "pass both"]),
-        (["--serve", "0", "--linger", "-1"], ["--linger", ">= 0", "'-1'"]),
-        (["--token", "x"], ["--token", "pass both"]),
-        (["--serve", "0", "--whole"], ["--serve", "--whole"]),
-    ],
-)
-def test_bad_arguments_are_one_line_before_any_work(words, parts, tmp_path, capsys):
-    words = ["none.mp4", "--model", "none.onnx", "-o", str(tmp_path / "o.jsonl"), *words]
-    is_one_error(words, parts, capsys)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_port_that_is_taken_is_one_line_before_any_work(tmp_path, capsys):
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        port = other.getsockname()[1]
-        words = ["none.mp4", "--model", "none.onnx", "-o", str(tmp_path / "o.jsonl")]
-        is_one_error([*words, "--serve", str(port)], [f"127.0.0.1:{port}", "in use"], capsys)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("package", ["uvicorn", "starlette"])
-def test_what_is_missing_is_one_line(package, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, package, None)
-    is_one_error(["none.mp4", "--serve", "0"], [package, f"run: pip install {package}"], capsys)
-
-
-def is_one_error(words, parts, capsys):
-    try:
-        code = cli.main(words)
-    except SystemExit as err:
-        code = err.code
-    out, err = capsys.readouterr()
-    assert (code, out, err.count("\n")) == (2, "", 1)
-    assert all(part in err for part in ["dvfl-recognize: error: ", *parts]), err
 
 
 def test_every_route_needs_the_token(serve):
@@ -340,93 +224,6 @@ def test_an_outage_is_over_with_the_first_picture():
     source.close()
 
 
-@contextlib.contextmanager
-def idle_clients(port, number, sent=b""):
-    with contextlib.ExitStack() as stack:
-        clients = []
-        for _ in range(number):
-            client = stack.enter_context(socket.create_connection(("127.0.0.1", port), 60))
-            client.sendall(sent)
-            clients.append(client)
-        yield clients
-
-
-def test_connections_that_ask_for_nothing_lock_nobody_out(serve, recognizer, folder):
-    server, port = serve()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
-    try:
-        with contextlib.ExitStack() as stack:
-            told = events(stack.enter_context(ask(port, "/events")))
-            assert next(told)[0] == "hello"
-            before = len(os.listdir("/proc/self/fd"))
-            for sent in (b"", b"GET /state HTTP/1.1\r\nHost: loc"):
-                stack.enter_context(idle_clients(port, 500, sent))
-            assert status(port, "/state") == 200
-            # the clients' own ends, which are in this process too, and what is kept of the others
-            assert len(os.listdir("/proc/self/fd")) < before + 1000 + 110
-            recognise(server, recognizer, FileSource(folder / "short.mp4"))
-            assert any(kind == "message" for kind, _, _ in told)  # who listens is not sent away
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
-def test_where_few_files_may_be_open_there_are_fewer_connections(monkeypatch):
-    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, 64))
-    assert connections.max_connections() == 16
-
-
-def test_who_does_not_finish_a_request_is_cut_off(serve, monkeypatch):
-    monkeypatch.setattr(connections, "REQUEST_S", 0.3)
-    _, port = serve()
-    request = b"GET /state HTTP/1.1\r\nHost: localhost\r\n"
-    with (
-        ask(port, "/events") as answer,
-        idle_clients(port, 1) as (silent,),
-        idle_clients(port, 1, request) as (slow,),
-        idle_clients(port, 1, request + b"\r\n") as (again,),
-    ):
-        assert again.recv(65536).startswith(b"HTTP/1.1 200")
-        begin_s = time.monotonic()
-        with contextlib.suppress(OSError):
-            while time.monotonic() < begin_s + 10:
-                for client in (slow, again):  # bytes do not set the time back
-                    client.sendall(b"X")
-                time.sleep(0.05)
-        assert time.monotonic() - begin_s < 5
-        for client in (silent, slow, again):
-            with contextlib.suppress(ConnectionResetError):
-                while client.recv(65536):
-                    pass
-        assert next(events(answer))[0] == "hello"  # who has asked is not cut off
-    assert status(port, "/state") == 200
-
-
-def test_large_headers_are_refused(serve):
-    _, port = serve()
-    assert status(port, "/state", X="x" * 60_000) == 431
-    assert status(port, "/state") == 200
-
-
-def test_errors_of_accept_are_told_once(serve, caplog):
-    _, port = serve()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    clients = [socket.socket() for _ in range(3)]
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (clients[-1].fileno() + 1, hard))
-        for client in clients:
-            client.connect(("127.0.0.1", port))
-        time.sleep(3 * connections.ACCEPT_PAUSE_S)
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        for client in clients:
-            client.close()
-    assert [record.message for record in caplog.records] == [
-        "the page cannot take a connection: Too many open files"
-    ]
-    assert status(port, "/state") == 200
-
-
 def test_pictures_of_a_source(serve, recognizer):
     server, port = serve()
     wide = [np.full((100, 1280, 3), COLOURS["green"], np.uint8)] * 250
@@ -485,21 +282,6 @@ def test_pictures_are_made_for_those_who_look_and_not_too_often():
         assert await card.picture(0.01) is looking.result()
 
     asyncio.run(look())
-
-
-def test_a_client_that_does_not_read_costs_no_memory(serve, recognizer):
-    server, port = serve()
-    (*_, prediction) = recognizer.stream(red(1.4))
-    with stuck_client(port, "/events"), ask(port, "/events") as answer:
-        told = events(answer)
-        assert next(told)[0] == "hello"
-        total = 20_000
-        for _ in range(total):
-            server.write(prediction)
-        numbers = (int(number.partition("-")[2]) for _, number, _ in told if number)
-        assert total in numbers
-        (history,) = server._board._history.values()  # all that is kept for any browser
-        assert len(history) == board.HISTORY
 
 
 def test_the_page_stays_when_the_files_are_complete(folder, tmp_path):
