@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 version: dict[str, str] = {}
@@ -82,13 +82,10 @@ setup(
         "dvfl_bench": "benchmarks/dvfl_bench",
     },
     packages=[
-        "dvfl_runtime",
-        "dvfl_runtime.engines",
-        "dvfl_runtime.serve",
-        "dvfl_runtime.sources",
-        "dvfl_models",
-        "dvfl_export",
-        "dvfl_bench",
+        *find_packages(include=["dvfl_runtime*"]),
+        *find_packages("models"),
+        *find_packages("export"),
+        *find_packages("benchmarks"),
     ],
     package_data={
         "dvfl_runtime": ["py.typed", "data/*"],
@@ -100,7 +97,7 @@ setup(
     extras_require=EXTRAS,
     entry_points={
         "console_scripts": [
-            "dvfl-recognize=dvfl_runtime.cli:main",
+            "dvfl-recognize=dvfl_runtime.app.cli:main",
             "dvfl-export=dvfl_export.cli:main",
             "dvfl-train=dvfl_models.cli:main",
             "dvfl-eval=dvfl_export.eval_cli:main",

@@ -8,6 +8,7 @@ with Recognizer() as recognizer:
 """
 
 from dvfl_runtime.artifact import Artifact
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines.fake import FakeEngine
 from dvfl_runtime.errors import (
     ArgumentError,
@@ -20,7 +21,6 @@ from dvfl_runtime.errors import (
 )
 from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.results import Info, Prediction, Segment
-from dvfl_runtime.smoothing import Smoothing
 from dvfl_runtime.sources import (
     Frame,
     Grabbed,
@@ -30,7 +30,7 @@ from dvfl_runtime.sources import (
     RtspGrabber,
     Source,
 )
-from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.streams.smoothing import Smoothing
 from dvfl_runtime.version import __version__
 
 __all__ = [

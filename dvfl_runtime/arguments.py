@@ -14,11 +14,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dvfl_runtime.addresses import printable, without_secrets
-from dvfl_runtime.checks import MAX_THREADS
 from dvfl_runtime.errors import DvflError, OutputError
+from dvfl_runtime.errors.addresses import printable, without_secrets
+from dvfl_runtime.errors.checks import MAX_THREADS
+from dvfl_runtime.errors.packages import import_problem
 from dvfl_runtime.interrupts import Interrupted, Requests, interruptible
-from dvfl_runtime.packages import import_problem
 
 BAD_INPUT = 2  # exit status
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # wherever it was noticed

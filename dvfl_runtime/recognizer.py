@@ -16,19 +16,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import Artifact, read_artifact
-from dvfl_runtime.checks import check_type, check_whole, wrong
+from dvfl_runtime.clips.evaluation import Views, sample_video
+from dvfl_runtime.clips.preprocess import preprocess_clip
+from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.windows import Pad
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import ArtifactError, DvflError
-from dvfl_runtime.evaluation import Views, sample_video
-from dvfl_runtime.feeds import Feeds, StreamOptions, each
-from dvfl_runtime.preprocess import preprocess_clip
+from dvfl_runtime.errors.checks import check_type, check_whole, wrong
 from dvfl_runtime.results import Info, Prediction, Segment
-from dvfl_runtime.scoring import Scorer
-from dvfl_runtime.smoothing import Smoothing
 from dvfl_runtime.sources import SourceLike, open_source
-from dvfl_runtime.spec import ClipSpec
-from dvfl_runtime.streaming import predictions_of, run, segments_of
-from dvfl_runtime.windows import Pad
+from dvfl_runtime.streams.feeds import Feeds, StreamOptions, each
+from dvfl_runtime.streams.scoring import Scorer
+from dvfl_runtime.streams.smoothing import Smoothing
+from dvfl_runtime.streams.streaming import predictions_of, run, segments_of
 
 BUNDLED_MODEL = Path(__file__).parent / "data" / "bundled.onnx"
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime import Recognizer
-from dvfl_runtime.cli import main
+from dvfl_runtime.app.cli import main
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.sources import open_source
 

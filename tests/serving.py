@@ -33,7 +33,7 @@ class Served:
     """
 
     def __init__(self, *words: object) -> None:
-        command = [sys.executable, "-m", "dvfl_runtime.cli", *map(str, words)]
+        command = [sys.executable, "-m", "dvfl_runtime.app.cli", *map(str, words)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         for line in self.process.stderr:

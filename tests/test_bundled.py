@@ -12,7 +12,7 @@ from dvfl_models.data import clip_set
 from dvfl_models.demo import DEMO_TIMELINE, demo_label
 from dvfl_models.recipe import read_recipe
 from dvfl_runtime import Recognizer
-from dvfl_runtime.cli import main
+from dvfl_runtime.app.cli import main
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 

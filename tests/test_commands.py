@@ -21,8 +21,8 @@ from dvfl_models.cli import main as train
 from dvfl_models.cost import main as cost
 from dvfl_models.crossval import main as crossval
 from dvfl_models.scenes import main as scenes
+from dvfl_runtime.app.cli import main as recognize
 from dvfl_runtime.arguments import Parser, log_lines
-from dvfl_runtime.cli import main as recognize
 from dvfl_runtime.files import replacing
 
 Main = Callable[[Sequence[str]], int]

@@ -14,8 +14,8 @@ from dvfl_export import cli as export
 from dvfl_export import eval_cli as evaluate
 from dvfl_models import cli as train
 from dvfl_runtime import DvflError
-from dvfl_runtime import cli as recognize
-from dvfl_runtime.packages import DISTRIBUTIONS, MEDIA, import_problem, needed, pip_install
+from dvfl_runtime.app import cli as recognize
+from dvfl_runtime.errors.packages import DISTRIBUTIONS, MEDIA, import_problem, needed, pip_install
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 BLOCKED = """
@@ -37,7 +37,7 @@ for words in runs:
 ENGINES = ("onnxruntime", "openvino", "tensorrt")
 # command -> the extra that brings what it needs, what it imports by name, and a short run
 COMMANDS = {
-    "dvfl_runtime.cli": ("cpu", [*ENGINES, *MEDIA], ["--demo"]),
+    "dvfl_runtime.app.cli": ("cpu", [*ENGINES, *MEDIA], ["--demo"]),
     "dvfl_models.cli": (
         "train",
         train.PACKAGES,
@@ -92,7 +92,7 @@ def test_without_any_package_a_command_has_help_and_names_them_all(command, tmp_
 @pytest.mark.parametrize(
     ("command", "name"),
     [
-        *(("dvfl_runtime.cli", name) for name in (*ENGINES, *MEDIA)),
+        *(("dvfl_runtime.app.cli", name) for name in (*ENGINES, *MEDIA)),
         *(("dvfl_models.cli", name) for name in train.PACKAGES),
         *(("dvfl_export.cli", name) for name in ("torch", "onnx", "onnxruntime", "tqdm", "cv2")),
         *(("dvfl_export.eval_cli", name) for name in ("onnxruntime", "matplotlib", "av")),
@@ -155,7 +155,7 @@ def test_what_a_package_needs_itself_is_named():
 
 def test_a_fault_of_our_own_is_no_missing_package():
     with pytest.raises(ImportError):
-        recognize._parser().fail(ImportError("cannot import name", name="dvfl_runtime.cli"))
+        recognize._parser().fail(ImportError("cannot import name", name="dvfl_runtime.app.cli"))
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def test_numpy_is_the_only_hard_dependency() -> None:
 @pytest.mark.parametrize(
     ("command", "extras"),
     [
-        ("dvfl_runtime.cli", ["cpu"]),
+        ("dvfl_runtime.app.cli", ["cpu"]),
         ("dvfl_models.cli", ["train"]),
         ("dvfl_export.cli", ["export"]),
         ("dvfl_export.eval_cli", ["export"]),

@@ -22,8 +22,8 @@ from dvfl_bench.power import Energy, find_meter
 from dvfl_bench.stages import stage_times
 from dvfl_bench.timing import WarmUp, drift, in_turn, percentiles, sgemm_gflops
 from dvfl_runtime import Recognizer
+from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.artifact import Artifact, read_artifact
-from dvfl_runtime.cli import DEMO_CLIP
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.version import __version__

@@ -14,8 +14,8 @@ from dvfl_runtime.arguments import Parser, at_least, run_command, threads
 from dvfl_runtime.engines import DEVICES, ENGINES, installed_engines
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError, EngineUnavailable
+from dvfl_runtime.errors.packages import MEDIA, pip_install
 from dvfl_runtime.files import check_places, replacing
-from dvfl_runtime.packages import MEDIA, pip_install
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.version import __version__
 

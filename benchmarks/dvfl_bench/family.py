@@ -27,9 +27,9 @@ from dvfl_bench.machine import describe_machine
 from dvfl_bench.plots import legend_below, log_axis
 from dvfl_bench.report import report
 from dvfl_bench.timing import elapsed_ms
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.files import check_places, replacing
-from dvfl_runtime.spec import ClipSpec
 
 log = logging.getLogger(__name__)
 

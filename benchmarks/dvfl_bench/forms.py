@@ -30,9 +30,9 @@ from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.quantise import activation_ranges, layers_of, quantise
 from dvfl_models import VARIANTS, build_model, count_macs
 from dvfl_models.video_focalnet import init_weights
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines.openvino import shared_core
 from dvfl_runtime.engines.openvino_graph import rewrite_for_cpu
-from dvfl_runtime.spec import ClipSpec
 
 Run = Callable[[], Any]
 SGEMM = 2048

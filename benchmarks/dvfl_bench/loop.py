@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from dvfl_runtime import Frame
-from dvfl_runtime.encoding import VideoFile, to_yuv
+from dvfl_runtime.draw.encoding import VideoFile, to_yuv
 from dvfl_runtime.sources import Grabbed, open_source
 
 

@@ -38,10 +38,10 @@ from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model, quiet_exporter
 from dvfl_models.video_focalnet import build_model, init_weights
 from dvfl_runtime import Recognizer
+from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.artifact import METADATA_KEY, Artifact
-from dvfl_runtime.cli import DEMO_CLIP
-from dvfl_runtime.encoding import VideoFile, to_yuv
-from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.draw.encoding import VideoFile, to_yuv
 
 log = logging.getLogger(__name__)
 

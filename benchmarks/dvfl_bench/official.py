@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dvfl_models.video_focalnet import PATCH_SIZE, VideoFocalNetConfig, focal_kernels
-from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.clips.spec import ClipSpec
 
 
 class OfficialModulation(nn.Module):

@@ -23,11 +23,11 @@ from dvfl_bench.loop import scaled, size_of, width_and_height
 from dvfl_bench.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_runtime import Recognizer
-from dvfl_runtime.cli import DEMO_CLIP
+from dvfl_runtime.app.cli import DEMO_CLIP
+from dvfl_runtime.clips.preprocess import preprocess_frame
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.preprocess import preprocess_frame
 from dvfl_runtime.sources import open_source
 
 log = logging.getLogger(__name__)

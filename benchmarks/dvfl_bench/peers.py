@@ -33,8 +33,8 @@ from dvfl_bench.report import report
 from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_models import build_model
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.spec import ClipSpec
 
 CLASSES = 400
 OURS = ("femto", "pico", "nano", "tiny")

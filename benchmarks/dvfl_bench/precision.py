@@ -49,9 +49,9 @@ from dvfl_models import VARIANTS, build_model
 from dvfl_models.synthetic import render_clip
 from dvfl_models.video_focalnet import init_weights
 from dvfl_runtime.artifact import read_artifact
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.recognizer import BUNDLED_MODEL
-from dvfl_runtime.spec import ClipSpec
 
 ENGINES = ("onnxruntime", "openvino")
 RENDERED_SEED = 900_000  # of the clips with labels; training uses others

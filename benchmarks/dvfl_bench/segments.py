@@ -18,7 +18,7 @@ from dvfl_bench.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_models.synthetic import ACTIONS, render_video
 from dvfl_runtime import Prediction, Recognizer, Segment, Smoothing
-from dvfl_runtime.smoothing import segments
+from dvfl_runtime.streams.smoothing import segments
 
 log = logging.getLogger(__name__)
 

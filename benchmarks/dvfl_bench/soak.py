@@ -26,11 +26,11 @@ from dvfl_bench.loop import Loop
 from dvfl_bench.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_runtime import Frame, Recognizer, Source
-from dvfl_runtime.cli import DEMO_CLIP
+from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.sources import LiveSource, SourceLike, open_source
-from dvfl_runtime.tap import Tap
+from dvfl_runtime.sources.tap import Tap
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,8 @@ from dvfl_bench.loop import Loop
 from dvfl_bench.timing import percentiles
 from dvfl_runtime.artifact import Artifact
 from dvfl_runtime.engines import Engine
-from dvfl_runtime.feeds import StreamOptions
-from dvfl_runtime.scoring import Scorer, softmax
+from dvfl_runtime.streams.feeds import StreamOptions
+from dvfl_runtime.streams.scoring import Scorer, softmax
 
 STAGES = ("decode", "preprocess", "infer", "post")
 SKIPPED = 2  # windows that open the file and fill caches

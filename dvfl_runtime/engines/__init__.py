@@ -11,10 +11,10 @@ from typing import Protocol, cast, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.checks import MAX_THREADS, check_whole
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import DvflError, EngineUnavailable
-from dvfl_runtime.packages import MEDIA, is_installed, pip_install
+from dvfl_runtime.errors.checks import MAX_THREADS, check_whole
+from dvfl_runtime.errors.packages import MEDIA, is_installed, pip_install
 
 logger = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dvfl_runtime.checks import check_number, check_type
 from dvfl_runtime.errors import DvflError
+from dvfl_runtime.errors.checks import check_number, check_type
 
 
 class FakeEngine:

@@ -22,7 +22,7 @@ from dvfl_runtime.engines.cuda import cuda_problem, gpu_model
 from dvfl_runtime.engines.private import private_folder, slug
 from dvfl_runtime.engines.signature import INPUT, OUTPUT, Shape, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
-from dvfl_runtime.packages import MEDIA, needed
+from dvfl_runtime.errors.packages import MEDIA, needed
 
 logger = logging.getLogger(__name__)
 

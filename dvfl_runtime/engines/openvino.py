@@ -24,7 +24,7 @@ from dvfl_runtime.engines.openvino_graph import rewrite_for_cpu
 from dvfl_runtime.engines.remembered import cpu_name, recall, remember
 from dvfl_runtime.engines.signature import INPUT, OUTPUT, Shape, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
-from dvfl_runtime.packages import MEDIA, needed
+from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.version import __version__
 
 logger = logging.getLogger(__name__)

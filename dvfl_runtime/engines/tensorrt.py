@@ -32,7 +32,7 @@ from dvfl_runtime.engines.plans import (
 )
 from dvfl_runtime.engines.signature import INPUT, OUTPUT
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
-from dvfl_runtime.packages import needed
+from dvfl_runtime.errors.packages import needed
 
 logger = logging.getLogger(__name__)
 

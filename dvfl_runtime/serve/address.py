@@ -8,7 +8,7 @@ import socket
 from dataclasses import dataclass
 
 from dvfl_runtime.errors import ArgumentError, DvflError
-from dvfl_runtime.packages import needed
+from dvfl_runtime.errors.packages import needed
 
 LOOPBACK = "127.0.0.1"
 TOKEN_VARIABLE = "DVFL_TOKEN"  # of the environment: the token where the command line has none

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from itertools import takewhile
 from typing import Any
 
-from dvfl_runtime.output import SCHEMA, to_json
-from dvfl_runtime.palette import Rgb, class_colour
+from dvfl_runtime.console.output import SCHEMA, to_json
+from dvfl_runtime.draw.palette import Rgb, class_colour
 from dvfl_runtime.results import Info, Prediction
 from dvfl_runtime.serve.cards import Card
 from dvfl_runtime.sources import Source

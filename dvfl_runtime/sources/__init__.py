@@ -18,9 +18,9 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.addresses import shown
-from dvfl_runtime.checks import check_number, check_type
 from dvfl_runtime.errors import ArgumentError, SourceError
+from dvfl_runtime.errors.addresses import shown
+from dvfl_runtime.errors.checks import check_number, check_type
 from dvfl_runtime.sources.capture import camera, is_camera, pipeline
 from dvfl_runtime.sources.file import FileSource
 from dvfl_runtime.sources.folders import is_image, is_video

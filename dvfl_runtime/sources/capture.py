@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.packages import MEDIA, needed
+from dvfl_runtime.errors.addresses import printable
+from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.grabber import Grabbed
 from dvfl_runtime.sources.pipelines import NEWEST_BGR
 from dvfl_runtime.sources.quiet import quiet_opencv

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.errors.addresses import printable
 
 IMAGE_SUFFIXES = frozenset({
     *(".avif", ".bmp", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif"),

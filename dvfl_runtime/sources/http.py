@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 from urllib.parse import quote, unquote, urljoin, urlsplit
 
-from dvfl_runtime.addresses import AS_BYTES, complete_address, printable, shown
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.errors.addresses import AS_BYTES, complete_address, printable, shown
 from dvfl_runtime.sources.container import open_container
 from dvfl_runtime.sources.folders import is_video
 from dvfl_runtime.sources.rtsp import NO_PICTURE_S, READ_TIMEOUT_S, StreamGrabber

@@ -7,8 +7,8 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from dvfl_runtime.addresses import printable
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.errors.addresses import printable
 from dvfl_runtime.sources.folders import images_in, other_images_in
 from dvfl_runtime.sources.frame import Frame
 from dvfl_runtime.sources.stills import TOO_LARGE, UNREADABLE, still_reader

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dvfl_runtime.addresses import printable, shown
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.errors.addresses import printable, shown
 from dvfl_runtime.sources.capture import (
     PIPELINE_HINT,
     CaptureGrabber,

@@ -14,9 +14,9 @@ from typing import Literal, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.addresses import shown
-from dvfl_runtime.checks import check_type
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.errors.addresses import shown
+from dvfl_runtime.errors.checks import check_type
 from dvfl_runtime.sources.clock import LiveClock
 from dvfl_runtime.sources.frame import Frame, check_image
 from dvfl_runtime.sources.grabber import Grabbed, Grabber

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
-from dvfl_runtime.addresses import printable, shown
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.errors.addresses import printable, shown
 
 NAMELESS = "video"  # what bytes are called
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from dvfl_runtime.addresses import shown
-from dvfl_runtime.checks import check_number, check_whole
 from dvfl_runtime.errors import ArgumentError, SourceError
+from dvfl_runtime.errors.addresses import shown
+from dvfl_runtime.errors.checks import check_number, check_whole
 
 PARSERS = {"h264": "h264parse", "hevc": "h265parse"}
 DEPAYLOADERS = {"h264": "rtph264depay", "hevc": "rtph265depay"}

@@ -9,9 +9,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dvfl_runtime.addresses import without_secrets
-from dvfl_runtime.checks import check_number
 from dvfl_runtime.errors import ArgumentError, DvflError, SourceError
+from dvfl_runtime.errors.addresses import without_secrets
+from dvfl_runtime.errors.checks import check_number
 from dvfl_runtime.sources.grabber import Grabbed, Grabber
 
 

@@ -14,10 +14,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
-from dvfl_runtime.addresses import complete_address, shown
-from dvfl_runtime.checks import check_choice, check_number, wrong
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.packages import MEDIA, needed
+from dvfl_runtime.errors.addresses import complete_address, shown
+from dvfl_runtime.errors.checks import check_choice, check_number, wrong
+from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.container import open_container, packets_of
 from dvfl_runtime.sources.decoding import Decoder
 from dvfl_runtime.sources.grabber import Grabbed

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.packages import MEDIA, needed
+from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.folders import OTHER_IMAGE_SUFFIXES, is_image
 from dvfl_runtime.sources.picture import MAX_PIXELS
 from dvfl_runtime.sources.quiet import quiet_opencv

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.packages import MEDIA, needed
+from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.clock import Clock
 from dvfl_runtime.sources.container import open_container, packets_of
 from dvfl_runtime.sources.decoding import Decoder

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dvfl_export.clips import Images, Video, clips_of, video_files
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
-from dvfl_runtime.spec import ClipSpec
 
 LEAST_CLIPS = 64
 MOST_VIEWS = 16  # clips of one video; further ones differ too little

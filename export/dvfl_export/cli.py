@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from dvfl_models.cli import PACKAGES as TRAINING
 from dvfl_runtime.arguments import Parser, run_command
+from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.console.terminal import StandardOutput
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import check_places
 from dvfl_runtime.interrupts import Requests
 from dvfl_runtime.recognizer import BUNDLED_MODEL
-from dvfl_runtime.spec import ClipSpec
-from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:

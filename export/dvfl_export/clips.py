@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_models.synthetic import ACTIONS, render_clip
+from dvfl_runtime.clips.evaluation import Views, sample_video
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError, SourceError
-from dvfl_runtime.evaluation import Views, sample_video
 from dvfl_runtime.sources import open_source
 from dvfl_runtime.sources.folders import videos_below
-from dvfl_runtime.spec import ClipSpec
 
 Images: TypeAlias = NDArray[np.uint8]
 Video: TypeAlias = Path | Images  # a file, or frames (N, H, W, 3)

@@ -42,8 +42,8 @@ from dvfl_models.video_focalnet import (
     VideoFocalNet,
     VideoFocalNetConfig,
 )
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
-from dvfl_runtime.spec import ClipSpec
 
 # what the rewriting takes care of, or what changes nothing at inference
 KNOWN_OPTIONS = frozenset(

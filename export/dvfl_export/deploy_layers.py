@@ -22,7 +22,7 @@ from dvfl_export.folding import (
     project_then_convolve,
 )
 from dvfl_models.video_focalnet import PatchEmbed, SpatioTemporalFocalModulation
-from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.clips.spec import ClipSpec
 
 
 class Grid(NamedTuple):

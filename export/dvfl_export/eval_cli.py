@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 from dvfl_models.bundled_recipes import recipe_names
 from dvfl_models.cli import PACKAGES as TRAINING
 from dvfl_runtime.arguments import Parser, run_command, threads
+from dvfl_runtime.clips.evaluation import Views
+from dvfl_runtime.console.terminal import StandardOutput
 from dvfl_runtime.errors import RecipeError
-from dvfl_runtime.evaluation import Views
+from dvfl_runtime.errors.packages import check_installed
 from dvfl_runtime.files import check_places, replacing
 from dvfl_runtime.interrupts import Requests
-from dvfl_runtime.packages import check_installed
-from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:

@@ -26,12 +26,12 @@ from dvfl_models.clips import ClipSet
 from dvfl_models.evaluate import Confusion, count, to_batch
 from dvfl_models.video_clips import VideoClips, check_corrupt
 from dvfl_runtime.artifact import read_artifact
+from dvfl_runtime.clips.evaluation import Views, sample_video
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.errors import ArtifactError, RecipeError, SourceError
-from dvfl_runtime.evaluation import Views, sample_video
-from dvfl_runtime.scoring import Scorer
 from dvfl_runtime.sources import open_source
-from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.streams.scoring import Scorer
 
 log = logging.getLogger(__name__)
 

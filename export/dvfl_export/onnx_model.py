@@ -14,8 +14,8 @@ import torch
 from torch import nn
 
 from dvfl_export.fused_ops import add_functions
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
-from dvfl_runtime.spec import ClipSpec
 
 if TYPE_CHECKING:
     import onnx

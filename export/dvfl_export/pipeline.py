@@ -44,9 +44,9 @@ from dvfl_models.macs import count_macs
 from dvfl_models.sizes import check_size
 from dvfl_models.video_focalnet import VideoFocalNet
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, Precision, read_artifact
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.files import replacing
-from dvfl_runtime.spec import ClipSpec
 from dvfl_runtime.version import __version__
 
 log = logging.getLogger(__name__)

@@ -46,9 +46,9 @@ from dvfl_models.video_focalnet import (
     build_model,
 )
 from dvfl_runtime.artifact import Artifact
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ArtifactError, ExportError
 from dvfl_runtime.recognizer import Recognizer
-from dvfl_runtime.spec import ClipSpec
 
 
 class Restored(NamedTuple):

@@ -25,13 +25,13 @@ from torch import nn
 from dvfl_export.clips import Images
 from dvfl_models.evaluate import to_batch
 from dvfl_runtime.artifact import Precision
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import CPU_ENGINES, installed_engines, open_engine
 from dvfl_runtime.errors import ArgumentError, ArtifactError, EngineUnavailable, ExportError
+from dvfl_runtime.errors.packages import pip_install
 from dvfl_runtime.files import replacing
-from dvfl_runtime.packages import pip_install
 from dvfl_runtime.recognizer import Recognizer
-from dvfl_runtime.scoring import softmax
-from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.streams.scoring import softmax
 
 Logits = NDArray[np.float32]
 

@@ -19,9 +19,9 @@ from torch import Tensor
 
 from dvfl_models.labels import OFFICIAL_SPEC, read_labels
 from dvfl_models.video_focalnet import VARIANTS, VideoFocalNet, VideoFocalNetConfig
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import CheckpointError
 from dvfl_runtime.files import replacing
-from dvfl_runtime.spec import ClipSpec
 
 StateDict = Mapping[str, Tensor]
 

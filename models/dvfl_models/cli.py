@@ -14,8 +14,8 @@ from pathlib import Path
 
 from dvfl_models.bundled_recipes import recipe_names
 from dvfl_runtime.arguments import Parser, run_command, threads, workers
+from dvfl_runtime.errors.packages import MEDIA, check_installed
 from dvfl_runtime.interrupts import Requests
-from dvfl_runtime.packages import MEDIA, check_installed
 from dvfl_runtime.version import __version__
 
 EPILOG = """\

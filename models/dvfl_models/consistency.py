@@ -15,7 +15,7 @@ from dvfl_models.evaluate import Confusion, wilson
 from dvfl_models.recipe import Recipe
 from dvfl_models.recipe_parts import SyntheticPart, VideosPart
 from dvfl_models.video_clips import VideoClips
-from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.clips.spec import ClipSpec
 
 Range = tuple[float, float]
 

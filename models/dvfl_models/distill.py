@@ -24,8 +24,8 @@ from torch import Tensor
 from dvfl_models.checkpoint import model_of, num_classes_of, read_checkpoint, spec_of
 from dvfl_models.consistency import other_clips
 from dvfl_models.video_focalnet import Modulators
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ArgumentError, CheckpointError
-from dvfl_runtime.spec import ClipSpec
 
 log = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from dvfl_models.clips import ClipSet
 from dvfl_models.video_clips import VideoClips
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.files import replacing
-from dvfl_runtime.spec import ClipSpec
 
 log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from dvfl_models.augment import ClipAugmentation
 from dvfl_models.datasets import list_videos, read_rows
 from dvfl_models.recipe_parts import AugmentPart, VideosPart
 from dvfl_models.video_clips import decode
+from dvfl_runtime.clips.spec import IMAGENET_MEAN, IMAGENET_STD
 from dvfl_runtime.errors import RecipeError
-from dvfl_runtime.spec import IMAGENET_MEAN, IMAGENET_STD
 
 FRAMES = 8
 AUGMENT = {"degrees": 4, "translate": 0.05, "scale": (0.9, 1.1), "jitter": 0.2, "grey": 0.1}

@@ -34,8 +34,8 @@ from dvfl_models.recipe_errors import in_words
 from dvfl_models.recipe_parts import Part
 from dvfl_models.video_focalnet import VideoFocalNet, build_model
 from dvfl_models.widen import widened
+from dvfl_runtime.clips.sampling import uniform_indices
 from dvfl_runtime.errors import RecipeError
-from dvfl_runtime.sampling import uniform_indices
 
 log = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ import os
 from importlib import resources
 from pathlib import Path
 
-from dvfl_runtime.checks import check_labels
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ArgumentError, CheckpointError
+from dvfl_runtime.errors.checks import check_labels
 from dvfl_runtime.files import read_text
-from dvfl_runtime.spec import ClipSpec
 
 DATASETS = ("ucf50", "ucf101", "hmdb51", "kinetics400", "ssv2")
 

@@ -28,10 +28,10 @@ from dvfl_models.recipe_parts import (
 )
 from dvfl_models.sizes import check_size
 from dvfl_models.video_focalnet import VARIANTS
-from dvfl_runtime.checks import check_labels
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import CheckpointError, RecipeError
+from dvfl_runtime.errors.checks import check_labels
 from dvfl_runtime.files import read_text
-from dvfl_runtime.spec import ClipSpec
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -20,7 +20,7 @@ from dvfl_models.recipe_parts import (
     SyntheticPart,
     VideosPart,
 )
-from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.clips.spec import ClipSpec
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails

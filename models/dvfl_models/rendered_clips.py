@@ -11,9 +11,9 @@ from dvfl_models.clips import Clip, Sample
 from dvfl_models.recipe_parts import OrderPart, SyntheticPart
 from dvfl_models.synthetic import ACTIONS, render_clip, render_video
 from dvfl_models.temporal_order import ORDER_CLASSES, render_order
+from dvfl_runtime.clips.preprocess import preprocess_clip
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import RecipeError
-from dvfl_runtime.preprocess import preprocess_clip
-from dvfl_runtime.spec import ClipSpec
 
 Size = tuple[int, int]
 Joints = NDArray[np.float64]

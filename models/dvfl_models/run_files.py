@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dvfl_runtime.errors.packages import needed
 from dvfl_runtime.files import RowFile, replacing
-from dvfl_runtime.packages import needed
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from dvfl_models.clips import Clip, ClipSet, Sample
 from dvfl_models.datasets import Entry, list_videos
 from dvfl_models.recipe_parts import PretextPart, VideosPart
+from dvfl_runtime.clips.preprocess import preprocess_frame
+from dvfl_runtime.clips.sampling import nearest, uniform_indices, window_targets
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import RecipeError, SourceError
-from dvfl_runtime.preprocess import preprocess_frame
-from dvfl_runtime.sampling import nearest, uniform_indices, window_targets
 from dvfl_runtime.sources import open_source
-from dvfl_runtime.spec import ClipSpec
 
 log = logging.getLogger(__name__)
 

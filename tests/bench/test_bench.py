@@ -16,7 +16,7 @@ from dvfl_bench.baseline import compare
 from dvfl_bench.cli import main
 from dvfl_bench.live import Trial, most_streams
 from dvfl_bench.timing import WarmUp, drift, in_turn, percentiles
-from dvfl_runtime.cli import DEMO_CLIP
+from dvfl_runtime.app.cli import DEMO_CLIP
 
 README = ROOT / "benchmarks" / "README.md"
 SHORT = ["--seconds", "0.3", "--threads", "1"]

@@ -21,7 +21,7 @@ from dvfl_bench.forms import (
 )
 from dvfl_bench.official import official_form
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig
-from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.clips.spec import ClipSpec
 
 CASES = ["conv_embed", "default", "frames16_levels3", "layerscale_postln",
          "postln_in_modulation", "tubelet2"]  # fmt: skip

@@ -9,9 +9,9 @@ from streams import RtspServer, encode, number_of
 from dvfl_bench.loop import Loop
 from dvfl_bench.soak import main, soak
 from dvfl_runtime import Recognizer
-from dvfl_runtime.cli import DEMO_CLIP
+from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.sources import open_source
-from dvfl_runtime.tap import Tap
+from dvfl_runtime.sources.tap import Tap
 
 NUMBERS = 250
 

@@ -15,11 +15,11 @@ from artifacts import write_colour_model
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dvfl_runtime import cli
-from dvfl_runtime.addresses import complete_address, printable, shown, without_secrets
+from dvfl_runtime.app import cli
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.feeds import label
+from dvfl_runtime.errors.addresses import complete_address, printable, shown, without_secrets
 from dvfl_runtime.sources import LiveOptions, LiveSource, RtspGrabber, open_source
+from dvfl_runtime.streams.feeds import label
 
 PASSWORDS = ["s3cret", "pa#s3", "pa/s3", "p?s3", "12/34", "s3:x", "a@s3", "a@b/s3?", "%s3", "s3\\"]
 

@@ -11,9 +11,11 @@ import pytest
 from artifacts import COLOURS, artifact, colour_graph, coloured, save, write_colour_model
 from videos import shared_clip, write_video
 
-from dvfl_runtime import Recognizer, cli, output, recognizer
+from dvfl_runtime import Recognizer, recognizer
+from dvfl_runtime.app import cli
+from dvfl_runtime.console import output
 
-RUN = [sys.executable, "-m", "dvfl_runtime.cli"]
+RUN = [sys.executable, "-m", "dvfl_runtime.app.cli"]
 
 
 @pytest.fixture(scope="module")

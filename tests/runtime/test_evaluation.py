@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from artifacts import SPEC
 
-from dvfl_runtime.evaluation import Views, sample_video
-from dvfl_runtime.sampling import uniform_indices
+from dvfl_runtime.clips.evaluation import Views, sample_video
+from dvfl_runtime.clips.sampling import uniform_indices
 from dvfl_runtime.sources import open_source
 
 

@@ -12,7 +12,8 @@ from artifacts import coloured, write_colour_model
 from serving import ask
 from videos import write_video
 
-from dvfl_runtime import Recognizer, cli
+from dvfl_runtime import Recognizer
+from dvfl_runtime.app import cli
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.serve.address import Address, listen
 from dvfl_runtime.serve.server import PageServer

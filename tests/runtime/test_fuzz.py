@@ -9,7 +9,7 @@ from shared import needs_shared
 from videos import pictures, write_video
 
 from dvfl_runtime import ArtifactError, Recognizer
-from dvfl_runtime.onnx_file import MAX_OPSET
+from dvfl_runtime.artifact.onnx_file import MAX_OPSET
 
 
 def check(results: list[Result]) -> None:

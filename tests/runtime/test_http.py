@@ -23,7 +23,8 @@ from streams import number_of
 from videos import pictures, write_video
 from web import NAME, PASSWORD, serving
 
-from dvfl_runtime import Recognizer, cli
+from dvfl_runtime import Recognizer
+from dvfl_runtime.app import cli
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources import LiveOptions, LiveSource, http, is_live, open_source
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from frames import warnings_of
 
+from dvfl_runtime.clips.evaluation import frames_of
 from dvfl_runtime.errors import ClipError, SourceError
-from dvfl_runtime.evaluation import frames_of
 from dvfl_runtime.sources import (
     Grabbed,
     LiveOptions,

@@ -23,9 +23,9 @@ from serving import Served, ask, events
 from streams import RtspServer, encode
 from videos import write_video
 
-from dvfl_runtime import cli
+from dvfl_runtime.app import cli
 
-RUN = [sys.executable, "-m", "dvfl_runtime.cli"]
+RUN = [sys.executable, "-m", "dvfl_runtime.app.cli"]
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_a_hang_up_that_is_ignored_stays_so(folder):
 
 
 def test_streams_that_are_closed_at_the_start_are_quiet(folder, tmp_path):
-    words = f"{sys.executable} -m dvfl_runtime.cli --model {folder / 'm.onnx'}"
+    words = f"{sys.executable} -m dvfl_runtime.app.cli --model {folder / 'm.onnx'}"
     video = folder / "red.mp4"
     shell = f"{words} {video} -o o.jsonl 0<&- >&- 2>&-; {words} {video} none.mp4 >&-"
     done = subprocess.run(

@@ -10,11 +10,13 @@ import pytest
 from artifacts import LABELS, coloured, write_colour_model
 from videos import shared_clip, write_video
 
-from dvfl_runtime import OutputError, Prediction, Recognizer, cli, lettering
-from dvfl_runtime.encoding import ENCODERS, VideoFile, to_yuv
-from dvfl_runtime.overlay import OverlayWriter, check_overlay_suffix
-from dvfl_runtime.palette import class_colour
-from dvfl_runtime.panel import Panel, Run
+from dvfl_runtime import OutputError, Prediction, Recognizer
+from dvfl_runtime.app import cli
+from dvfl_runtime.draw import lettering
+from dvfl_runtime.draw.encoding import ENCODERS, VideoFile, to_yuv
+from dvfl_runtime.draw.overlay import OverlayWriter, check_overlay_suffix
+from dvfl_runtime.draw.palette import class_colour
+from dvfl_runtime.draw.panel import Panel, Run
 from dvfl_runtime.sources import Frame, open_source
 
 
@@ -174,7 +176,7 @@ def test_few_frames_wait_where_gaps_are_closer_than_a_window(tmp_path, model):
 
 
 def test_what_waits_is_bounded_and_what_could_not_wait_is_counted(tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr("dvfl_runtime.overlay.MAX_WAITING_BYTES", 20 * 3 * 120 * 160 // 2)
+    monkeypatch.setattr("dvfl_runtime.draw.overlay.MAX_WAITING_BYTES", 20 * 3 * 120 * 160 // 2)
     writer = OverlayWriter(tmp_path / "o.mkv", LABELS)
     for n in range(50):
         writer.add(Frame(np.full((120, 160, 3), 128, np.uint8), n / 10, n))
@@ -222,7 +224,7 @@ def test_a_source_that_changes_its_size_keeps_the_first_one(tmp_path):
 
 def test_every_encoder_here_gives_a_playable_video(tmp_path, monkeypatch):
     for codec in set(ENCODERS) & av.codecs_available:
-        monkeypatch.setattr("dvfl_runtime.encoding.ENCODERS", {codec: ENCODERS[codec]})
+        monkeypatch.setattr("dvfl_runtime.draw.encoding.ENCODERS", {codec: ENCODERS[codec]})
         file = VideoFile(tmp_path / f"{codec}.mp4")
         file.size = (64, 48)
         for n in range(10):

@@ -16,8 +16,8 @@ from streams import RtspServer, encode
 from system_python import run_system_python, system_python_can
 from videos import pictures, shared_clip, write_video
 
-from dvfl_runtime.addresses import shown
 from dvfl_runtime.errors import SourceError
+from dvfl_runtime.errors.addresses import shown
 from dvfl_runtime.sources import jetson, open_source
 from dvfl_runtime.sources.jetson import times_shown
 from dvfl_runtime.sources.pipelines import (

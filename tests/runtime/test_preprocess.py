@@ -6,7 +6,12 @@ import pytest
 from shared import REFERENCE, needs_shared
 
 from dvfl_runtime import ClipError, ClipSpec, DvflError
-from dvfl_runtime.preprocess import preprocess_clip, preprocess_frame, resized_size, spatial_views
+from dvfl_runtime.clips.preprocess import (
+    preprocess_clip,
+    preprocess_frame,
+    resized_size,
+    spatial_views,
+)
 
 OFFICIAL = ClipSpec()
 

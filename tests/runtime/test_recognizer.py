@@ -22,7 +22,7 @@ from dvfl_runtime import (
     feeds,
     recognizer,
 )
-from dvfl_runtime.scoring import softmax
+from dvfl_runtime.streams.scoring import softmax
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_public_names():
 
 def test_import_is_slim():
     heavy = "{'torch', 'onnx', 'onnxruntime', 'cv2', 'av', 'openvino', 'tensorrt'}"
-    code = f"import sys, dvfl_runtime, dvfl_runtime.cli; print({heavy} & set(sys.modules))"
+    code = f"import sys, dvfl_runtime, dvfl_runtime.app.cli; print({heavy} & set(sys.modules))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.strip() == "set()"
 

@@ -7,7 +7,7 @@ import numpy as np
 from artifacts import SPEC
 
 from dvfl_runtime import Artifact, FakeEngine, Recognizer, Segment
-from dvfl_runtime.output import JsonlWriter, JsonSegments
+from dvfl_runtime.console.output import JsonlWriter, JsonSegments
 
 ARTIFACT = Artifact(name="n", variant="v", labels=("idle", "wäve"), spec=SPEC)
 CLIP = np.zeros((SPEC.num_frames, 8, 8, 3), np.uint8)

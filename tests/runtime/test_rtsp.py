@@ -343,7 +343,7 @@ def test_the_command_reads_live_sources_together_until_ctrl_c(start: Start, tmp_
     model = write_colour_model(tmp_path / "m.onnx")
     urls = [start("small").url, start("large").url]
     kept = tmp_path / "segments.json"
-    command = [sys.executable, "-m", "dvfl_runtime.cli", *urls, "--model", model]
+    command = [sys.executable, "-m", "dvfl_runtime.app.cli", *urls, "--model", model]
     with subprocess.Popen(
         [*map(str, command), "--segments", kept], stdout=subprocess.PIPE, text=True
     ) as process:

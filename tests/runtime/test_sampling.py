@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared import REFERENCE, needs_shared
 
-from dvfl_runtime.sampling import nearest, uniform_indices, window_targets
+from dvfl_runtime.clips.sampling import nearest, uniform_indices, window_targets
 
 
 @needs_shared

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvfl_runtime import Prediction, Segment, Smoothing
-from dvfl_runtime.smoothing import Segmenter, segments
+from dvfl_runtime.streams.smoothing import Segmenter, segments
 
 LABELS = ("idle", "wave", "bend")
 RAW = Smoothing(alpha=1.0, enter=0.0, leave=0.0, min_duration_s=0.0, unknown_below=0.0)

@@ -14,7 +14,8 @@ from artifacts import LABELS, coloured, write_colour_model
 from frames import read, warnings_of
 from videos import pictures, write_video
 
-from dvfl_runtime import Frame, Grabbed, LiveSource, Recognizer, cli
+from dvfl_runtime import Frame, Grabbed, LiveSource, Recognizer
+from dvfl_runtime.app import cli
 from dvfl_runtime.sources import open_source
 from dvfl_runtime.sources.jetson import times_shown
 

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvfl_runtime import Frame, SourceError
-from dvfl_runtime.ring import FIRST_CAPACITY, FrameRing
-from dvfl_runtime.sampling import window_targets
-from dvfl_runtime.windows import Windower
+from dvfl_runtime.clips.ring import FIRST_CAPACITY, FrameRing
+from dvfl_runtime.clips.sampling import window_targets
+from dvfl_runtime.clips.windows import Windower
 
 
 class Numbered:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dvfl_runtime import cli
+from dvfl_runtime.app import cli
 from dvfl_runtime.serve.address import Address
 
 

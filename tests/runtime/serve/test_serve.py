@@ -20,7 +20,7 @@ from serving import Served, ask, events, recognise, red, status, stuck_client
 from streams import RtspServer, encode
 
 from dvfl_runtime import Frame, Grabbed, LiveOptions, LiveSource
-from dvfl_runtime.job import Reader
+from dvfl_runtime.app.job import Reader
 from dvfl_runtime.serve import board, cards
 from dvfl_runtime.sources import MemorySource, open_source
 
@@ -306,7 +306,7 @@ def test_the_page_stays_when_the_files_are_complete(folder, tmp_path):
 
 def test_on_a_terminal_the_page_stays_until_ctrl_c_and_with_0_it_does_not(folder, tmp_path):
     words = (folder / "short.mp4", "--model", folder / "m.onnx", "--serve", "0")
-    command = [sys.executable, "-m", "dvfl_runtime.cli", *map(str, words)]
+    command = [sys.executable, "-m", "dvfl_runtime.app.cli", *map(str, words)]
     ours, theirs = pty.openpty()
     with (
         open(ours, encoding="utf-8") as screen,

@@ -13,8 +13,7 @@ from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from dvfl_runtime.arguments import Parser, at_least, run_command, say, threads, whole
-from dvfl_runtime.destinations import (
+from dvfl_runtime.app.destinations import (
     Outputs,
     SegmentDocument,
     Task,
@@ -22,12 +21,10 @@ from dvfl_runtime.destinations import (
     is_folder,
     make_folder,
 )
-from dvfl_runtime.engines import DEVICES, ENGINES
-from dvfl_runtime.errors import DvflError, OutputError, SourceError
-from dvfl_runtime.files import RowFile, check_places
-from dvfl_runtime.interrupts import Interrupted, Requests, uninterrupted
-from dvfl_runtime.job import Job, Reading
-from dvfl_runtime.output import (
+from dvfl_runtime.app.job import Job, Reading
+from dvfl_runtime.arguments import Parser, at_least, run_command, say, threads, whole
+from dvfl_runtime.clips.windows import MIN_HOP_S
+from dvfl_runtime.console.output import (
     CsvSegments,
     JsonlWriter,
     JsonSegments,
@@ -36,22 +33,25 @@ from dvfl_runtime.output import (
     WholeTableWriter,
     segment_suffix,
 )
-from dvfl_runtime.overlay import check_overlay_suffix
-from dvfl_runtime.packages import MEDIA
+from dvfl_runtime.console.terminal import StandardOutput
+from dvfl_runtime.draw.overlay import check_overlay_suffix
+from dvfl_runtime.engines import DEVICES, ENGINES
+from dvfl_runtime.errors import DvflError, OutputError, SourceError
+from dvfl_runtime.errors.packages import MEDIA
+from dvfl_runtime.files import RowFile, check_places
+from dvfl_runtime.files.rows import Rows
+from dvfl_runtime.interrupts import Interrupted, Requests, uninterrupted
 from dvfl_runtime.recognizer import BUNDLED_MODEL, Recognizer
-from dvfl_runtime.rows import Rows
 from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address, listen
 from dvfl_runtime.sources import is_live
 from dvfl_runtime.sources.folders import sources_in
-from dvfl_runtime.terminal import StandardOutput
 from dvfl_runtime.version import __version__
-from dvfl_runtime.windows import MIN_HOP_S
 
 if TYPE_CHECKING:
     from dvfl_runtime.serve.server import PageServer
 
 PROG = "dvfl-recognize"
-DEMO_CLIP = Path(__file__).parent / "data" / "demo.mp4"
+DEMO_CLIP = Path(__file__).parents[1] / "data" / "demo.mp4"
 _SECONDS = at_least(MIN_HOP_S)
 
 DESCRIPTION = "Recognise human actions in videos. Without --model the bundled model is used."

@@ -22,8 +22,8 @@ from types import TracebackType
 from typing import TypeAlias
 
 from dvfl_runtime.errors import ArgumentError, OutputError
+from dvfl_runtime.files.rows import Descriptor, Rows
 from dvfl_runtime.interrupts import asked_to_end
-from dvfl_runtime.rows import Descriptor, Rows
 
 # a mark of UTF-32 begins like one of UTF-16
 _MARKS = {

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dvfl_runtime.checks import check_number, check_whole
 from dvfl_runtime.errors import ArgumentError
+from dvfl_runtime.errors.checks import check_number, check_whole
 
 
 def uniform_indices(

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.palette import Rgb
+from dvfl_runtime.draw.palette import Rgb
 
 Image = NDArray[np.uint8]
 

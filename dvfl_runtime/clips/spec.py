@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from dvfl_runtime.checks import check_choice, check_number, check_type, check_whole, wrong
 from dvfl_runtime.errors import ArgumentError
+from dvfl_runtime.errors.checks import check_choice, check_number, check_type, check_whole, wrong
 
 # what no model has: a file that asks for more is damaged, and would take all memory or never end
 MAX_FRAMES = 1024

@@ -11,10 +11,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.checks import wrong
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ArgumentError, ClipError
-from dvfl_runtime.packages import MEDIA, needed
-from dvfl_runtime.spec import ClipSpec
+from dvfl_runtime.errors.checks import wrong
+from dvfl_runtime.errors.packages import MEDIA, needed
 
 Image = NDArray[np.uint8]
 

@@ -9,10 +9,10 @@ from typing import Literal
 
 import numpy as np
 
-from dvfl_runtime.checks import check_choice, check_number, check_whole
+from dvfl_runtime.clips.ring import FrameRing
+from dvfl_runtime.clips.sampling import nearest, window_targets
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.ring import FrameRing
-from dvfl_runtime.sampling import nearest, window_targets
+from dvfl_runtime.errors.checks import check_choice, check_number, check_whole
 from dvfl_runtime.sources import Frame
 
 Pad = Literal["repeat"]

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.checks import wrong
+from dvfl_runtime.clips.preprocess import spatial_views
+from dvfl_runtime.clips.sampling import uniform_indices
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.preprocess import spatial_views
-from dvfl_runtime.sampling import uniform_indices
+from dvfl_runtime.errors.checks import wrong
 from dvfl_runtime.sources import Frame, Source
-from dvfl_runtime.spec import ClipSpec
 
 Image = NDArray[np.uint8]
 

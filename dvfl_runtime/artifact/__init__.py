@@ -15,7 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from dvfl_runtime.checks import (
+from dvfl_runtime.artifact.onnx_file import INPUT, OUTPUT, OnnxFile
+from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.errors import ArtifactError
+from dvfl_runtime.errors.checks import (
     check_choice,
     check_labels,
     check_line,
@@ -23,9 +26,6 @@ from dvfl_runtime.checks import (
     check_whole,
     wrong,
 )
-from dvfl_runtime.errors import ArtifactError
-from dvfl_runtime.onnx_file import INPUT, OUTPUT, OnnxFile
-from dvfl_runtime.spec import ClipSpec
 
 FORMAT_VERSION = 1
 METADATA_KEY = "dvfl"

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.errors import OutputError
-from dvfl_runtime.packages import MEDIA, needed
+from dvfl_runtime.errors.packages import MEDIA, needed
 
 if TYPE_CHECKING:
     from av.container import OutputContainer

@@ -10,8 +10,8 @@ from contextlib import suppress
 from numbers import Integral, Real
 from reprlib import repr as shortened
 
-from dvfl_runtime.addresses import UNPRINTABLE, without_secrets
 from dvfl_runtime.errors import ArgumentError
+from dvfl_runtime.errors.addresses import UNPRINTABLE, without_secrets
 
 LARGEST = sys.float_info.max
 MAX_THREADS = 1024  # libraries make as many as they are told to, and fail in ways of their own

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.lettering import fitting_size, put_text
-from dvfl_runtime.palette import Rgb, class_colour
+from dvfl_runtime.draw.lettering import fitting_size, put_text
+from dvfl_runtime.draw.palette import Rgb, class_colour
 from dvfl_runtime.results import Prediction
 
 Image = NDArray[np.uint8]

@@ -9,10 +9,10 @@ from typing import TypeAlias
 
 import numpy as np
 
-from dvfl_runtime.feeds import Feed, Feeds
 from dvfl_runtime.results import Prediction, Segment
-from dvfl_runtime.scoring import Scorer
-from dvfl_runtime.smoothing import Segmenter, Smoothing
+from dvfl_runtime.streams.feeds import Feed, Feeds
+from dvfl_runtime.streams.scoring import Scorer
+from dvfl_runtime.streams.smoothing import Segmenter, Smoothing
 
 Turns: TypeAlias = Generator[tuple[Feed, Prediction | None], None, None]
 

@@ -17,17 +17,17 @@ from typing import TypeAlias, cast
 
 import numpy as np
 
-from dvfl_runtime.addresses import shown
-from dvfl_runtime.checks import check_number, check_whole
+from dvfl_runtime.clips.evaluation import frames_of
+from dvfl_runtime.clips.preprocess import preprocess_frame
+from dvfl_runtime.clips.ring import FrameRing
+from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.windows import Pad, Window, Windower
 from dvfl_runtime.errors import DvflError, SourceError
-from dvfl_runtime.evaluation import frames_of
-from dvfl_runtime.preprocess import preprocess_frame
-from dvfl_runtime.ring import FrameRing
+from dvfl_runtime.errors.addresses import shown
+from dvfl_runtime.errors.checks import check_number, check_whole
 from dvfl_runtime.sources import Frame, Source, SourceLike, open_source
 from dvfl_runtime.sources.media import is_media, media_name
 from dvfl_runtime.sources.reconnect import reason_of
-from dvfl_runtime.spec import ClipSpec
-from dvfl_runtime.windows import Pad, Window, Windower
 
 logger = logging.getLogger(__name__)
 

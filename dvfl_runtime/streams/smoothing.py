@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.checks import check_number
 from dvfl_runtime.errors import ArgumentError
+from dvfl_runtime.errors.checks import check_number
 from dvfl_runtime.results import Prediction, Segment
 
 Scores = NDArray[np.float64]

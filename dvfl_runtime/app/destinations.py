@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
+from dvfl_runtime.console.output import PredictionWriter, SegmentWriter, Sink
+from dvfl_runtime.draw.overlay import OverlayWriter
 from dvfl_runtime.errors import OutputError
-from dvfl_runtime.feeds import label
 from dvfl_runtime.files import Replacement, cannot_write
-from dvfl_runtime.output import PredictionWriter, SegmentWriter, Sink
-from dvfl_runtime.overlay import OverlayWriter
+from dvfl_runtime.files.rows import Rows
 from dvfl_runtime.results import Prediction, Segment
-from dvfl_runtime.rows import Rows
 from dvfl_runtime.sources import Frame, Source, is_live
-from dvfl_runtime.tap import Tap
+from dvfl_runtime.sources.tap import Tap
+from dvfl_runtime.streams.feeds import label
 
 MAX_NAME = 100  # characters of a file that is named after an address
 

@@ -16,13 +16,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.encoding import VideoFile, to_yuv
+from dvfl_runtime.draw.encoding import VideoFile, to_yuv
+from dvfl_runtime.draw.panel import Panel, Run
 from dvfl_runtime.errors import OutputError
-from dvfl_runtime.panel import Panel, Run
 from dvfl_runtime.results import Prediction
-from dvfl_runtime.smoothing import boundary_s, centre_s
 from dvfl_runtime.sources import Frame, Source
-from dvfl_runtime.tap import Tap
+from dvfl_runtime.sources.tap import Tap
+from dvfl_runtime.streams.smoothing import boundary_s, centre_s
 
 _logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""From frames to clips: which frames a model gets, and how their pictures are prepared."""

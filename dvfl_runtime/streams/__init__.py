@@ -1,0 +1,1 @@
+"""Many sources through one engine: batches, scores and smoothed results, in order."""
