@@ -45,7 +45,7 @@ gpu-check: ## measure training and distillation on an NVIDIA GPU; GPU_ARGS="OUT 
 	  $(PYTHON) -m dvfl_models.gpu_check $(GPU_ARGS)
 
 results-table: .venv/ready ## fill the tables of models/RESULTS.md from models/results
-	$(BIN)/python -m dvfl_models.results table models/RESULTS.md
+	$(BIN)/python -m dvfl_models.studies.results table models/RESULTS.md
 
 clean: ## remove the environments and what builds and tools leave behind; runs/ stays
 	rm -rf .venv .venv-demo build dist dvfl.egg-info

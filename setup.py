@@ -99,7 +99,7 @@ setup(
         "console_scripts": [
             "dvfl-recognize=dvfl_runtime.app.cli:main",
             "dvfl-export=dvfl_export.cli:main",
-            "dvfl-train=dvfl_models.cli:main",
+            "dvfl-train=dvfl_models.training.cli:main",
             "dvfl-eval=dvfl_export.eval_cli:main",
             "dvfl-bench=dvfl_bench.cli:main",
         ]

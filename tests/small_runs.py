@@ -7,8 +7,8 @@ import torch
 import videos
 
 from dvfl_models import read_checkpoint
-from dvfl_models.recipe import Recipe, recipe_from
-from dvfl_models.starting import TrainOptions
+from dvfl_models.recipe.recipe import Recipe, recipe_from
+from dvfl_models.training.starting import TrainOptions
 
 RESUME = TrainOptions(resume=True)
 ON_CPU = TrainOptions(cpu=True)
@@ -62,7 +62,7 @@ def small(index: Path, **changes: object) -> Recipe:
 
 def command(recipe: Path, out: Path, *more: str) -> list[str]:
     options = [str(recipe), "--out", str(out), "--cpu", "--workers", "0", "--threads", "1"]
-    return ["-m", "dvfl_models.cli", *options, *more]
+    return ["-m", "dvfl_models.training.cli", *options, *more]
 
 
 def weights(path: Path) -> dict[str, torch.Tensor]:

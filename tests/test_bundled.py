@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dvfl_models.data import clip_set
-from dvfl_models.demo import DEMO_TIMELINE, demo_label
-from dvfl_models.recipe import read_recipe
+from dvfl_models.data.clip_sets import clip_set
+from dvfl_models.recipe.recipe import read_recipe
+from dvfl_models.rendered.demo import DEMO_TIMELINE, demo_label
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import main
 from dvfl_runtime.recognizer import BUNDLED_MODEL

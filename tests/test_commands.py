@@ -16,11 +16,11 @@ from dvfl_bench.naive import main as naive
 from dvfl_bench.precision import main as precision
 from dvfl_export.cli import main as export
 from dvfl_export.eval_cli import main as evaluate
-from dvfl_models.baselines import main as baselines
-from dvfl_models.cli import main as train
-from dvfl_models.cost import main as cost
-from dvfl_models.crossval import main as crossval
-from dvfl_models.scenes import main as scenes
+from dvfl_models.studies.baselines import main as baselines
+from dvfl_models.studies.cost import main as cost
+from dvfl_models.studies.crossval import main as crossval
+from dvfl_models.studies.scenes import main as scenes
+from dvfl_models.training.cli import main as train
 from dvfl_runtime.app.cli import main as recognize
 from dvfl_runtime.arguments import Parser, log_lines
 from dvfl_runtime.files import replacing
@@ -179,7 +179,7 @@ def test_warnings_are_told_from_progress_and_speak_of_options(
     command = Parser(prog="dvfl-train")
     command.add_argument("--device")
     log_lines(command)
-    log = logging.getLogger("dvfl_models.train")
+    log = logging.getLogger("dvfl_models.training.train")
     monkeypatch.setattr(log, "level", logging.INFO)
     log.info("step %d", 1)
     log.warning("step %d is skipped; pass device='cpu'", 2)

@@ -12,7 +12,7 @@ import pytest
 from dvfl_bench import cli as bench
 from dvfl_export import cli as export
 from dvfl_export import eval_cli as evaluate
-from dvfl_models import cli as train
+from dvfl_models.training import cli as train
 from dvfl_runtime import DvflError
 from dvfl_runtime.app import cli as recognize
 from dvfl_runtime.errors.packages import DISTRIBUTIONS, MEDIA, import_problem, needed, pip_install
@@ -38,7 +38,7 @@ ENGINES = ("onnxruntime", "openvino", "tensorrt")
 # command -> the extra that brings what it needs, what it imports by name, and a short run
 COMMANDS = {
     "dvfl_runtime.app.cli": ("cpu", [*ENGINES, *MEDIA], ["--demo"]),
-    "dvfl_models.cli": (
+    "dvfl_models.training.cli": (
         "train",
         train.PACKAGES,
         [
@@ -93,7 +93,7 @@ def test_without_any_package_a_command_has_help_and_names_them_all(command, tmp_
     ("command", "name"),
     [
         *(("dvfl_runtime.app.cli", name) for name in (*ENGINES, *MEDIA)),
-        *(("dvfl_models.cli", name) for name in train.PACKAGES),
+        *(("dvfl_models.training.cli", name) for name in train.PACKAGES),
         *(("dvfl_export.cli", name) for name in ("torch", "onnx", "onnxruntime", "tqdm", "cv2")),
         *(("dvfl_export.eval_cli", name) for name in ("onnxruntime", "matplotlib", "av")),
         *(("dvfl_bench.cli", name) for name in bench.parser().packages),

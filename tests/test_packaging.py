@@ -18,7 +18,7 @@ from packages import PACKAGES, build_wheel, new_venv, run
 from shared import ROOT
 
 from dvfl_export.quantise import activation_ranges, quantise
-from dvfl_models.synthetic import ACTIONS, render_clip
+from dvfl_models.rendered.synthetic import ACTIONS, render_clip
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}  # where the import has another name
@@ -88,7 +88,7 @@ def test_numpy_is_the_only_hard_dependency() -> None:
     ("command", "extras"),
     [
         ("dvfl_runtime.app.cli", ["cpu"]),
-        ("dvfl_models.cli", ["train"]),
+        ("dvfl_models.training.cli", ["train"]),
         ("dvfl_export.cli", ["export"]),
         ("dvfl_export.eval_cli", ["export"]),
         ("dvfl_bench.cli", ["cpu", "bench"]),  # on a Jetson: jetson and bench

@@ -29,7 +29,7 @@ from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.quantise import activation_ranges, layers_of, quantise
 from dvfl_models import VARIANTS, build_model, count_macs
-from dvfl_models.video_focalnet import init_weights
+from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines.openvino import shared_core
 from dvfl_runtime.engines.openvino_graph import rewrite_for_cpu

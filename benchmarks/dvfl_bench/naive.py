@@ -36,7 +36,7 @@ from dvfl_bench.official import official_form
 from dvfl_bench.report import report
 from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model, quiet_exporter
-from dvfl_models.video_focalnet import build_model, init_weights
+from dvfl_models.network.video_focalnet import build_model, init_weights
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.artifact import METADATA_KEY, Artifact

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dvfl_models.video_focalnet import PATCH_SIZE, VideoFocalNetConfig, focal_kernels
+from dvfl_models.network.video_focalnet import PATCH_SIZE, VideoFocalNetConfig, focal_kernels
 from dvfl_runtime.clips.spec import ClipSpec
 
 

@@ -46,8 +46,8 @@ from dvfl_export.quantise import activation_ranges, quantise
 from dvfl_export.sensitivity import measure
 from dvfl_export.verify import compare
 from dvfl_models import VARIANTS, build_model
-from dvfl_models.synthetic import render_clip
-from dvfl_models.video_focalnet import init_weights
+from dvfl_models.network.video_focalnet import init_weights
+from dvfl_models.rendered.synthetic import render_clip
 from dvfl_runtime.artifact import read_artifact
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import open_engine

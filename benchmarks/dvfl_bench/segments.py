@@ -16,7 +16,7 @@ import numpy as np
 
 from dvfl_bench.machine import describe_machine
 from dvfl_bench.report import report
-from dvfl_models.synthetic import ACTIONS, render_video
+from dvfl_models.rendered.synthetic import ACTIONS, render_video
 from dvfl_runtime import Prediction, Recognizer, Segment, Smoothing
 from dvfl_runtime.streams.smoothing import segments
 

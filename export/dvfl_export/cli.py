@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvfl_models.cli import PACKAGES as TRAINING
+from dvfl_models.training.cli import PACKAGES as TRAINING
 from dvfl_runtime.arguments import Parser, run_command
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.console.terminal import StandardOutput
@@ -238,7 +238,7 @@ def _spec(args: argparse.Namespace) -> ClipSpec | None:
     changes = {name: value for name, value in changes.items() if value is not None}
     if not changes:
         return None
-    from dvfl_models.checkpoint import read_checkpoint, spec_of
+    from dvfl_models.network.checkpoint import read_checkpoint, spec_of
 
     spec = spec_of(read_checkpoint(args.checkpoint))
     if "size" in changes and spec.crop == "center":

@@ -9,7 +9,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_models.synthetic import ACTIONS, render_clip
+from dvfl_models.rendered.synthetic import ACTIONS, render_clip
 from dvfl_runtime.clips.evaluation import Views, sample_video
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError, SourceError

@@ -1,6 +1,6 @@
 """The deploy form: a Video-FocalNet rewritten for inference, equal to the training form.
 
-What differs from `dvfl_models.video_focalnet`, each drawn and measured in export/README.md:
+What differs from `dvfl_models.network.video_focalnet`, each drawn and measured in export/README.md:
 
 - Input is the uint8 clip; mean and std are in the weights of the patch embedding, which is a matrix
   product over 4 x 4 x 3 patches. An overlapped embedding pads after the normalisation, so there
@@ -34,7 +34,7 @@ from dvfl_export.deploy_layers import (
 )
 from dvfl_export.folding import affine_of, after_norm, before_scale
 from dvfl_export.fused_ops import FusedSpatialContext, FusedTemporalContext, check_fused
-from dvfl_models.video_focalnet import (
+from dvfl_models.network.video_focalnet import (
     Block,
     PatchEmbed,
     SpatioTemporalFocalModulation,

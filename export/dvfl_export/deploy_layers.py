@@ -21,7 +21,7 @@ from dvfl_export.folding import (
     padded_bias,
     project_then_convolve,
 )
-from dvfl_models.video_focalnet import PatchEmbed, SpatioTemporalFocalModulation
+from dvfl_models.network.video_focalnet import PatchEmbed, SpatioTemporalFocalModulation
 from dvfl_runtime.clips.spec import ClipSpec
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dvfl_models.bundled_recipes import recipe_names
-from dvfl_models.cli import PACKAGES as TRAINING
+from dvfl_models.recipe.bundled import recipe_names
+from dvfl_models.training.cli import PACKAGES as TRAINING
 from dvfl_runtime.arguments import Parser, run_command, threads
 from dvfl_runtime.clips.evaluation import Views
 from dvfl_runtime.console.terminal import StandardOutput
@@ -22,10 +22,10 @@ from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:
     from dvfl_export.evaluation import Candidate
-    from dvfl_models.clips import ClipSet
-    from dvfl_models.evaluate import Confusion
-    from dvfl_models.recipe import Recipe
-    from dvfl_models.recipe_parts import DataPart
+    from dvfl_models.data.clips import ClipSet
+    from dvfl_models.recipe.parts import DataPart
+    from dvfl_models.recipe.recipe import Recipe
+    from dvfl_models.training.evaluate import Confusion
 
 EPILOG = """\
 examples:
@@ -54,7 +54,7 @@ def parser() -> Parser:
     out.add_argument("--views", default="1", help="temporal x spatial views, e.g. 4x3 (default 1)")
     out.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     out.add_argument("--confusion", type=Path, metavar="FILE.png", help="draw the confusion matrix")
-    out.add_argument("--format", default="index", help="of a list: see dvfl_models.datasets")
+    out.add_argument("--format", default="index", help="of a list: see dvfl_models.data.datasets")
     out.add_argument("--root", default="", help="folder of the videos (default: that of the list)")
     out.add_argument("--split", type=int, default=1, help="number of a split (hmdb)")
     out.add_argument("--labels", default="", help="of a checkpoint that does not name its classes")
@@ -135,9 +135,9 @@ def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
     """The test sets, opened with the labels and the clips of the model."""
     import pydantic
 
-    from dvfl_models.data import clip_set
-    from dvfl_models.recipe import read_recipe
-    from dvfl_models.recipe_parts import VideosPart
+    from dvfl_models.data.clip_sets import clip_set
+    from dvfl_models.recipe.parts import VideosPart
+    from dvfl_models.recipe.recipe import read_recipe
 
     parts: tuple[DataPart, ...]
     if args.dataset in recipe_names() or args.dataset.endswith(".toml"):
@@ -165,7 +165,7 @@ def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
 
 def _as_recipe(candidate: Candidate, parts: Sequence[DataPart]) -> Recipe:
     """What `clip_set` needs to know of the model."""
-    from dvfl_models.recipe import recipe_from
+    from dvfl_models.recipe.recipe import recipe_from
 
     spec = {name: value for name, value in candidate.spec.to_dict().items() if value is not None}
     values = {

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dvfl_export.deploy_layers import SpatialContext, TemporalContext
-from dvfl_models.video_focalnet import VideoFocalNetConfig
+from dvfl_models.network.video_focalnet import VideoFocalNetConfig
 from dvfl_runtime.errors import ExportError
 
 if TYPE_CHECKING:

@@ -32,7 +32,7 @@ from dvfl_export.verify import (
     verify,
     write_report,
 )
-from dvfl_models.checkpoint import (
+from dvfl_models.network.checkpoint import (
     Checkpoint,
     labels_of,
     model_of,
@@ -40,9 +40,9 @@ from dvfl_models.checkpoint import (
     spec_of,
     variant_of,
 )
-from dvfl_models.macs import count_macs
-from dvfl_models.sizes import check_size
-from dvfl_models.video_focalnet import VideoFocalNet
+from dvfl_models.network.macs import count_macs
+from dvfl_models.network.sizes import check_size
+from dvfl_models.network.video_focalnet import VideoFocalNet
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, Precision, read_artifact
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError

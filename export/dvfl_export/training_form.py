@@ -35,8 +35,8 @@ from dvfl_export.verify import (
     pytorch_logits,
     verify,
 )
-from dvfl_models.checkpoint import compare, save_checkpoint
-from dvfl_models.video_focalnet import (
+from dvfl_models.network.checkpoint import compare, save_checkpoint
+from dvfl_models.network.video_focalnet import (
     VARIANTS,
     Block,
     PatchEmbed,

@@ -6,9 +6,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dvfl_models.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
-    from dvfl_models.macs import count_macs
-    from dvfl_models.video_focalnet import (
+    from dvfl_models.network.checkpoint import load_checkpoint, read_checkpoint, save_checkpoint
+    from dvfl_models.network.macs import count_macs
+    from dvfl_models.network.video_focalnet import (
         VARIANTS,
         VideoFocalNet,
         VideoFocalNetConfig,
@@ -33,4 +33,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = {"count_macs": "macs"}.get(name, "video_focalnet")
     module = "checkpoint" if name.endswith("_checkpoint") else module
-    return getattr(importlib.import_module(f"{__name__}.{module}"), name)
+    return getattr(importlib.import_module(f"{__name__}.network.{module}"), name)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from dvfl_export.deploy import check_config, deploy_form
 from dvfl_export.onnx_model import IR_VERSION, onnx_from_model
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig
-from dvfl_models.video_focalnet import init_weights
+from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines.openvino import shared_core
 from dvfl_runtime.errors import ExportError

@@ -14,9 +14,9 @@ from dvfl_export import ExportRequest, pipeline
 from dvfl_export.eval_cli import main
 from dvfl_export.evaluation import open_candidate
 from dvfl_models import build_model, read_checkpoint
-from dvfl_models.checkpoint import save_checkpoint
-from dvfl_models.evaluate import wilson
-from dvfl_models.labels import read_labels
+from dvfl_models.network.checkpoint import save_checkpoint
+from dvfl_models.recipe.labels import read_labels
+from dvfl_models.training.evaluate import wilson
 from dvfl_runtime import ClipSpec, Recognizer
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 

@@ -17,7 +17,7 @@ from dvfl_export.deploy import deploy_form
 from dvfl_export.fused_ops import function_text
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model, save_checkpoint
-from dvfl_models.video_focalnet import init_weights
+from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime import ClipSpec, Recognizer
 from dvfl_runtime.errors import ExportError
 

@@ -16,7 +16,7 @@ from dvfl_export.deploy import deploy_form
 from dvfl_export.half import to_float16
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model, save_checkpoint
-from dvfl_models.video_focalnet import init_weights
+from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime import ClipSpec, Recognizer
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.errors import ExportError

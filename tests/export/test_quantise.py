@@ -23,8 +23,8 @@ from dvfl_export.deploy import deploy_form
 from dvfl_export.pipeline import Exported
 from dvfl_export.quantise import activation_ranges, layers_of, quantise
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, save_checkpoint
-from dvfl_models.synthetic import ACTIONS, render_clip
-from dvfl_models.video_focalnet import init_weights
+from dvfl_models.network.video_focalnet import init_weights
+from dvfl_models.rendered.synthetic import ACTIONS, render_clip
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.errors import ExportError

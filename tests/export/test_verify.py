@@ -18,7 +18,7 @@ from dvfl_export.cli import main
 from dvfl_export.clips import clips_of, rendered_videos
 from dvfl_export.verify import THRESHOLDS, Agreement, Verification, pytorch_logits, verify
 from dvfl_models import build_model, save_checkpoint
-from dvfl_models.video_focalnet import VideoFocalNet, init_weights
+from dvfl_models.network.video_focalnet import VideoFocalNet, init_weights
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.errors import ArtifactError, EngineUnavailable, ExportError

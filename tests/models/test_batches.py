@@ -7,12 +7,12 @@ import pytest
 import torch
 import videos
 
-from dvfl_models.augment import ClipAugmentation, PairMix, ResizedCrop
-from dvfl_models.batches import TrainingBatches
-from dvfl_models.data import clip_set
-from dvfl_models.recipe import Recipe, recipe_from
-from dvfl_models.recipe_parts import AugmentPart
-from dvfl_models.temporal_order import ORDER_CLASSES, render_order
+from dvfl_models.data.augment import ClipAugmentation, PairMix, ResizedCrop
+from dvfl_models.data.batches import TrainingBatches
+from dvfl_models.data.clip_sets import clip_set
+from dvfl_models.recipe.parts import AugmentPart
+from dvfl_models.recipe.recipe import Recipe, recipe_from
+from dvfl_models.rendered.temporal_order import ORDER_CLASSES, render_order
 from dvfl_runtime.errors import RecipeError
 
 

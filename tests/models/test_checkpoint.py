@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dvfl_models import VARIANTS, VideoFocalNet, build_model, load_checkpoint, read_checkpoint
-from dvfl_models.checkpoint import (
+from dvfl_models.network.checkpoint import (
     config_of,
     init_from_focalnet,
     labels_of,

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import videos
 
-from dvfl_models.batches import TrainingBatches
-from dvfl_models.consistency import doubts, gap, shown_share, trained_shares
-from dvfl_models.data import TrainingSample, clip_set
-from dvfl_models.evaluate import Confusion
-from dvfl_models.recipe import Recipe, read_recipe, recipe_from, recipe_names
+from dvfl_models.data.batches import TrainingBatches
+from dvfl_models.data.clip_sets import TrainingSample, clip_set
+from dvfl_models.recipe.recipe import Recipe, read_recipe, recipe_from, recipe_names
+from dvfl_models.training.consistency import doubts, gap, shown_share, trained_shares
+from dvfl_models.training.evaluate import Confusion
 
 WHOLE = {"window_s": [3600, 3600]}
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import dvfl_runtime
-from dvfl_models import demo
-from dvfl_models.synthetic import ACTIONS
+from dvfl_models.rendered import demo
+from dvfl_models.rendered.synthetic import ACTIONS
 from dvfl_runtime.sources import open_source
 
 CLIP = Path(dvfl_runtime.__file__).parent / "data" / "demo.mp4"

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model
-from dvfl_models.checkpoint import save_checkpoint
-from dvfl_models.distill import (
+from dvfl_models.distillation.losses import (
     Teacher,
     dist_loss,
     energy_map,
@@ -18,7 +17,8 @@ from dvfl_models.distill import (
     modulation_loss,
     standardised_kd_loss,
 )
-from dvfl_models.video_focalnet import Modulators
+from dvfl_models.network.checkpoint import save_checkpoint
+from dvfl_models.network.video_focalnet import Modulators
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import CheckpointError
 

@@ -8,11 +8,12 @@ import pytest
 import torch
 from videos import write_video
 
-from dvfl_models import build_model, gpu_training
+from dvfl_models import build_model
+from dvfl_models.gpu_check import training as gpu_training
 from dvfl_models.gpu_check import main
-from dvfl_models.gpu_clips import Clips, load, read_clips, save
-from dvfl_models.gpu_distillation import Plan, run_fold, started, summary
-from dvfl_models.gpu_training import parity_rows, training_rows
+from dvfl_models.gpu_check.clips import Clips, load, read_clips, save
+from dvfl_models.gpu_check.distillation import Plan, run_fold, started, summary
+from dvfl_models.gpu_check.training import parity_rows, training_rows
 from dvfl_runtime.errors import RecipeError
 
 CPU = torch.device("cpu")

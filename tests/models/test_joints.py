@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 import torch
 
-from dvfl_models import VARIANTS, VideoFocalNet, load_checkpoint, synthetic
-from dvfl_models.augment import ClipAugmentation
-from dvfl_models.batches import TrainingBatches
-from dvfl_models.figures import JOINTS, Person
-from dvfl_models.joints import KINDS, WithJoints, joint_cells, joint_loss
-from dvfl_models.recipe import Recipe, recipe_from
-from dvfl_models.recipe_parts import AugmentPart
-from dvfl_models.starting import TrainOptions
-from dvfl_models.synthetic import ACTIONS, View, render_clip
-from dvfl_models.train import Trainer
+from dvfl_models import VARIANTS, VideoFocalNet, load_checkpoint
+from dvfl_models.data.augment import ClipAugmentation
+from dvfl_models.data.batches import TrainingBatches
+from dvfl_models.recipe.parts import AugmentPart
+from dvfl_models.recipe.recipe import Recipe, recipe_from
+from dvfl_models.rendered import synthetic
+from dvfl_models.rendered.figures import JOINTS, Person
+from dvfl_models.rendered.joints import KINDS, WithJoints, joint_cells, joint_loss
+from dvfl_models.rendered.synthetic import ACTIONS, View, render_clip
+from dvfl_models.training.starting import TrainOptions
+from dvfl_models.training.train import Trainer
 from dvfl_runtime.errors import RecipeError
 
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dvfl_models.bundled_recipes import recipe_names
-from dvfl_models.recipe import read_recipe
+from dvfl_models.recipe.bundled import recipe_names
+from dvfl_models.recipe.recipe import read_recipe
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import RecipeError
 

@@ -12,17 +12,17 @@ import pytest
 import videos
 from shared import ROOT
 
-from dvfl_models import cost, crossval
-from dvfl_models.baselines import fit_predict, metadata
-from dvfl_models.evaluate import Confusion
-from dvfl_models.folds import Folds
-from dvfl_models.paired import difference
-from dvfl_models.paired import main as paired_main
-from dvfl_models.recipe import read_recipe, recipe_from
-from dvfl_models.recipe_parts import VideosPart
-from dvfl_models.results import collect, fill_tables, read_results
-from dvfl_models.results import main as results_main
-from dvfl_models.scenes import backdrop, cluster, deal
+from dvfl_models.recipe.parts import VideosPart
+from dvfl_models.recipe.recipe import read_recipe, recipe_from
+from dvfl_models.studies import cost, crossval
+from dvfl_models.studies.baselines import fit_predict, metadata
+from dvfl_models.studies.folds import Folds
+from dvfl_models.studies.paired import difference
+from dvfl_models.studies.paired import main as paired_main
+from dvfl_models.studies.results import collect, fill_tables, read_results
+from dvfl_models.studies.results import main as results_main
+from dvfl_models.studies.scenes import backdrop, cluster, deal
+from dvfl_models.training.evaluate import Confusion
 from dvfl_runtime.errors import DvflError, RecipeError
 
 RESULTS = ROOT / "models" / "RESULTS.md"

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dvfl_models.run_files import Metrics
-from dvfl_models.teacher_cache import TeacherCache
+from dvfl_models.distillation.teacher_cache import TeacherCache
+from dvfl_models.training.run_files import Metrics
 from dvfl_runtime.errors import OutputError
 
 

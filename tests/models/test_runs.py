@@ -16,9 +16,9 @@ from accelerate.state import AcceleratorState
 from small_runs import ON_CPU, RESUME, command, make_videos, rows_of, small, toml, weights
 
 from dvfl_models import read_checkpoint
-from dvfl_models.starting import TrainOptions
-from dvfl_models.teacher_cache import TeacherCache
-from dvfl_models.train import Trainer
+from dvfl_models.distillation.teacher_cache import TeacherCache
+from dvfl_models.training.starting import TrainOptions
+from dvfl_models.training.train import Trainer
 from dvfl_runtime.errors import DvflError, OutputError, RecipeError
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")

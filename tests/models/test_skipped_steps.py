@@ -10,8 +10,8 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from small_runs import ON_CPU, RESUME, make_videos, small
 
-from dvfl_models.skipped_steps import IN_A_ROW_SCALED
-from dvfl_models.train import Trainer
+from dvfl_models.training.skipped_steps import IN_A_ROW_SCALED
+from dvfl_models.training.train import Trainer
 from dvfl_runtime.errors import DvflError
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")

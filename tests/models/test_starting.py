@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from dvfl_models import build_model
-from dvfl_models.checkpoint import save_checkpoint
-from dvfl_models.distill import Teacher
-from dvfl_models.recipe import recipe_from
-from dvfl_models.starting import new_model
-from dvfl_models.video_focalnet import VideoFocalNet
+from dvfl_models.distillation.losses import Teacher
+from dvfl_models.network.checkpoint import save_checkpoint
+from dvfl_models.network.video_focalnet import VideoFocalNet
+from dvfl_models.recipe.recipe import recipe_from
+from dvfl_models.training.starting import new_model
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import CheckpointError
 

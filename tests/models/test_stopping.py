@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from dvfl_models import cli, read_checkpoint
-from dvfl_models.recipe import Recipe, recipe_from, tomllib
-from dvfl_models.starting import TrainOptions
-from dvfl_models.stopping import Stopped
-from dvfl_models.train import Trainer
-from dvfl_models.workers import safe_workers
+from dvfl_models import read_checkpoint
+from dvfl_models.recipe.recipe import Recipe, recipe_from, tomllib
+from dvfl_models.training import cli
+from dvfl_models.training.starting import TrainOptions
+from dvfl_models.training.stopping import Stopped
+from dvfl_models.training.train import Trainer
+from dvfl_models.training.workers import safe_workers
 from dvfl_runtime.errors import DvflError, SourceError
 
 RESUME = TrainOptions(resume=True)
@@ -144,7 +145,7 @@ def test_two_processes_stop_at_one_step(tmp_path: Path) -> None:
     (tmp_path / "tiny.toml").write_text(TOML.replace("steps = 4", "steps = 4000"))
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command = [
-        *(sys.executable, *launcher, "-m", "dvfl_models.cli", str(tmp_path / "tiny.toml")),
+        *(sys.executable, *launcher, "-m", "dvfl_models.training.cli", str(tmp_path / "tiny.toml")),
         *("--out", str(tmp_path / "run"), "--cpu", "--workers", "0", "--threads", "1"),
         *("--set", "test_every=4000"),
     ]

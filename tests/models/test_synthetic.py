@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from dvfl_models import synthetic
-from dvfl_models.figures import Person, body_points
-from dvfl_models.poses import pose_angles
-from dvfl_models.synthetic import ACTIONS, render_clip, render_video
+from dvfl_models.rendered import synthetic
+from dvfl_models.rendered.figures import Person, body_points
+from dvfl_models.rendered.poses import pose_angles
+from dvfl_models.rendered.synthetic import ACTIONS, render_clip, render_video
 
 _TIMES = np.linspace(0.0, 5.0, 60)
 

@@ -13,19 +13,20 @@ import pytest
 import torch
 import videos
 
-from dvfl_models import cli, read_checkpoint
-from dvfl_models.augment import degrade
-from dvfl_models.batches import TrainingBatches
-from dvfl_models.cli import main
-from dvfl_models.crossval import cross_validate
-from dvfl_models.data import clip_set
-from dvfl_models.evaluate import Confusion
-from dvfl_models.folds import Folds
-from dvfl_models.paired import right_clips
-from dvfl_models.recipe import Recipe, recipe_from
-from dvfl_models.run_files import ProgressLog
-from dvfl_models.starting import TrainOptions
-from dvfl_models.train import Trainer
+from dvfl_models import read_checkpoint
+from dvfl_models.data.augment import degrade
+from dvfl_models.data.batches import TrainingBatches
+from dvfl_models.data.clip_sets import clip_set
+from dvfl_models.recipe.recipe import Recipe, recipe_from
+from dvfl_models.studies.crossval import cross_validate
+from dvfl_models.studies.folds import Folds
+from dvfl_models.studies.paired import right_clips
+from dvfl_models.training import cli
+from dvfl_models.training.cli import main
+from dvfl_models.training.evaluate import Confusion
+from dvfl_models.training.run_files import ProgressLog
+from dvfl_models.training.starting import TrainOptions
+from dvfl_models.training.train import Trainer
 from dvfl_runtime.errors import CheckpointError, DvflError, RecipeError
 
 RESUME = TrainOptions(resume=True)
@@ -284,7 +285,7 @@ def test_threads_wait_without_spinning_unless_the_user_says_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """OpenMP reads it when PyTorch is loaded, so the command must not load it before."""
-    code = "import sys, dvfl_models.cli; sys.exit('torch' in sys.modules)"
+    code = "import sys, dvfl_models.training.cli; sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
     seen = []
     monkeypatch.setattr(cli, "_train", lambda _: seen.append(os.environ["OMP_WAIT_POLICY"]))

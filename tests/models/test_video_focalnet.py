@@ -9,7 +9,7 @@ import torch
 from shared import REFERENCE, needs_shared
 
 from dvfl_models import VARIANTS, VideoFocalNet, VideoFocalNetConfig, build_model, count_macs
-from dvfl_models.video_focalnet import init_weights
+from dvfl_models.network.video_focalnet import init_weights
 
 SMALL = VideoFocalNetConfig(embed_dim=8, depths=(1, 1, 1, 1), num_classes=5)
 PARITY = ["conv_embed", "default", "frames16_levels3", "layerscale_postln",

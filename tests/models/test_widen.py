@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model
-from dvfl_models.checkpoint import save_checkpoint
-from dvfl_models.recipe import Recipe, recipe_from
-from dvfl_models.starting import new_model
-from dvfl_models.widen import widened
+from dvfl_models.network.checkpoint import save_checkpoint
+from dvfl_models.network.widen import widened
+from dvfl_models.recipe.recipe import Recipe, recipe_from
+from dvfl_models.training.starting import new_model
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import CheckpointError, RecipeError
 

@@ -18,7 +18,7 @@ from dvfl_export.deploy import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.quantise import activation_ranges, quantise
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig
-from dvfl_models.video_focalnet import init_weights
+from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.artifact import exported_graph, graph_sha256
 from dvfl_runtime.engines import cpus, open_engine, openvino_graph

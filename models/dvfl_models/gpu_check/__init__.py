@@ -1,0 +1,1 @@
+"""Measurements on an NVIDIA GPU: training and distillation, each part bounded in time."""

@@ -1,0 +1,344 @@
+"""Does a teacher make its student better? Cross-validated on real video, on a GPU in minutes.
+
+A part of `make gpu-check`. For each fold, in a process of its own, a teacher learns the training
+clips; a fixed pool of augmented clips, some of them mixed, gets its logits; students learn from the
+pool, alone and by each loss, with several seeds. All start from the same small network, which is
+widened to the student, and widened and deepened to the teacher. A student alone and a taught one of
+the same seed see the same clips in the same order.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import pydantic
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dvfl_models.distillation.losses import dist_loss, kd_loss, standardised_kd_loss
+from dvfl_models.gpu_check.clips import FRAMES, Augmented, Clips, load, normalised
+from dvfl_models.network.checkpoint import StateDict, read_checkpoint
+from dvfl_models.network.video_focalnet import VideoFocalNet, build_model
+from dvfl_models.network.widen import widened
+from dvfl_models.recipe.errors import in_words
+from dvfl_models.recipe.parts import Part
+from dvfl_models.studies.paired import difference
+from dvfl_runtime.clips.sampling import uniform_indices
+from dvfl_runtime.errors import RecipeError
+
+log = logging.getLogger(__name__)
+
+Row = dict[str, Any]
+Loss = Callable[[Tensor, Tensor, float], Tensor]
+Count = Annotated[int, pydantic.Field(ge=1)]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A way to teach: alpha * loss + (1 - alpha) * cross-entropy; alpha 0 is the student alone."""
+
+    alpha: float = 0.0
+    loss: Loss = kd_loss
+    temperature: float = 1.0
+
+
+ARMS = {
+    "alone": Arm(),
+    "kl": Arm(0.2, kd_loss, 10.0),  # alpha and temperature of DVFL-Net's script
+    "kl_more": Arm(0.9, kd_loss, 4.0),
+    "kl_z": Arm(0.9, standardised_kd_loss, 2.0),
+    "dist": Arm(0.5, dist_loss, 1.0),
+}
+
+
+class Plan(Part):
+    """The numbers of the experiment.
+
+    Attributes:
+        teacher: variant of the teacher.
+        student: variant of the student.
+        arms: names of `ARMS`, in the order in which they run.
+        seeds: students of each arm.
+        epochs: of a student, over the training clips.
+        teacher_epochs: of the teacher.
+        views: augmented forms of each clip in the pool.
+        batch: clips in a step.
+        lr: of a student.
+        teacher_lr: of the teacher.
+    """
+
+    teacher: str = "base"
+    student: str = "nano"
+    arms: tuple[Literal["alone", "kl", "kl_more", "kl_z", "dist"], ...] = ("alone", "kl", "kl_more")
+    seeds: Count = 3
+    epochs: Count = 60
+    teacher_epochs: Count = 60
+    views: Count = 20
+    batch: Count = 64
+    lr: float = 3e-4
+    teacher_lr: float = 2e-4
+
+
+def read_plan(text: str) -> Plan:
+    """Reads a plan from JSON.
+
+    Raises:
+        RecipeError: if it is none.
+    """
+    try:
+        return Plan.model_validate_json(text)
+    except pydantic.ValidationError as err:
+        wrong = in_words(err.errors()[0], list(Plan.model_fields))
+        raise RecipeError(f"the plan {text} cannot be used: {wrong}") from err
+
+
+def started(variant: str, num_classes: int, start: StateDict | None, drop: float) -> VideoFocalNet:
+    """A network that computes what the small network `start` does, with a new head."""
+    model = build_model(variant, num_classes=num_classes, drop_path_rate=drop)
+    if start is None:
+        return model
+    wanted = model.state_dict()
+    body = {key: value for key, value in start.items() if not key.startswith("head.")}
+    if len(body["norm.weight"]) < len(wanted["norm.weight"]):
+        body = widened(body, wanted)
+    model.load_state_dict(_deepened(body, wanted), strict=False)
+    return model
+
+
+def _deepened(given: StateDict, wanted: StateDict) -> dict[str, Tensor]:
+    """Adds the blocks that a deeper network has: copies of the last one that change nothing yet.
+
+    The last linear layer of both branches of such a block is zero: it passes its input on.
+    """
+    out = dict(given)
+    for key in wanted:
+        parts = key.split(".")
+        if key in out or "blocks" not in parts:
+            continue
+        prefix = ".".join(parts[:3]) + "."
+        last = max(int(name.split(".")[3]) for name in given if name.startswith(prefix))
+        source = given[prefix + ".".join([str(last), *parts[4:]])]
+        zero = any(f".{end}." in key for end in ("modulation.proj", "mlp.fc2"))
+        out[key] = torch.zeros_like(source) if zero else source.clone()
+    return out
+
+
+def train(
+    model: VideoFocalNet,
+    batches: Iterator[tuple[Tensor, Tensor, Tensor | None]],
+    steps: int,
+    lr: float,
+    arm: Arm,
+) -> VideoFocalNet:
+    """AdamW under a warm-up and a cosine, in bf16; returns the averaged weights.
+
+    Args:
+        model: changed in place.
+        batches: clips (B, T, H, W, 3) uint8, targets and the teacher's logits.
+        steps: how many of them.
+        lr: the highest learning rate.
+        arm: the loss.
+    """
+    model.train()
+    kind = next(model.parameters()).device.type
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.05},
+        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=lr, fused=kind == "cuda")
+    decay = min(0.995, 1 - 5 / max(steps, 6))
+    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+    for step in range(steps):
+        warm = max(1, steps // 20)
+        turn = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min((step + 1) / warm, turn if step >= warm else 1.0)
+        clips, targets, taught = next(batches)
+        with torch.autocast(kind, dtype=torch.bfloat16):
+            logits = model(normalised(clips))
+        loss = (1 - arm.alpha) * F.cross_entropy(logits.float(), targets)
+        if arm.alpha:
+            assert taught is not None
+            loss = loss + arm.alpha * arm.loss(logits, taught, arm.temperature)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        averaged.update_parameters(model)
+    out = averaged.module
+    assert isinstance(out, VideoFocalNet)
+    return out.eval()
+
+
+@torch.inference_mode()
+def logits_of(model: VideoFocalNet, clips: Tensor, batch: int = 256) -> Tensor:
+    """Logits (N, num_classes) of clips (N, T, H, W, 3) uint8, in bf16 with a float32 result."""
+    model.eval()
+    out = []
+    for some in clips.split(batch):
+        with torch.autocast(clips.device.type, dtype=torch.bfloat16):
+            out.append(model(normalised(some)).float())
+    return torch.cat(out)
+
+
+def run_fold(
+    clips: Clips,
+    fold: int,
+    plan: Plan,
+    start: StateDict | None,
+    device: torch.device,
+    seconds: float = math.inf,
+) -> Iterator[Row]:
+    """The rows of a fold: the teacher's, then those of the students while there is time."""
+    began_s = time.perf_counter()
+    num_classes = int(clips.classes.max()) + 1
+    test = torch.tensor(clips.tests[fold], device=device)
+    train_on = [n for n in range(len(clips.classes)) if n not in set(clips.tests[fold])]
+    videos = torch.tensor(train_on, device=device)
+    augmented = Augmented(clips, device, num_classes)
+    picks = torch.from_numpy(uniform_indices(clips.frames.shape[1], FRAMES)).to(device)
+    tested = augmented.frames[test][:, picks]
+    classes = augmented.classes[test]
+
+    def row(model: VideoFocalNet, taken_s: float, about: Row) -> Row:
+        right = (logits_of(model, tested).argmax(1) == classes).tolist()
+        marks = "".join("1" if mark else "0" for mark in right)
+        share = round(sum(right) / len(right), 4)
+        return {
+            "fold": fold,
+            **about,
+            "seconds": round(taken_s, 1),
+            "accuracy": share,
+            "right": marks,
+        }
+
+    def fresh() -> Iterator[tuple[Tensor, Tensor, None]]:
+        while True:
+            for some in _order(videos, plan.batch):
+                yield (*augmented(some), None)
+
+    per_epoch = max(1, len(videos) // plan.batch)
+    torch.manual_seed(100 + fold)
+    teacher = started(plan.teacher, num_classes, start, 0.2).to(device)
+    turn_s = time.perf_counter()
+    teacher = train(teacher, fresh(), plan.teacher_epochs * per_epoch, plan.teacher_lr, Arm())
+    yield row(teacher, time.perf_counter() - turn_s, {"arm": "teacher", "seed": 0})
+    pool = _pool(augmented, videos, plan.views, teacher)
+    del teacher
+    for seed in range(plan.seeds):
+        for name in plan.arms:
+            turn_s = time.perf_counter()
+            if turn_s - began_s > seconds:
+                return
+            torch.manual_seed(seed)
+            student = started(plan.student, num_classes, start, 0.1).to(device)
+            order = _from_pool(pool, plan.batch, seed)
+            student = train(student, order, plan.epochs * per_epoch, plan.lr, ARMS[name])
+            yield row(student, time.perf_counter() - turn_s, {"arm": name, "seed": seed})
+
+
+def _order(videos: Tensor, batch: int) -> Iterator[Tensor]:
+    """All videos in a random order, in whole batches; the last few are left out of this round."""
+    shuffled = videos[torch.randperm(len(videos), device=videos.device)]
+    whole = max(batch, len(videos) // batch * batch)
+    yield from shuffled[:whole].split(batch)
+
+
+def _pool(
+    augmented: Augmented, videos: Tensor, views: int, teacher: VideoFocalNet
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Clips, targets and logits of `views` augmented forms of each video."""
+    made = [augmented(some) for _ in range(views) for some in _order(videos, min(256, len(videos)))]
+    pool = torch.cat([clips for clips, _ in made])
+    return pool, torch.cat([targets for _, targets in made]), logits_of(teacher, pool).clone()
+
+
+def _from_pool(
+    pool: tuple[Tensor, Tensor, Tensor], batch: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(seed)
+    clips, targets, taught = pool
+    while True:
+        for some in torch.randperm(len(clips), generator=generator).split(batch):
+            if len(some) == min(batch, len(clips)):
+                here = some.to(clips.device)
+                yield clips[here], targets[here], taught[here]
+
+
+def summary(rows: Sequence[Row], clips: Clips) -> Row:
+    """Accuracy of each arm, and its difference from the student alone, over groups of clips.
+
+    `given` is the list's own split; `folds` are all others together. A seed counts where it ran on
+    all of these folds; a group is drawn with all its clips and seeds.
+    """
+    out: Row = {}
+    for name, folds in (("given", {0}), ("folds", set(range(1, len(clips.tests))))):
+        mine = [row for row in rows if row["fold"] in folds]
+        found = {arm: _right(mine, arm, folds, clips) for arm in ("teacher", *ARMS)}
+        out[name] = {}
+        for arm, right in found.items():
+            if not right:
+                continue
+            marks = [mark for _, mark in right.values()]
+            seeds = len({clip.partition(":")[0] for clip in right})
+            out[name][arm] = {"accuracy": round(sum(marks) / len(marks), 4)}
+            out[name][arm] |= {"clips": len(marks) // seeds, "seeds": seeds}
+            both = {clip: value for clip, value in found["alone"].items() if clip in right}
+            if arm not in ("alone", "teacher") and both:
+                same = {clip: right[clip] for clip in both}
+                out[name][arm]["over_alone"] = difference(same, both)
+    return out
+
+
+def _right(
+    rows: Sequence[Row], arm: str, folds: set[int], clips: Clips
+) -> dict[str, tuple[str, bool]]:
+    mine = [row for row in rows if row["arm"] == arm]
+    seeds = {row["seed"] for row in mine}
+    whole = {s for s in seeds if folds == {row["fold"] for row in mine if row["seed"] == s}}
+    return {
+        f"seed {row['seed']}: {clip}": (clips.groups[clip], mark == "1")
+        for row in mine
+        if row["seed"] in whole
+        for clip, mark in zip(clips.tests[row["fold"]], row["right"], strict=True)
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one fold and appends its rows to a file; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m dvfl_models.gpu_check.distillation")
+    parser.add_argument("clips", type=Path, help="what `save` wrote")
+    parser.add_argument("out", type=Path, help="rows, one JSON object a line")
+    parser.add_argument("--fold", type=int, default=0)
+    parser.add_argument("--start", help="checkpoint of the small network to start from")
+    parser.add_argument("--plan", default="{}", help="changed values of the plan, JSON")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no student later")
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="gpu_distillation: %(message)s")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    clips = load(args.clips)
+    start = read_checkpoint(args.start).state_dict if args.start else None
+    rows = run_fold(clips, args.fold, read_plan(args.plan), start, device, args.seconds)
+    with args.out.open("a", encoding="utf-8") as file:
+        for row in rows:
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            log.info("fold %d, %s, seed %d: %.1f %% in %.1f s", row["fold"], row["arm"],
+                     row["seed"], 100 * row["accuracy"], row["seconds"])  # fmt: skip
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

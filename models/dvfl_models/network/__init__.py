@@ -1,0 +1,1 @@
+"""The architecture, its checkpoints and its cost."""

@@ -1,0 +1,316 @@
+"""Reading and writing checkpoints: official ones, plain state_dicts and our own."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import pickle
+import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dvfl_models.network.video_focalnet import VARIANTS, VideoFocalNet, VideoFocalNetConfig
+from dvfl_models.recipe.labels import OFFICIAL_SPEC, read_labels
+from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.errors import CheckpointError
+from dvfl_runtime.files import replacing
+
+StateDict = Mapping[str, Tensor]
+
+# Settings that trainers keep beside the weights. They are read as plain dictionaries, so that
+# nothing of these packages is imported or run.
+SETTINGS = ("yacs.config.CfgNode", "fvcore.common.config.CfgNode", "argparse.Namespace")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
+
+    Attributes:
+        path: of the file.
+        state_dict: weights by official key names.
+        sha256: of the file.
+        config: the network, where the file says it (our own files do).
+        variant: its name, "" if the file does not say it.
+        labels: class names in the order of the logits, empty if the file does not say them.
+        spec: the clips it was trained on, None if the file does not say it.
+        training: data and measured accuracy, as our trainer wrote them.
+        trainer: the optimiser and all else that a resumed training needs; empty in foreign files.
+    """
+
+    path: Path
+    state_dict: StateDict
+    sha256: str
+    config: VideoFocalNetConfig | None = None
+    variant: str = ""
+    labels: tuple[str, ...] = ()
+    spec: ClipSpec | None = None
+    training: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    trainer: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def read_checkpoint(path: str | os.PathLike[str], key: str = "") -> Checkpoint:
+    """Reads an official `.pth` ({"model": ...}), a plain state_dict or our own checkpoint.
+
+    Args:
+        path: of the file.
+        key: of a recipe that names it, such as "model.start", for the error if it is missing.
+
+    Raises:
+        CheckpointError: if the file is missing, damaged, a pickle of objects, or holds no weights.
+    """
+    _check_file(path, key)
+    path = Path(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # about the pickle protocol of foreign files
+            with torch.serialization.safe_globals([(OrderedDict, name) for name in SETTINGS]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as err:
+        raise CheckpointError(
+            f"{path} holds pickled Python objects or is damaged, and is not loaded because that "
+            f"could run code; save it again as torch.save(model.state_dict(), path)"
+        ) from err
+    except Exception as err:  # damaged bytes raise whatever the unpickler trips over
+        reason = " ".join([f"{type(err).__name__}:", *str(err).splitlines()[:1]]).rstrip(":")
+        raise CheckpointError(
+            f"{path} is not a readable PyTorch checkpoint ({reason}); copy it or save it again"
+        ) from err
+    if not isinstance(content, dict):
+        raise CheckpointError(
+            f"{path} holds a value of type {type(content).__name__}, expected a state_dict"
+        )
+    state = content.get("model", content)
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise CheckpointError(f"{path} holds no state_dict, neither at the top nor under 'model'")
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if "dvfl" not in content:
+        return Checkpoint(path, state, sha256)
+    try:
+        about = json.loads(content["dvfl"])
+        return Checkpoint(
+            path=path,
+            state_dict=state,
+            sha256=sha256,
+            config=VideoFocalNetConfig(**about["config"]),
+            variant=about.get("variant", ""),
+            labels=tuple(about.get("labels", ())),
+            spec=ClipSpec.from_dict(about["spec"]),
+            training=about.get("training", {}),
+            trainer=content.get("trainer", {}),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError) as err:
+        raise CheckpointError(f"{path}: what it says of itself is wrong: {err}") from err
+
+
+def _check_file(path: str | os.PathLike[str], key: str) -> None:
+    """Raises CheckpointError for what can be told without reading the file."""
+    if not os.fspath(path):
+        raise CheckpointError("the path of the checkpoint is empty; give that of a .pth file")
+    path = Path(path)
+    if key and not path.exists():
+        raise CheckpointError(
+            f"{key} is {path}: no such file; train or fetch it first, or pass --set {key}=FILE.pth"
+        )
+    if path.suffix == ".onnx" and path.is_file():
+        raise CheckpointError(
+            f"{path} is an exported file already, not a checkpoint; the way back is "
+            f"dvfl-export {path} -o FILE.pth"
+        )
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}; give the path of a .pth file")
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    model: VideoFocalNet,
+    *,
+    about: Mapping[str, Any],
+    trainer: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes our checkpoint, complete or not at all; readable with `weights_only=True`.
+
+    Args:
+        path: the file.
+        model: its weights and config are stored.
+        about: JSON-ready `variant`, `labels`, `spec`, `training`.
+        trainer: tensors and plain values that a resumed training needs.
+
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    described = {"config": dataclasses.asdict(model.config), **about}
+    content = {"model": model.state_dict(), "dvfl": json.dumps(described)}
+    if trainer is not None:
+        content["trainer"] = dict(trainer)
+    with replacing(path) as part:
+        _save(content, part)
+
+
+def _save(content: Mapping[str, Any], path: Path) -> None:
+    """`torch.save` that says with an OSError why it cannot write, such as a full disk."""
+    with path.open("wb") as file:
+        try:
+            torch.save(content, file)
+        except RuntimeError as err:  # of its zip writer; the file's own error is its context
+            cause: BaseException | None = err
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__context__
+            raise cause or err from None
+
+
+def load_checkpoint(model: VideoFocalNet, path: str | os.PathLike[str]) -> Checkpoint:
+    """Reads `path` and loads its weights into `model`, strictly.
+
+    Raises:
+        CheckpointError: if the file cannot be read, or with the missing, unexpected and
+            wrong-shape keys and the variant that would fit.
+    """
+    checkpoint = read_checkpoint(path)
+    _check_fit(model, checkpoint)
+    model.load_state_dict(checkpoint.state_dict)
+    return checkpoint
+
+
+def _check_fit(model: VideoFocalNet, checkpoint: Checkpoint) -> None:
+    if report := compare(model.state_dict(), checkpoint.state_dict):
+        fits = matching_variant(checkpoint.state_dict)
+        hint = f"; these weights fit variant {fits!r}" if fits else ""
+        raise CheckpointError(f"{checkpoint.path} does not fit the model: {report}{hint}")
+
+
+def spec_of(checkpoint: Checkpoint) -> ClipSpec:
+    """The clips that a checkpoint was trained on: its own, or those of the official recipes."""
+    return checkpoint.spec or OFFICIAL_SPEC
+
+
+def labels_of(checkpoint: Checkpoint, source: str = "") -> tuple[str, ...]:
+    """The class names of a checkpoint, or those of `source`: a file or a published data set.
+
+    Raises:
+        CheckpointError: if there are none, or not as many as the head has outputs.
+    """
+    labels = read_labels(source) if source else checkpoint.labels
+    width = _width_of(checkpoint)
+    if not labels:
+        raise CheckpointError(
+            f"{checkpoint.path} holds no class names; give --labels with a data set's name or a "
+            f"file of {width} names"
+        )
+    if len(labels) != width:
+        raise CheckpointError(
+            f"{len(labels)} labels for a checkpoint with {width} classes; give the right --labels"
+        )
+    return labels
+
+
+def variant_of(checkpoint: Checkpoint) -> str:
+    """Name of a checkpoint's variant, by its own word or the shapes; "" if it is none of ours."""
+    return checkpoint.variant or matching_variant(checkpoint.state_dict)
+
+
+def config_of(checkpoint: Checkpoint, variant: str = "") -> VideoFocalNetConfig:
+    """The network of a checkpoint: what it says itself, or else the variant that it fits.
+
+    Args:
+        checkpoint: with the weights.
+        variant: takes the place of what the checkpoint says.
+
+    Raises:
+        CheckpointError: if the weights have no head, or fit no variant.
+    """
+    num_classes = _width_of(checkpoint)
+    if checkpoint.config is not None and not variant:
+        return checkpoint.config
+    variant = variant or variant_of(checkpoint)
+    if variant not in VARIANTS:
+        what = f"unknown variant {variant!r}" if variant else "these weights fit no variant"
+        raise CheckpointError(f"{checkpoint.path}: {what}; known are: {', '.join(VARIANTS)}")
+    return dataclasses.replace(VARIANTS[variant], num_classes=num_classes)
+
+
+def model_of(checkpoint: Checkpoint, variant: str = "") -> VideoFocalNet:
+    """The network of a checkpoint with its weights, in eval mode.
+
+    Raises:
+        CheckpointError: as `config_of`, or if the weights do not fit that network.
+    """
+    config = config_of(checkpoint, variant)
+    with torch.device("meta"):  # a wrong config may ask for more memory than there is
+        _check_fit(VideoFocalNet(config), checkpoint)
+    model = VideoFocalNet(config)
+    model.load_state_dict(checkpoint.state_dict)
+    return model.eval()
+
+
+def _width_of(checkpoint: Checkpoint) -> int:
+    width = num_classes_of(checkpoint.state_dict)
+    if width is None:
+        raise CheckpointError(f"{checkpoint.path} has no classification head (head.weight)")
+    return width
+
+
+def compare(wanted: StateDict, given: StateDict) -> str:
+    """Says how two state_dicts differ in keys and shapes; "" if they do not."""
+    wrong = [
+        f"{k} {tuple(given[k].shape)} instead of {tuple(wanted[k].shape)}"
+        for k in wanted
+        if k in given and given[k].shape != wanted[k].shape
+    ]
+    parts = []
+    for what, keys in (
+        ("missing", [k for k in wanted if k not in given]),
+        ("unexpected", [k for k in given if k not in wanted]),
+        ("wrong shape", wrong),
+    ):
+        if keys:
+            more = f", ... ({len(keys)} in all)" if len(keys) > 4 else ""
+            parts.append(f"{what}: {', '.join(keys[:4])}{more}")
+    return "; ".join(parts)
+
+
+def num_classes_of(state: StateDict) -> int | None:
+    """Width of the classification head, None if there is none."""
+    return int(state["head.weight"].shape[0]) if "head.weight" in state else None
+
+
+def matching_variant(state: StateDict) -> str:
+    """Name of the variant that the weights fit exactly, "" if there is none."""
+    num_classes = num_classes_of(state)
+    if num_classes is None:
+        return ""
+    for name, config in VARIANTS.items():
+        with torch.device("meta"):
+            wanted = VideoFocalNet(dataclasses.replace(config, num_classes=num_classes))
+        if not compare(wanted.state_dict(), state):
+            return name
+    return ""
+
+
+def init_from_focalnet(model: VideoFocalNet, state: StateDict) -> dict[str, list[str]]:
+    """Loads what matches of an ImageNet FocalNet (2D) state_dict; the rest keeps its values.
+
+    The spatial part has the same key names (arXiv 2307.06947, section 4.1); the temporal part and
+    the head do not exist in it.
+
+    Returns:
+        "loaded", "not_in_file" and "skipped" (in the file, but absent or of another shape here).
+    """
+    own = model.state_dict()
+    loaded = [k for k, v in state.items() if k in own and own[k].shape == v.shape]
+    model.load_state_dict({k: state[k] for k in loaded}, strict=False)
+    return {
+        "loaded": loaded,
+        "not_in_file": [k for k in own if k not in loaded],
+        "skipped": [k for k in state if k not in loaded],
+    }

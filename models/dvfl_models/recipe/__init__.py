@@ -1,0 +1,1 @@
+"""What a run does, as a checked TOML file; class names of published data sets."""

@@ -1,0 +1,163 @@
+"""The tables of a training recipe."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic import BaseModel, ConfigDict, Field
+
+Format = Literal["index", "list", "folders", "ucf", "hmdb", "kinetics", "ssv2"]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what all generators take
+
+
+class Part(BaseModel):
+    """A table of a recipe: unknown names are errors, numbers are finite, values cannot change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class ModelPart(Part):
+    """Which network, and how its weights start."""
+
+    variant: str
+    init: Literal["official", "xavier"] = "official"
+    start: str = ""  # a checkpoint whose weights the run starts from
+    new_head: bool = False  # of `start` all but the head: it knows other classes
+    widen: bool = False  # `start` is of a network 2, 3 ... times narrower; see `network.widen`
+    imagenet: str = ""  # an ImageNet FocalNet (SRF) checkpoint for the spatial part
+    drop_path: float = Field(0.0, ge=0, lt=1)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> ModelPart:
+        if self.widen and not self.start:
+            raise ValueError("widen goes with start, the checkpoint of the narrower network")
+        return self
+
+
+class SyntheticPart(Part):
+    """Clips drawn by `dvfl_models.rendered.synthetic`, without end."""
+
+    kind: Literal["synthetic"]
+    name: str = "synthetic"
+    weight: float = Field(1.0, gt=0)  # share of the batches, relative to the other tables
+    window_s: tuple[float, float] = (1.2, 4.0)  # a clip's span is drawn from this range
+    clean: bool = False  # easy scenes: one person well in the picture, a quiet background
+    change: bool = False  # the action changes within the clip; the middle of it gives the class
+    clips: int = Field(0, ge=0)  # of a test set, per class
+    first_seed: Seed = 0  # test sets start far from the seeds of training
+
+
+class OrderPart(Part):
+    """Clips of `rendered.temporal_order`, whose classes differ in the order of frames alone."""
+
+    kind: Literal["order"]
+    name: str = "order"
+    weight: float = Field(1.0, gt=0)
+    clips: int = Field(0, ge=0)  # of a test set, per class
+    first_seed: Seed = 0
+
+
+class PretextPart(Part):
+    """Unlabelled videos, played at some speed or backwards: how is the class."""
+
+    kind: Literal["pretext"]
+    name: str = "pretext"
+    index: str  # a folder of videos
+    windows_s: dict[str, float]  # label -> span of its clips, negative for backwards
+    weight: float = Field(1.0, gt=0)
+    every: int = Field(1, ge=1)  # of a test set: each n-th video; training takes the others
+    test: bool = False
+
+
+class VideosPart(Part):
+    """Labelled video files; `data.datasets` says what each format of a list looks like."""
+
+    kind: Literal["videos"]
+    name: str
+    index: str  # the list, or a folder
+    format: Format = "index"
+    root: str = ""  # folder of the videos; by default that of the list
+    subset: Literal["train", "test"] = "train"  # of lists that hold both (hmdb)
+    split: int = Field(1, ge=1)  # of lists that hold several (hmdb)
+    group: str = ""  # column that names the source of a video, for the leak check
+    weight: float = Field(1.0, gt=0)
+    rename: dict[str, str] = {}  # label in the list -> label of the recipe; others are left out
+    only: dict[str, list[str]] = {}  # column -> values to keep
+    exclude: dict[str, list[str]] = {}  # column -> values to leave out
+    window_s: tuple[float, float] = (1.2, 6.0)  # of training; longer than a video = all of it
+    time_jitter: float = Field(0.25, ge=0, le=0.5)  # of training, in distances between frames
+
+
+DataPart = Annotated[
+    SyntheticPart | OrderPart | PretextPart | VideosPart, Field(discriminator="kind")
+]
+
+
+class DistillPart(Part):
+    """A teacher; see `dvfl_models.distillation.losses` for the loss."""
+
+    teacher: str  # its checkpoint
+    alpha: Share = 0.2  # weight of the teacher's logits; 1 - alpha is that of the labels
+    temperature: float = Field(10.0, gt=0)
+    beta: float = Field(0.0, ge=0)  # weight of the teacher's modulators; 0 = none
+    cache_mb: float = Field(0, ge=0)  # keep its logits on disk, at most so much; 0 = none
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> DistillPart:
+        if self.cache_mb and self.beta:
+            raise ValueError("the cache holds logits, not modulators; set cache_mb or beta to 0")
+        return self
+
+
+class OptimPart(Part):
+    """AdamW or SGD under a linear warm-up and a cosine.
+
+    With `epochs` each listed video is seen once per epoch, and `steps` and `warmup_steps` follow
+    from the number of videos; with `steps` classes are drawn equally often, without end.
+    """
+
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    steps: int = Field(1, ge=1)
+    epochs: int = Field(0, ge=0)
+    batch_size: int = Field(16, ge=1)  # clips per step, over all processes
+    accumulate: int = Field(1, ge=1)  # parts that a step's clips are computed in, to save memory
+    lr: float = Field(1e-3, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    warmup_epochs: float = Field(0, ge=0)
+    weight_decay: float = Field(0.05, ge=0)
+    clip_grad: float = Field(1.0, gt=0)
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights; 0 = none
+    joints: float = Field(0.0, ge=0)  # weight of finding the joints of rendered people; 0 = none
+    precision: Literal["no", "bf16", "fp16"] = "no"  # of autocast; fp16 needs a GPU
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> OptimPart:
+        if not self.epochs and "steps" not in self.model_fields_set:
+            raise ValueError("give steps or epochs")
+        if self.warmup_epochs and not self.epochs:
+            raise ValueError("warmup_epochs goes with epochs; use warmup_steps with steps")
+        if self.batch_size % self.accumulate:
+            raise ValueError(
+                f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}"
+            )
+        return self
+
+
+class AugmentPart(Part):
+    """Random changes, the same for all frames of a clip; 0 turns one off."""
+
+    seeds: int = Field(0, ge=0)  # augmentations of a listed video; 0 = a new one in each epoch
+    crop: tuple[Share, Share] | None = None  # a crop of this share of the picture, resized
+    crop_ratio: tuple[float, float] = (0.75, 1.3333)  # its width over its height
+    flip: Share = 0.5
+    degrees: float = Field(6.0, ge=0)
+    translate: float = Field(0.1, ge=0, lt=1)
+    scale: tuple[float, float] = (0.8, 1.25)
+    jitter: float = Field(0.3, ge=0, lt=1)  # of brightness and contrast; saturation 1/2, hue 1/4
+    grey: Share = 0.2
+    degrade: Share = 0.5  # probability of a down-up-scaling of the frames
+    mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0 = none
+    cutmix: float = Field(0.0, ge=0)  # the same; with both, each pair of clips gets one or other

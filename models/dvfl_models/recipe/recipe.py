@@ -1,0 +1,233 @@
+"""Training recipes: TOML files with every number that a run depends on."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from pydantic import Field
+
+from dvfl_models.network.sizes import check_size
+from dvfl_models.network.video_focalnet import VARIANTS
+from dvfl_models.recipe.bundled import recipe_names, recipe_text
+from dvfl_models.recipe.errors import TABLES, in_words, unknown
+from dvfl_models.recipe.labels import read_labels
+from dvfl_models.recipe.parts import (
+    AugmentPart,
+    DataPart,
+    DistillPart,
+    ModelPart,
+    OptimPart,
+    Part,
+    Seed,
+    SyntheticPart,
+    VideosPart,
+)
+from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.errors import CheckpointError, RecipeError
+from dvfl_runtime.errors.checks import check_labels
+from dvfl_runtime.files import read_text
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+TESTS, CHECKPOINTS = 20, 50  # in a run whose recipe does not say how often
+
+
+class Recipe(Part):
+    """One training run."""
+
+    name: str
+    labels: tuple[str, ...]  # or the name of a published data set, or a file of names
+    seed: Seed = 0
+    model: ModelPart
+    clip: dict[str, Any] = Field(default_factory=dict, validate_default=True)  # of ClipSpec
+    train: tuple[DataPart, ...]
+    test: tuple[DataPart, ...] = ()
+    optim: OptimPart
+    augment: AugmentPart = Field(default_factory=lambda: AugmentPart.model_validate({}))
+    distill: DistillPart | None = None
+    test_every: int = Field(0, ge=0)  # steps; 0 = twenty times in the run
+    checkpoint_every: int = Field(0, ge=0)  # steps; 0 = fifty times in the run
+
+    @property
+    def spec(self) -> ClipSpec:
+        """The ClipSpec that `clip` describes."""
+        return ClipSpec.from_dict(self.clip)
+
+    @pydantic.field_validator("clip")
+    @classmethod
+    def _all_of_clip(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Fills in what is not given, so that the files of a run say which clips it had."""
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
+        }
+        try:
+            spec = ClipSpec(**fields)
+            check_size(spec.size)
+            return spec.to_dict()
+        except TypeError as err:
+            raise ValueError(str(err)) from err
+
+    @pydantic.field_validator("clip", mode="before")
+    @classmethod
+    def _clip_names(cls, value: object) -> object:
+        known = TABLES["clip"]
+        if isinstance(value, dict) and (wrong := [key for key in value if key not in known]):
+            raise ValueError(unknown(str(wrong[0]), known, ["clip"]))
+        return value
+
+    @pydantic.field_validator("labels", mode="before")
+    @classmethod
+    def _names(cls, value: object) -> object:
+        if not isinstance(value, str):
+            check_labels(value)
+            return value
+        try:
+            return read_labels(value)
+        except CheckpointError as err:
+            raise ValueError(str(err)) from err
+
+    def with_epoch_of(self, videos: int) -> Recipe:
+        """The recipe with the steps that its epochs come to, and all that follows from the steps.
+
+        The last odd clips of an epoch are left out.
+        """
+        optim = self.optim
+        if optim.epochs:
+            per_epoch = max(1, videos // optim.batch_size)
+            steps, warmup = optim.epochs * per_epoch, round(optim.warmup_epochs * per_epoch)
+            optim = optim.model_copy(update={"steps": steps, "warmup_steps": warmup})
+        changes = {
+            "optim": optim,
+            "test_every": self.test_every or max(1, optim.steps // TESTS),
+            "checkpoint_every": self.checkpoint_every or max(1, optim.steps // CHECKPOINTS),
+        }
+        return self.model_copy(update=changes)
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> Recipe:
+        if self.model.variant not in VARIANTS:
+            known = ", ".join(VARIANTS)
+            raise ValueError(f"model.variant: unknown {self.model.variant!r}; known are {known}")
+        if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
+            raise ValueError(f"labels must be two or more different names, got {self.labels}")
+        if not self.train:
+            raise ValueError("train must name at least one set of clips")
+        if self.optim.epochs and not all(isinstance(part, VideosPart) for part in self.train):
+            raise ValueError("optim.epochs needs listed videos; rendered clips have no end")
+        if (self.augment.mixup or self.augment.cutmix) and self.optim.batch_size % 2:
+            raise ValueError("mixup and cutmix mix pairs of clips; give an even optim.batch_size")
+        if self.optim.joints:
+            self._check_joints()
+        return self
+
+    def _check_joints(self) -> None:
+        if not any(isinstance(part, SyntheticPart) and not part.change for part in self.train):
+            raise ValueError("optim.joints needs rendered clips: a synthetic table without change")
+        if self.clip.get("crop") != "letterbox":
+            raise ValueError('optim.joints needs clip.crop = "letterbox"')
+        if self.distill or self.augment.crop or self.augment.mixup or self.augment.cutmix:
+            raise ValueError("optim.joints goes with neither distill nor crop, mixup or cutmix")
+
+
+def read_recipe(name: str | os.PathLike[str], settings: Sequence[str] = ()) -> Recipe:
+    """Reads a recipe by the name of a bundled one or by path, with `key=value` changes.
+
+    Args:
+        name: "ucf101_student" or "my/recipe.toml".
+        settings: e.g. "optim.steps=100", "test.0.exclude.person=['0']"; values are TOML.
+
+    Raises:
+        RecipeError: if there is no such recipe, or a table, name or value in it is wrong.
+    """
+    values = _read_values(name)
+    for setting in settings:
+        _apply(values, setting)
+    return recipe_from(values, str(name))
+
+
+def _read_values(name: str | os.PathLike[str], over: Sequence[str] = ()) -> dict[str, Any]:
+    """The values of a TOML file over those of the recipe that its `base` names.
+
+    Tables are merged, all else is replaced.
+
+    Args:
+        name: of the recipe.
+        over: the recipes whose base it is, the first one first.
+    """
+    path, chain = Path(name), [*over, str(name)]
+    if _identity(name) in map(_identity, over):
+        raise RecipeError(f"recipe {chain[0]}: its base leads back to it: {' -> '.join(chain)}")
+    try:
+        text = read_text(path) if path.suffix == ".toml" else recipe_text(str(name))
+    except OSError as err:
+        near = difflib.get_close_matches(path.stem, recipe_names(), 3)
+        meant = f"; did you mean {' or '.join(near)}?" if near else "."
+        raise RecipeError(
+            f"no recipe {str(name)!r}{meant} Give a .toml file, or a name that "
+            "dvfl-train --help lists"
+        ) from err
+    try:
+        values: dict[str, Any] = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as err:
+        raise RecipeError(f"recipe {name} is not valid TOML: {err}") from err
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise RecipeError(f"recipe {name}: base must be the name of another recipe, got {base!r}")
+    return _merged(_read_values(base, chain), values)
+
+
+def _identity(name: str | os.PathLike[str]) -> str:
+    """What two ways to name one recipe have in common."""
+    return os.path.realpath(name) if Path(name).suffix == ".toml" else str(name)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    out = dict(below)
+    for key, value in above.items():
+        both = isinstance(value, dict) and isinstance(out.get(key), dict)
+        out[key] = _merged(out[key], value) if both else value
+    return out
+
+
+def recipe_from(values: Mapping[str, Any], name: str) -> Recipe:
+    """Validates a recipe's values.
+
+    Raises:
+        RecipeError: naming the first wrong key, its value and what was expected.
+    """
+    try:
+        return Recipe.model_validate(values)
+    except pydantic.ValidationError as err:
+        wrong = in_words(err.errors()[0], list(Recipe.model_fields))
+        raise RecipeError(f"recipe {name}: {wrong}") from err
+
+
+def _apply(values: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals:
+        raise RecipeError(f"a setting is key=value, got {setting!r}")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *parents, last = key.strip().split(".")
+    table: Any = values
+    try:
+        for parent in parents:
+            here = int(parent) if isinstance(table, list) else parent
+            table = table.setdefault(here, {}) if isinstance(table, dict) else table[here]
+        table[int(last) if isinstance(table, list) else last] = value
+    except (ValueError, IndexError, TypeError) as err:
+        raise RecipeError(f"setting {setting!r} names nothing in the recipe: {err}") from err

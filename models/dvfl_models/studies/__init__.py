@@ -1,0 +1,1 @@
+"""Experiments over many runs: cross-validation, comparisons, baselines, and their tables."""

@@ -1,0 +1,144 @@
+"""What a teacher and a student cost: parameters, MACs, memory and time of one clip in PyTorch.
+
+python -m dvfl_models.studies.cost base nano --json models/results/cost.json
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import signal
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dvfl_models.network.macs import count_macs
+from dvfl_models.network.video_focalnet import VARIANTS, build_model
+from dvfl_models.studies.machine import machine
+from dvfl_runtime.arguments import Parser, whole
+from dvfl_runtime.errors import DvflError
+from dvfl_runtime.files import check_places, replacing
+
+log = logging.getLogger(__name__)
+
+SHAPE = (8, 3, 224, 224)  # T, C, H, W
+
+
+def peak_memory(variant: str, num_classes: int) -> float:
+    """Memory that one forward pass adds to a fresh process, weights included, 1e6 bytes; Linux.
+
+    Raises:
+        DvflError: if that process ends without an answer, as for lack of memory.
+    """
+    context = multiprocessing.get_context("spawn")
+    mine, its = context.Pipe()
+    process = context.Process(target=_measure_memory, args=(its, variant, num_classes))
+    process.start()
+    its.close()  # so that `recv` notices when the process ends
+    try:
+        megabytes: float = mine.recv()
+    except EOFError as err:
+        process.join()
+        raise DvflError(
+            f"the process that measured the memory of {variant} ended with status "
+            f"{process.exitcode}{' (killed)' if process.exitcode == -signal.SIGKILL else ''}; "
+            f"{variant} may need more memory than this machine has: leave it out"
+        ) from err
+    process.join()
+    return megabytes
+
+
+def _measure_memory(out: Connection, variant: str, num_classes: int) -> None:
+    before = _peak_kb()
+    model = build_model(variant, num_classes=num_classes).eval()
+    with torch.inference_mode():
+        model(torch.rand(1, *SHAPE))
+    out.send((_peak_kb() - before) * 1024 / 1e6)
+
+
+def _peak_kb() -> int:
+    """Linux's high-water mark of this process; ru_maxrss would begin with that of the parent."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def time_in_turns(
+    variants: Sequence[str], num_classes: int, rounds: int
+) -> dict[str, dict[str, float]]:
+    """Milliseconds per clip of each variant, taken in turn, after a warm-up of one clip each."""
+    models = {name: build_model(name, num_classes=num_classes).eval() for name in variants}
+    clip = torch.rand(1, *SHAPE)
+    taken_ms: dict[str, list[float]] = {name: [] for name in variants}
+    with torch.inference_mode():
+        for turn in range(rounds + 1):
+            for name, model in models.items():
+                began_ns = time.perf_counter_ns()
+                model(clip)
+                if turn:
+                    taken_ms[name].append((time.perf_counter_ns() - began_ns) / 1e6)
+    return {
+        name: {"median_ms": round(statistics.median(ms), 1), "min_ms": round(min(ms), 1)}
+        for name, ms in taken_ms.items()
+    }
+
+
+def cost(variants: Sequence[str], num_classes: int = 101, rounds: int = 10) -> dict[str, Any]:
+    """Everything, ready for JSON; ratios are the first variant's cost over the last one's."""
+    times = time_in_turns(variants, num_classes, rounds)
+    rows: dict[str, dict[str, float]] = {}
+    for name in variants:
+        model = build_model(name, num_classes=num_classes)
+        rows[name] = {
+            "parameters_million": round(sum(p.numel() for p in model.parameters()) / 1e6, 2),
+            "gmacs": round(count_macs(model, SHAPE) / 1e9, 2),
+            "peak_memory_mb": round(peak_memory(name, num_classes)),
+            **times[name],
+        }
+    first, last = rows[variants[0]], rows[variants[-1]]
+    return {
+        "table": "cost",
+        "clip": list(SHAPE),
+        "num_classes": num_classes,
+        "rounds": rounds,
+        "variants": rows,
+        "ratios": {key: round(first[key] / last[key], 2) for key in first},
+        "machine": machine(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = Parser(
+        prog="python -m dvfl_models.studies.cost", description="Compare the cost of variants."
+    )
+    parser.add_argument("variants", nargs="+", choices=list(VARIANTS))
+    parser.add_argument("--rounds", type=whole, default=10)
+    parser.add_argument("--threads", type=whole)
+    parser.add_argument("--json", type=Path, required=True)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="cost: %(message)s")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    try:
+        check_places([("--json", args.json)])
+        found = cost(args.variants, rounds=args.rounds)
+        with replacing(args.json) as part:
+            part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    except DvflError as err:
+        log.error("error: %s", err)
+        return 2
+    log.info("%s", json.dumps(found["ratios"]))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,180 @@
+"""Results: runs into one JSON file, JSON files into the tables of RESULTS.md.
+
+python -m dvfl_models.studies.results collect OUT.json RUN... --table order --row "8 frames"
+python -m dvfl_models.studies.results table models/RESULTS.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+from dvfl_models.studies.machine import machine
+from dvfl_models.training.evaluate import wilson
+from dvfl_runtime.errors import DvflError, RecipeError
+from dvfl_runtime.files import replacing
+
+log = logging.getLogger(__name__)
+
+_MARKED = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+_COST = {
+    "parameters_million": "parameters, million",
+    "gmacs": "GMACs",
+    "peak_memory_mb": "peak memory, MB",
+    "median_ms": "median ms per clip",
+}
+
+
+def collect(runs: Sequence[Path], table: str, row: str) -> dict[str, Any]:
+    """Puts runs that differ in the seed alone together; each must have one test set.
+
+    Raises:
+        RecipeError: if a run is not complete, or the runs do not belong together.
+    """
+    reports, recipes = [], []
+    for run in runs:
+        try:
+            reports.append(json.loads((run / "results.json").read_text(encoding="utf-8")))
+            recipes.append(json.loads((run / "recipe.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError) as err:
+            raise RecipeError(f"{run} holds no complete run: {err}") from err
+    seeds = [recipe.pop("seed") for recipe in recipes]
+    if any(recipe != recipes[0] for recipe in recipes):
+        raise RecipeError(f"the runs {[str(run) for run in runs]} differ in more than the seed")
+    if len(set(seeds)) < len(seeds):
+        raise RecipeError(f"the runs have the same seed: {seeds}")
+    tests = [list(report["tests"].items()) for report in reports]
+    if any(len(test) != 1 for test in tests):
+        raise RecipeError("each run must have exactly one test set")
+    found = {
+        str(seed): test[0][1]["top1"]["value"] for seed, test in zip(seeds, tests, strict=True)
+    }
+    name, first = tests[0][0]
+    clips, overall = first["clips"], mean(found.values())
+    return {
+        "table": table,
+        "row": row,
+        "recipe": recipes[0]["name"],
+        "recipe_values": recipes[0],
+        "data": name,
+        "protocol": "a fixed test set, mean over seeds",
+        "steps": reports[0]["steps"],
+        "seeds": seeds,
+        "clips": clips,
+        "accuracy_mean": round(overall, 4),
+        "accuracy_ci95": [round(x, 4) for x in wilson(round(overall * clips), clips)],
+        "accuracy_stdev_over_seeds": round(stdev(found.values()), 4) if len(found) > 1 else None,
+        "accuracy_per_seed": found,
+        "leaks": reports[0]["leaks"],
+        "machine": machine(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+    }
+
+
+def fill_tables(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The text with each `<!-- table: NAME -->` ... `<!-- end -->` filled from results.
+
+    Args:
+        text: of RESULTS.md.
+        results: file name to content.
+    """
+
+    def filled(match: re.Match[str]) -> str:
+        mine = {name: r for name, r in sorted(results.items()) if r.get("table") == match[2]}
+        return f"{match[1]}{_table(mine)}{match[4]}"
+
+    return _MARKED.sub(filled, text)
+
+
+def _table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    if not results:
+        return "Not yet run.\n"
+    costs = [(name, result) for name, result in results.items() if "variants" in result]
+    if costs:
+        return "".join(_cost_table(name, result) for name, result in costs)
+    if all("difference" in result for result in results.values()):
+        return _difference_table(results)
+    lines = ["| | top-1 | 95 % interval | per seed | clips | file |", "|---|---|---|---|---|---|"]
+    for name, result in results.items():
+        low, high = result["accuracy_ci95"]
+        seeds = ", ".join(f"{value:.1%}" for value in result["accuracy_per_seed"].values())
+        lines.append(
+            f"| {result['row']} | {result['accuracy_mean']:.1%} | {low:.1%} to {high:.1%} "
+            f"| {seeds} | {result['clips']} | [{name}](results/{name}) |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _difference_table(results: Mapping[str, Mapping[str, Any]]) -> str:
+    lines = ["| | points | 95 % interval | clips better | worse | of | groups | file |",
+             "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    for name, result in results.items():
+        low, high = (f"{100 * value:+.1f}" for value in result["difference_ci95"])
+        lines.append(
+            f"| {result['row']} | {100 * result['difference']:+.1f} | {low} to {high} "
+            f"| {result['better']} | {result['worse']} | {result['clips']} | {result['groups']} "
+            f"| [{name}](results/{name}) |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _cost_table(name: str, result: Mapping[str, Any]) -> str:
+    variants = list(result["variants"])
+    head = f"| | {' | '.join(variants)} | {variants[0]} / {variants[-1]} |"
+    lines = [head, "|---" * (len(variants) + 2) + "|"]
+    for key, title in _COST.items():
+        values = " | ".join(f"{result['variants'][variant][key]:g}" for variant in variants)
+        lines.append(f"| {title} | {values} | {result['ratios'][key]:.1f} |")
+    lines += ["", f"[{name}](results/{name}); {result['machine']}."]
+    return "\n".join(lines) + "\n"
+
+
+def read_results(folder: Path) -> dict[str, dict[str, Any]]:
+    """All results files of a folder, by name."""
+    return {
+        path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dvfl_models.studies.results",
+        description="Results of runs, and their tables.",
+    )
+    commands = parser.add_subparsers(required=True, dest="command")
+    joined = commands.add_parser("collect", help="runs that differ in the seed into one file")
+    joined.add_argument("out", type=Path)
+    joined.add_argument("runs", type=Path, nargs="+")
+    joined.add_argument("--table", required=True)
+    joined.add_argument("--row", required=True)
+    tables = commands.add_parser("table", help="fill the tables of a Markdown file")
+    tables.add_argument("file", type=Path)
+    args = parser.parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="results: %(message)s")
+    try:
+        if args.command == "collect":
+            out, found = args.out, collect(args.runs, args.table, args.row)
+            text = json.dumps(found, indent=1) + "\n"
+        else:
+            out = args.file
+            before = out.read_text(encoding="utf-8")
+            text = fill_tables(before, read_results(out.parent / "results"))
+        with replacing(out) as part:
+            part.write_text(text, encoding="utf-8")
+    except (DvflError, OSError) as err:
+        log.error("error: %s", err)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

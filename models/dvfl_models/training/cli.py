@@ -1,0 +1,123 @@
+"""The command `dvfl-train`.
+
+PyTorch is loaded when the command line has been read and its threads have been set up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from dvfl_models.recipe.bundled import recipe_names
+from dvfl_runtime.arguments import Parser, run_command, threads, workers
+from dvfl_runtime.errors.packages import MEDIA, check_installed
+from dvfl_runtime.interrupts import Requests
+from dvfl_runtime.version import __version__
+
+EPILOG = """\
+examples:
+  dvfl-train actions5_first
+        train a bundled recipe; everything lands in runs/actions5_first
+  dvfl-train actions5_first --resume
+        go on after a stop: the result is the one of an uninterrupted run
+  dvfl-train my.toml --set optim.steps=100 --set optim.lr=5e-4 --out /tmp/try
+        a recipe of your own, with changes
+  torchrun --nproc_per_node 4 -m dvfl_models.training.cli ucf101_student
+        on four GPUs; the batch of the recipe is divided among them
+"""
+# all are looked for before hours are spent
+PACKAGES = ("torch", "accelerate", "kornia", "pydantic", "tqdm", "matplotlib", *MEDIA)
+
+
+def parser() -> Parser:
+    """The command line of `dvfl-train`."""
+    out = Parser(
+        prog="dvfl-train",
+        description="Train a Video-FocalNet from a TOML recipe.",
+        epilog=f"{EPILOG}\nbundled recipes: {', '.join(recipe_names())}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.packages = PACKAGES
+    out.add_argument("recipe", help="name of a bundled recipe, or a .toml file")
+    out.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value"
+    )
+    out.add_argument("--resume", action="store_true", help="go on from the folder's last.pth")
+    out.add_argument("--out", type=Path, help="folder of the run (default: runs/<recipe's name>)")
+    out.add_argument(
+        "--strict-split",
+        action="store_true",
+        help="refuse test sets that share sources with training, instead of warning",
+    )
+    out.add_argument("--cpu", action="store_true", help="stay on the CPU where there is a GPU")
+    out.add_argument(
+        "--tensorboard", action="store_true", help="write event files into the folder too"
+    )
+    out.add_argument(
+        "--workers", type=workers, default=1, help="processes that make clips (default 1)"
+    )
+    out.add_argument("--threads", type=threads, help="threads of the training (default: PyTorch's)")
+    out.add_argument("--version", action="version", version=f"dvfl {__version__}")
+    return out
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status."""
+    command = parser()
+    args = command.parse_args(argv)
+    for package in ("dvfl_models", "dvfl_runtime"):  # PyTorch's own are for those who develop it
+        logging.getLogger(package).setLevel(logging.INFO)
+    # Threads that wait for each other give the core away instead of spinning, which on a busy
+    # machine costs most of the time. OpenMP reads it once, when PyTorch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+    def work(requests: Requests) -> int:
+        check_installed(command.prog, *command.packages)
+        try:
+            _train(args)
+        except KeyboardInterrupt as err:
+            requests.hold()
+            if where := getattr(err, "where", "before the first step; there is nothing to keep"):
+                print(f"dvfl-train: stopped {where}", file=sys.stderr)
+            raise
+        return 0
+
+    return run_command(command, work)
+
+
+def _train(args: argparse.Namespace) -> None:
+    import torch
+
+    from dvfl_models.recipe.recipe import read_recipe
+    from dvfl_models.training.starting import TrainOptions
+    from dvfl_models.training.train import Trainer
+
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    recipe = read_recipe(args.recipe, args.set)
+    folder = args.out or Path("runs") / recipe.name
+    options = TrainOptions(args.resume, args.strict_split, args.cpu, args.tensorboard)
+    trainer = Trainer(recipe, folder, options)
+    try:
+        confusions = trainer.run(workers=args.workers, progress=sys.stderr.isatty())
+    except KeyboardInterrupt:
+        trainer.accelerator.end_training()
+        raise
+    trainer.accelerator.end_training()  # leaves the group of processes, if there is one
+    if not trainer.main:
+        return
+    for name, confusion in confusions.items():
+        low, high = confusion.report()["top1"]["ci95"]
+        print(
+            f"{name}: {confusion.accuracy:.1%} of {confusion.clips} clips "
+            f"(95 % interval {low:.1%} to {high:.1%})"
+        )
+    print(f"wrote {folder / 'final.pth'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,174 @@
+"""Values of a recipe that do not go together: each finding is a sentence with both numbers.
+
+A network learns whatever it is shown. Where training shows other pictures or spans of time than a
+test and a device do, its batches come out right and everything after them wrong.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+
+from dvfl_models.data.clips import ClipSet
+from dvfl_models.data.video_clips import VideoClips
+from dvfl_models.recipe.parts import SyntheticPart, VideosPart
+from dvfl_models.recipe.recipe import Recipe
+from dvfl_models.training.evaluate import Confusion, wilson
+from dvfl_runtime.clips.spec import ClipSpec
+
+Range = tuple[float, float]
+
+SLACK = 1.25  # factor by which a test or a device may be outside of training's range
+GAP = 0.1  # by which batches may be more accurate than training clips without augmentation
+UNSETTLED = 0.1  # a larger share of the first weights in the averaged ones is too much
+USUAL_FPS = 25  # to turn a number of frames into a time
+
+
+def doubts(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -> list[str]:
+    """Returns what a user should look at before a run, as sentences.
+
+    Args:
+        recipe: with its steps resolved.
+        train: the opened tables of training, in the order of the recipe.
+        tests: the opened test sets.
+    """
+    found = [_pictures(recipe), *_spans(recipe, train, tests), _schedule(recipe), _flip(recipe)]
+    return [text for text in found if text]
+
+
+def other_clips(name: str, trained: ClipSpec | None, given: ClipSpec) -> str:
+    """Returns a warning if a checkpoint was trained on other clips than a recipe's, else ""."""
+    if trained is None:
+        return ""
+    fields = ("num_frames", "size", "resize", "crop", "mean", "std", "window_s")
+    differ = [field for field in fields if getattr(trained, field) != getattr(given, field)]
+    if not differ:
+        return ""
+    pairs = [f"clip.{field} {getattr(trained, field)} and {getattr(given, field)}"
+             for field in differ]  # fmt: skip
+    return (
+        f"{name} was trained on other clips than the recipe's: {', '.join(pairs)}; set what is not "
+        f"meant to differ"
+    )
+
+
+def gap(batches: float, fit: Confusion) -> str:
+    """Returns a warning if training clips that are prepared like test clips do much worse, else "".
+
+    Args:
+        batches: accuracy of the last batches, which are augmented.
+        fit: the result on training clips that were prepared like test clips.
+    """
+    right, (_, most) = fit.accuracy, wilson(round(fit.accuracy * fit.clips), fit.clips)
+    if most > batches - GAP:
+        return ""
+    return (
+        f"accuracy is {batches:.0%} in the last batches, but {right:.0%} on {fit.clips} training "
+        f"clips that are prepared like test clips: training shows the network other pictures than "
+        f"a test and a device do; compare clip (size, resize, crop, window_s) with augment and "
+        f"with window_s of the train tables"
+    )
+
+
+def shown_share(spec: ClipSpec) -> float:
+    """The share of a picture, at the model's aspect ratio, that a test and a device show."""
+    return 1.0 if spec.resize is None else (min(spec.size) / spec.resize) ** 2
+
+
+def trained_shares(recipe: Recipe) -> Range:
+    """The least and the most that training shows of it, by its crops and changes of scale."""
+    augment, (smallest, largest) = recipe.augment, recipe.augment.scale
+    least, most = augment.crop or (1.0, 1.0)
+    # with clip.crop "center", random crops are cut from the whole picture, else from a test's
+    whole = augment.crop is not None and recipe.spec.crop == "center"
+    base = 1.0 if whole else shown_share(recipe.spec)
+    return base * least / largest**2, min(1.0, base * most / smallest**2)
+
+
+def _pictures(recipe: Recipe) -> str:
+    shown, (least, most) = shown_share(recipe.spec), trained_shares(recipe)
+    if _within(shown, (least, most)):
+        return ""
+    spec = recipe.spec
+    return (
+        f"a test and a device show {shown:.0%} of a picture (clip.size {spec.size}, clip.resize "
+        f"{spec.resize}, clip.crop {spec.crop!r}), training {least:.0%} to {most:.0%} of it "
+        f"(augment.crop {recipe.augment.crop}, augment.scale {recipe.augment.scale}); leave out "
+        f"clip.resize, which follows from the size, or change augment"
+    )
+
+
+def _spans(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -> list[str]:
+    """Compares the spans of time that clips cover; a test's cover whole videos."""
+    ranges = [
+        span
+        for part, clips in zip(recipe.train, train, strict=True)
+        if isinstance(part, SyntheticPart | VideosPart) and (span := _span(part, clips))
+    ]
+    if not ranges:
+        return []
+    trained = min(low for low, _ in ranges), max(high for _, high in ranges)
+    has = (
+        f"training clips last {trained[0]:.3g} to {trained[1]:.3g} s (window_s of the train tables)"
+    )
+    found = []
+    if not _within(recipe.spec.window_s, trained):
+        found.append(
+            f"{has}, but clips on a device last {recipe.spec.window_s:.3g} s (clip.window_s); set "
+            f"clip.window_s to a length that training has"
+        )
+    cut_s = (recipe.spec.frame_interval - 1) / USUAL_FPS
+    for test in tests:
+        length_s = test.usual_length_s() if isinstance(test, VideoClips) else None
+        if length_s and not _within(length_s - cut_s, trained):
+            found.append(
+                f"{has}, but those of the test set {test.name!r} last {length_s - cut_s:.3g} s, "
+                f"because a test spreads its frames over the whole video (clip.frame_interval "
+                f"{recipe.spec.frame_interval}); change window_s, or cut the videos to the length "
+                f"of an action"
+            )
+    return found
+
+
+def _span(part: SyntheticPart | VideosPart, clips: ClipSet) -> Range | None:
+    low, high = part.window_s
+    length_s = clips.usual_length_s() if isinstance(clips, VideoClips) else math.inf
+    return None if length_s is None else (min(low, length_s), min(high, length_s))
+
+
+def _schedule(recipe: Recipe) -> str:
+    optim = recipe.optim
+    if optim.warmup_steps >= optim.steps:
+        return (
+            f"the run has {optim.steps} steps and its warm-up {optim.warmup_steps}, so the "
+            f"learning rate rises to {optim.lr * optim.steps / optim.warmup_steps:.2g} only "
+            f"(optim.lr {optim.lr:.2g}); lower optim.warmup_steps"
+        )
+    if (left := optim.ema**optim.steps) > UNSETTLED:
+        return (
+            f"after {optim.steps} steps the first weights still make up {left:.0%} of the averaged "
+            f"ones, which are tested and kept (optim.ema {optim.ema}); lower optim.ema to "
+            f"{UNSETTLED ** (1 / optim.steps):.3g} or less"
+        )
+    return ""
+
+
+def _flip(recipe: Recipe) -> str:
+    if not recipe.augment.flip:
+        return ""
+    words = {label: re.split(r"[^a-z]+", label.lower()) for label in recipe.labels}
+    swap = {"left": "right", "right": "left"}
+    for label, parts in words.items():
+        mirrored = [swap.get(word, word) for word in parts]
+        for other in recipe.labels:
+            if words[other] == mirrored != parts:
+                return (
+                    f"mirrored, {label!r} looks like {other!r}, and augment.flip "
+                    f"{recipe.augment.flip} mirrors clips; set augment.flip = 0"
+                )
+    return ""
+
+
+def _within(value: float, span: Range) -> bool:
+    return span[0] / SLACK <= value <= span[1] * SLACK
