@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from dvfl_bench.cli import main as bench
-from dvfl_bench.family import main as family
-from dvfl_bench.forms import main as forms
-from dvfl_bench.naive import main as naive
-from dvfl_bench.precision import main as precision
+from dvfl_bench.comparisons.family import main as family
+from dvfl_bench.comparisons.forms import main as forms
+from dvfl_bench.comparisons.naive import main as naive
+from dvfl_bench.comparisons.precision import main as precision
 from dvfl_export.cli import main as export
 from dvfl_export.eval_cli import main as evaluate
 from dvfl_models.studies.baselines import main as baselines
@@ -68,7 +68,7 @@ def test_more_threads_than_libraries_take_are_one_line(
 
 
 WORK = {  # what each command does when its places have been checked
-    bench: "dvfl_bench.bench.bench",
+    bench: "dvfl_bench.device.bench.bench",
     evaluate: "dvfl_export.evaluation.open_candidate",
     export: "dvfl_export.pipeline.export",
 }

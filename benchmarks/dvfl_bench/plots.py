@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dvfl_bench.stages import STAGES
+from dvfl_bench.device.stages import STAGES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from dvfl_bench.stages import STAGES
+from dvfl_bench.device.stages import STAGES
 
 Row = dict[str, Any]
 

@@ -120,7 +120,7 @@ def _shifted(tensor: _Dequantised, known: dict[str, Any]) -> Any:
     """Returns a tensor that went through int8 before it was reshaped, plus SHIFT times its scale.
 
     `known` holds those tensors by their names and scales. The scales of one tensor differ in the
-    file by less than one in a million, see `dvfl_export.quantise`.
+    file by less than one in a million, see `dvfl_export.precision.quantise`.
     """
     from openvino import opset13 as ops
 

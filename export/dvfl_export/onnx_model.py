@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from dvfl_export.fused_ops import add_functions
+from dvfl_export.deploy.fused_ops import add_functions
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
 

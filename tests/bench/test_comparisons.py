@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from shared import ROOT
 from torch import nn
 
-from dvfl_bench import family
 from dvfl_bench.charts import main as charts_main
-from dvfl_bench.family import Case, cases, exponents, export_models, run_case
-from dvfl_bench.forms import compare
-from dvfl_bench.machine import describe_machine
-from dvfl_bench.naive import main as naive_main
-from dvfl_bench.peers import PEERS, export_ours, macs_of, without_torchvision
+from dvfl_bench.comparisons import family
+from dvfl_bench.comparisons.family import Case, cases, exponents, export_models, run_case
+from dvfl_bench.comparisons.forms import compare
+from dvfl_bench.comparisons.naive import main as naive_main
+from dvfl_bench.comparisons.peers import PEERS, export_ours, macs_of, without_torchvision
+from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.plots import log_axis
 
 RESULTS = ROOT / "benchmarks" / "results"

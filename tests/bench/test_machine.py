@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from dvfl_bench.jetson import clocks_held, describe_jetson, temperatures_c
-from dvfl_bench.machine import describe_machine
-from dvfl_bench.power import Energy, Ina, Rapl, Tegrastats
+from dvfl_bench.device.jetson import clocks_held, describe_jetson, temperatures_c
+from dvfl_bench.device.machine import describe_machine
+from dvfl_bench.device.power import Energy, Ina, Rapl, Tegrastats
 
 RELEASE = (
     "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, "

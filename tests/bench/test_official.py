@@ -11,7 +11,7 @@ import pytest
 import torch
 from shared import REFERENCE, needs_shared
 
-from dvfl_bench.forms import (
+from dvfl_bench.comparisons.forms import (
     FORMS,
     build_runs,
     describe_machine,
@@ -19,7 +19,7 @@ from dvfl_bench.forms import (
     table,
     time_in_turn,
 )
-from dvfl_bench.official import official_form
+from dvfl_bench.comparisons.official import official_form
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig
 from dvfl_runtime.clips.spec import ClipSpec
 

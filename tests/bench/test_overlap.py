@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dvfl_bench.overlap import main
+from dvfl_bench.comparisons.overlap import main
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 

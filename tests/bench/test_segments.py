@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from dvfl_bench.segments import Span, f1, main, matches, measure, random_timeline
+from dvfl_bench.comparisons.segments import Span, f1, main, matches, measure, random_timeline
 from dvfl_runtime import Segment
 
 TRUTH = [Span(0, 4, "idle"), Span(4, 10, "bend"), Span(10, 12, "idle")]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dvfl_bench.startup import main
+from dvfl_bench.comparisons.startup import main
 
 
 @pytest.mark.slow  # starts five processes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dvfl_bench.tegrastats import TegraStats, total_w
+from dvfl_bench.device.tegrastats import TegraStats, total_w
 
 NANO = (
     "RAM 1542/3964MB (lfb 330x4MB) SWAP 0/1982MB (cached 0MB) IRAM 0/252kB(lfb 252kB) "

@@ -12,7 +12,7 @@ import torch
 from shared import REFERENCE, needs_shared
 from torch import Tensor, nn
 
-from dvfl_export.deploy import check_config, deploy_form
+from dvfl_export.deploy.form import check_config, deploy_form
 from dvfl_export.onnx_model import IR_VERSION, onnx_from_model
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig
 from dvfl_models.network.video_focalnet import init_weights

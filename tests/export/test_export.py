@@ -23,7 +23,7 @@ from shared import CLIPS, REFERENCE, needs_shared
 from dvfl_export import ExportRequest, VerificationFailed, export
 from dvfl_export import export as export_function
 from dvfl_export.cli import main, parser
-from dvfl_export.deploy import CONTEXTS
+from dvfl_export.deploy.form import CONTEXTS
 from dvfl_models import VARIANTS, build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import VideoFocalNet, init_weights
 from dvfl_models.recipe.labels import DATASETS, read_labels

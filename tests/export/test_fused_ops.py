@@ -13,8 +13,8 @@ from rtx_build import needs_rtx, rtx_build
 
 from dvfl_export import ExportRequest, export
 from dvfl_export.cli import main
-from dvfl_export.deploy import deploy_form
-from dvfl_export.fused_ops import function_text
+from dvfl_export.deploy.form import deploy_form
+from dvfl_export.deploy.fused_ops import function_text
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import init_weights

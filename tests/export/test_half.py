@@ -12,9 +12,9 @@ from onnx import TensorProto, numpy_helper, shape_inference
 from rtx_build import needs_rtx, rtx_build
 
 from dvfl_export.cli import main
-from dvfl_export.deploy import deploy_form
-from dvfl_export.half import to_float16
+from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
+from dvfl_export.precision.half import to_float16
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime import ClipSpec, Recognizer

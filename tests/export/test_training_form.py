@@ -15,10 +15,10 @@ from onnx import numpy_helper
 from videos import pictures, write_video
 
 from dvfl_export.cli import main
-from dvfl_export.compress import compress_weights
-from dvfl_export.deploy import deploy_form
+from dvfl_export.deploy.form import deploy_form
+from dvfl_export.deploy.training_form import training_form
 from dvfl_export.onnx_model import onnx_from_model
-from dvfl_export.training_form import training_form
+from dvfl_export.precision.compress import compress_weights
 from dvfl_models import VARIANTS, VideoFocalNet, read_checkpoint
 from dvfl_models.training.cli import main as train
 from dvfl_models.training.evaluate import to_batch

@@ -10,7 +10,7 @@ from videos import write_video
 
 from dvfl_models import build_model
 from dvfl_models.gpu_check import training as gpu_training
-from dvfl_models.gpu_check import main
+from dvfl_models.gpu_check.__main__ import main
 from dvfl_models.gpu_check.clips import Clips, load, read_clips, save
 from dvfl_models.gpu_check.distillation import Plan, run_fold, started, summary
 from dvfl_models.gpu_check.training import parity_rows, training_rows

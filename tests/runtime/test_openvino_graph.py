@@ -14,9 +14,9 @@ import torch
 from artifacts import artifact, save
 from openvino import opset13 as ops
 
-from dvfl_export.deploy import deploy_form
+from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
-from dvfl_export.quantise import activation_ranges, quantise
+from dvfl_export.precision.quantise import activation_ranges, quantise
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig
 from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime import ClipSpec

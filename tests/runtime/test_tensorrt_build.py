@@ -16,9 +16,9 @@ from packages import RUNTIME
 from rtx_build import needs_rtx, rtx_build
 from shared import ROOT
 
-from dvfl_export.compress import compress_weights
-from dvfl_export.half import to_float16
-from dvfl_export.quantise import activation_ranges, quantise
+from dvfl_export.precision.compress import compress_weights
+from dvfl_export.precision.half import to_float16
+from dvfl_export.precision.quantise import activation_ranges, quantise
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 API = json.loads((ROOT / "tests" / "tensorrt_api.json").read_text())

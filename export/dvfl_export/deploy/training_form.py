@@ -17,8 +17,9 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from dvfl_export.clips import clips_of, rendered_videos
-from dvfl_export.deploy import DeployBlock, DeployVideoFocalNet, deploy_form
-from dvfl_export.deploy_layers import (
+from dvfl_export.deploy.folding import Affine
+from dvfl_export.deploy.form import DeployBlock, DeployVideoFocalNet, deploy_form
+from dvfl_export.deploy.layers import (
     FoldedLinear,
     Modulation,
     Normalize,
@@ -26,7 +27,6 @@ from dvfl_export.deploy_layers import (
     TemporalContext,
     level_kernels,
 )
-from dvfl_export.folding import Affine
 from dvfl_export.verify import (
     THRESHOLDS,
     Verification,

@@ -1,6 +1,6 @@
 """Whether memory, threads and open files stay where they are: streams that run for a long time.
 
-python -m dvfl_bench.soak [SOURCE ...] [--loop VIDEO] [--minutes 20] [--json FILE]
+python -m dvfl_bench.comparisons.soak [SOURCE ...] [--loop VIDEO] [--minutes 20] [--json FILE]
 
 A SOURCE is an rtsp:// address or anything else that `stream` reads; the video plays for ever beside
 it, as fast as the model lets it, and is opened again at each round.
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dvfl_bench.loop import Loop
-from dvfl_bench.machine import describe_machine
+from dvfl_bench.device.loop import Loop
+from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_runtime import Frame, Recognizer, Source
 from dvfl_runtime.app.cli import DEMO_CLIP
@@ -175,7 +175,9 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status, 1 if something was not constant."""
-    parser = argparse.ArgumentParser(prog="python -m dvfl_bench.soak", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dvfl_bench.comparisons.soak", description=__doc__
+    )
     parser.add_argument("sources", nargs="*", metavar="SOURCE")
     parser.add_argument("--loop", type=Path, default=DEMO_CLIP)
     parser.add_argument("--model", type=Path)

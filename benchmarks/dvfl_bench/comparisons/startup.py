@@ -1,6 +1,6 @@
 """How long a new process takes until its first prediction of a video file.
 
-python -m dvfl_bench.startup [MODEL.onnx] [VIDEO] [--runs 5] [--json FILE]
+python -m dvfl_bench.comparisons.startup [MODEL.onnx] [VIDEO] [--runs 5] [--json FILE]
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dvfl_bench.machine import describe_machine
+from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.engines.cpus import usable_cpus
@@ -101,7 +101,9 @@ def _first(model: Path, video: Path, engine: str, cache: str) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dvfl_bench.startup", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dvfl_bench.comparisons.startup", description=__doc__
+    )
     parser.add_argument("model", type=Path, nargs="?", default=BUNDLED_MODEL)
     parser.add_argument("video", type=Path, nargs="?", default=BUNDLED_MODEL.with_name("demo.mp4"))
     parser.add_argument("--runs", type=int, default=5)

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from dvfl_export.compress import LARGEST
+from dvfl_export.precision.compress import LARGEST
 from dvfl_runtime.errors import ExportError
 
 FLOAT32_OPERATORS = {"ReduceMean"}

@@ -1,6 +1,6 @@
 """Whether decoding, preprocessing and inference overlap: windows per second of a whole stream.
 
-python -m dvfl_bench.overlap MODEL.onnx [VIDEO] [--scale-to 1920x1080] [--windows 12] [--json FILE]
+python -m dvfl_bench.comparisons.overlap MODEL.onnx [VIDEO] [--scale-to 1920x1080]
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
-from dvfl_bench.loop import scaled, size_of, width_and_height
-from dvfl_bench.machine import describe_machine
+from dvfl_bench.device.loop import scaled, size_of, width_and_height
+from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
@@ -140,7 +140,9 @@ def _measure_as_asked(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dvfl_bench.overlap", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dvfl_bench.comparisons.overlap", description=__doc__
+    )
     parser.add_argument("model", type=Path)
     parser.add_argument("video", type=Path, nargs="?", default=DEMO_CLIP)
     parser.add_argument(

@@ -1,7 +1,7 @@
 """Our networks beside others that one would pick: time per clip at the same input, in turn.
 
     pip install transformers fvcore parameterized && pip install --no-deps pytorchvideo
-    python -m dvfl_bench.peers --json FILE [--frames 8 --size 224 --threads 2 --rounds 7]
+    python -m dvfl_bench.comparisons.peers --json FILE [--frames 8 --size 224]
 
 Weights are random: this is about time. Each network gets one float32 clip, its own layout of it,
 and ends in 400 classes. Accuracies are the publishers', on Kinetics-400.
@@ -27,10 +27,16 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dvfl_bench.forms import onnxruntime_run, openvino_run, ratios, statistics, time_in_turn
-from dvfl_bench.machine import describe_machine
+from dvfl_bench.comparisons.forms import (
+    onnxruntime_run,
+    openvino_run,
+    ratios,
+    statistics,
+    time_in_turn,
+)
+from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.report import report
-from dvfl_export.deploy import deploy_form
+from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_models import build_model
 from dvfl_runtime.clips.spec import ClipSpec
@@ -232,8 +238,10 @@ def measure(frames: int, size: int, threads: int, rounds: int) -> dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m dvfl_bench.peers`."""
-    parser = argparse.ArgumentParser(prog="dvfl_bench.peers", description=__doc__.splitlines()[0])
+    """Entry point of `python -m dvfl_bench.comparisons.peers`."""
+    parser = argparse.ArgumentParser(
+        prog="dvfl_bench.comparisons.peers", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--size", type=int, default=224, help="px, both sides")

@@ -1,6 +1,6 @@
 """How cost grows over our networks: with frames, resolution, batch and threads.
 
-    python -m dvfl_bench.family --json FILE --plot FILE.png [--repeats 5]
+    python -m dvfl_bench.comparisons.family --json FILE --plot FILE.png [--repeats 5]
 
 Each measurement is a process of its own, so that its peak memory is its own; weights are random.
 """
@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from dvfl_bench.cold import peak_mb
-from dvfl_bench.machine import describe_machine
+from dvfl_bench.device.cold import peak_mb
+from dvfl_bench.device.machine import describe_machine
+from dvfl_bench.device.timing import elapsed_ms
 from dvfl_bench.plots import legend_below, log_axis
 from dvfl_bench.report import report
-from dvfl_bench.timing import elapsed_ms
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.files import check_places, replacing
@@ -99,7 +99,7 @@ def export_models(wanted: Iterable[Case], folder: Path) -> dict[str, float]:
     """Writes the file of each case; returns file -> GMACs."""
     import torch
 
-    from dvfl_export.deploy import deploy_form
+    from dvfl_export.deploy.form import deploy_form
     from dvfl_export.onnx_model import onnx_from_model
     from dvfl_models import build_model, count_macs
 
@@ -205,8 +205,10 @@ def save_plot(result: dict[str, Any], path: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m dvfl_bench.family`."""
-    parser = argparse.ArgumentParser(prog="dvfl_bench.family", description=__doc__.splitlines()[0])
+    """Entry point of `python -m dvfl_bench.comparisons.family`."""
+    parser = argparse.ArgumentParser(
+        prog="dvfl_bench.comparisons.family", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--repeats", type=int, default=5)

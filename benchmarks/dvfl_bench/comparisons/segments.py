@@ -1,6 +1,6 @@
 """How well segments find actions and their boundaries in long rendered videos.
 
-python -m dvfl_bench.segments [MODEL.onnx] [--videos 12] [--minutes 2] [--json FILE]
+python -m dvfl_bench.comparisons.segments [MODEL.onnx] [--videos 12] [--minutes 2] [--json FILE]
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from dvfl_bench.machine import describe_machine
+from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.report import report
 from dvfl_models.rendered.synthetic import ACTIONS, render_video
 from dvfl_runtime import Prediction, Recognizer, Segment, Smoothing
@@ -153,7 +153,9 @@ def measure(model: Path | None, *, videos: int, minutes: float) -> dict[str, Any
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dvfl_bench.segments", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dvfl_bench.comparisons.segments", description=__doc__
+    )
     parser.add_argument("model", type=Path, nargs="?", help="the bundled model by default")
     parser.add_argument("--videos", type=int, default=12)
     parser.add_argument("--minutes", type=float, default=2.0)

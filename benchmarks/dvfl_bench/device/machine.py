@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dvfl_bench.jetson import board, describe_jetson, text_of
+from dvfl_bench.device.jetson import board, describe_jetson, text_of
 from dvfl_runtime.engines.cpus import usable_cpus
 
 PACKAGES = (

@@ -1,6 +1,6 @@
 """Official form against deploy form, float32 and int8, engines taken in turn in one run.
 
-    python -m dvfl_bench.forms --json FILE [--variant nano --size 224 --threads 2 --repeats 20]
+    python -m dvfl_bench.comparisons.forms --json FILE [--variant nano --size 224]
 
 Weights and clip are the same. The floor is the time that the network's multiply-adds, counted as
 published, would take at the rate of a 2048^3 float32 matrix product measured between the runs.
@@ -22,12 +22,12 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from dvfl_bench.machine import describe_machine
-from dvfl_bench.official import official_form
+from dvfl_bench.comparisons.official import official_form
+from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.report import report
-from dvfl_export.deploy import deploy_form
+from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
-from dvfl_export.quantise import activation_ranges, layers_of, quantise
+from dvfl_export.precision.quantise import activation_ranges, layers_of, quantise
 from dvfl_models import VARIANTS, build_model, count_macs
 from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime.clips.spec import ClipSpec
@@ -301,8 +301,10 @@ def table(result: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m dvfl_bench.forms`."""
-    parser = argparse.ArgumentParser(prog="dvfl_bench.forms", description=__doc__.splitlines()[0])
+    """Entry point of `python -m dvfl_bench.comparisons.forms`."""
+    parser = argparse.ArgumentParser(
+        prog="dvfl_bench.comparisons.forms", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--variant", choices=sorted(VARIANTS), default="nano")
     parser.add_argument("--size", type=int, default=224, help="px, both sides")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dvfl_export.folding import (
+from dvfl_export.deploy.folding import (
     Affine,
     affine_of,
     after_norm,

@@ -21,7 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dvfl_export.deploy_layers import (
+from dvfl_export.deploy.folding import affine_of, after_norm, before_scale
+from dvfl_export.deploy.fused_ops import FusedSpatialContext, FusedTemporalContext, check_fused
+from dvfl_export.deploy.layers import (
     Contexts,
     FoldedLinear,
     Grid,
@@ -32,8 +34,6 @@ from dvfl_export.deploy_layers import (
     SpatialContext,
     TemporalContext,
 )
-from dvfl_export.folding import affine_of, after_norm, before_scale
-from dvfl_export.fused_ops import FusedSpatialContext, FusedTemporalContext, check_fused
 from dvfl_models.network.video_focalnet import (
     Block,
     PatchEmbed,

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from dvfl_bench.jetson import text_of
-from dvfl_bench.tegrastats import TegraStats, total_w
+from dvfl_bench.device.jetson import text_of
+from dvfl_bench.device.tegrastats import TegraStats, total_w
 
 SAMPLE_S = 0.1
 METHOD = (

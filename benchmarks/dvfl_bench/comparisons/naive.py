@@ -1,6 +1,6 @@
 """A whole file by `Recognizer.stream`, and by the loop that is written first: windows per second.
 
-    python -m dvfl_bench.naive --json FILE [--variant nano --size 224 --seconds 60 --rounds 3]
+    python -m dvfl_bench.comparisons.naive --json FILE [--variant nano --size 224]
 
 The loop reads pictures with cv2.VideoCapture, for each window resizes and normalises its frames
 again, as float32, and runs the official formulation in onnxruntime, all in one thread of control:
@@ -30,11 +30,11 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from dvfl_bench.loop import Loop, size_of, width_and_height
-from dvfl_bench.machine import describe_machine
-from dvfl_bench.official import official_form
+from dvfl_bench.comparisons.official import official_form
+from dvfl_bench.device.loop import Loop, size_of, width_and_height
+from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.report import report
-from dvfl_export.deploy import deploy_form
+from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import onnx_from_model, quiet_exporter
 from dvfl_models.network.video_focalnet import build_model, init_weights
 from dvfl_runtime import Recognizer
@@ -206,8 +206,10 @@ def measure(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m dvfl_bench.naive`."""
-    parser = argparse.ArgumentParser(prog="dvfl_bench.naive", description=__doc__.splitlines()[0])
+    """Entry point of `python -m dvfl_bench.comparisons.naive`."""
+    parser = argparse.ArgumentParser(
+        prog="dvfl_bench.comparisons.naive", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--variant", default="nano")
     parser.add_argument("--size", type=int, default=224, help="px, both sides")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dvfl_export.deploy_layers import SpatialContext, TemporalContext
+from dvfl_export.deploy.layers import SpatialContext, TemporalContext
 from dvfl_models.network.video_focalnet import VideoFocalNetConfig
 from dvfl_runtime.errors import ExportError
 

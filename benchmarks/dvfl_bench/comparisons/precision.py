@@ -1,7 +1,7 @@
 """Precisions against float32: agreement and accuracy of quantisers, and time, engines in turn.
 
-    python -m dvfl_bench.precision quality VIDEOS... --json FILE [--model FILE --rendered 300]
-    python -m dvfl_bench.precision speed --json FILE [--variant nano --size 224 --threads 2]
+    python -m dvfl_bench.comparisons.precision quality VIDEOS... --json FILE [--model FILE]
+    python -m dvfl_bench.comparisons.precision speed --json FILE [--variant nano --size 224]
 
 `quality` quantises a model file of the actions that the renderer knows, by default the bundled one,
 with clips of the videos, a quarter of which is held back.
@@ -25,7 +25,7 @@ import onnx
 import torch
 from onnxruntime.quantization import CalibrationMethod
 
-from dvfl_bench.forms import (
+from dvfl_bench.comparisons.forms import (
     FRAMES,
     Run,
     floats_of,
@@ -35,15 +35,15 @@ from dvfl_bench.forms import (
     statistics,
     time_in_turn,
 )
-from dvfl_bench.machine import describe_machine
+from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.report import report
-from dvfl_export.calibration import CalibrationSet, calibration_set
 from dvfl_export.clips import Images, clips_of
-from dvfl_export.deploy import deploy_form
-from dvfl_export.half import to_float16
+from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
-from dvfl_export.quantise import activation_ranges, quantise
-from dvfl_export.sensitivity import measure
+from dvfl_export.precision.calibration import CalibrationSet, calibration_set
+from dvfl_export.precision.half import to_float16
+from dvfl_export.precision.quantise import activation_ranges, quantise
+from dvfl_export.precision.sensitivity import measure
 from dvfl_export.verify import compare
 from dvfl_models import VARIANTS, build_model
 from dvfl_models.network.video_focalnet import init_weights
@@ -213,9 +213,9 @@ def speed(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m dvfl_bench.precision`."""
+    """Entry point of `python -m dvfl_bench.comparisons.precision`."""
     parser = argparse.ArgumentParser(
-        prog="dvfl_bench.precision", description=__doc__.split("\n")[0]
+        prog="dvfl_bench.comparisons.precision", description=__doc__.split("\n")[0]
     )
     parser.add_argument("what", choices=("quality", "speed"))
     parser.add_argument("videos", type=Path, nargs="*", help="of quality: videos or folders")

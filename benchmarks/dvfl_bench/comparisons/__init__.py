@@ -1,0 +1,1 @@
+"""Comparisons of formulations, engines and precisions, taken in turn in one run."""

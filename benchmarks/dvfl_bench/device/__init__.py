@@ -1,0 +1,1 @@
+"""What dvfl-bench measures on a device: latency, stages, memory, power, and which machine it is."""

@@ -1,0 +1,1 @@
+"""The form that is exported: folded, fused, equal to training within rounding; and the way back."""

@@ -1,0 +1,1 @@
+"""Smaller numbers in a graph: fp16, int8 with its calibration, and compressed weights."""
