@@ -238,7 +238,8 @@ def _spec(args: argparse.Namespace) -> ClipSpec | None:
     changes = {name: value for name, value in changes.items() if value is not None}
     if not changes:
         return None
-    from dvfl_models.network.checkpoint import read_checkpoint, spec_of
+    from dvfl_models.network.checkpoint import read_checkpoint
+    from dvfl_models.recipe.labels import spec_of
 
     spec = spec_of(read_checkpoint(args.checkpoint))
     if "size" in changes and spec.crop == "center":

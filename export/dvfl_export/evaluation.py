@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from dvfl_models.data.clips import ClipSet
 from dvfl_models.data.video_clips import VideoClips, check_corrupt
-from dvfl_models.network.checkpoint import labels_of, model_of, read_checkpoint, spec_of
+from dvfl_models.network.checkpoint import model_of, read_checkpoint
+from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_models.training.evaluate import Confusion, count, to_batch
 from dvfl_runtime.artifact import read_artifact
 from dvfl_runtime.clips.evaluation import Views, sample_video

@@ -34,15 +34,14 @@ from dvfl_export.verify import (
 )
 from dvfl_models.network.checkpoint import (
     Checkpoint,
-    labels_of,
     model_of,
     read_checkpoint,
-    spec_of,
     variant_of,
 )
 from dvfl_models.network.macs import count_macs
 from dvfl_models.network.sizes import check_size
 from dvfl_models.network.video_focalnet import VideoFocalNet
+from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, Precision, read_artifact
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError

@@ -2,7 +2,7 @@
 
 Its version is FAKE_TENSORRT, and FAKE_FAULT is added to the first logit. As the real one, it
 refuses plans of another version.
-tests/runtime/test_tensorrt_build.py checks the names that are used against the real bindings.
+The test of `tensorrt_build` checks the names that are used against the real bindings.
 """
 
 from __future__ import annotations

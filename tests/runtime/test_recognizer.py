@@ -19,9 +19,9 @@ from dvfl_runtime import (
     Frame,
     Recognizer,
     SourceError,
-    feeds,
     recognizer,
 )
+from dvfl_runtime.streams import feeds
 from dvfl_runtime.streams.scoring import softmax
 
 

@@ -18,12 +18,11 @@ import io
 import json
 import logging
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from dvfl_models.data.leaks import group_of
 from dvfl_models.recipe.parts import VideosPart
 from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.files import read_text
@@ -32,6 +31,11 @@ from dvfl_runtime.sources.folders import is_video
 log = logging.getLogger(__name__)
 
 Row = dict[str, str]
+
+GROUP_COLUMNS = ("sequence", "person", "cluster")
+_UCF = re.compile(r"v_(\w+?_g\d+)_c\d+$")
+# source and action, then: body part, camera motion, people, direction, quality, number
+_HMDB = re.compile(r"(.+)_[hulf]_(?:cm|nm)_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo)_\d+$")
 
 
 @dataclass(frozen=True)
@@ -91,6 +95,25 @@ def list_videos(part: VideosPart, labels: Sequence[str]) -> list[Entry]:
             problem += f"; theirs are {_shown(sorted(set(others)))}"
         raise RecipeError(f"data set {part.name!r}: {problem}")
     return _existing(entries, part)
+
+
+def group_of(row: Mapping[str, str], column: str, root: str) -> str:
+    """What a video has in common with others of its source; "" if nothing tells.
+
+    Args:
+        row: of the list: `file` and any columns.
+        column: the one that names the source; "" looks for `sequence`, `person` or `cluster`, then
+            at the names that UCF (v_Action_g01_c01) and HMDB (source_action_f_nm_np1_fr_goo_0) use.
+        root: the data set; a column's values mean something within it only.
+    """
+    names = [column] if column else [name for name in GROUP_COLUMNS if name in row]
+    if names:
+        return f"{root}: {names[0]} {row[names[0]]}"
+    stem = PurePath(row["file"]).stem
+    for pattern in (_UCF, _HMDB):
+        if found := pattern.match(stem):
+            return found[1]
+    return ""
 
 
 def fingerprint(entries: Iterable[Entry]) -> str:

@@ -3,42 +3,14 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from dvfl_models.data.datasets import GROUP_COLUMNS, Entry
 from dvfl_runtime.errors import RecipeError
 
-if TYPE_CHECKING:
-    from dvfl_models.data.datasets import Entry
-
 log = logging.getLogger(__name__)
-
-GROUP_COLUMNS = ("sequence", "person", "cluster")
-_UCF = re.compile(r"v_(\w+?_g\d+)_c\d+$")
-# source and action, then: body part, camera motion, people, direction, quality, number
-_HMDB = re.compile(r"(.+)_[hulf]_(?:cm|nm)_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo)_\d+$")
-
-
-def group_of(row: Mapping[str, str], column: str, root: str) -> str:
-    """What a video has in common with others of its source; "" if nothing tells.
-
-    Args:
-        row: of the list: `file` and any columns.
-        column: the one that names the source; "" looks for `sequence`, `person` or `cluster`, then
-            at the names that UCF (v_Action_g01_c01) and HMDB (source_action_f_nm_np1_fr_goo_0) use.
-        root: the data set; a column's values mean something within it only.
-    """
-    names = [column] if column else [name for name in GROUP_COLUMNS if name in row]
-    if names:
-        return f"{root}: {names[0]} {row[names[0]]}"
-    stem = PurePath(row["file"]).stem
-    for pattern in (_UCF, _HMDB):
-        if found := pattern.match(stem):
-            return found[1]
-    return ""
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dvfl_models.network.checkpoint import model_of, num_classes_of, read_checkpoint, spec_of
+from dvfl_models.network.checkpoint import model_of, num_classes_of, other_clips, read_checkpoint
 from dvfl_models.network.video_focalnet import Modulators
-from dvfl_models.training.consistency import other_clips
+from dvfl_models.recipe.labels import spec_of
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ArgumentError, CheckpointError
 

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from dvfl_models.network.video_focalnet import VARIANTS, VideoFocalNet, VideoFocalNetConfig
-from dvfl_models.recipe.labels import OFFICIAL_SPEC, read_labels
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import CheckpointError
 from dvfl_runtime.files import replacing
@@ -189,31 +188,6 @@ def _check_fit(model: VideoFocalNet, checkpoint: Checkpoint) -> None:
         raise CheckpointError(f"{checkpoint.path} does not fit the model: {report}{hint}")
 
 
-def spec_of(checkpoint: Checkpoint) -> ClipSpec:
-    """The clips that a checkpoint was trained on: its own, or those of the official recipes."""
-    return checkpoint.spec or OFFICIAL_SPEC
-
-
-def labels_of(checkpoint: Checkpoint, source: str = "") -> tuple[str, ...]:
-    """The class names of a checkpoint, or those of `source`: a file or a published data set.
-
-    Raises:
-        CheckpointError: if there are none, or not as many as the head has outputs.
-    """
-    labels = read_labels(source) if source else checkpoint.labels
-    width = _width_of(checkpoint)
-    if not labels:
-        raise CheckpointError(
-            f"{checkpoint.path} holds no class names; give --labels with a data set's name or a "
-            f"file of {width} names"
-        )
-    if len(labels) != width:
-        raise CheckpointError(
-            f"{len(labels)} labels for a checkpoint with {width} classes; give the right --labels"
-        )
-    return labels
-
-
 def variant_of(checkpoint: Checkpoint) -> str:
     """Name of a checkpoint's variant, by its own word or the shapes; "" if it is none of ours."""
     return checkpoint.variant or matching_variant(checkpoint.state_dict)
@@ -229,7 +203,7 @@ def config_of(checkpoint: Checkpoint, variant: str = "") -> VideoFocalNetConfig:
     Raises:
         CheckpointError: if the weights have no head, or fit no variant.
     """
-    num_classes = _width_of(checkpoint)
+    num_classes = width_of(checkpoint)
     if checkpoint.config is not None and not variant:
         return checkpoint.config
     variant = variant or variant_of(checkpoint)
@@ -253,7 +227,12 @@ def model_of(checkpoint: Checkpoint, variant: str = "") -> VideoFocalNet:
     return model.eval()
 
 
-def _width_of(checkpoint: Checkpoint) -> int:
+def width_of(checkpoint: Checkpoint) -> int:
+    """Return the number of outputs of a checkpoint's head.
+
+    Raises:
+        CheckpointError: if it has no head.
+    """
     width = num_classes_of(checkpoint.state_dict)
     if width is None:
         raise CheckpointError(f"{checkpoint.path} has no classification head (head.weight)")
@@ -314,3 +293,19 @@ def init_from_focalnet(model: VideoFocalNet, state: StateDict) -> dict[str, list
         "not_in_file": [k for k in own if k not in loaded],
         "skipped": [k for k in state if k not in loaded],
     }
+
+
+def other_clips(name: str, trained: ClipSpec | None, given: ClipSpec) -> str:
+    """Returns a warning if a checkpoint was trained on other clips than a recipe's, else ""."""
+    if trained is None:
+        return ""
+    fields = ("num_frames", "size", "resize", "crop", "mean", "std", "window_s")
+    differ = [field for field in fields if getattr(trained, field) != getattr(given, field)]
+    if not differ:
+        return ""
+    pairs = [f"clip.{field} {getattr(trained, field)} and {getattr(given, field)}"
+             for field in differ]  # fmt: skip
+    return (
+        f"{name} was trained on other clips than the recipe's: {', '.join(pairs)}; set what is not "
+        f"meant to differ"
+    )

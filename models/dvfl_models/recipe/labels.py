@@ -10,6 +10,7 @@ import os
 from importlib import resources
 from pathlib import Path
 
+from dvfl_models.network.checkpoint import Checkpoint, width_of
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ArgumentError, CheckpointError
 from dvfl_runtime.errors.checks import check_labels
@@ -49,3 +50,28 @@ def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
     except ArgumentError as err:
         raise CheckpointError(f"{path} is no list of labels: {err}") from err
     return tuple(name.strip() for name in names)
+
+
+def spec_of(checkpoint: Checkpoint) -> ClipSpec:
+    """The clips that a checkpoint was trained on: its own, or those of the official recipes."""
+    return checkpoint.spec or OFFICIAL_SPEC
+
+
+def labels_of(checkpoint: Checkpoint, source: str = "") -> tuple[str, ...]:
+    """The class names of a checkpoint, or those of `source`: a file or a published data set.
+
+    Raises:
+        CheckpointError: if there are none, or not as many as the head has outputs.
+    """
+    labels = read_labels(source) if source else checkpoint.labels
+    width = width_of(checkpoint)
+    if not labels:
+        raise CheckpointError(
+            f"{checkpoint.path} holds no class names; give --labels with a data set's name or a "
+            f"file of {width} names"
+        )
+    if len(labels) != width:
+        raise CheckpointError(
+            f"{len(labels)} labels for a checkpoint with {width} classes; give the right --labels"
+        )
+    return labels

@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 
 from dvfl_models.data.video_clips import VideoClips
-from dvfl_models.network.checkpoint import labels_of, model_of, read_checkpoint, spec_of
+from dvfl_models.network.checkpoint import model_of, read_checkpoint
+from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_models.recipe.parts import VideosPart
 from dvfl_models.recipe.recipe import Recipe, recipe_from
 from dvfl_models.studies.machine import machine

@@ -37,22 +37,6 @@ def doubts(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -
     return [text for text in found if text]
 
 
-def other_clips(name: str, trained: ClipSpec | None, given: ClipSpec) -> str:
-    """Returns a warning if a checkpoint was trained on other clips than a recipe's, else ""."""
-    if trained is None:
-        return ""
-    fields = ("num_frames", "size", "resize", "crop", "mean", "std", "window_s")
-    differ = [field for field in fields if getattr(trained, field) != getattr(given, field)]
-    if not differ:
-        return ""
-    pairs = [f"clip.{field} {getattr(trained, field)} and {getattr(given, field)}"
-             for field in differ]  # fmt: skip
-    return (
-        f"{name} was trained on other clips than the recipe's: {', '.join(pairs)}; set what is not "
-        f"meant to differ"
-    )
-
-
 def gap(batches: float, fit: Confusion) -> str:
     """Returns a warning if training clips that are prepared like test clips do much worse, else "".
 

@@ -130,7 +130,7 @@ def test_import_needs_numpy_alone():
         "import sys, dvfl_runtime.sources;"
         "print([m for m in ('av', 'cv2', 'torch', 'onnxruntime') if m in sys.modules])"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )

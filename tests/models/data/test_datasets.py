@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from dvfl_models.data.datasets import Entry, _words, fingerprint, list_videos
-from dvfl_models.data.leaks import check_leaks, find_leak, group_of
+from dvfl_models.data.datasets import Entry, _words, fingerprint, group_of, list_videos
+from dvfl_models.data.leaks import check_leaks, find_leak
 from dvfl_models.recipe.labels import DATASETS, read_labels
 from dvfl_models.recipe.parts import VideosPart
 from dvfl_runtime.errors import CheckpointError, RecipeError

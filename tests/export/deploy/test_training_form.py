@@ -26,7 +26,7 @@ from dvfl_runtime import ClipSpec
 from dvfl_runtime.artifact import Artifact
 from dvfl_runtime.errors import ExportError
 
-README = Path(__file__).parents[2] / "models" / "README.md"
+README = Path(__file__).parents[3] / "models" / "README.md"
 SPEC = ClipSpec(num_frames=5, size=(32, 48), crop="letterbox", resize=None)
 ABOUT = Artifact("mine", "femto", ("a", "b", "c"), SPEC)
 

@@ -15,13 +15,12 @@ from dvfl_models import VARIANTS, VideoFocalNet, build_model, load_checkpoint, r
 from dvfl_models.network.checkpoint import (
     config_of,
     init_from_focalnet,
-    labels_of,
     matching_variant,
     model_of,
     save_checkpoint,
-    spec_of,
     variant_of,
 )
+from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import CheckpointError, OutputError
 
