@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.sources import Frame, Source
-from dvfl_runtime.sources.reconnect import reason_of
+from dvfl_runtime.sources.live.reconnect import reason_of
 from dvfl_runtime.sources.tap import Tap
 
 MAX_PICTURES_HZ = 12.0

@@ -21,22 +21,22 @@ from numpy.typing import NDArray
 from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.errors.addresses import shown
 from dvfl_runtime.errors.checks import check_number, check_type
-from dvfl_runtime.sources.capture import camera, is_camera, pipeline
-from dvfl_runtime.sources.file import FileSource
 from dvfl_runtime.sources.folders import is_image, is_video
 from dvfl_runtime.sources.frame import Frame, Source
-from dvfl_runtime.sources.grabber import Grabbed, Grabber
-from dvfl_runtime.sources.http import WebVideo, camera_or_file, path_of
-from dvfl_runtime.sources.images import ImagesSource
-from dvfl_runtime.sources.jetson import JetsonFileSource, jetson_rtsp
-from dvfl_runtime.sources.live import LiveSource, SourceState, SourceStats
-from dvfl_runtime.sources.media import FileObject, Readable
-from dvfl_runtime.sources.memory import MemorySource
-from dvfl_runtime.sources.pipelines import CsiCamera
-from dvfl_runtime.sources.reconnect import LiveOptions
-from dvfl_runtime.sources.rtsp import RtspGrabber
-from dvfl_runtime.sources.stills import is_still
-from dvfl_runtime.sources.video_file import DEFAULT_FPS
+from dvfl_runtime.sources.jetson.decoder import JetsonFileSource, jetson_rtsp
+from dvfl_runtime.sources.jetson.pipelines import CsiCamera
+from dvfl_runtime.sources.live.capture import camera, is_camera, pipeline
+from dvfl_runtime.sources.live.grabber import Grabbed, Grabber
+from dvfl_runtime.sources.live.http import WebVideo, camera_or_file, path_of
+from dvfl_runtime.sources.live.reconnect import LiveOptions
+from dvfl_runtime.sources.live.rtsp import RtspGrabber
+from dvfl_runtime.sources.live.source import LiveSource, SourceState, SourceStats
+from dvfl_runtime.sources.recorded.file import FileSource
+from dvfl_runtime.sources.recorded.images import ImagesSource
+from dvfl_runtime.sources.recorded.media import FileObject, Readable
+from dvfl_runtime.sources.recorded.memory import MemorySource
+from dvfl_runtime.sources.recorded.stills import is_still
+from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS
 
 __all__ = [
     "Frame",

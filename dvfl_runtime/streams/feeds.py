@@ -26,8 +26,8 @@ from dvfl_runtime.errors import DvflError, SourceError
 from dvfl_runtime.errors.addresses import shown
 from dvfl_runtime.errors.checks import check_number, check_whole
 from dvfl_runtime.sources import Frame, Source, SourceLike, open_source
-from dvfl_runtime.sources.media import is_media, media_name
-from dvfl_runtime.sources.reconnect import reason_of
+from dvfl_runtime.sources.live.reconnect import reason_of
+from dvfl_runtime.sources.recorded.media import is_media, media_name
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from dvfl_runtime.clips.evaluation import Views
 from dvfl_runtime.clips.sampling import nearest, uniform_indices, window_targets
 from dvfl_runtime.errors.checks import check_choice, check_number, check_whole
 from dvfl_runtime.sources import LiveOptions, LiveSource, RtspGrabber, open_source
-from dvfl_runtime.sources.pipelines import CsiCamera
+from dvfl_runtime.sources.jetson.pipelines import CsiCamera
 from dvfl_runtime.streams.feeds import StreamOptions
 
 ARTIFACT = Artifact(name="n", variant="v", labels=("a", "b"), spec=SPEC)

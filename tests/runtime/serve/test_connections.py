@@ -9,7 +9,7 @@ import time
 from serving import ask, events, recognise, red, status, stuck_client
 
 from dvfl_runtime.serve import board, connections
-from dvfl_runtime.sources.file import FileSource
+from dvfl_runtime.sources.recorded.file import FileSource
 
 
 @contextlib.contextmanager

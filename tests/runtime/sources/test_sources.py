@@ -16,7 +16,8 @@ from frames import read
 from videos import pictures, write_video
 
 from dvfl_runtime.errors import ArgumentError, DvflError, SourceError
-from dvfl_runtime.sources import Frame, LiveOptions, LiveSource, Source, file, is_live, open_source
+from dvfl_runtime.sources import Frame, LiveOptions, LiveSource, Source, is_live, open_source
+from dvfl_runtime.sources.recorded import file
 
 
 def audio_only(path: Path) -> None:

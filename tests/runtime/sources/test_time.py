@@ -17,7 +17,7 @@ from videos import pictures, write_video
 from dvfl_runtime import Frame, Grabbed, LiveSource, Recognizer
 from dvfl_runtime.app import cli
 from dvfl_runtime.sources import open_source
-from dvfl_runtime.sources.jetson import times_shown
+from dvfl_runtime.sources.jetson.decoder import times_shown
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,9 @@ from system_python import run_system_python, system_python_can
 from videos import pictures, shared_clip, write_video
 
 from dvfl_runtime.errors import DvflError, SourceError
-from dvfl_runtime.sources import Grabber, LiveSource, capture, is_live, open_source
-from dvfl_runtime.sources.capture import CaptureGrabber, check_device
+from dvfl_runtime.sources import Grabber, LiveSource, is_live, open_source
+from dvfl_runtime.sources.live import capture
+from dvfl_runtime.sources.live.capture import CaptureGrabber, check_device
 
 LINUX = pytest.mark.skipif(not Path("/dev").is_dir(), reason="needs /dev")
 NO_GSTREAMER = pytest.mark.skipif(

@@ -18,7 +18,7 @@ from videos import pictures, write_video
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources import Frame
-from dvfl_runtime.sources.h264 import FrameNumbers
+from dvfl_runtime.sources.decoding.h264 import FrameNumbers
 
 NO_CUTS = {"sc_threshold": "0"}
 X265 = "log-level=none:scenecut=0:keyint=30:crf=8"

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.errors.packages import MEDIA, needed
+from dvfl_runtime.sources.decoding.picture import MAX_PIXELS
 from dvfl_runtime.sources.folders import OTHER_IMAGE_SUFFIXES, is_image
-from dvfl_runtime.sources.picture import MAX_PIXELS
-from dvfl_runtime.sources.quiet import quiet_opencv
+from dvfl_runtime.sources.opencv import quiet_opencv
 
 UNREADABLE = "cannot be read"
 TOO_LARGE = f"have more than {MAX_PIXELS / 1e6:.0f} megapixels"

@@ -21,9 +21,9 @@ from dvfl_runtime.sources import (
     LiveSource,
     Source,
     SourceState,
-    live,
     open_source,
 )
+from dvfl_runtime.sources.live import source as live_source
 
 SOON = LiveOptions(stall_s=0.3, first_pause_s=0.05, longest_pause_s=0.1)
 
@@ -216,7 +216,7 @@ def test_closing_is_prompt_while_the_device_hangs():
 
 
 def test_closing_between_the_beginning_and_the_first_frame(monkeypatch):
-    monkeypatch.setattr(live, "CLOSE_WAIT_S", 0.1)
+    monkeypatch.setattr(live_source, "CLOSE_WAIT_S", 0.1)
 
     def close_at(state: SourceState) -> None:
         if state == "connecting":

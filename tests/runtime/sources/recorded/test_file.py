@@ -17,8 +17,8 @@ from videos import damage_packets, pictures, shared_clip, write_video
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources import Frame, Source, open_source
-from dvfl_runtime.sources.container import packets_of
-from dvfl_runtime.sources.picture import Orientation, upright_rgb
+from dvfl_runtime.sources.decoding.container import packets_of
+from dvfl_runtime.sources.decoding.picture import Orientation, upright_rgb
 
 # True counts: packets of the video stream, and the pictures that a plain single-threaded PyAV loop
 # decodes; cv2 reads as many, but for AV1 (none). Where the header says something else, it is noted.

@@ -18,11 +18,11 @@ from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import complete_address, shown
 from dvfl_runtime.errors.checks import check_choice, check_number, wrong
 from dvfl_runtime.errors.packages import MEDIA, needed
-from dvfl_runtime.sources.container import open_container, packets_of
-from dvfl_runtime.sources.decoding import Decoder
-from dvfl_runtime.sources.grabber import Grabbed
-from dvfl_runtime.sources.losses import Losses
-from dvfl_runtime.sources.picture import Orientations, upright_rgb
+from dvfl_runtime.sources.decoding.container import open_container, packets_of
+from dvfl_runtime.sources.decoding.decoder import Decoder
+from dvfl_runtime.sources.decoding.losses import Losses
+from dvfl_runtime.sources.decoding.picture import Orientations, upright_rgb
+from dvfl_runtime.sources.live.grabber import Grabbed
 
 if TYPE_CHECKING:
     import av

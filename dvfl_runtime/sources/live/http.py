@@ -18,9 +18,9 @@ from urllib.parse import quote, unquote, urljoin, urlsplit
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import AS_BYTES, complete_address, printable, shown
-from dvfl_runtime.sources.container import open_container
+from dvfl_runtime.sources.decoding.container import open_container
 from dvfl_runtime.sources.folders import is_video
-from dvfl_runtime.sources.rtsp import NO_PICTURE_S, READ_TIMEOUT_S, StreamGrabber
+from dvfl_runtime.sources.live.rtsp import NO_PICTURE_S, READ_TIMEOUT_S, StreamGrabber
 from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:

@@ -18,9 +18,10 @@ from videos import pictures, shared_clip, write_video
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import shown
-from dvfl_runtime.sources import jetson, open_source
-from dvfl_runtime.sources.jetson import times_shown
-from dvfl_runtime.sources.pipelines import (
+from dvfl_runtime.sources import open_source
+from dvfl_runtime.sources.jetson import decoder as jetson
+from dvfl_runtime.sources.jetson.decoder import times_shown
+from dvfl_runtime.sources.jetson.pipelines import (
     CsiCamera,
     file_pipeline,
     is_jetson,
@@ -216,7 +217,7 @@ assert all(Gst.ElementFactory.find(name) for name in {ELEMENTS})
 """
 COUNT = """
 import sys
-from dvfl_runtime.sources.capture import open_pipeline
+from dvfl_runtime.sources.live.capture import open_pipeline
 capture = open_pipeline(sys.argv[1])
 count = 0
 while count < int(sys.argv[2]) and capture.read()[0]:

@@ -14,8 +14,10 @@ from frames import read
 from videos import pictures, write_video
 
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.sources import open_source, picture, video_file
-from dvfl_runtime.sources.picture import Orientation, upright_rgb
+from dvfl_runtime.sources import open_source
+from dvfl_runtime.sources.decoding import picture
+from dvfl_runtime.sources.decoding.picture import Orientation, upright_rgb
+from dvfl_runtime.sources.recorded import video_file
 
 ONE = 1 << 16  # of a fixed-point number with 16 bits behind the point
 PLAIN = {"preset": "ultrafast", "bf": "0"}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dvfl_runtime.sources.h264 import FrameNumbers
+from dvfl_runtime.sources.decoding.h264 import FrameNumbers
 
 if TYPE_CHECKING:
     import av

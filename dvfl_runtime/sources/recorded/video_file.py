@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.packages import MEDIA, needed
-from dvfl_runtime.sources.clock import Clock
-from dvfl_runtime.sources.container import open_container, packets_of
-from dvfl_runtime.sources.decoding import Decoder
-from dvfl_runtime.sources.losses import Losses
-from dvfl_runtime.sources.media import NAMELESS, Readable, Video, advice_of, name_of
-from dvfl_runtime.sources.picture import MAX_PIXELS
+from dvfl_runtime.sources.decoding.container import open_container, packets_of
+from dvfl_runtime.sources.decoding.decoder import Decoder
+from dvfl_runtime.sources.decoding.losses import Losses
+from dvfl_runtime.sources.decoding.picture import MAX_PIXELS
+from dvfl_runtime.sources.recorded.media import NAMELESS, Readable, Video, advice_of, name_of
+from dvfl_runtime.sources.timestamps import Clock
 
 if TYPE_CHECKING:
     import av

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from dvfl_runtime.errors import ArgumentError, DvflError, SourceError
 from dvfl_runtime.errors.addresses import without_secrets
 from dvfl_runtime.errors.checks import check_number
-from dvfl_runtime.sources.grabber import Grabbed, Grabber
+from dvfl_runtime.sources.live.grabber import Grabbed, Grabber
 
 
 @dataclass(frozen=True)

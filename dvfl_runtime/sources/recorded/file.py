@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.sources.clock import Clock
-from dvfl_runtime.sources.decoding import BEGINS, Decoder
+from dvfl_runtime.sources.decoding.decoder import BEGINS, Decoder
+from dvfl_runtime.sources.decoding.picture import Orientations, upright_rgb
 from dvfl_runtime.sources.frame import Frame
-from dvfl_runtime.sources.media import Video, advice_of, name_of
-from dvfl_runtime.sources.picture import Orientations, upright_rgb
-from dvfl_runtime.sources.video_file import DEFAULT_FPS, OpenedVideo
+from dvfl_runtime.sources.recorded.media import Video, advice_of, name_of
+from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS, OpenedVideo
+from dvfl_runtime.sources.timestamps import Clock
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame

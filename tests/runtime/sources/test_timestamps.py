@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dvfl_runtime.sources.clock import MAX_ERROR_S, MIN_STEP_S, Clock, LiveClock, next_time
+from dvfl_runtime.sources.timestamps import MAX_ERROR_S, MIN_STEP_S, Clock, LiveClock, next_time
 
 STEPS = st.floats(1e-3, 1.0)
 TICKS = st.integers(-(10**9), 10**9)

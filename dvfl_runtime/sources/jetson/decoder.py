@@ -16,20 +16,20 @@ import numpy as np
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import printable, shown
-from dvfl_runtime.sources.capture import (
+from dvfl_runtime.sources.decoding.container import packets_of
+from dvfl_runtime.sources.decoding.picture import Orientations
+from dvfl_runtime.sources.frame import Frame
+from dvfl_runtime.sources.jetson.pipelines import PARSERS, file_pipeline, is_jetson, rtsp_pipeline
+from dvfl_runtime.sources.live.capture import (
     PIPELINE_HINT,
     CaptureGrabber,
     check_gstreamer,
     open_pipeline,
     rgb,
 )
-from dvfl_runtime.sources.clock import REORDER_DEPTH, next_time
-from dvfl_runtime.sources.container import packets_of
-from dvfl_runtime.sources.frame import Frame
-from dvfl_runtime.sources.picture import Orientations
-from dvfl_runtime.sources.pipelines import PARSERS, file_pipeline, is_jetson, rtsp_pipeline
-from dvfl_runtime.sources.rtsp import RtspGrabber, checked
-from dvfl_runtime.sources.video_file import open_video, shown_s
+from dvfl_runtime.sources.live.rtsp import RtspGrabber, checked
+from dvfl_runtime.sources.recorded.video_file import open_video, shown_s
+from dvfl_runtime.sources.timestamps import REORDER_DEPTH, next_time
 
 if TYPE_CHECKING:
     import cv2

@@ -17,15 +17,14 @@ from urllib.parse import parse_qsl, urlsplit
 from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.errors.addresses import shown
 from dvfl_runtime.errors.checks import check_number, check_whole
+from dvfl_runtime.sources.live.capture import BGR, NEWEST_BGR
 
 PARSERS = {"h264": "h264parse", "hevc": "h265parse"}
 DEPAYLOADERS = {"h264": "rtph264depay", "hevc": "rtph265depay"}
 DEMUXERS = {"mov,mp4,m4a,3gp,3g2,mj2": "qtdemux", "matroska,webm": "matroskademux"}
 
 _DECODE = "nvv4l2decoder ! nvvidconv ! video/x-raw,format=BGRx"
-_BGR = "videoconvert ! video/x-raw,format=BGR"
-NEWEST_BGR = f"{_BGR} ! appsink drop=true max-buffers=1 sync=false"
-_EVERY_BGR = f"{_BGR} ! appsink drop=false max-buffers=4 sync=false"
+_EVERY_BGR = f"{BGR} ! appsink drop=false max-buffers=4 sync=false"
 
 
 @dataclass(frozen=True)

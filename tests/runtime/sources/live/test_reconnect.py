@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources import Grabbed, LiveOptions
-from dvfl_runtime.sources.reconnect import pause_s, reconnecting
+from dvfl_runtime.sources.live.reconnect import pause_s, reconnecting
 
 IMAGE = np.zeros((4, 6, 3), np.uint8)
 

@@ -26,7 +26,8 @@ from web import NAME, PASSWORD, serving
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app import cli
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.sources import LiveOptions, LiveSource, http, is_live, open_source
+from dvfl_runtime.sources import LiveOptions, LiveSource, is_live, open_source
+from dvfl_runtime.sources.live import http
 
 SOON = LiveOptions(first_pause_s=0.05, longest_pause_s=0.1, max_outage_s=5)
 COUNT = 60

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import shown
 from dvfl_runtime.errors.checks import check_type
-from dvfl_runtime.sources.clock import LiveClock
 from dvfl_runtime.sources.frame import Frame, check_image
-from dvfl_runtime.sources.grabber import Grabbed, Grabber
-from dvfl_runtime.sources.reconnect import LiveOptions, reason_of, reconnecting
+from dvfl_runtime.sources.live.grabber import Grabbed, Grabber
+from dvfl_runtime.sources.live.reconnect import LiveOptions, reason_of, reconnecting
+from dvfl_runtime.sources.timestamps import LiveClock
 
 _logger = logging.getLogger(__name__)
 

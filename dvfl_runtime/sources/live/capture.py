@@ -17,15 +17,16 @@ from numpy.typing import NDArray
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import printable
 from dvfl_runtime.errors.packages import MEDIA, needed
-from dvfl_runtime.sources.grabber import Grabbed
-from dvfl_runtime.sources.pipelines import NEWEST_BGR
-from dvfl_runtime.sources.quiet import quiet_opencv
+from dvfl_runtime.sources.live.grabber import Grabbed
+from dvfl_runtime.sources.opencv import quiet_opencv
 
 if TYPE_CHECKING:
     import cv2
 
 V4L2_MAJOR = 81  # of the numbers that Linux gives to devices
 TIMEOUT_MS = 4000  # of GStreamer; a V4L2 camera that hangs is given up by OpenCV after 10 s
+BGR = "videoconvert ! video/x-raw,format=BGR"
+NEWEST_BGR = f"{BGR} ! appsink drop=true max-buffers=1 sync=false"
 PIPELINE_HINT = "try it with gst-launch-1.0"
 
 

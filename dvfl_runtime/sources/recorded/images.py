@@ -11,7 +11,7 @@ from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import printable
 from dvfl_runtime.sources.folders import images_in, other_images_in
 from dvfl_runtime.sources.frame import Frame
-from dvfl_runtime.sources.stills import TOO_LARGE, UNREADABLE, still_reader
+from dvfl_runtime.sources.recorded.stills import TOO_LARGE, UNREADABLE, still_reader
 
 _logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dvfl_runtime.sources.clock import REORDER_DEPTH
-from dvfl_runtime.sources.losses import Losses
-from dvfl_runtime.sources.picture import MAX_PIXELS
+from dvfl_runtime.sources.decoding.losses import Losses
+from dvfl_runtime.sources.decoding.picture import MAX_PIXELS
+from dvfl_runtime.sources.timestamps import REORDER_DEPTH
 
 if TYPE_CHECKING:
     import av

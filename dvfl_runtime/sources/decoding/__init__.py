@@ -1,0 +1,1 @@
+"""From an open container to whole, upright pictures; shared by files and streams."""

@@ -1,0 +1,1 @@
+"""The CSI cameras and the video decoder of NVIDIA Jetson (experimental: not yet run on one)."""

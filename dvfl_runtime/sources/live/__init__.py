@@ -1,0 +1,1 @@
+"""Sources that give the newest frame and reconnect: cameras, streams and GStreamer pipelines."""

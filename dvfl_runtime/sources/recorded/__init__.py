@@ -1,0 +1,1 @@
+"""Sources that give every frame and can be read again: files, images and frames in memory."""
