@@ -40,7 +40,7 @@ COMMANDS = {
     "dvfl_runtime.app.cli": ("cpu", [*ENGINES, *MEDIA], ["--demo"]),
     "dvfl_models.training.cli": (
         "train",
-        train.PACKAGES,
+        train.parser().packages,
         [
             *("order", "--cpu", "--tensorboard", "--workers", "0", "--out", "OUT/run"),
             *("--set", "optim.steps=1", "--set", "optim.batch_size=2", "--set", "test.0.clips=2"),
@@ -93,7 +93,7 @@ def test_without_any_package_a_command_has_help_and_names_them_all(command, tmp_
     ("command", "name"),
     [
         *(("dvfl_runtime.app.cli", name) for name in (*ENGINES, *MEDIA)),
-        *(("dvfl_models.training.cli", name) for name in train.PACKAGES),
+        *(("dvfl_models.training.cli", name) for name in train.parser().packages),
         *(("dvfl_export.cli", name) for name in ("torch", "onnx", "onnxruntime", "tqdm", "cv2")),
         *(("dvfl_export.eval_cli", name) for name in ("onnxruntime", "matplotlib", "av")),
         *(("dvfl_bench.cli", name) for name in bench.parser().packages),

@@ -13,16 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvfl_models.training.cli import PACKAGES as TRAINING
-from dvfl_runtime.arguments import Parser, run_command
+from dvfl_models.training.command import PACKAGES, new_parser, run_interruptible
+from dvfl_runtime.arguments import Parser
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.console.terminal import StandardOutput
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import check_places
-from dvfl_runtime.interrupts import Requests
 from dvfl_runtime.recognizer import BUNDLED_MODEL
-from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:
     from dvfl_export.pipeline import Exported, ExportRequest
@@ -53,14 +51,13 @@ exit status: 0 written; 2 bad input; 3 the graph does not agree with PyTorch, no
 
 def parser() -> Parser:
     """The command line of `dvfl-export`."""
-    out = Parser(
-        prog="dvfl-export",
-        description="Write a checkpoint as one self-describing .onnx file, checked against PyTorch "
-        "on clips before it is put in place.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    out = new_parser(
+        "dvfl-export",
+        "Write a checkpoint as one self-describing .onnx file, checked against PyTorch on clips "
+        "before it is put in place.",
+        EPILOG,
     )
-    out.packages = (*TRAINING, "onnx", "onnxscript", "onnxruntime")
+    out.packages = (*PACKAGES, "onnx", "onnxscript", "onnxruntime")
     out.add_argument("checkpoint", type=Path, help="a .pth file: official, plain or of dvfl-train")
     out.add_argument(
         "-o", "--output", type=Path, required=True, metavar="FILE", help="a .onnx file (or .pth)"
@@ -99,7 +96,6 @@ def parser() -> Parser:
         metavar="FILE.json",
         help="write what the verification found, even if it fails",
     )
-    out.add_argument("--version", action="version", version=f"dvfl {__version__}")
     return out
 
 
@@ -128,11 +124,11 @@ def _add_precision(out: argparse.ArgumentParser) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Run the command and return its exit status."""
     command = parser()
     args = command.parse_args(argv)
 
-    def work(_: Requests) -> int:
+    def work() -> int:
         _check(args)
         from dvfl_export.verify import VerificationFailed
 
@@ -141,12 +137,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except VerificationFailed as err:
             print(f"dvfl-export: failed: {err}", file=sys.stderr)
             return 3
-        except KeyboardInterrupt:
-            print("dvfl-export: stopped, nothing written", file=sys.stderr)
-            raise
         return 0
 
-    return run_command(command, work)
+    return run_interruptible(command, work, "stopped, nothing written")
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dvfl_models.recipe.bundled import recipe_names
-from dvfl_models.training.cli import PACKAGES as TRAINING
-from dvfl_runtime.arguments import Parser, run_command, threads
+from dvfl_models.training.command import (
+    add_recipe_options,
+    load_torch,
+    new_parser,
+    run_interruptible,
+)
+from dvfl_runtime.arguments import Parser
 from dvfl_runtime.clips.evaluation import Views
 from dvfl_runtime.console.terminal import StandardOutput
 from dvfl_runtime.errors import RecipeError
-from dvfl_runtime.errors.packages import check_installed
 from dvfl_runtime.files import check_places, replacing
-from dvfl_runtime.interrupts import Requests
 from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -42,13 +45,8 @@ examples:
 
 def parser() -> Parser:
     """The command line of `dvfl-eval`."""
-    out = Parser(
-        prog="dvfl-eval",
-        description="Accuracy of a checkpoint or of an exported file, with 95 % intervals.",
-        epilog=f"{EPILOG}\nrecipes: {', '.join(recipe_names())}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.packages = TRAINING  # an engine is needed for .onnx files alone
+    what = "Accuracy of a checkpoint or of an exported file, with 95 % intervals."
+    out = new_parser("dvfl-eval", what, EPILOG)  # an engine is needed for .onnx files alone
     out.add_argument("model", type=Path, metavar="CHECKPOINT|FILE.onnx")
     out.add_argument("dataset", metavar="DATASET", help="a list, a folder, or a recipe's test sets")
     out.add_argument("--views", default="1", help="temporal x spatial views, e.g. 4x3 (default 1)")
@@ -59,38 +57,28 @@ def parser() -> Parser:
     out.add_argument("--split", type=int, default=1, help="number of a split (hmdb)")
     out.add_argument("--labels", default="", help="of a checkpoint that does not name its classes")
     out.add_argument("--engine", default="auto", help="what runs a .onnx file")
-    out.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="of a recipe")
-    out.add_argument("--threads", type=threads, help="threads of PyTorch")
-    out.add_argument("--version", action="version", version=f"dvfl {__version__}")
+    add_recipe_options(out)
     return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Run the command and return its exit status."""
     command = parser()
     args = command.parse_args(argv)
 
-    def work(_: Requests) -> int:
-        check_installed(command.prog, *command.packages)
+    def work() -> int:
+        load_torch(command, args.threads)
         outputs = [("--json", args.json), ("--confusion", args.confusion)]
         check_places(outputs, [("the model", args.model), ("the data set", args.dataset)])
-        try:
-            _evaluate(args)
-        except KeyboardInterrupt:
-            print("dvfl-eval: stopped", file=sys.stderr)
-            raise
+        _evaluate(args)
         return 0
 
-    return run_command(command, work)
+    return run_interruptible(command, work, "stopped")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    import torch  # which takes seconds, and --help does not need it
-
     from dvfl_export.evaluation import open_candidate
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
     views = Views.parse(args.views)
     with open_candidate(args.model, args.labels, args.engine) as candidate:
         report = _run(args, candidate, views)

@@ -12,11 +12,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvfl_models.recipe.bundled import recipe_names
-from dvfl_runtime.arguments import Parser, run_command, threads, workers
-from dvfl_runtime.errors.packages import MEDIA, check_installed
-from dvfl_runtime.interrupts import Requests
-from dvfl_runtime.version import __version__
+from dvfl_models.training.command import (
+    add_recipe_options,
+    load_torch,
+    new_parser,
+    run_interruptible,
+)
+from dvfl_runtime.arguments import Parser, workers
 
 EPILOG = """\
 examples:
@@ -29,23 +31,13 @@ examples:
   torchrun --nproc_per_node 4 -m dvfl_models.training.cli ucf101_student
         on four GPUs; the batch of the recipe is divided among them
 """
-# all are looked for before hours are spent
-PACKAGES = ("torch", "accelerate", "kornia", "pydantic", "tqdm", "matplotlib", *MEDIA)
 
 
 def parser() -> Parser:
-    """The command line of `dvfl-train`."""
-    out = Parser(
-        prog="dvfl-train",
-        description="Train a Video-FocalNet from a TOML recipe.",
-        epilog=f"{EPILOG}\nbundled recipes: {', '.join(recipe_names())}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    out.packages = PACKAGES
+    """Return the parser of `dvfl-train`."""
+    out = new_parser("dvfl-train", "Train a Video-FocalNet from a TOML recipe.", EPILOG)
     out.add_argument("recipe", help="name of a bundled recipe, or a .toml file")
-    out.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a value"
-    )
+    add_recipe_options(out)
     out.add_argument("--resume", action="store_true", help="go on from the folder's last.pth")
     out.add_argument("--out", type=Path, help="folder of the run (default: runs/<recipe's name>)")
     out.add_argument(
@@ -60,13 +52,11 @@ def parser() -> Parser:
     out.add_argument(
         "--workers", type=workers, default=1, help="processes that make clips (default 1)"
     )
-    out.add_argument("--threads", type=threads, help="threads of the training (default: PyTorch's)")
-    out.add_argument("--version", action="version", version=f"dvfl {__version__}")
     return out
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Run the command and return its exit status."""
     command = parser()
     args = command.parse_args(argv)
     for package in ("dvfl_models", "dvfl_runtime"):  # PyTorch's own are for those who develop it
@@ -75,29 +65,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     # machine costs most of the time. OpenMP reads it once, when PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-    def work(requests: Requests) -> int:
-        check_installed(command.prog, *command.packages)
-        try:
-            _train(args)
-        except KeyboardInterrupt as err:
-            requests.hold()
-            if where := getattr(err, "where", "before the first step; there is nothing to keep"):
-                print(f"dvfl-train: stopped {where}", file=sys.stderr)
-            raise
+    def work() -> int:
+        load_torch(command, args.threads)
+        _train(args)
         return 0
 
-    return run_command(command, work)
+    nothing = "stopped before the first step; there is nothing to keep"
+    return run_interruptible(command, work, nothing)
 
 
 def _train(args: argparse.Namespace) -> None:
-    import torch
-
     from dvfl_models.recipe.recipe import read_recipe
     from dvfl_models.training.starting import TrainOptions
     from dvfl_models.training.train import Trainer
 
-    if args.threads:
-        torch.set_num_threads(args.threads)
     recipe = read_recipe(args.recipe, args.set)
     folder = args.out or Path("runs") / recipe.name
     options = TrainOptions(args.resume, args.strict_split, args.cpu, args.tensorboard)

@@ -14,16 +14,16 @@ class Stopped(Interrupted):
 
     Args:
         number: of the signal that asked.
-        where: the run is, and how to go on; "" where another process says it.
+        words: where the run stopped and how to go on; "" where another process says it.
     """
 
-    def __init__(self, number: int, where: str) -> None:
+    def __init__(self, number: int, words: str) -> None:
         super().__init__(number)
-        self.args = (number, where)  # to be pickled
-        self.where = where
+        self.args = (number, words)  # to be pickled
+        self.words = words
 
     def __str__(self) -> str:
-        return self.where
+        return self.words
 
 
 @contextmanager

@@ -167,13 +167,14 @@ class Trainer:
                 return self._finish()
             except KeyboardInterrupt as err:
                 requests.hold()  # the run is saved, whatever else arrives
-                where = ""
+                words = ""
                 if self.main:
                     self._save_last()
                     self.metrics.flush()
                     last = self.folder / "last.pth"
-                    where = f"at step {self.step} of {steps}, kept in {last}; go on with --resume"
-                raise Stopped(requests.number or signal.SIGINT, where) from err
+                    done = f"stopped at step {self.step} of {steps}"
+                    words = f"{done}, kept in {last}; go on with --resume"
+                raise Stopped(requests.number or signal.SIGINT, words) from err
 
     def _run(self, workers: int, *, show: bool) -> None:
         self.trained.train()

@@ -1,0 +1,74 @@
+"""What dvfl-train, dvfl-export and dvfl-eval have in common: options, threads, how they stop.
+
+Nothing here loads PyTorch before a command line has been read.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from dvfl_models.recipe.bundled import recipe_names
+from dvfl_runtime.arguments import Parser, run_command, say, threads
+from dvfl_runtime.errors.packages import MEDIA, check_installed
+from dvfl_runtime.interrupts import Requests
+from dvfl_runtime.version import __version__
+
+# the command looks for all of them first, so that none is missing after hours of training
+PACKAGES = ("torch", "accelerate", "kornia", "pydantic", "tqdm", "matplotlib", *MEDIA)
+
+
+def new_parser(prog: str, description: str, epilog: str) -> Parser:
+    """Return the parser of a command that needs what training needs."""
+    out = Parser(
+        prog=prog,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    out.packages = PACKAGES
+    out.add_argument("--version", action="version", version=f"dvfl {__version__}")
+    return out
+
+
+def add_recipe_options(parser: Parser) -> None:
+    """Add `--set` and `--threads`, and the names of the bundled recipes below the examples."""
+    parser.epilog = f"{parser.epilog}\nbundled recipes: {', '.join(recipe_names())}"
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe's value"
+    )
+    parser.add_argument("--threads", type=threads, help="threads of PyTorch (default: its own)")
+
+
+def run_interruptible(parser: Parser, work: Callable[[], int], stopped: str) -> int:
+    """Run a command and return its exit status; if it is asked to end, say how far it has come.
+
+    Args:
+        parser: of the command.
+        work: returns the exit status.
+        stopped: what to say, unless the interrupt itself tells where the work stopped.
+    """
+
+    def with_last_words(requests: Requests) -> int:
+        try:
+            return work()
+        except KeyboardInterrupt as err:
+            requests.hold()
+            if words := getattr(err, "words", stopped):
+                say(f"{parser.prog}: {words}\n")
+            raise
+
+    return run_command(parser, with_last_words)
+
+
+def load_torch(parser: Parser, num_threads: int | None) -> None:
+    """Load PyTorch, which takes seconds, and limit its threads.
+
+    Raises:
+        DvflError: if a package that the command needs is not installed.
+    """
+    check_installed(parser.prog, *parser.packages)
+    import torch
+
+    if num_threads:
+        torch.set_num_threads(num_threads)
