@@ -20,7 +20,7 @@ from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:
-    from dvfl_bench.device.bench import Plan
+    from dvfl_bench.device.benchmark import Plan
 
 PROG = "dvfl-bench"
 PIPE_WIDTH = 110  # columns, where no terminal says how many
@@ -97,7 +97,7 @@ def _run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from dvfl_bench.baseline import compare, other_machine, read_result
-    from dvfl_bench.device.bench import SCHEMA, bench
+    from dvfl_bench.device.benchmark import SCHEMA, bench
     from dvfl_bench.tables import comparison, tables
 
     old = read_result(args.baseline, SCHEMA) if args.baseline else None
@@ -121,7 +121,7 @@ def _run(args: argparse.Namespace) -> int:
 
 
 def _plan(args: argparse.Namespace) -> Plan:
-    from dvfl_bench.device.bench import Plan
+    from dvfl_bench.device.benchmark import Plan
 
     engines = list(dict.fromkeys(args.engine or installed_engines()))
     if not engines:

@@ -185,7 +185,7 @@ def _restore(args: argparse.Namespace) -> None:
         raise DvflError(
             f"--{changed[0].replace('_', '-')} says nothing of a .pth file; leave it out"
         )
-    from dvfl_export.deploy.training_form import restore
+    from dvfl_export.deploy.unfolding import restore
 
     source, output = args.checkpoint, args.output
     artifact, verification = restore(BUNDLED_MODEL if source == Path("bundled") else source, output)

@@ -12,7 +12,6 @@ from typing import Any
 
 import onnx
 
-from dvfl_export.clips import Video, clips_of, rendered_videos, video_files
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.plan import build_and_verify
@@ -21,6 +20,7 @@ from dvfl_export.precision.compress import compress_weights
 from dvfl_export.precision.half import to_float16
 from dvfl_export.precision.quantise import activation_ranges, quantise
 from dvfl_export.precision.sensitivity import Sensitivity, measure
+from dvfl_export.sample_clips import Video, clips_of, rendered_videos, video_files
 from dvfl_export.verify import (
     THRESHOLDS,
     Threshold,

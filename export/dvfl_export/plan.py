@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dvfl_export.clips import Images
+from dvfl_export.sample_clips import Images
 from dvfl_export.verify import Threshold, Verification, verify
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.tensorrt import open_engine as open_tensorrt

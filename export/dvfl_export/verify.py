@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dvfl_export.clips import Images
+from dvfl_export.sample_clips import Images
 from dvfl_models.training.evaluate import to_batch
 from dvfl_runtime.artifact import Precision
 from dvfl_runtime.clips.spec import ClipSpec

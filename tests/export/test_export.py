@@ -311,7 +311,7 @@ def test_a_plan_that_computes_something_else_is_deleted(
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from dvfl_export.clips import clips_of, rendered_videos\n"
+        "from dvfl_export.sample_clips import clips_of, rendered_videos\n"
         "from dvfl_export.plan import build_and_verify\n"
         "from dvfl_export.verify import THRESHOLDS\n"
         "from dvfl_runtime.artifact import read_artifact\n"

@@ -15,7 +15,7 @@ from shared import CLIPS, needs_shared
 
 from dvfl_export import ExportRequest, VerificationFailed, export
 from dvfl_export.cli import main
-from dvfl_export.clips import clips_of, rendered_videos
+from dvfl_export.sample_clips import clips_of, rendered_videos
 from dvfl_export.verify import THRESHOLDS, Agreement, Verification, pytorch_logits, verify
 from dvfl_models import build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import VideoFocalNet, init_weights

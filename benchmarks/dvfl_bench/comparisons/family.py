@@ -22,11 +22,11 @@ from typing import Any
 
 import numpy as np
 
-from dvfl_bench.device.cold import peak_mb
+from dvfl_bench.comparisons.command import report
+from dvfl_bench.device.cold_start import peak_mb
 from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.device.timing import elapsed_ms
 from dvfl_bench.plots import legend_below, log_axis
-from dvfl_bench.report import report
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.files import check_places, replacing

@@ -22,9 +22,9 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from dvfl_bench.comparisons.command import report
 from dvfl_bench.comparisons.official import official_form
 from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.report import report
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.precision.quantise import activation_ranges, layers_of, quantise

@@ -30,10 +30,10 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
+from dvfl_bench.comparisons.command import report
 from dvfl_bench.comparisons.official import official_form
-from dvfl_bench.device.loop import Loop, size_of, width_and_height
 from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.report import report
+from dvfl_bench.device.videos import Loop, size_of, width_and_height
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import onnx_from_model, quiet_exporter
 from dvfl_models.network.video_focalnet import build_model, init_weights

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from dvfl_bench.device.loop import scaled, size_of, width_and_height
+from dvfl_bench.comparisons.command import report
 from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.report import report
+from dvfl_bench.device.videos import scaled, size_of, width_and_height
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.clips.preprocess import preprocess_frame

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from dvfl_bench.comparisons.command import report
 from dvfl_bench.comparisons.forms import (
     onnxruntime_run,
     openvino_run,
@@ -35,7 +36,6 @@ from dvfl_bench.comparisons.forms import (
     time_in_turn,
 )
 from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.report import report
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_models import build_model

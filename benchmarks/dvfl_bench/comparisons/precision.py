@@ -25,6 +25,7 @@ import onnx
 import torch
 from onnxruntime.quantization import CalibrationMethod
 
+from dvfl_bench.comparisons.command import report
 from dvfl_bench.comparisons.forms import (
     FRAMES,
     Run,
@@ -36,14 +37,13 @@ from dvfl_bench.comparisons.forms import (
     time_in_turn,
 )
 from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.report import report
-from dvfl_export.clips import Images, clips_of
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.precision.calibration import CalibrationSet, calibration_set
 from dvfl_export.precision.half import to_float16
 from dvfl_export.precision.quantise import activation_ranges, quantise
 from dvfl_export.precision.sensitivity import measure
+from dvfl_export.sample_clips import Images, clips_of
 from dvfl_export.verify import compare
 from dvfl_models import VARIANTS, build_model
 from dvfl_models.network.video_focalnet import init_weights

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from dvfl_bench.comparisons.command import report
 from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.report import report
 from dvfl_models.rendered.synthetic import ACTIONS, render_video
 from dvfl_runtime import Prediction, Recognizer, Segment, Smoothing
 from dvfl_runtime.streams.smoothing import segments

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dvfl_bench.device.loop import Loop
+from dvfl_bench.comparisons.command import report
 from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.report import report
+from dvfl_bench.device.videos import Loop
 from dvfl_runtime import Frame, Recognizer, Source
 from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.engines.cpus import usable_cpus

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dvfl_bench.comparisons.command import report
 from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.report import report
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from dvfl_bench.device.loop import Loop
 from dvfl_bench.device.timing import percentiles
+from dvfl_bench.device.videos import Loop
 from dvfl_runtime.artifact import Artifact
 from dvfl_runtime.engines import Engine
 from dvfl_runtime.streams.feeds import StreamOptions

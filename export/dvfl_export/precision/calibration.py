@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvfl_export.clips import Images, Video, clips_of, video_files
+from dvfl_export.sample_clips import Images, Video, clips_of, video_files
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
 

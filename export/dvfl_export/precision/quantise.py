@@ -32,7 +32,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from dvfl_export.clips import Images
+from dvfl_export.sample_clips import Images
 
 OPERATORS = ("MatMul", "Conv")
 LEAST_USES = 4  # of a value that a product reads

@@ -12,8 +12,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from dvfl_export.clips import Images
 from dvfl_export.precision.quantise import Ranges, layers_of, quantise
+from dvfl_export.sample_clips import Images
 from dvfl_export.verify import Logits, compare
 
 MOST_CLIPS = 16  # to measure each layer with

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from shared import ROOT
 from torch import nn
 
-from dvfl_bench.charts import main as charts_main
 from dvfl_bench.comparisons import family
+from dvfl_bench.comparisons.charts import main as charts_main
 from dvfl_bench.comparisons.family import Case, cases, exponents, export_models, run_case
 from dvfl_bench.comparisons.forms import compare
 from dvfl_bench.comparisons.naive import main as naive_main

@@ -7,7 +7,7 @@ import pytest
 from streams import RtspServer, encode, number_of
 
 from dvfl_bench.comparisons.soak import main, soak
-from dvfl_bench.device.loop import Loop
+from dvfl_bench.device.videos import Loop
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.sources import open_source

@@ -14,7 +14,7 @@ from shared import ROOT
 
 from dvfl_bench.baseline import compare
 from dvfl_bench.cli import main
-from dvfl_bench.device.live import Trial, most_streams
+from dvfl_bench.device.streams import Trial, most_streams
 from dvfl_bench.device.timing import WarmUp, drift, in_turn, percentiles
 from dvfl_runtime.app.cli import DEMO_CLIP
 

@@ -17,11 +17,11 @@ from videos import write_video
 from dvfl_export import ExportRequest, export
 from dvfl_export import export as export_function
 from dvfl_export.cli import main
-from dvfl_export.clips import clips_of
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.pipeline import Exported
 from dvfl_export.precision.calibration import LEAST_CLIPS, calibration_set
 from dvfl_export.precision.quantise import activation_ranges, layers_of, quantise
+from dvfl_export.sample_clips import clips_of
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, save_checkpoint
 from dvfl_models.network.video_focalnet import init_weights
 from dvfl_models.rendered.synthetic import ACTIONS, render_clip

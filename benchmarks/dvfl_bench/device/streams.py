@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from dvfl_bench.device.loop import Camera, Loop
+from dvfl_bench.device.videos import Camera, Loop
 from dvfl_runtime import Prediction, Recognizer
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.sources import LiveSource

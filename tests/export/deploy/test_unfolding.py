@@ -16,7 +16,7 @@ from videos import pictures, write_video
 
 from dvfl_export.cli import main
 from dvfl_export.deploy.form import deploy_form
-from dvfl_export.deploy.training_form import training_form
+from dvfl_export.deploy.unfolding import training_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.precision.compress import compress_weights
 from dvfl_models import VARIANTS, VideoFocalNet, read_checkpoint

@@ -16,7 +16,6 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
-from dvfl_export.clips import clips_of, rendered_videos
 from dvfl_export.deploy.folding import Affine
 from dvfl_export.deploy.form import DeployBlock, DeployVideoFocalNet, deploy_form
 from dvfl_export.deploy.layers import (
@@ -27,6 +26,7 @@ from dvfl_export.deploy.layers import (
     TemporalContext,
     level_kernels,
 )
+from dvfl_export.sample_clips import clips_of, rendered_videos
 from dvfl_export.verify import (
     THRESHOLDS,
     Verification,

@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_bench.device.cold import cold_start
+from dvfl_bench.device.cold_start import cold_start
 from dvfl_bench.device.jetson import temperatures_c
-from dvfl_bench.device.live import live, sustained
-from dvfl_bench.device.loop import scaled, size_of
 from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.device.power import Energy, find_meter
 from dvfl_bench.device.stages import stage_times
+from dvfl_bench.device.streams import live, sustained
 from dvfl_bench.device.timing import WarmUp, drift, in_turn, percentiles, sgemm_gflops
+from dvfl_bench.device.videos import scaled, size_of
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.artifact import Artifact, read_artifact

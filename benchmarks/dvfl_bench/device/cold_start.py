@@ -36,7 +36,7 @@ try:
         first = time.perf_counter()
         for _ in range(3):
             recognizer.predict(np.zeros((spec.num_frames, *spec.size, 3), np.uint8))
-        from dvfl_bench.device.cold import peak_mb
+        from dvfl_bench.device.cold_start import peak_mb
         print(json.dumps({
             "import_ms": (imported - begin) * 1e3,
             "open_ms": (opened - opening) * 1e3,

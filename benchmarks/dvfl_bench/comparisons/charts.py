@@ -1,6 +1,6 @@
 """The committed comparisons of a machine as pictures.
 
-python -m dvfl_bench.charts benchmarks/results/<machine>
+python -m dvfl_bench.comparisons.charts benchmarks/results/<machine>
 """
 
 from __future__ import annotations
@@ -103,8 +103,10 @@ def _grouped(axes: Axes, names: Sequence[str], bars: dict[str, list[float | None
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m dvfl_bench.charts`."""
-    parser = argparse.ArgumentParser(prog="dvfl_bench.charts", description=__doc__.splitlines()[0])
+    """Entry point of `python -m dvfl_bench.comparisons.charts`."""
+    parser = argparse.ArgumentParser(
+        prog="dvfl_bench.comparisons.charts", description=__doc__.splitlines()[0]
+    )
     parser.add_argument("folder", type=Path)
     args = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
