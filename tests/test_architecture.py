@@ -25,6 +25,7 @@ HEAVY = {
 MAX_IMPORT_S = 0.3  # of processor time: a busy neighbour makes the same import wait for seconds
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
+MAX_ROOT_MODULES = 8  # of a package: what is more belongs in one of its rooms
 VAGUE_NAMES = {"util", "utils", "helper", "helpers", "manager", "managers", "misc", "common"}
 TIMED_IMPORT = """
 import json, sys, time
@@ -125,6 +126,12 @@ def test_early_imports_are_told_from_late_ones(code: str, found: set[str]) -> No
 
 def test_no_module_has_a_name_that_says_nothing() -> None:
     assert not [str(module) for module in MODULES if module.stem in VAGUE_NAMES]
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=[package.name for package in PACKAGES])
+def test_a_package_has_few_modules_outside_its_rooms(package: Path) -> None:
+    modules = sorted(m.stem for m in package.glob("*.py") if m.stem != "__init__")
+    assert len(modules) <= MAX_ROOT_MODULES, modules
 
 
 @each_module(MODULES)
