@@ -15,9 +15,7 @@ from dvfl_runtime.clips.sampling import uniform_indices
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.checks import wrong
-from dvfl_runtime.sources import Frame, Source
-
-Image = NDArray[np.uint8]
+from dvfl_runtime.sources import Frame, Image, Source
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,12 @@ any resolution gives a small input the same picture.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ArgumentError, ClipError
 from dvfl_runtime.errors.checks import wrong
 from dvfl_runtime.errors.packages import MEDIA, needed
-
-Image = NDArray[np.uint8]
+from dvfl_runtime.sources.frame import Image, check_image
 
 MAX_ASPECT = 100  # beyond it a resized picture would need gigabytes; no camera is that wide
 
@@ -44,7 +42,7 @@ def preprocess_frame(image: Image, spec: ClipSpec, *, out: Image | None = None) 
         ClipError: if the picture is not an (h, w, 3) uint8 array.
         DvflError: if OpenCV is not installed.
     """
-    check_image(image)
+    _check_resizable(image)
     height, width = image.shape[:2]
     out = np.empty((*spec.size, 3), np.uint8) if out is None else out
     if spec.resize is None:
@@ -92,7 +90,7 @@ def spatial_views(image: Image, spec: ClipSpec, views: int) -> list[Image]:
     side = spec.size[0]
     if spec.size != (side, side):
         raise ArgumentError(f"3 spatial views need a square input, this model's is {spec.size}")
-    check_image(image)
+    _check_resizable(image)
     resized = _resize(image, resized_size(image.shape[1], image.shape[0], side))
     rh, rw = resized.shape[:2]
     step_y, step_x = (rh - side) // 2, (rw - side) // 2  # one of them is 0
@@ -100,14 +98,9 @@ def spatial_views(image: Image, spec: ClipSpec, views: int) -> list[Image]:
     return [resized[y : y + side, x : x + side].copy() for y, x in corners]
 
 
-def check_image(image: object) -> None:
-    """Raises ClipError unless `image` is an (h, w, 3) uint8 array that can be resized."""
-    if not isinstance(image, np.ndarray):
-        raise ClipError(f"a frame must be a numpy array (H, W, 3), got {type(image).__name__}")
-    if image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
-        raise ClipError(f"a frame must be RGB with shape (H, W, 3), got shape {image.shape}")
-    if image.dtype != np.uint8:
-        raise ClipError(f"a frame must be uint8 in 0-255, got dtype {image.dtype}; convert it")
+def _check_resizable(image: object) -> None:
+    """Raise ClipError unless `image` is an (h, w, 3) uint8 array that is not too narrow."""
+    image = check_image(image)
     short, long = sorted(image.shape[:2])
     if long > MAX_ASPECT * short:
         raise ClipError(f"a frame of {image.shape[1]}x{image.shape[0]} px is too narrow to resize")
@@ -127,7 +120,7 @@ def check_clip(clip: object, spec: ClipSpec) -> None:
             f"this model takes {spec.num_frames} frames, got {len(clip)}; pick them with "
             f"sampling.uniform_indices, or hand the whole video to classify() or stream()"
         )
-    check_image(clip[0])
+    _check_resizable(clip[0])
 
 
 def _letterbox(image: Image, spec: ClipSpec, canvas: Image) -> None:

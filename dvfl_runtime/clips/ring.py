@@ -6,9 +6,8 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Image = NDArray[np.uint8]
+from dvfl_runtime.sources import Image
 
 FIRST_CAPACITY = 16  # pictures; doubled while a stream needs more at once
 

@@ -6,12 +6,8 @@ import functools
 import unicodedata
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from dvfl_runtime.draw.palette import Rgb
-
-Image = NDArray[np.uint8]
+from dvfl_runtime.sources import Image
 
 MIN_LETTER_PX = 7
 

@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dvfl_runtime.draw.lettering import fitting_size, put_text
 from dvfl_runtime.draw.palette import Rgb, class_colour
 from dvfl_runtime.results import Prediction
-
-Image = NDArray[np.uint8]
+from dvfl_runtime.sources import Image
 
 BACK: Rgb = (17, 19, 24)
 TRACK: Rgb = (52, 56, 66)

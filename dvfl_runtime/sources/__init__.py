@@ -22,7 +22,7 @@ from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.errors.addresses import shown
 from dvfl_runtime.errors.checks import check_number, check_type
 from dvfl_runtime.sources.folders import is_image, is_video
-from dvfl_runtime.sources.frame import Frame, Source
+from dvfl_runtime.sources.frame import Frame, Image, Source
 from dvfl_runtime.sources.jetson.decoder import JetsonFileSource, jetson_rtsp
 from dvfl_runtime.sources.jetson.pipelines import CsiCamera
 from dvfl_runtime.sources.live.capture import camera, is_camera, pipeline
@@ -42,6 +42,7 @@ __all__ = [
     "Frame",
     "Grabbed",
     "Grabber",
+    "Image",
     "LiveOptions",
     "LiveSource",
     "RtspGrabber",

@@ -372,5 +372,5 @@ def label(source: SourceLike) -> str:
 
 def _arrived(frame: Frame, source: Source) -> Frame:
     if source.live and not frame.arrival_ns:  # a source of the caller's that does not tell
-        return dataclasses.replace(frame, arrival_ns=time.monotonic_ns())
+        return frame.replace(arrival_ns=time.monotonic_ns())
     return frame

@@ -41,7 +41,7 @@ class Loop:
                     time_s = begin_s + frame.time_s
                     step_s = time_s - last_s or step_s
                     last_s = time_s
-                    yield Frame.later(partial(getattr, frame, "image"), time_s, index)
+                    yield frame.replace(time_s=time_s, index=index)
                     index += 1
             begin_s = last_s + step_s
             self.rounds += 1

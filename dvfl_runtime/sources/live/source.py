@@ -12,12 +12,11 @@ from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import shown
 from dvfl_runtime.errors.checks import check_type
-from dvfl_runtime.sources.frame import Frame, check_image
+from dvfl_runtime.sources.frame import Frame, Image, check_image
 from dvfl_runtime.sources.live.grabber import Grabbed, Grabber
 from dvfl_runtime.sources.live.reconnect import LiveOptions, reason_of, reconnecting
 from dvfl_runtime.sources.timestamps import LiveClock
@@ -150,7 +149,7 @@ class LiveSource:
         try:
             while (newest := self._take(reading)) is not None:
                 index, self._index = self._index, self._index + 1
-                yield Frame.later(
+                yield Frame(
                     partial(_picture, newest.grabbed, index),
                     newest.time_s,
                     index,
@@ -316,7 +315,7 @@ class LiveSource:
                     _logger.exception("%s: the on_state listener failed", self.name)
 
 
-def _picture(grabbed: Grabbed, index: int) -> NDArray[np.uint8]:
+def _picture(grabbed: Grabbed, index: int) -> Image:
     """Returns the picture of frame `index`; raises ClipError if it is none."""
     image = grabbed.image
-    return check_image(image() if callable(image) else image, index)
+    return check_image(image() if callable(image) else image, f"frame {index}")

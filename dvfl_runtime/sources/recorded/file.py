@@ -90,7 +90,7 @@ class FileSource:
                     self._is_timed = True  # once, however often it is read
                     _logger.warning(UNTIMED, self.name, DEFAULT_FPS)
                 make = partial(upright_rgb, raw, orientations.of(raw))
-                yield Frame.later(make, time_s, index)
+                yield Frame(make, time_s, index)
         finally:
             reading.file.close()
         if reading.count == 0:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import threading
 from collections.abc import Iterable, Iterator
@@ -81,11 +80,11 @@ class MemorySource:
         self._closed.set()
 
     def _frame(self, item: object, index: int) -> Frame:
-        image = check_image(item.image if isinstance(item, Frame) else item, index)
+        image = check_image(item.image if isinstance(item, Frame) else item, f"frame {index}")
         if not self._is_kept:
             image = image.copy()
         if isinstance(item, Frame):
-            return dataclasses.replace(item, image=image, index=index)
+            return item.replace(image=image, index=index)
         return Frame(image, index / self._fps, index)
 
 
