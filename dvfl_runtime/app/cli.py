@@ -13,7 +13,7 @@ from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, NamedTuple
 
-from dvfl_runtime.app.destinations import (
+from dvfl_runtime.app.outputs import (
     Outputs,
     SegmentDocument,
     Task,
@@ -21,7 +21,7 @@ from dvfl_runtime.app.destinations import (
     is_folder,
     make_folder,
 )
-from dvfl_runtime.app.job import Job, Reading
+from dvfl_runtime.app.recognition import Job, Reading
 from dvfl_runtime.arguments import Parser, at_least, run_command, say, threads, whole
 from dvfl_runtime.clips.windows import MIN_HOP_S
 from dvfl_runtime.console.output import (
@@ -39,7 +39,7 @@ from dvfl_runtime.engines import DEVICES, ENGINES
 from dvfl_runtime.errors import DvflError, OutputError, SourceError
 from dvfl_runtime.errors.packages import MEDIA
 from dvfl_runtime.files import RowFile, check_places
-from dvfl_runtime.files.rows import Rows
+from dvfl_runtime.files.row_files import Rows
 from dvfl_runtime.interrupts import Interrupted, Requests, uninterrupted
 from dvfl_runtime.recognizer import BUNDLED_MODEL, Recognizer
 from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address, listen

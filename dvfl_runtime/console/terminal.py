@@ -8,7 +8,7 @@ import time
 
 from dvfl_runtime.arguments import say
 from dvfl_runtime.console.output import clock
-from dvfl_runtime.files.rows import Descriptor, Rows, Taker
+from dvfl_runtime.files.row_files import Descriptor, Rows, Taker
 from dvfl_runtime.sources import Source
 
 

@@ -21,7 +21,7 @@ from dvfl_runtime.draw.panel import Panel, Run
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.results import Prediction
 from dvfl_runtime.sources import Frame, Source
-from dvfl_runtime.sources.tap import Tap
+from dvfl_runtime.sources.observed import Tap
 from dvfl_runtime.streams.smoothing import boundary_s, centre_s
 
 _logger = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from dvfl_runtime.serve.board import Board, whole_number
-from dvfl_runtime.serve.cards import Card
 from dvfl_runtime.serve.connections import MAX_HEAD_BYTES
+from dvfl_runtime.serve.pictures import Card
+from dvfl_runtime.serve.state import Board, whole_number
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette

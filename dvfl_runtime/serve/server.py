@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from dvfl_runtime.results import Info, Prediction
 from dvfl_runtime.serve.app import HEADERS, make_app
-from dvfl_runtime.serve.board import Board
 from dvfl_runtime.serve.connections import (
     MAX_HEAD_BYTES,
     accept,
     limited_protocol,
     max_connections,
 )
+from dvfl_runtime.serve.state import Board
 from dvfl_runtime.sources import Source
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.sources import LiveSource, SourceLike, open_source
-from dvfl_runtime.sources.tap import Tap
+from dvfl_runtime.sources.observed import Tap
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dvfl_bench.device.videos import Loop
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.sources import open_source
-from dvfl_runtime.sources.tap import Tap
+from dvfl_runtime.sources.observed import Tap
 
 NUMBERS = 250
 

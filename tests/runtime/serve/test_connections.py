@@ -8,7 +8,8 @@ import time
 
 from serving import ask, events, recognise, red, status, stuck_client
 
-from dvfl_runtime.serve import board, connections
+from dvfl_runtime.serve import connections
+from dvfl_runtime.serve import state as board
 from dvfl_runtime.sources.recorded.file import FileSource
 
 

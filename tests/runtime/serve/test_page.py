@@ -10,7 +10,7 @@ from serving import TIMEOUT_S, Served, chromium
 from videos import write_video
 
 from dvfl_runtime import Recognizer
-from dvfl_runtime.app.job import Reader
+from dvfl_runtime.app.recognition import Reader
 from dvfl_runtime.serve.address import Address, listen
 from dvfl_runtime.serve.server import PageServer
 from dvfl_runtime.sources import open_source

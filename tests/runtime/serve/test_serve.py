@@ -20,8 +20,9 @@ from serving import Served, ask, events, recognise, red, status, stuck_client
 from streams import RtspServer, encode
 
 from dvfl_runtime import Frame, Grabbed, LiveOptions, LiveSource
-from dvfl_runtime.app.job import Reader
-from dvfl_runtime.serve import board, cards
+from dvfl_runtime.app.recognition import Reader
+from dvfl_runtime.serve import pictures as cards
+from dvfl_runtime.serve import state as board
 from dvfl_runtime.sources import MemorySource, open_source
 
 ROUTES = ("/", "/state", "/events", "/picture/0", "/picture/0.jpg")

@@ -14,10 +14,10 @@ from dvfl_runtime.console.output import PredictionWriter, SegmentWriter, Sink
 from dvfl_runtime.draw.overlay import OverlayWriter
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.files import Replacement, cannot_write
-from dvfl_runtime.files.rows import Rows
+from dvfl_runtime.files.row_files import Rows
 from dvfl_runtime.results import Prediction, Segment
 from dvfl_runtime.sources import Frame, Source, is_live
-from dvfl_runtime.sources.tap import Tap
+from dvfl_runtime.sources.observed import Tap
 from dvfl_runtime.streams.feeds import label
 
 MAX_NAME = 100  # characters of a file that is named after an address

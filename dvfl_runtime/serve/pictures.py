@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.sources import Frame, Source
 from dvfl_runtime.sources.live.reconnect import reason_of
-from dvfl_runtime.sources.tap import Tap
+from dvfl_runtime.sources.observed import Tap
 
 MAX_PICTURES_HZ = 12.0
 MAX_PICTURE_PX = 640  # the longer side

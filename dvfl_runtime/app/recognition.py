@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
-from dvfl_runtime.app.destinations import Outputs, OverlayFile, SegmentDocument, Task, Viewer
+from dvfl_runtime.app.outputs import Outputs, OverlayFile, SegmentDocument, Task, Viewer
 from dvfl_runtime.console.output import SegmentWriter, SrtSegments
 from dvfl_runtime.console.terminal import Progress
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
@@ -15,7 +15,7 @@ from dvfl_runtime.interrupts import uninterrupted
 from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.results import Prediction, Segment
 from dvfl_runtime.sources import Frame, Source, open_source
-from dvfl_runtime.sources.tap import Tap
+from dvfl_runtime.sources.observed import Tap
 from dvfl_runtime.streams.feeds import label
 from dvfl_runtime.streams.smoothing import Segmenter
 

@@ -14,7 +14,7 @@ from typing import Any
 from dvfl_runtime.console.output import SCHEMA, to_json
 from dvfl_runtime.draw.palette import Rgb, class_colour
 from dvfl_runtime.results import Info, Prediction
-from dvfl_runtime.serve.cards import Card
+from dvfl_runtime.serve.pictures import Card
 from dvfl_runtime.sources import Source
 
 HISTORY = 240  # predictions per source that a new page begins with: two minutes at two a second
