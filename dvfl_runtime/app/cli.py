@@ -39,7 +39,7 @@ from dvfl_runtime.engines import DEVICES, ENGINES
 from dvfl_runtime.errors import DvflError, OutputError, SourceError
 from dvfl_runtime.errors.packages import MEDIA
 from dvfl_runtime.files import RowFile, check_places
-from dvfl_runtime.files.row_files import Rows
+from dvfl_runtime.files.row_files import RowStream
 from dvfl_runtime.interrupts import Interrupted, Requests, uninterrupted
 from dvfl_runtime.recognizer import BUNDLED_MODEL, Recognizer
 from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address, listen
@@ -327,7 +327,7 @@ def _reading(args: argparse.Namespace) -> Reading:
 
 def _outputs(args: argparse.Namespace, files: _Files, labels: Sequence[str]) -> Outputs:
     """Returns the writers that the options ask for, but those of one source and the page."""
-    out: Rows = files.rows or StandardOutput()
+    out: RowStream = files.rows or StandardOutput()
     lasting = args.overlay or args.serve or args.form in (".json", ".srt")
     outputs = Outputs(lasting=bool(lasting))
     suffix = Path(args.output or "").suffix.lower()

@@ -14,7 +14,7 @@ from dvfl_runtime.console.output import PredictionWriter, SegmentWriter, Sink
 from dvfl_runtime.draw.overlay import OverlayWriter
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.files import Replacement, cannot_write
-from dvfl_runtime.files.row_files import Rows
+from dvfl_runtime.files.row_files import RowStream
 from dvfl_runtime.results import Prediction, Segment
 from dvfl_runtime.sources import Frame, Source, is_live
 from dvfl_runtime.sources.observed import Tap
@@ -134,13 +134,15 @@ class Outputs:
     rows: list[PredictionWriter] = field(default_factory=list)
     timelines: list[SegmentWriter] = field(default_factory=list)
     viewers: list[Viewer] = field(default_factory=list)
-    texts: list[Rows] = field(default_factory=list)
+    texts: list[RowStream] = field(default_factory=list)
     terminal: bool = False
     lasting: bool = False
 
     def is_unheard(self) -> bool:
         """Says whether nobody is left to read what would be written."""
-        return bool(self.texts) and not self.lasting and all(text.gone for text in self.texts)
+        return (
+            bool(self.texts) and not self.lasting and all(text.reader_gone for text in self.texts)
+        )
 
 
 @dataclass(frozen=True)

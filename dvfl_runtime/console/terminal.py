@@ -8,15 +8,15 @@ import time
 
 from dvfl_runtime.arguments import say
 from dvfl_runtime.console.output import clock
-from dvfl_runtime.files.row_files import Descriptor, Rows, Taker
+from dvfl_runtime.files.row_files import ByteSink, Descriptor, RowStream
 from dvfl_runtime.sources import Source
 
 
-class StandardOutput(Rows):
+class StandardOutput(RowStream):
     """Standard output, which ends quietly when its reader does (`dvfl-recognize ... | head`)."""
 
     def __init__(self) -> None:
-        out: Taker
+        out: ByteSink
         try:
             out, encoding = Descriptor(sys.stdout.fileno()), sys.stdout.encoding
         except (OSError, ValueError):  # something else stands in its place, as in a notebook

@@ -157,9 +157,9 @@ def test_a_pipe_whose_reader_left_ends_rows_and_is_an_error_of_a_file(tmp_path):
     with RowFile(pipe) as file:
         file.write("one\n")
         os.close(reader)
-        assert not file.gone
+        assert not file.reader_gone
         file.write("two\n")
-        assert file.gone
+        assert file.reader_gone
         file.write("three\n")
 
 
