@@ -1,4 +1,4 @@
-"""What the commands share: one-line errors, exit statuses and numbers with a range."""
+"""Parts of every command: one-line errors, exit statuses and types of arguments."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dvfl_runtime.errors.packages import import_problem
 from dvfl_runtime.interrupts import Interrupted, Requests, interruptible
 
 BAD_INPUT = 2  # exit status
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # wherever it was noticed
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 SIGNALLED = 128  # plus the signal's number, as shells report it
 
 
@@ -35,19 +35,19 @@ class Parser(argparse.ArgumentParser):
     packages: tuple[str, ...] = ()
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        open_missing_streams()  # before anything is said
+        open_missing_streams()  # before anything is written to them
         super().__init__(*args, **kwargs)
         self.register("type", Path, _path)
 
     def error(self, message: str) -> NoReturn:
-        """Ends the process with status 2."""
+        """End the process with status 2."""
         self.exit(BAD_INPUT, f"{self.prog}: error: {printable(without_secrets(message))}\n")
 
     def fail(self, err: Exception) -> int:
-        """Says on standard error what went wrong, in one line, and returns the exit status."""
+        """Write one line about an error to standard error and return the exit status."""
         message = str(err)
         if isinstance(err, ImportError):
-            if (err.name or "").startswith("dvfl_"):  # a fault of this package's own
+            if (err.name or "").startswith("dvfl_"):  # a bug in this package
                 raise err
             message = import_problem(err, self.prog, *self.packages)
         message = self.in_options(" ".join(message.split()))
@@ -55,10 +55,10 @@ class Parser(argparse.ArgumentParser):
         return BAD_INPUT
 
     def in_options(self, message: str) -> str:
-        """Returns a message of the API with this command's options in place of arguments.
+        """Return a message of the API with this command's options in place of arguments.
 
-        What is `pass engine='x'` and `hop_s must be` in Python is `pass --engine x` and `--hop-s
-        must be` here. Arguments that no option stands for stay as they are.
+        `pass engine='x'` becomes `pass --engine x`, and `hop_s must be` becomes `--hop-s must be`.
+        Arguments without an option of that name stay unchanged.
         """
         for action in self._actions:
             if action.option_strings and action.nargs != 0:
@@ -69,12 +69,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def run_command(parser: Parser, work: Callable[[Requests], int]) -> int:
-    """Runs the work of a command, in whose words errors and warnings are told.
+    """Run the work of a command and return its exit status.
 
-    Returns its exit status.
-
-    What is wrong is one line on standard error and status 2. A request to end (Ctrl-C, SIGTERM,
-    SIGHUP) is status 128 and its number, also where the work ends as it would have anyway.
+    An error is one line on standard error, with the command's options in place of arguments, and
+    status 2. After a request to end (Ctrl-C, SIGTERM, SIGHUP) the status is 128 plus the signal's
+    number, also if the work was already at its end.
     """
     log_lines(parser)
     try:
@@ -84,7 +83,7 @@ def run_command(parser: Parser, work: Callable[[Requests], int]) -> int:
     except (DvflError, ImportError) as err:
         return parser.fail(err)
     except OSError as err:
-        if err.errno not in FULL:
+        if err.errno not in DISK_FULL:
             raise
         what = os.fsdecode(err.filename) if err.filename else "a file"
         return parser.fail(OutputError(f"cannot write {what}: {err.strerror}; make room for it"))
@@ -93,19 +92,19 @@ def run_command(parser: Parser, work: Callable[[Requests], int]) -> int:
 
 
 def say(text: str) -> None:
-    """Writes to standard error; once nobody can read it any more, what is said goes nowhere."""
+    """Write to standard error; once nobody can read it any more, send everything to /dev/null."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
-    except OSError:  # also what libraries say, and Python at its end
+    except OSError:  # libraries, and Python at its end, write there too
         with contextlib.suppress(OSError, ValueError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def log_lines(parser: Parser) -> None:
-    """Makes a line on standard error of each message that is logged, in the words of a command.
+    """Write each logged message as a line to standard error, with options in place of arguments.
 
-    Progress stands as it is, all else after its level. A log that is set up already stays so.
+    The level is left out of messages up to INFO. A log that is set up already stays unchanged.
     """
 
     class Lines(logging.Formatter):
@@ -119,9 +118,9 @@ def log_lines(parser: Parser) -> None:
 
 
 def open_missing_streams() -> None:
-    """Opens the null device in the place of standard streams that were closed at the start.
+    """Open the null device in place of the standard streams that were closed at the start.
 
-    Otherwise the next file to be opened would take that place, and get what libraries print.
+    Otherwise the next file that is opened would get their number, and the output of libraries.
     """
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
@@ -133,14 +132,14 @@ def open_missing_streams() -> None:
 
 
 def _path(text: str) -> Path:
-    """Reads a path, for argparse; that of an empty text would be the current folder."""
+    """Read a path, for argparse; refuse an empty text, which would be the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("is empty; give a path")
     return Path(text)
 
 
 def whole(text: str, least: int = 1, most: int = sys.maxsize) -> int:
-    """Reads a whole number >= 1, for argparse."""
+    """Read a whole number from `least` to `most`, for argparse."""
     value = int(text) if re.fullmatch(r"[0-9]{1,99}", text) else -1
     if not least <= value <= most:
         limits = f"from {least} to {most}" if value > most or most < sys.maxsize else f">= {least}"
@@ -149,22 +148,22 @@ def whole(text: str, least: int = 1, most: int = sys.maxsize) -> int:
 
 
 def threads(text: str) -> int:
-    """Reads a number of threads, for argparse."""
+    """Read a number of threads, for argparse."""
     return whole(text, most=MAX_THREADS)
 
 
 def workers(text: str) -> int:
-    """Reads a number of further processes, for argparse."""
+    """Read a number of worker processes, for argparse."""
     return whole(text, 0, MAX_THREADS)
 
 
 def natural(text: str) -> int:
-    """Reads a whole number >= 0, for argparse."""
+    """Read a whole number >= 0, for argparse."""
     return whole(text, 0)
 
 
 def at_least(least: float) -> Callable[[str], float]:
-    """Returns what reads a finite number that is not smaller, for argparse."""
+    """Return a type for argparse that reads a finite number >= `least`."""
 
     def read(text: str) -> float:
         try:

@@ -1,4 +1,4 @@
-"""Ctrl-C and requests to terminate, which must not cut off what is being written."""
+"""Ctrl-C and requests to terminate, which must not cut off an output that is being written."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 NAMES = ("SIGINT", "SIGTERM", "SIGHUP")  # the last one is not on every system
-PATIENCE_S = 2.0  # further requests within this time after one has raised are ignored
+REPEAT_S = 2.0  # further requests within this time after one has raised are ignored
 
 
 class Interrupted(KeyboardInterrupt):
@@ -26,10 +26,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Requests:
-    """Requests to end; what the signal handler shares with the code that it interrupts.
+    """Requests to end, shared by the signal handler and the code that it interrupts.
 
     Attributes:
-        number: of the signal that asked first; `None` as long as none has.
+        number: of the signal that asked first; `None` before that.
     """
 
     def __init__(self) -> None:
@@ -37,34 +37,34 @@ class Requests:
         self._deferring = 0  # blocks in the main thread that must not be interrupted
         self._held = False
         self._waiting = False
-        self._raised_s = -PATIENCE_S
+        self._raised_s = -REPEAT_S
 
     def arrive(self, number: int, _: FrameType | None) -> None:
-        """The handler: raises `Interrupted`, at once, or after a block of `uninterrupted`."""
+        """Handle a signal: raise `Interrupted`, at once or after a block of `uninterrupted`."""
         if self.number is None:
             self.number = number
         if self._held:
             return
         if self._deferring:
             self._waiting = True
-        elif time.monotonic() - self._raised_s >= PATIENCE_S:
+        elif time.monotonic() - self._raised_s >= REPEAT_S:
             self._raised_s = time.monotonic()
             raise Interrupted(self.number)
 
     def hold(self) -> None:
-        """From here on a request is only remembered, so that the outputs can be completed."""
+        """Only remember requests from now on, so that the outputs can be completed."""
         self._held = True
 
     def release(self) -> None:
-        """Ends `hold`: the next request raises again."""
+        """End `hold`: the next request raises again."""
         self._held = False
 
     def defer(self) -> None:
-        """Holds requests back until `heed` has been called as often as this."""
+        """Hold requests back until `heed` has been called once for each `defer`."""
         self._deferring += 1
 
     def heed(self, *, now: bool) -> None:
-        """Ends one `defer`; if `now`, a request that arrived meanwhile raises here."""
+        """End one `defer`; if `now`, raise `Interrupted` for a request that arrived since."""
         self._deferring -= 1
         if now and self._waiting and not (self._deferring or self._held):
             self._waiting = False
@@ -78,9 +78,9 @@ _requests = Requests()
 
 @contextmanager
 def interruptible() -> Iterator[Requests]:
-    """Makes SIGINT, SIGTERM and SIGHUP raise `Interrupted` in the block; for the main thread.
+    """Make SIGINT, SIGTERM and SIGHUP raise `Interrupted` in the block; for the main thread.
 
-    A signal that was ignored at the start, as `nohup` has it, stays ignored.
+    A signal that was ignored before, as under `nohup`, stays ignored.
     """
     global _requests  # noqa: PLW0603 - a process has one set of signal handlers
     before = {
@@ -89,35 +89,35 @@ def interruptible() -> Iterator[Requests]:
         if (number := getattr(signal, name, None)) is not None
     }
     outer, _requests = _requests, Requests()
-    heard = [number for number, handler in before.items() if handler != signal.SIG_IGN]
-    for number in heard:
+    handled = [number for number, handler in before.items() if handler != signal.SIG_IGN]
+    for number in handled:
         signal.signal(number, _requests.arrive)
     try:
         yield _requests
     finally:
-        for number in heard:
+        for number in handled:
             signal.signal(number, before[number] or signal.SIG_DFL)
         _requests = outer
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Lets the block run to its end: a request that arrives meanwhile raises after it.
+    """Let the block run to its end: a request that arrives during it raises after it.
 
-    Only the main thread handles signals, so in other threads there is nothing to do.
+    Only the main thread handles signals, so other threads need no protection.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    requests, well = _requests, False
+    requests, succeeded = _requests, False
     requests.defer()
     try:
         yield
-        well = True
+        succeeded = True
     finally:
-        requests.heed(now=well)  # an error of the block is told first
+        requests.heed(now=succeeded)  # an error of the block comes first
 
 
 def asked_to_end() -> bool:
-    """Says whether a request has arrived, also one that is held back."""
+    """Return whether a request has arrived, also one that is held back."""
     return _requests.number is not None

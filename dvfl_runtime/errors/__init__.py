@@ -5,7 +5,7 @@
     │   ├── ClipError           a clip has the wrong type, rank, channels or length
     │   ├── EngineUnavailable   an engine or device that was asked for cannot be used
     │   └── RecipeError         a training recipe or a data set it names is wrong
-    ├── SourceError         a video source cannot be opened or read
+    ├── SourceError         a video source cannot be opened, or no frame of it can be read
     ├── ArtifactError       a model file is missing, damaged, foreign or too new
     ├── CheckpointError     a PyTorch checkpoint cannot be read or does not fit the model
     ├── ExportError         an export could not be made or did not agree with PyTorch
@@ -16,7 +16,7 @@ The commands turn each of them into one line on standard error and exit status 2
 
 
 class DvflError(Exception):
-    """Base of all errors raised by dvfl: says what was wrong, with which value, and the fix."""
+    """Base of all errors raised by dvfl; the message names the problem, the value and the fix."""
 
 
 class ArgumentError(DvflError, ValueError):
@@ -44,11 +44,11 @@ class CheckpointError(DvflError):
 
 
 class RecipeError(ArgumentError):
-    """A recipe, or a data set that it names, is wrong."""
+    """A training recipe, or a data set that it names, is wrong."""
 
 
 class ExportError(DvflError):
-    """An export could not be made."""
+    """An export could not be made, or does not agree with PyTorch."""
 
 
 class OutputError(DvflError):

@@ -1,8 +1,8 @@
-"""Addresses of streams: how they are read, and what of a source's name may be shown.
+"""Addresses of streams: how they are read, and which part of a source's name may be shown.
 
-Names and passwords stand in addresses, and cameras want them in many places: before the host, in
-the query, in the path. What is not known to be harmless is therefore left out: shown are the
-scheme, host, port and path of an address, and of a pipeline its elements.
+Addresses contain names and passwords, and cameras expect them in many places: before the host, in
+the query, in the path. All values that are not known to be harmless are therefore left out: shown
+are the scheme, host, port and path of an address, and the elements of a pipeline.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from itertools import pairwise
 from urllib.parse import quote, urlsplit
 
 # control characters, ends of lines and lone surrogates: they would end a line of a subtitle or a
-# table, act on a terminal, or could not be written at all
+# table, control a terminal, or could not be encoded at all
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _ADDRESS = re.compile(r"\s*((?:jetson:)?[a-z][a-z0-9+.-]+://)(.*)", re.I | re.S)
 _INCOMPLETE = re.compile(r"\s*((?:jetson:)?(?:rtsps?|https?|rtmps?|udp|tcp|srt|mms|csi):)", re.I)
 _WITHOUT_SCHEME = re.compile(r"\s*(?://|[^/\\]*:).*@|[^?]*\?[^=]*=", re.S)
 _PIPELINE = re.compile(r"\s*((?:jetson:)?gst:)(.*)", re.I | re.S)
-AS_BYTES = "surrogateescape"  # what is not UTF-8 on a command line is sent as it came
+AS_BYTES = "surrogateescape"  # bytes of a command line that are not UTF-8 are sent unchanged
 _END = re.compile(r"[/?#]")  # of the part with name, password, host and port
 _HOST = re.compile(r"(?:[\w.-]*|\[[0-9a-f:.]+(?:%\w+)?\])(?::[0-9]*)?", re.I)
 _NAME_AND_DIGITS = re.compile(r"(?!localhost:)[\w-]+:[0-9]+", re.I)
@@ -31,33 +31,33 @@ _ELEMENT = re.compile(r"[a-z][\w-]*(?:/[\w-]+)?", re.I)
 
 
 def shown(source: str) -> str:
-    """Returns what may be shown of a source's name: in errors, logs, results, on the page.
+    """Return the part of a source's name that errors, logs, results and the page may show.
 
-    Nothing up to the last `@` of an address is in it, no value of its query or path (but numbers
-    of channels and sizes), and no property of a pipeline. A path stays whole. Showing what may be
-    shown changes nothing more.
+    Of an address, everything up to the last `@` is left out, and so are the values in its query and
+    path except numbers of channels and sizes; of a pipeline, all properties. A path of a file stays
+    whole. Applied to its own result, the function changes nothing.
     """
     if match := _PIPELINE.match(source):
-        return match[1] + _elements(match[2])
+        return match[1] + _pipeline_elements(match[2])
     if match := _ADDRESS.match(source):
         return printable(match[1] + _shown_address(match[2]))
     if match := _INCOMPLETE.match(source):
         return match[1] + "..."
-    # this looks like an address without its scheme, so what may be a secret is left out too
+    # it looks like an address without its scheme, so possible secrets are left out too
     if _WITHOUT_SCHEME.match(source) and not os.path.lexists(source):
         return printable("..." + source.rpartition("@")[2].partition("?")[0])
     return printable(source)
 
 
 def without_secrets(text: str) -> str:
-    """Returns the text of a library, such as its error, without secrets of addresses."""
+    """Return the text of a library, such as an error, without the secrets of addresses in it."""
     text = re.sub(r"\bgst:.*", lambda found: shown(found[0]), text, flags=re.I | re.S)
     text = re.sub(r"(\b[a-z][a-z0-9+.-]+:/+).*@", r"\1", text, flags=re.I | re.S)
     return re.sub(r"\b[a-z][a-z0-9+.-]+:/+\S*", lambda found: shown(found[0]), text, flags=re.I)
 
 
 def printable(name: str) -> str:
-    r"""Returns a file's name as text that can be written anywhere, on one line.
+    r"""Return a file's name as text that can be written anywhere, on one line.
 
     Bytes that are not UTF-8 and control characters become escapes such as `\xff`.
     """
@@ -74,40 +74,40 @@ def _escape(found: re.Match[str]) -> str:
 
 
 def complete_address(url: str) -> str | None:
-    """Returns an address whose name and password are written as the standard has it (RFC 3986).
+    """Return an address whose name and password are quoted as RFC 3986 demands.
 
-    In cameras' passwords there may be `/`, `?`, `#` and `@`, which would end them.
+    Passwords of cameras may contain `/`, `?`, `#` and `@`, which end a password in an address.
 
     Returns:
         The address, or `None` if it names no host or an impossible port.
     """
     scheme, separator, rest = url.partition("://")
-    userinfo, place = _split(rest)
+    userinfo, place = _split_userinfo(rest)
     host = _host_of(place)
     name, _, port = host.rpartition(":") if re.search(r":[0-9]*$", host) else (host, "", "")
     if not (separator and name and _HOST.fullmatch(host) and (not port or 0 < int(port) < 65536)):
         return None
-    try:  # FFmpeg knows a scheme by its small letters alone
+    try:  # FFmpeg knows schemes in small letters only
         address = f"{scheme.lower()}://{_quoted(userinfo)}{place}"
         address.encode(errors=AS_BYTES)
         urlsplit(address)
-    except ValueError:  # half a character, or what stands in brackets is no number of IPv6
+    except ValueError:  # half a character, or no IPv6 number in the brackets
         return None
     return address
 
 
-def _split(rest: str) -> tuple[str | None, str]:
-    """Splits what follows the scheme into name and password, and the place."""
+def _split_userinfo(rest: str) -> tuple[str | None, str]:
+    """Split an address without its scheme into name and password, and host and path."""
     authority = _host_of(rest)
     userinfo, at, host = authority.rpartition("@")
     head, later, tail = rest.rpartition("@")
     if later and len(head) > len(authority) and _HOST.fullmatch(_host_of(tail)):
-        # admin:pa/ss@host is no host with a port; admin:12/34@host could be one
+        # admin:pa/ss@host cannot begin with a host and a port; admin:12/34@host could
         if not _HOST.fullmatch(host):
             return head, tail
         if not at and _NAME_AND_DIGITS.fullmatch(host) and "?" not in head:
             return head, tail
-        if head[len(authority)] == "#":  # which means nothing where a stream is asked for
+        if head[len(authority)] == "#":  # a fragment has no meaning in the address of a stream
             return head, tail
     return (userinfo, rest[len(userinfo) + 1 :]) if at else (None, rest)
 
@@ -115,8 +115,8 @@ def _split(rest: str) -> tuple[str | None, str]:
 def _shown_address(rest: str) -> str:
     head, at, tail = rest.rpartition("@")
     left_out = ""
-    if at and _END.search(head) and _split(rest)[0] != head:
-        # this @ is in the path or in the query, if it is not in a password after all
+    if at and _END.search(head) and _split_userinfo(rest)[0] != head:
+        # this @ is in the path or in the query, or in a password after all
         if re.search(r"[?#]", head):
             return "..."
         left_out = ".../"
@@ -131,8 +131,8 @@ def _shown_address(rest: str) -> str:
     )
 
 
-def _elements(pipeline: str) -> str:
-    """Returns the elements of a pipeline without their properties, `...` where one is unclear."""
+def _pipeline_elements(pipeline: str) -> str:
+    """Return the elements of a pipeline without their properties, `...` for an unclear one."""
     try:
         words = ["!", *(shlex.split(pipeline) if "\\" not in pipeline else ["..."])]
     except ValueError:  # a quote that does not end

@@ -1,4 +1,4 @@
-"""What the arguments of the API have to be; each error names the argument and what it got."""
+"""Checks of the arguments of the API; each error names the argument and the value it got."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from dvfl_runtime.errors import ArgumentError
 from dvfl_runtime.errors.addresses import UNPRINTABLE, without_secrets
 
 LARGEST = sys.float_info.max
-MAX_THREADS = 1024  # libraries make as many as they are told to, and fail in ways of their own
+MAX_THREADS = 1024  # libraries start as many as they are told to, and then fail or crash
 
 
 def check_whole(name: str, value: object, least: int = 1, most: float = math.inf) -> None:
-    """Raises ArgumentError unless `value` is a whole number from `least` to `most`."""
+    """Raise ArgumentError unless `value` is a whole number from `least` to `most`."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     if not (whole and least <= value <= most):  # type: ignore[operator]
         limits = f"from {least} to {most}" if most < math.inf else f">= {least}"
@@ -33,8 +33,8 @@ def check_number(
     least: float = -LARGEST,
     most: float = LARGEST,
 ) -> None:
-    """Raises ArgumentError unless `value` is a finite number > `above` and within the others."""
-    number = math.nan  # which is in no range
+    """Raise ArgumentError unless `value` is finite, > `above`, and from `least` to `most`."""
+    number = math.nan  # outside of every range
     if isinstance(value, Real) and not isinstance(value, bool):
         with suppress(OverflowError):
             number = float(value)
@@ -46,26 +46,26 @@ def check_number(
 
 
 def check_choice(name: str, value: object, choices: Iterable[object]) -> None:
-    """Raises ArgumentError unless `value` is one of the choices."""
+    """Raise ArgumentError unless `value` is one of the choices."""
     known = list(choices)
     if not any(isinstance(value, type(choice)) and value == choice for choice in known):
         raise wrong(name, f"one of {', '.join(map(repr, known))}", value)
 
 
 def check_type(name: str, value: object, kind: type | tuple[type, ...], wanted: str) -> None:
-    """Raises ArgumentError unless `value` is of that type, which `wanted` says in words."""
+    """Raise ArgumentError unless `value` is of type `kind`, which the error calls `wanted`."""
     if not isinstance(value, kind):
         raise wrong(name, wanted, value)
 
 
 def check_line(name: str, text: object) -> None:
-    """Raises ArgumentError unless `text` can be shown to people as a part of a line."""
+    """Raise ArgumentError unless `text` is a string that can be shown within one line."""
     if not isinstance(text, str) or UNPRINTABLE.search(text):
         raise wrong(name, "a string of one line without control characters", text)
 
 
 def check_labels(labels: object) -> None:
-    """Raises ArgumentError unless `labels` is a list of distinct names of classes."""
+    """Raise ArgumentError unless `labels` is a list of distinct names of classes."""
     if not isinstance(labels, tuple | list) or not labels:
         raise wrong("labels", "a list of one or more names", labels)
     for number, label in enumerate(labels):
@@ -78,9 +78,9 @@ def check_labels(labels: object) -> None:
 
 
 def wrong(name: str, wanted: str, value: object) -> ArgumentError:
-    """Returns the error that says what an argument must be, and what it is."""
+    """Return the error that tells what an argument must be, and what it is."""
     try:
         got = without_secrets(shortened(value))
-    except Exception:  # it may be anything
+    except Exception:  # the `__repr__` of a user's object may raise anything
         got = f"a {type(value).__name__}"
     return ArgumentError(f"{name} must be {wanted}, got {got}")

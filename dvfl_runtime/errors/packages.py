@@ -1,4 +1,4 @@
-"""What is said when a package is missing: its name for pip, and what else will be needed."""
+"""Errors about missing packages: their names for pip, and the others that will be needed too."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from traceback import walk_tb
 from dvfl_runtime.errors import DvflError
 
 MEDIA = ("av", "cv2")
-# where pip's name differs
+# packages whose name for pip differs from the one that Python imports
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "cuda.bindings": "cuda-bindings"}
 
 
 @contextmanager
 def needed(what: str, *packages: str, error: type[DvflError] = DvflError) -> Iterator[None]:
-    """Turns what goes wrong with the imports in the block into one message.
+    """Turn any failure of the imports in the block into one message.
 
     Args:
-        what: needs them, as the subject of a sentence.
+        what: the feature that needs them, as the subject of a sentence.
         packages: all that it needs, by the names that Python imports.
         error: the type of the error.
 
@@ -34,7 +34,7 @@ def needed(what: str, *packages: str, error: type[DvflError] = DvflError) -> Ite
 
 
 def check_installed(what: str, *packages: str) -> None:
-    """Raises DvflError unless all that `what` needs is there, before any of it is imported."""
+    """Raise DvflError unless all packages that `what` needs are there; import none of them."""
     if missing := [name for name in packages if not is_installed(name)]:
         raise DvflError(
             f"{what} needs packages that are not installed; run: {pip_install(*missing)}"
@@ -42,7 +42,7 @@ def check_installed(what: str, *packages: str) -> None:
 
 
 def import_problem(err: BaseException, what: str, *packages: str) -> str:
-    """Returns the message about an import that failed; the arguments are those of `needed`."""
+    """Return the message about a failed import; see `needed` for the arguments."""
     failed = _failed_module(err, packages)
     name = _owner(failed, packages) or failed.partition(".")[0]
     if isinstance(err, ModuleNotFoundError) and not is_installed(failed):
@@ -55,8 +55,8 @@ def import_problem(err: BaseException, what: str, *packages: str) -> str:
 
 
 def _failed_module(err: BaseException, packages: Sequence[str]) -> str:
-    """Returns the module that an error is about: the named one, or the one that it came from."""
-    if isinstance(err, ImportError) and err.name:  # other errors have names of other things
+    """Return the module that an error is about: the one it names, or the one it came from."""
+    if isinstance(err, ImportError) and err.name:  # in other errors `name` is no module
         return err.name
     for frame, _ in walk_tb(err.__traceback__):
         module = str(frame.f_globals.get("__name__"))
@@ -66,20 +66,20 @@ def _failed_module(err: BaseException, packages: Sequence[str]) -> str:
 
 
 def _owner(module: str, packages: Sequence[str]) -> str | None:
-    return next((each for each in packages if f"{module}.".startswith(f"{each}.")), None)
+    return next((name for name in packages if f"{module}.".startswith(f"{name}.")), None)
 
 
 def pip_install(name: str, *others: str) -> str:
-    """Returns the command that installs a package, and those of the others that are missing."""
+    """Return the command that installs a package, and those of the others that are missing."""
     missing = [name, *(other for other in others if other != name and not is_installed(other))]
-    command = f"pip install {' '.join(DISTRIBUTIONS.get(each, each) for each in missing)}"
+    command = f"pip install {' '.join(DISTRIBUTIONS.get(name, name) for name in missing)}"
     if "cv2" in missing and platform.machine() == "aarch64":
         command += " (on a Jetson use JetPack's own OpenCV)"
     return command
 
 
 def is_installed(name: str) -> bool:
-    """Says whether Python finds a package, without importing it."""
+    """Return whether Python finds a package, without importing it."""
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, ValueError):
