@@ -17,8 +17,8 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from dvfl_runtime.artifact import graph_sha256
-from dvfl_runtime.engines import Engine, unavailable
 from dvfl_runtime.engines.cpus import usable_cpus
+from dvfl_runtime.engines.opening import Engine, unavailable
 from dvfl_runtime.engines.remembered import Key, cpu_name, recall, remember
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.version import __version__

@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import read_artifact
+from dvfl_runtime.engines.cache import private_folder, slug
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.engines.cuda import cuda_problem, gpu_model
-from dvfl_runtime.engines.private import private_folder, slug
 from dvfl_runtime.engines.signature import INPUT, OUTPUT, Shape, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
 from dvfl_runtime.errors.packages import MEDIA, needed

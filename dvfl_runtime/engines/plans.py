@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dvfl_runtime.artifact import Precision
-from dvfl_runtime.engines.private import private_folder, read_private, slug, write_private
+from dvfl_runtime.engines.cache import private_folder, read_private, slug, write_private
 from dvfl_runtime.engines.signature import INPUT, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, OutputError
 

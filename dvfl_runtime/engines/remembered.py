@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dvfl_runtime.engines.private import MINE, read_private, write_private
+from dvfl_runtime.engines.cache import MINE, read_private, write_private
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.files import cache_folder
 

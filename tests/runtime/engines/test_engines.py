@@ -10,8 +10,8 @@ import pytest
 from artifacts import clips, colour_graph, save, write_colour_model
 from onnx import TensorProto, helper
 
-from dvfl_runtime import ArtifactError, DvflError, EngineUnavailable, FakeEngine, engines
-from dvfl_runtime.engines import cuda, open_engine
+from dvfl_runtime import ArtifactError, DvflError, EngineUnavailable, FakeEngine
+from dvfl_runtime.engines import cuda, open_engine, opening
 from dvfl_runtime.engines import onnxruntime as ort_engine
 from dvfl_runtime.engines.openvino import shared_core
 
@@ -78,7 +78,7 @@ def test_results_outlive_later_calls(name, model):
 
 
 def test_auto_takes_the_only_one_installed_and_logs_it(model, caplog, monkeypatch):
-    monkeypatch.setattr(engines, "installed_engines", lambda: ("onnxruntime",))
+    monkeypatch.setattr(opening, "installed_engines", lambda: ("onnxruntime",))
     with caplog.at_level(logging.INFO, "dvfl_runtime"):
         engine = open_engine("auto", model)
     assert engine.name == "onnxruntime"
@@ -90,8 +90,8 @@ def test_auto_takes_the_only_one_installed_and_logs_it(model, caplog, monkeypatc
 
 
 def test_auto_tries_what_can_use_an_nvidia_gpu_first(model, monkeypatch, caplog):
-    monkeypatch.setattr(engines, "installed_engines", lambda: ("openvino", "onnxruntime"))
-    monkeypatch.setattr(engines, "cuda_problem", lambda: None)
+    monkeypatch.setattr(opening, "installed_engines", lambda: ("openvino", "onnxruntime"))
+    monkeypatch.setattr(opening, "cuda_problem", lambda: None)
     assert open_engine("auto", model).device == "cpu"
     (record,) = caplog.records
     assert record.levelname == "WARNING"
