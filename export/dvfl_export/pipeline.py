@@ -39,8 +39,7 @@ from dvfl_models.network.checkpoint import (
     variant_of,
 )
 from dvfl_models.network.macs import count_macs
-from dvfl_models.network.sizes import check_size
-from dvfl_models.network.video_focalnet import VideoFocalNet
+from dvfl_models.network.video_focalnet import VideoFocalNet, check_size
 from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, Precision, read_artifact
 from dvfl_runtime.clips.spec import ClipSpec

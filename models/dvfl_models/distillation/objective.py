@@ -1,30 +1,29 @@
-"""The loss of a step, with or without a teacher or joints to find."""
+"""The loss of a training step, with or without a teacher or joints to find."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dvfl_models.distillation.losses import Lesson, Teacher, kd_loss, modulation_loss
-from dvfl_models.distillation.teacher_cache import TeacherCache
+from dvfl_models.distillation.losses import kd_loss, modulation_loss
+from dvfl_models.distillation.teacher import Teacher
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.rendered.joints import joint_loss
 
 
 class Losses(NamedTuple):
-    """The loss and what it is made of, each a mean over the batch.
+    """The loss and its terms, each a mean over the batch.
 
     Attributes:
-        total: what is minimised.
+        total: the sum to minimise.
         task: cross-entropy with the labels.
         kd: with the teacher's logits; 0 without a teacher.
         modulation: with the teacher's modulators; 0 where they are not compared.
-        joints: of finding the joints of rendered people; 0 where that is not asked for.
+        joints: of finding the joints of rendered people; 0 where the recipe does not ask for them.
         logits: (B, num_classes) of the student.
     """
 
@@ -41,7 +40,7 @@ class Objective:
 
     Args:
         recipe: its `distill`, `optim.label_smoothing` and `optim.joints`.
-        device: where the teacher runs.
+        device: that the teacher runs on.
 
     Raises:
         DvflError: if the teacher cannot be read or does not fit, or its cache cannot be written.
@@ -49,17 +48,12 @@ class Objective:
 
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.distill, self.smoothing = recipe.distill, recipe.optim.label_smoothing
-        self.joints, self.size = recipe.optim.joints, recipe.spec.size
+        self.joint_weight, self.size = recipe.optim.joints, recipe.spec.size
         self.teacher: Teacher | None = None
-        self.cache: TeacherCache | None = None
-        if self.distill is None or not (self.distill.alpha or self.distill.beta):
-            return  # a teacher that has no weight is not run
-        self.teacher = Teacher(self.distill.teacher, recipe.labels, recipe.spec)
-        self.teacher.model.to(device)
-        if self.distill.cache_mb:
-            folder = Path(self.distill.teacher).parent / "teacher_cache"
-            sha256, classes = self.teacher.sha256, len(recipe.labels)
-            self.cache = TeacherCache(folder, sha256, classes, self.distill.cache_mb)
+        # a teacher whose losses have no weight is not run
+        if (distill := recipe.distill) is not None and (distill.alpha or distill.beta):
+            self.teacher = Teacher(distill.teacher, recipe.labels, recipe.spec, distill.cache_mb)
+            self.teacher.model.to(device)
 
     def __call__(
         self,
@@ -69,49 +63,36 @@ class Objective:
         autocast: AbstractContextManager[None],
         joints: Tensor | None = None,
     ) -> Losses:
-        """Runs both networks on the same clips.
+        """Run student and teacher on the same clips and compare them.
 
         Args:
             student: the network that learns; with `joints` a `WithJoints`.
             clips: (B, T, 3, H, W) normalised, augmented and mixed.
             targets: (B,) classes or (B, num_classes) shares.
-            autocast: the precision that the teacher runs in; the student knows its own.
-            joints: (B, T, 13, 2) in pixels; the recipe has no teacher then.
+            autocast: the precision of the teacher; the student is wrapped in its own.
+            joints: (B, T, 13, 2) in pixels; only given by recipes without a teacher.
         """
-        distill = self.distill
+        zero = torch.zeros((), device=clips.device)
         if joints is not None:
             logits, maps = student(clips)
-            return self._with_joints(logits, maps, targets, joints)
-        if distill is None or self.teacher is None:
+            task, found = self._task_loss(logits, targets), joint_loss(maps, joints, self.size)
+            return Losses(task + self.joint_weight * found, task, zero, zero, found, logits)
+        if self.distill is None or self.teacher is None:
             logits = student(clips)
-            task = self._task(logits, targets)
-            none = torch.zeros_like(task)
-            return Losses(task, task, none, none, none, logits)
+            task = self._task_loss(logits, targets)
+            return Losses(task, task, zero, zero, zero, logits)
+        alpha, beta = self.distill.alpha, self.distill.beta
         with autocast:
-            lesson = self._lesson(self.teacher, clips, with_modulators=distill.beta > 0)
-        if distill.beta:
+            wanted = self.teacher.teach(clips, modulators=beta > 0)
+        if beta:
             logits, modulators = student(clips, return_modulators=True)
-            modulation = modulation_loss(modulators, lesson.modulators)
+            modulation = modulation_loss(modulators, wanted.modulators)
         else:
-            logits = student(clips)
-            modulation = logits.new_zeros(())
-        task, kd = self._task(logits, targets), kd_loss(logits, lesson.logits, distill.temperature)
-        total = distill.alpha * kd + (1 - distill.alpha) * task + distill.beta * modulation
-        return Losses(total, task, kd, modulation, torch.zeros_like(task), logits)
+            logits, modulation = student(clips), zero
+        kd = kd_loss(logits, wanted.logits, self.distill.temperature)
+        task = self._task_loss(logits, targets)
+        total = alpha * kd + (1 - alpha) * task + beta * modulation
+        return Losses(total, task, kd, modulation, zero, logits)
 
-    def _with_joints(self, logits: Tensor, maps: Tensor, targets: Tensor, joints: Tensor) -> Losses:
-        task, found = self._task(logits, targets), joint_loss(maps, joints, self.size)
-        none = torch.zeros_like(task)
-        return Losses(task + self.joints * found, task, none, none, found, logits)
-
-    def _task(self, logits: Tensor, targets: Tensor) -> Tensor:
+    def _task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(logits, targets, label_smoothing=self.smoothing)
-
-    def _lesson(self, teacher: Teacher, clips: Tensor, *, with_modulators: bool) -> Lesson:
-        if self.cache is None:
-            return teacher.teach(clips, modulators=with_modulators)
-
-        def teach(some: Tensor) -> Tensor:
-            return teacher.teach(some, modulators=False).logits
-
-        return Lesson(self.cache.logits(clips, teach), [])

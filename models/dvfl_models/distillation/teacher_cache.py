@@ -1,7 +1,8 @@
-"""Logits of a teacher on disk, so that a slow one sees each clip once.
+"""Logits of a teacher on disk, so that a slow teacher runs once for each clip.
 
-The key is a hash of the clip's pixels after augmentation and mixing: what (video, augmentation
-seed) come to. So a changed video, recipe or augmentation never finds logits that are not its own.
+The key is a hash of the clip's pixels after augmentation and mixing, which depend on the video and
+the seed of its augmentation. So a changed video, recipe or augmentation never finds the logits of
+other pixels.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from dvfl_runtime.errors import OutputError
 
 log = logging.getLogger(__name__)
 
-_ROW_BYTES = 40  # of a key and of SQLite's own, beside the logits
+_ROW_BYTES = 40  # of the key and of SQLite's bookkeeping, beside the logits
 
 
 class TeacherCache:
     """A bounded store of logits; several processes may share it.
 
-    What is stored is never replaced and what is found is never computed again. A network's last
-    bits depend on the batch, so this is what makes a run that was killed go on as if it had not
-    been. When the store is full, what is in it stays: clips come round in turn, and throwing out
-    old ones would lose each before its turn comes.
+    Stored logits are never replaced, and never computed again. The last bits of a network's output
+    depend on the rest of the batch; reading them back lets a run that was killed go on exactly as
+    if it had not been. A full store keeps its content: clips come round in turn, so that replacing
+    old ones would lose each of them before it is needed again.
 
     Args:
-        folder: where the file lies; one file per teacher.
+        folder: of the file; there is one file per teacher.
         teacher: SHA-256 of its checkpoint.
         num_classes: width of the logits.
         max_mb: bound of the file's size, 1e6 bytes.
@@ -62,11 +63,11 @@ class TeacherCache:
         return int(self._db.execute("SELECT count(*) FROM seen").fetchone()[0])
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._db.close()
 
     def logits(self, clips: Tensor, teach: Callable[[Tensor], Tensor]) -> Tensor:
-        """Logits (B, num_classes) of clips (B, T, 3, H, W): stored ones, or those of `teach`."""
+        """Return the logits of clips, (B, T, 3, H, W) -> (B, num_classes): stored or of `teach`."""
         keys = [_key(clip) for clip in clips]
         stored = [self._stored(key) for key in keys]
         missing = [k for k, row in enumerate(stored) if row is None]
@@ -92,7 +93,7 @@ class TeacherCache:
         try:
             with self._db:  # one transaction: all of the batch or nothing
                 self._db.executemany("INSERT OR IGNORE INTO seen VALUES (?, ?)", rows)
-        except sqlite3.Error as err:  # such as a full disk, which is no reason to end a training
+        except sqlite3.Error as err:  # such as a full disk: the training can do without
             log.warning("%s cannot be written (%s); further logits are not kept", self.path, err)
             self._full = True
 

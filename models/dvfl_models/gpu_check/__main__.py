@@ -30,7 +30,7 @@ from dvfl_models.gpu_check.clips import read_clips, save
 from dvfl_models.gpu_check.distillation import read_plan, summary
 from dvfl_models.gpu_check.training import Row, distillation_rows, parity_rows, training_rows
 from dvfl_models.recipe.recipe import recipe_from
-from dvfl_models.studies.machine import machine
+from dvfl_models.studies.result_files import machine
 from dvfl_models.training.starting import TrainOptions
 from dvfl_models.training.train import Trainer
 from dvfl_runtime.arguments import Parser, at_least, natural, run_command

@@ -29,8 +29,8 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from dvfl_models.distillation.losses import dist_loss, kd_loss, standardised_kd_loss
 from dvfl_models.gpu_check.clips import FRAMES, Augmented, Clips, load, normalised
 from dvfl_models.network.checkpoint import StateDict, read_checkpoint
+from dvfl_models.network.initialisation import deepened, widened
 from dvfl_models.network.video_focalnet import VideoFocalNet, build_model
-from dvfl_models.network.widen import widened
 from dvfl_models.recipe.errors import in_words
 from dvfl_models.recipe.parts import Part
 from dvfl_models.studies.paired import difference
@@ -112,26 +112,8 @@ def started(variant: str, num_classes: int, start: StateDict | None, drop: float
     body = {key: value for key, value in start.items() if not key.startswith("head.")}
     if len(body["norm.weight"]) < len(wanted["norm.weight"]):
         body = widened(body, wanted)
-    model.load_state_dict(_deepened(body, wanted), strict=False)
+    model.load_state_dict(deepened(body, wanted), strict=False)
     return model
-
-
-def _deepened(given: StateDict, wanted: StateDict) -> dict[str, Tensor]:
-    """Adds the blocks that a deeper network has: copies of the last one that change nothing yet.
-
-    The last linear layer of both branches of such a block is zero: it passes its input on.
-    """
-    out = dict(given)
-    for key in wanted:
-        parts = key.split(".")
-        if key in out or "blocks" not in parts:
-            continue
-        prefix = ".".join(parts[:3]) + "."
-        last = max(int(name.split(".")[3]) for name in given if name.startswith(prefix))
-        source = given[prefix + ".".join([str(last), *parts[4:]])]
-        zero = any(f".{end}." in key for end in ("modulation.proj", "mlp.fc2"))
-        out[key] = torch.zeros_like(source) if zero else source.clone()
-    return out
 
 
 def train(

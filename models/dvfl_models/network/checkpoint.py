@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints: official ones, plain state_dicts and our own."""
+"""Checkpoint files, which are read and written: official ones, plain state_dicts and our own."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ from dvfl_runtime.files import replacing
 
 StateDict = Mapping[str, Tensor]
 
-# Settings that trainers keep beside the weights. They are read as plain dictionaries, so that
-# nothing of these packages is imported or run.
+# Trainers keep settings of these types beside the weights. They are read as plain dictionaries, so
+# that no code of these packages is imported or run.
 SETTINGS = ("yacs.config.CfgNode", "fvcore.common.config.CfgNode", "argparse.Namespace")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """The content of a checkpoint file; only files of our own have more than weights.
 
     Attributes:
         path: of the file.
         state_dict: weights by official key names.
         sha256: of the file.
-        config: the network, where the file says it (our own files do).
-        variant: its name, "" if the file does not say it.
-        labels: class names in the order of the logits, empty if the file does not say them.
-        spec: the clips it was trained on, None if the file does not say it.
+        config: of the network, if the file has it.
+        variant: name of the network, "" if the file has none.
+        labels: class names in the order of the logits, empty if the file has none.
+        spec: the clips that the network was trained on, if the file has it.
         training: data and measured accuracy, as our trainer wrote them.
-        trainer: the optimiser and all else that a resumed training needs; empty in foreign files.
+        trainer: state of the optimiser and all else that is needed to resume the training.
     """
 
     path: Path
@@ -57,11 +57,12 @@ class Checkpoint:
 
 
 def read_checkpoint(path: str | os.PathLike[str], key: str = "") -> Checkpoint:
-    """Reads an official `.pth` ({"model": ...}), a plain state_dict or our own checkpoint.
+    """Read an official `.pth` ({"model": ...}), a plain state_dict or our own checkpoint.
 
     Args:
         path: of the file.
-        key: of a recipe that names it, such as "model.start", for the error if it is missing.
+        key: of the recipe that names the file, such as "model.start"; the error for a missing file
+            names it.
 
     Raises:
         CheckpointError: if the file is missing, damaged, a pickle of objects, or holds no weights.
@@ -70,9 +71,8 @@ def read_checkpoint(path: str | os.PathLike[str], key: str = "") -> Checkpoint:
     path = Path(path)
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # about the pickle protocol of foreign files
+            # PyTorch warns about the pickle protocol of foreign files
+            warnings.simplefilter("ignore", UserWarning)
             with torch.serialization.safe_globals([(OrderedDict, name) for name in SETTINGS]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
@@ -80,7 +80,7 @@ def read_checkpoint(path: str | os.PathLike[str], key: str = "") -> Checkpoint:
             f"{path} holds pickled Python objects or is damaged, and is not loaded because that "
             f"could run code; save it again as torch.save(model.state_dict(), path)"
         ) from err
-    except Exception as err:  # damaged bytes raise whatever the unpickler trips over
+    except Exception as err:  # damaged bytes make the unpickler raise errors of any type
         reason = " ".join([f"{type(err).__name__}:", *str(err).splitlines()[:1]]).rstrip(":")
         raise CheckpointError(
             f"{path} is not a readable PyTorch checkpoint ({reason}); copy it or save it again"
@@ -113,7 +113,7 @@ def read_checkpoint(path: str | os.PathLike[str], key: str = "") -> Checkpoint:
 
 
 def _check_file(path: str | os.PathLike[str], key: str) -> None:
-    """Raises CheckpointError for what can be told without reading the file."""
+    """Raise CheckpointError if the path alone shows that there is no checkpoint to read."""
     if not os.fspath(path):
         raise CheckpointError("the path of the checkpoint is empty; give that of a .pth file")
     path = Path(path)
@@ -137,13 +137,13 @@ def save_checkpoint(
     about: Mapping[str, Any],
     trainer: Mapping[str, Any] | None = None,
 ) -> None:
-    """Writes our checkpoint, complete or not at all; readable with `weights_only=True`.
+    """Write a checkpoint of our own, complete or not at all; readable with `weights_only=True`.
 
     Args:
-        path: the file.
+        path: of the file.
         model: its weights and config are stored.
-        about: JSON-ready `variant`, `labels`, `spec`, `training`.
-        trainer: tensors and plain values that a resumed training needs.
+        about: `variant`, `labels`, `spec` and `training`, ready for JSON.
+        trainer: tensors and plain values with which the training can be resumed.
 
     Raises:
         OutputError: if the file cannot be written.
@@ -157,11 +157,11 @@ def save_checkpoint(
 
 
 def _save(content: Mapping[str, Any], path: Path) -> None:
-    """`torch.save` that says with an OSError why it cannot write, such as a full disk."""
+    """Save with PyTorch; raise an OSError that tells why it cannot write, such as a full disk."""
     with path.open("wb") as file:
         try:
             torch.save(content, file)
-        except RuntimeError as err:  # of its zip writer; the file's own error is its context
+        except RuntimeError as err:  # of PyTorch's zip writer; the file's own error is its context
             cause: BaseException | None = err
             while cause is not None and not isinstance(cause, OSError):
                 cause = cause.__context__
@@ -169,11 +169,11 @@ def _save(content: Mapping[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(model: VideoFocalNet, path: str | os.PathLike[str]) -> Checkpoint:
-    """Reads `path` and loads its weights into `model`, strictly.
+    """Read `path` and load its weights into `model`, strictly.
 
     Raises:
-        CheckpointError: if the file cannot be read, or with the missing, unexpected and
-            wrong-shape keys and the variant that would fit.
+        CheckpointError: if the file cannot be read or does not fit; lists the missing, unexpected
+            and wrong-shape keys and the variant that would fit.
     """
     checkpoint = read_checkpoint(path)
     _check_fit(model, checkpoint)
@@ -189,16 +189,16 @@ def _check_fit(model: VideoFocalNet, checkpoint: Checkpoint) -> None:
 
 
 def variant_of(checkpoint: Checkpoint) -> str:
-    """Name of a checkpoint's variant, by its own word or the shapes; "" if it is none of ours."""
+    """Return the variant that a checkpoint names or, by its shapes, fits; "" if there is none."""
     return checkpoint.variant or matching_variant(checkpoint.state_dict)
 
 
 def config_of(checkpoint: Checkpoint, variant: str = "") -> VideoFocalNetConfig:
-    """The network of a checkpoint: what it says itself, or else the variant that it fits.
+    """Return the config that a checkpoint holds, or else that of the variant that it fits.
 
     Args:
         checkpoint: with the weights.
-        variant: takes the place of what the checkpoint says.
+        variant: to use in place of the checkpoint's own config.
 
     Raises:
         CheckpointError: if the weights have no head, or fit no variant.
@@ -214,7 +214,7 @@ def config_of(checkpoint: Checkpoint, variant: str = "") -> VideoFocalNetConfig:
 
 
 def model_of(checkpoint: Checkpoint, variant: str = "") -> VideoFocalNet:
-    """The network of a checkpoint with its weights, in eval mode.
+    """Return the network of a checkpoint with its weights, in eval mode.
 
     Raises:
         CheckpointError: as `config_of`, or if the weights do not fit that network.
@@ -240,7 +240,7 @@ def width_of(checkpoint: Checkpoint) -> int:
 
 
 def compare(wanted: StateDict, given: StateDict) -> str:
-    """Says how two state_dicts differ in keys and shapes; "" if they do not."""
+    """Return in words how two state_dicts differ in keys and shapes; "" if they do not."""
     wrong = [
         f"{k} {tuple(given[k].shape)} instead of {tuple(wanted[k].shape)}"
         for k in wanted
@@ -259,44 +259,25 @@ def compare(wanted: StateDict, given: StateDict) -> str:
 
 
 def num_classes_of(state: StateDict) -> int | None:
-    """Width of the classification head, None if there is none."""
+    """Return the width of the classification head, None if there is none."""
     return int(state["head.weight"].shape[0]) if "head.weight" in state else None
 
 
 def matching_variant(state: StateDict) -> str:
-    """Name of the variant that the weights fit exactly, "" if there is none."""
+    """Return the name of the variant that the weights fit exactly, "" if there is none."""
     num_classes = num_classes_of(state)
     if num_classes is None:
         return ""
     for name, config in VARIANTS.items():
-        with torch.device("meta"):
+        with torch.device("meta"):  # shapes alone, no memory
             wanted = VideoFocalNet(dataclasses.replace(config, num_classes=num_classes))
         if not compare(wanted.state_dict(), state):
             return name
     return ""
 
 
-def init_from_focalnet(model: VideoFocalNet, state: StateDict) -> dict[str, list[str]]:
-    """Loads what matches of an ImageNet FocalNet (2D) state_dict; the rest keeps its values.
-
-    The spatial part has the same key names (arXiv 2307.06947, section 4.1); the temporal part and
-    the head do not exist in it.
-
-    Returns:
-        "loaded", "not_in_file" and "skipped" (in the file, but absent or of another shape here).
-    """
-    own = model.state_dict()
-    loaded = [k for k, v in state.items() if k in own and own[k].shape == v.shape]
-    model.load_state_dict({k: state[k] for k in loaded}, strict=False)
-    return {
-        "loaded": loaded,
-        "not_in_file": [k for k in own if k not in loaded],
-        "skipped": [k for k in state if k not in loaded],
-    }
-
-
 def other_clips(name: str, trained: ClipSpec | None, given: ClipSpec) -> str:
-    """Returns a warning if a checkpoint was trained on other clips than a recipe's, else ""."""
+    """Return a warning if a checkpoint was trained on other clips than a recipe's, else ""."""
     if trained is None:
         return ""
     fields = ("num_frames", "size", "resize", "crop", "mean", "std", "window_s")

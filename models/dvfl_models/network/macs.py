@@ -1,4 +1,4 @@
-"""Counting multiply-accumulates."""
+"""The multiply-accumulates of a network."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_macs(model: nn.Module, clip_shape: tuple[int, int, int, int]) -> int:
-    """Multiply-accumulates of one clip through the matrix products and convolutions of `model`.
+    """Count those of the matrix products and convolutions of `model` for one clip.
 
-    Runs on the meta device: no memory, no arithmetic. One MAC is two FLOPs; the official script
-    prints MACs under the label "gflops".
+    Runs on the meta device, which takes neither memory nor arithmetic. One MAC is two FLOPs; the
+    official script prints MACs under the label "gflops".
 
     Args:
         model: takes (B, T, C, H, W).

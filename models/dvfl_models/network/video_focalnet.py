@@ -2,19 +2,18 @@
 
 Deviations from the official modules, none of which changes a number at inference:
 
-- Tokens keep the layout (B, T, H, W, C) from the patch embedding to the head; T, H and W are read
-  from the input, nothing is baked in.
+- Tokens keep the layout (B, T, H, W, C) from the patch embedding to the head. T, H and W are read
+  from the input: one module serves any number of frames and any size.
 - The temporal convolutions run as (k, 1) convolutions over (B, C, T, H*W) instead of as
   convolutions over B*H*W sequences of length T. Their weights keep the official shape (C, C, k).
-- Nothing is stored on a module in `forward`: gates and modulators are local values.
+- `forward` stores nothing on a module: gates and modulators are local values.
 - Stochastic depth drops a block for a whole clip, not for single frames of it.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -25,13 +24,14 @@ from torch import Tensor, nn
 from dvfl_runtime.errors import ArgumentError
 
 Layer = Callable[[Tensor], Tensor]
-PATCH_SIZE = 4
+PATCH_SIZE = 4  # px per side of a token of the first stage; each later stage halves the picture
 NUM_STAGES = 4
+MIN_SIDE_PX = PATCH_SIZE * 2 ** (NUM_STAGES - 1)  # leaves one token in the last stage
 
 
 @dataclass(frozen=True)
 class VideoFocalNetConfig:
-    """Everything that defines a network; the names are those of the official configuration.
+    """Everything that defines a network, by the names of the official configuration.
 
     Attributes:
         embed_dim: channels of the first stage; each later stage doubles them.
@@ -39,13 +39,13 @@ class VideoFocalNetConfig:
         num_classes: width of the logits.
         focal_levels: L per stage, the number of context levels.
         focal_windows: kernel of the first level per stage; each next level adds 2.
-        mlp_ratio: hidden width of the MLP over the stage's width.
+        mlp_ratio: hidden width of the MLP, in widths of the stage.
         tubelet_size: frames per patch; 1 embeds each frame by itself.
         use_conv_embed: overlapped embeddings (7x7 stride 4, then 3x3 stride 2).
-        use_layerscale: scale both residual branches by a learnt vector.
-        layerscale_value: what that vector starts at.
-        use_postln: normalise after a branch instead of before it.
-        use_postln_in_modulation: LayerNorm on the modulated output.
+        use_layerscale: scale each residual branch by a learnt vector.
+        layerscale_value: initial value of that vector.
+        use_postln: normalise the output of a branch instead of its input.
+        use_postln_in_modulation: normalise the modulated tokens, before their projection.
         normalize_modulator: divide the gathered context by L + 1.
         drop_path_rate: stochastic depth of the last block; earlier ones grow linearly to it.
 
@@ -85,25 +85,21 @@ class VideoFocalNetConfig:
             raise ArgumentError(f"drop_path_rate must be in [0, 1), got {self.drop_path_rate}")
 
 
-VARIANTS: dict[str, VideoFocalNetConfig] = {
-    "femto": VideoFocalNetConfig(embed_dim=32, depths=(1, 1, 2, 1)),
-    "pico": VideoFocalNetConfig(embed_dim=48, depths=(1, 1, 2, 1)),
-    "nano": VideoFocalNetConfig(embed_dim=96, depths=(1, 1, 2, 1)),
-    "tiny": VideoFocalNetConfig(embed_dim=96, depths=(2, 2, 6, 2)),
-    "small": VideoFocalNetConfig(embed_dim=96, depths=(2, 2, 18, 2)),
-    "base": VideoFocalNetConfig(embed_dim=128, depths=(2, 2, 18, 2)),
-}
+def check_size(size: tuple[int, int]) -> None:
+    """Raise ArgumentError if pictures of (H, W) px are too small for the four stages."""
+    if min(size) < MIN_SIDE_PX:
+        raise ArgumentError(f"size must be at least {MIN_SIDE_PX} px on each side, got {size}")
 
 
 class Modulators(NamedTuple):
-    """What a block multiplies its queries with, each (B, T, H, W, C) (2307.06947, eq. 9)."""
+    """The factors of a block's queries, each (B, T, H, W, C) (arXiv 2307.06947, eq. 9)."""
 
     spatial: Tensor
     temporal: Tensor
 
 
 def focal_kernels(window: int, levels: int) -> list[int]:
-    """Kernel sizes of the context levels: `window`, `window + 2`, ..."""
+    """Return the kernel sizes of the context levels: `window`, `window + 2`, ..."""
     return [window + 2 * level for level in range(levels)]
 
 
@@ -119,11 +115,11 @@ class DropPath(nn.Module):
         if not self.training or self.rate == 0:
             return x
         keep = torch.rand(x.shape[0], *[1] * (x.dim() - 1), device=x.device) >= self.rate
-        return x * keep / (1 - self.rate)
+        return x * keep / (1 - self.rate)  # keeps the expected value of the branch
 
 
 class PatchEmbed(nn.Module):
-    """A strided convolution per frame (or tubelet), then LayerNorm."""
+    """A strided convolution of each frame (or tubelet), then LayerNorm."""
 
     def __init__(self, in_dim: int, dim: int, config: VideoFocalNetConfig, *, stem: bool) -> None:
         super().__init__()
@@ -143,10 +139,12 @@ class PatchEmbed(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, C, H, W) -> (B, T', H', W', dim)."""
         if self.tubelet > 1:
-            x = self.proj(x.transpose(1, 2)).permute(0, 2, 3, 4, 1)  # via (B, C, T, H, W)
+            # (B, T, C, H, W) -> (B, C, T, H, W) -> (B, dim, T', H', W') -> (B, T', H', W', dim)
+            x = self.proj(x.transpose(1, 2)).permute(0, 2, 3, 4, 1)
         else:
             batch, frames = x.shape[:2]
-            x = self.proj(x.flatten(0, 1)).permute(0, 2, 3, 1)  # (B*T, C, H, W) -> (B*T, H, W, C)
+            # (B, T, C, H, W) -> (B*T, C, H, W) -> (B*T, dim, H', W') -> (B*T, H', W', dim)
+            x = self.proj(x.flatten(0, 1)).permute(0, 2, 3, 1)
             x = x.reshape(batch, frames, *x.shape[1:])
         out: Tensor = self.norm(x)
         return out
@@ -155,16 +153,13 @@ class PatchEmbed(nn.Module):
 def gather_context(
     ctx: Tensor, gates: Tensor, layers: nn.ModuleList | list[nn.Module], dims: tuple[int, ...]
 ) -> Tensor:
-    """Hierarchical contextualisation and gated aggregation (arXiv 2307.06947, eq. 5-8).
+    """Return the gated sum (N, C, *P) of the contexts of all levels (2307.06947, eq. 5-8).
 
     Args:
         ctx: (N, C, *P), the projected tokens.
-        gates: (N, L + 1, *P).
+        gates: (N, L + 1, *P), a weight for each level and one for the global context.
         layers: the L context layers, each (N, C, *P) -> (N, C, *P), activation included.
-        dims: which dimensions the global context is the mean of.
-
-    Returns:
-        (N, C, *P), the context of all levels.
+        dims: the dimensions over which the global context is averaged.
     """
     total = torch.zeros_like(ctx)
     for level, layer in enumerate(layers):
@@ -174,7 +169,7 @@ def gather_context(
 
 
 class TemporalConv(nn.Conv1d):
-    """A dense convolution over time, computed at all pixels at once."""
+    """A dense convolution over time, computed for all pixels at once."""
 
     def __init__(self, dim: int, kernel: int) -> None:
         super().__init__(dim, dim, kernel, padding=kernel // 2, bias=False)
@@ -207,34 +202,36 @@ class SpatioTemporalFocalModulation(nn.Module):
         self.ln = nn.LayerNorm(dim) if config.use_postln_in_modulation else None
 
     def modulators(self, ctx: Tensor, gates: Tensor, temporal: Tensor) -> Modulators:
-        """The spatial and the temporal modulator, each (B, T, H, W, C).
+        """Return the spatial and the temporal modulator.
 
         Args:
-            ctx: (B, T, H, W, C), spatial context projection.
-            gates: (B, T, H, W, L + 1).
-            temporal: (B, T, H, W, C + L + 1), temporal context projection and gates.
+            ctx: (B, T, H, W, C), the tokens projected for the spatial context.
+            gates: (B, T, H, W, L + 1), of the spatial levels.
+            temporal: (B, T, H, W, C + L + 1), the same for the temporal context, and its gates.
         """
         batch, frames, height, width, dim = ctx.shape
         scale = 1 / (self.levels + 1) if self.normalize_modulator else 1.0
-        # (B, T, H, W, C) -> (B*T, C, H, W), which lies channels last in memory
+        # (B, T, H, W, C) -> (B*T, C, H, W), a view that is channels-last in memory
         ctx = ctx.flatten(0, 1).permute(0, 3, 1, 2)
         gates = gates.flatten(0, 1).permute(0, 3, 1, 2)
         spatial = gather_context(ctx, gates, self.focal_layers, (2, 3)) * scale
+        # (B*T, C, H, W) -> (B, T, H, W, C)
         spatial = self.h(spatial).permute(0, 2, 3, 1).reshape(batch, frames, height, width, dim)
-        # (B, T, H, W, C) -> (B, C, T, H*W)
+        # (B, T, H, W, C + L + 1) -> (B, C + L + 1, T, H*W)
         temporal = temporal.flatten(2, 3).permute(0, 3, 1, 2)
         ctx, gates = torch.split(temporal, [dim, self.levels + 1], dim=1)
         across = gather_context(ctx, gates, self.focal_layers_temporal, (2,)) * scale
         across = F.conv2d(across, self.h_temporal.weight.unsqueeze(-1), self.h_temporal.bias)
+        # (B, C, T, H*W) -> (B, T, H, W, C)
         across = across.permute(0, 2, 3, 1).reshape(batch, frames, height, width, dim)
         return Modulators(spatial, across)
 
-    def forward(self, x: Tensor, seen: list[Modulators] | None = None) -> Tensor:
-        """(B, T, H, W, C) -> (B, T, H, W, C); appends its modulators to `seen` if that is given."""
+    def forward(self, x: Tensor, collected: list[Modulators] | None = None) -> Tensor:
+        """(B, T, H, W, C) -> the same shape; appends its modulators to `collected`, if given."""
         q, ctx, gates = torch.split(self.f(x), [self.dim, self.dim, self.levels + 1], dim=-1)
         modulators = self.modulators(ctx, gates, self.f_temporal(x))
-        if seen is not None:
-            seen.append(modulators)
+        if collected is not None:
+            collected.append(modulators)
         x = q * modulators.spatial * modulators.temporal
         if self.ln is not None:
             x = self.ln(x)
@@ -269,21 +266,19 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
         self.drop_path = DropPath(drop_path)
-        self.gamma_1: nn.Parameter | None = None
-        self.gamma_2: nn.Parameter | None = None
-        if config.use_layerscale:
-            self.gamma_1 = nn.Parameter(torch.full((dim,), config.layerscale_value))
-            self.gamma_2 = nn.Parameter(torch.full((dim,), config.layerscale_value))
+        scale = torch.full((dim,), config.layerscale_value)
+        self.gamma_1 = nn.Parameter(scale) if config.use_layerscale else None
+        self.gamma_2 = nn.Parameter(scale.clone()) if config.use_layerscale else None
 
     def branch(self, x: Tensor, norm: nn.Module, layer: Layer, gamma: Tensor | None) -> Tensor:
-        """One residual branch: normalisation before or after `layer`, then LayerScale."""
+        """Compute one residual branch: `layer` with its normalisation, then LayerScale."""
         out: Tensor = norm(layer(x)) if self.postln else layer(norm(x))
         dropped: Tensor = self.drop_path(out if gamma is None else gamma * out)
         return dropped
 
-    def forward(self, x: Tensor, seen: list[Modulators] | None = None) -> Tensor:
-        """(B, T, H, W, C) -> (B, T, H, W, C); appends its modulators to `seen` if that is given."""
-        modulation = self.modulation if seen is None else partial(self.modulation, seen=seen)
+    def forward(self, x: Tensor, collected: list[Modulators] | None = None) -> Tensor:
+        """(B, T, H, W, C) -> the same shape; appends its modulators to `collected`, if given."""
+        modulation = partial(self.modulation, collected=collected)
         x = x + self.branch(x, self.norm1, modulation, self.gamma_1)
         return x + self.branch(x, self.norm2, self.mlp, self.gamma_2)
 
@@ -291,35 +286,32 @@ class Block(nn.Module):
 class Stage(nn.Module):
     """Blocks of one width, then the embedding into the next."""
 
-    def __init__(
-        self, index: int, config: VideoFocalNetConfig, drop_paths: Iterator[float]
-    ) -> None:
+    def __init__(self, index: int, config: VideoFocalNetConfig, rates: Iterator[float]) -> None:
         super().__init__()
         dim = config.embed_dim * 2**index
         self.blocks = nn.ModuleList(
             Block(dim, config.focal_windows[index], config.focal_levels[index], config, rate)
-            for _, rate in zip(range(config.depths[index]), drop_paths, strict=False)
+            for _, rate in zip(range(config.depths[index]), rates, strict=False)
         )
-        self.downsample = None
-        if index + 1 < NUM_STAGES:
-            self.downsample = PatchEmbed(dim, 2 * dim, config, stem=False)
+        last = index + 1 == NUM_STAGES
+        self.downsample = None if last else PatchEmbed(dim, 2 * dim, config, stem=False)
 
-    def forward(self, x: Tensor, seen: list[Modulators] | None = None) -> Tensor:
-        """(B, T, H, W, C) -> (B, T, H/2, W/2, 2C), or unchanged in shape in the last stage."""
+    def forward(self, x: Tensor, collected: list[Modulators] | None = None) -> Tensor:
+        """(B, T, H, W, C) -> (B, T, H/2, W/2, 2C), or the same shape in the last stage.
+
+        Appends the modulators of its last block to `collected`, if that is given.
+        """
         *first, last = self.blocks
         for block in first:
             x = block(x)
-        x = last(x, seen)  # the modulators that the next stage sees
+        x = last(x, collected)
         if self.downsample is not None:
-            x = self.downsample(x.permute(0, 1, 4, 2, 3))  # to (B, T, C, H, W)
+            x = self.downsample(x.permute(0, 1, 4, 2, 3))  # (B, T, H, W, C) -> (B, T, C, H, W)
         return x
 
 
 class VideoFocalNet(nn.Module):
-    """The classifier: patch embedding, four stages, LayerNorm, mean over pixels and frames, head.
-
-    The same module serves any number of frames and any picture of at least 32 x 32 px.
-    """
+    """Patch embedding, four stages, LayerNorm, mean over pixels and frames, linear head."""
 
     def __init__(self, config: VideoFocalNetConfig) -> None:
         super().__init__()
@@ -333,62 +325,69 @@ class VideoFocalNet(nn.Module):
         self.head = nn.Linear(dim, config.num_classes)
         init_weights(self, "official")
 
-    def forward_stages(self, clip: Tensor, seen: list[Modulators] | None = None) -> list[Tensor]:
-        """Tokens after each of the four stages, each (B, T, H, W, C).
-
-        Args:
-            clip: (B, T, 3, H, W) float, normalised.
-            seen: gets the modulators of the last block of each stage, if it is given.
-        """
+    def forward_stages(
+        self, clip: Tensor, collected: list[Modulators] | None = None
+    ) -> list[Tensor]:
+        """(B, T, 3, H, W) normalised -> the tokens (B, T, H, W, C) after each of the stages."""
         tokens = [self.patch_embed(clip)]
         for stage in self.layers:
-            tokens.append(stage(tokens[-1], seen))
+            tokens.append(stage(tokens[-1], collected))
         return tokens[1:]
+
+    def forward_tokens(self, clip: Tensor, collected: list[Modulators] | None = None) -> Tensor:
+        """Return the normalised tokens of the last stage, (B, T, H, W, C), for the head."""
+        tokens: Tensor = self.norm(self.forward_stages(clip, collected)[-1])
+        return tokens
 
     def forward(
         self, clip: Tensor, return_modulators: bool = False
     ) -> Tensor | tuple[Tensor, list[Modulators]]:
-        """Logits of normalised clips: (B, T, 3, H, W) float -> (B, num_classes).
+        """Compute the logits of normalised clips: (B, T, 3, H, W) float -> (B, num_classes).
 
-        With `return_modulators` also those of the last block of each of the four stages.
+        With `return_modulators` also return those of the last block of each of the four stages.
         """
-        seen: list[Modulators] | None = [] if return_modulators else None
-        logits: Tensor = self.head(self.forward_tokens(clip, seen).mean((1, 2, 3)))
-        return logits if seen is None else (logits, seen)
-
-    def forward_tokens(self, clip: Tensor, seen: list[Modulators] | None = None) -> Tensor:
-        """What the head averages: the last of `forward_stages`, normalised."""
-        tokens: Tensor = self.norm(self.forward_stages(clip, seen)[-1])
-        return tokens
+        collected: list[Modulators] | None = [] if return_modulators else None
+        # (B, T, H, W, C) -> (B, C) -> (B, num_classes)
+        logits: Tensor = self.head(self.forward_tokens(clip, collected).mean((1, 2, 3)))
+        return logits if collected is None else (logits, collected)
 
 
 def init_weights(model: nn.Module, scheme: str) -> None:
-    """Initialises all Linear layers; the convolutions keep PyTorch's own initialisation.
+    """Initialise all Linear layers; the convolutions keep PyTorch's own initialisation.
 
     Args:
         model: changed in place.
         scheme: "official" (truncated normal, 0.02) or "xavier" (Xavier uniform). The modulation is
-            a product of three projections: from 0.02 it starts on a plateau, so networks trained
-            from scratch learn two to three times sooner from "xavier" (measured; models/README).
+            a product of three projections: with 0.02 it starts on a plateau, so a network trained
+            from scratch learns two to three times sooner with "xavier" (measured; models/README).
 
     Raises:
         ArgumentError: if the scheme is unknown.
     """
     if scheme not in ("official", "xavier"):
         raise ArgumentError(f"init must be 'official' or 'xavier', got {scheme!r}")
+    truncated = partial(nn.init.trunc_normal_, std=0.02)
+    fill: Layer = truncated if scheme == "official" else nn.init.xavier_uniform_
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            if scheme == "xavier":
-                nn.init.xavier_uniform_(module.weight)
-            else:
-                nn.init.trunc_normal_(module.weight, std=0.02)
+            fill(module.weight)
             nn.init.zeros_(module.bias)
+
+
+VARIANTS: dict[str, VideoFocalNetConfig] = {
+    "femto": VideoFocalNetConfig(embed_dim=32, depths=(1, 1, 2, 1)),
+    "pico": VideoFocalNetConfig(embed_dim=48, depths=(1, 1, 2, 1)),
+    "nano": VideoFocalNetConfig(embed_dim=96, depths=(1, 1, 2, 1)),
+    "tiny": VideoFocalNetConfig(embed_dim=96, depths=(2, 2, 6, 2)),
+    "small": VideoFocalNetConfig(embed_dim=96, depths=(2, 2, 18, 2)),
+    "base": VideoFocalNetConfig(embed_dim=128, depths=(2, 2, 18, 2)),
+}
 
 
 def build_model(
     variant: str, *, num_classes: int = 101, drop_path_rate: float = 0.0
 ) -> VideoFocalNet:
-    """Builds a variant by name with official initialisation.
+    """Build a variant by name, with the official initialisation.
 
     Raises:
         ArgumentError: if the variant is unknown.
@@ -396,5 +395,5 @@ def build_model(
     if variant not in VARIANTS:
         raise ArgumentError(f"unknown variant {variant!r}; known are {', '.join(VARIANTS)}")
     base = VARIANTS[variant]
-    config = dataclasses.replace(base, num_classes=num_classes, drop_path_rate=drop_path_rate)
+    config = replace(base, num_classes=num_classes, drop_path_rate=drop_path_rate)
     return VideoFocalNet(config)

@@ -29,7 +29,7 @@ from dvfl_models.data.datasets import Entry, list_videos
 from dvfl_models.recipe.parts import VideosPart
 from dvfl_models.recipe.recipe import Recipe, read_recipe
 from dvfl_models.studies.folds import Folds
-from dvfl_models.studies.machine import machine
+from dvfl_models.studies.result_files import machine
 from dvfl_models.training.evaluate import wilson
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import check_places, replacing

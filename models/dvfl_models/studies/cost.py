@@ -22,7 +22,7 @@ import torch
 
 from dvfl_models.network.macs import count_macs
 from dvfl_models.network.video_focalnet import VARIANTS, build_model
-from dvfl_models.studies.machine import machine
+from dvfl_models.studies.result_files import machine
 from dvfl_runtime.arguments import Parser, whole
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import check_places, replacing

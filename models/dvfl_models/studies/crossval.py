@@ -27,7 +27,7 @@ import torch
 
 from dvfl_models.recipe.recipe import Recipe, read_recipe
 from dvfl_models.studies.folds import Folds
-from dvfl_models.studies.machine import machine
+from dvfl_models.studies.result_files import machine
 from dvfl_models.training.evaluate import Confusion, wilson
 from dvfl_models.training.starting import TrainOptions
 from dvfl_models.training.train import Trainer

@@ -28,7 +28,7 @@ from dvfl_models.network.checkpoint import model_of, read_checkpoint
 from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_models.recipe.parts import VideosPart
 from dvfl_models.recipe.recipe import Recipe, recipe_from
-from dvfl_models.studies.machine import machine
+from dvfl_models.studies.result_files import machine
 from dvfl_models.training.evaluate import to_batch
 from dvfl_runtime.errors import DvflError, RecipeError
 from dvfl_runtime.files import replacing

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from dvfl_models.studies.machine import machine
+from dvfl_models.studies.result_files import machine
 from dvfl_models.training.evaluate import wilson
 from dvfl_runtime.errors import DvflError, RecipeError
 from dvfl_runtime.files import replacing

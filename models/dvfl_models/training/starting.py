@@ -12,14 +12,13 @@ from torch import nn
 
 from dvfl_models.network.checkpoint import (
     compare,
-    init_from_focalnet,
     matching_variant,
     num_classes_of,
     other_clips,
     read_checkpoint,
 )
+from dvfl_models.network.initialisation import init_from_focalnet, widened
 from dvfl_models.network.video_focalnet import VideoFocalNet, build_model, init_weights
-from dvfl_models.network.widen import widened
 from dvfl_models.recipe.parts import OptimPart
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_runtime.errors import CheckpointError, DvflError, RecipeError

@@ -1,4 +1,4 @@
-"""A wide network that starts as a narrow one."""
+"""Networks that start with the weights of another one."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ import torch
 
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model
 from dvfl_models.network.checkpoint import save_checkpoint
-from dvfl_models.network.widen import widened
+from dvfl_models.network.initialisation import init_from_focalnet, widened
 from dvfl_models.recipe.recipe import Recipe, recipe_from
 from dvfl_models.training.starting import new_model
 from dvfl_runtime import ClipSpec
@@ -126,3 +126,16 @@ def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
 def test_widening_needs_a_start() -> None:
     with pytest.raises(RecipeError, match="widen goes with start"):
         recipe(variant="nano", widen=True)
+
+
+def test_imagenet_initialisation_reports_what_matched() -> None:
+    femto = build_model("femto", num_classes=5)
+    flat = {k: v + 1 for k, v in femto.state_dict().items() if "temporal" not in k}
+    flat["head.weight"] = torch.zeros(1000, femto.head.in_features)
+    flat["head.bias"] = torch.zeros(1000)
+    model = build_model("femto", num_classes=5)
+    report = init_from_focalnet(model, flat)
+    assert report["skipped"] == ["head.weight", "head.bias"]
+    assert all("temporal" in key or "head" in key for key in report["not_in_file"])
+    assert len(report["loaded"]) + 2 == len(flat)
+    torch.testing.assert_close(model.norm.weight, flat["norm.weight"])

@@ -137,9 +137,9 @@ def test_cached_logits_change_nothing_and_spare_the_teacher(tmp_path: Path) -> N
         distill = {"teacher": str(tmp_path / "teacher" / "final.pth"), "cache_mb": cache_mb}
         trainer = Trainer(small(index, distill=distill), tmp_path / name)
         if name == "reads":
-            assert trainer.objective.cache is not None
-            assert len(trainer.objective.cache) == 6
             assert trainer.objective.teacher is not None
+            assert trainer.objective.teacher.cache is not None
+            assert len(trainer.objective.teacher.cache) == 6
             trainer.objective.teacher.model.head.weight.fill_(float("nan"))  # it is not asked
         trainer.run(workers=0, progress=False)
         found.append(weights(tmp_path / name / "final.pth"))

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dvfl_models import build_model
-from dvfl_models.distillation.losses import Teacher
+from dvfl_models.distillation.teacher import Teacher
 from dvfl_models.network.checkpoint import save_checkpoint
 from dvfl_models.network.video_focalnet import VideoFocalNet
 from dvfl_models.recipe.recipe import recipe_from
