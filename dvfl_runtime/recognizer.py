@@ -25,10 +25,11 @@ from dvfl_runtime.errors import ArtifactError, DvflError
 from dvfl_runtime.errors.checks import check_type, check_whole, wrong
 from dvfl_runtime.results import Info, Prediction, Segment
 from dvfl_runtime.sources import SourceLike, open_source
-from dvfl_runtime.streams.feeds import Feeds, StreamOptions, each
+from dvfl_runtime.streams.options import StreamOptions, as_sources
+from dvfl_runtime.streams.scheduler import Scheduler
 from dvfl_runtime.streams.scoring import Scorer
 from dvfl_runtime.streams.smoothing import Smoothing
-from dvfl_runtime.streams.streaming import predictions_of, run, segments_of
+from dvfl_runtime.streams.streaming import SourcePredictions, predictions_of, recognise, segments_of
 
 BUNDLED_MODEL = Path(__file__).parent / "data" / "bundled.onnx"
 
@@ -86,7 +87,7 @@ class Recognizer:
             engine.close()
             raise
         self._lock = threading.Lock()
-        self._running: weakref.WeakSet[Feeds] = weakref.WeakSet()
+        self._running: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
     @property
     def info(self) -> Info:
@@ -109,7 +110,7 @@ class Recognizer:
         return self._scorer.artifact
 
     def __enter__(self) -> Recognizer:
-        self._scorer.engine()
+        self._scorer.check_open()
         return self
 
     def __exit__(
@@ -131,8 +132,8 @@ class Recognizer:
         self._scorer.close()
         with self._lock:
             running = list(self._running)
-        for feeds in running:
-            feeds.stop()
+        for scheduler in running:
+            scheduler.stop()
 
     def predict(self, clip: NDArray[np.uint8], *, top_k: int = 5) -> Prediction:
         """Recognises the action in one clip.
@@ -147,7 +148,7 @@ class Recognizer:
             ArgumentError: if `top_k` < 1.
         """
         check_whole("top_k", top_k)
-        self._scorer.engine()
+        self._scorer.check_open()
         begin_ns = time.monotonic_ns()
         scores = self._scorer.scores(preprocess_clip(clip, self.spec)[None])
         latency_ms = (time.monotonic_ns() - begin_ns) / 1e6
@@ -173,7 +174,7 @@ class Recognizer:
         """
         check_whole("top_k", top_k)
         parsed = Views.parse(views)
-        self._scorer.engine()
+        self._scorer.check_open()
         opened = open_source(source)
         try:
             video = sample_video(opened, self.spec, parsed)
@@ -233,8 +234,7 @@ class Recognizer:
         """
         check_whole("top_k", top_k)
         options = StreamOptions(window_s, hop_s, pad, fps, max_batch, max_wait_ms)
-        turns = run(self._scorer, self._feeds(source, options), top_k)
-        return predictions_of(turns)
+        return predictions_of(self._recognise(source, options, top_k))
 
     def segments(  # noqa: PLR0913 - as stream
         self,
@@ -272,17 +272,22 @@ class Recognizer:
         if smoothing is not None:
             check_type("smoothing", smoothing, Smoothing, "a Smoothing")
         options = StreamOptions(window_s, hop_s, pad, fps, max_batch, max_wait_ms)
-        turns = run(self._scorer, self._feeds(source, options), top_k=1)
-        return segments_of(turns, self.labels, smoothing)
+        return segments_of(self._recognise(source, options, 1), self.labels, smoothing)
 
-    def _feeds(self, source: SourceLike | Sequence[SourceLike], options: StreamOptions) -> Feeds:
-        self._scorer.engine()
+    def _recognise(
+        self, source: SourceLike | Sequence[SourceLike], options: StreamOptions, top_k: int
+    ) -> SourcePredictions:
+        """Return the predictions of the sources; nothing is opened before the first is asked for.
+
+        Options and state are checked at once, though.
+        """
+        self._scorer.check_open()
         if self._scorer.fixed_batch is not None:
             options = dataclasses.replace(options, max_batch=self._scorer.fixed_batch)
-        feeds = Feeds(each(source), self.spec, options)
+        scheduler = Scheduler(as_sources(source), self.spec, options)
         with self._lock:
-            self._running.add(feeds)
-        return feeds
+            self._running.add(scheduler)
+        return recognise(self._scorer, scheduler, top_k)
 
 
 def _model_path(model: str | os.PathLike[str] | None) -> Path:

@@ -16,9 +16,8 @@ from dvfl_runtime.errors import OutputError
 from dvfl_runtime.files import Replacement, cannot_write
 from dvfl_runtime.files.row_files import RowStream
 from dvfl_runtime.results import Prediction, Segment
-from dvfl_runtime.sources import Frame, Source, is_live
+from dvfl_runtime.sources import Frame, Source, display_name, is_live
 from dvfl_runtime.sources.observed import Tap
-from dvfl_runtime.streams.feeds import label
 
 MAX_NAME = 100  # characters of a file that is named after an address
 
@@ -200,5 +199,5 @@ def files_in(folder: str, sources: Sequence[str], suffix: str) -> list[Path]:
 def _stem(source: str) -> str:
     if not is_live(source) and "://" not in source:
         return Path(os.path.abspath(source)).stem or "source"
-    name = f"camera_{source}" if source.isdecimal() else label(source)
+    name = f"camera_{source}" if source.isdecimal() else display_name(source)
     return re.sub(r"[^\w.-]+", "_", name).strip("_.")[:MAX_NAME]

@@ -14,9 +14,8 @@ from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, Out
 from dvfl_runtime.interrupts import uninterrupted
 from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.results import Prediction, Segment
-from dvfl_runtime.sources import Frame, Source, open_source
+from dvfl_runtime.sources import Frame, Source, display_name, open_source
 from dvfl_runtime.sources.observed import Tap
-from dvfl_runtime.streams.feeds import label
 from dvfl_runtime.streams.smoothing import Segmenter
 
 logger = logging.getLogger(__name__)
@@ -191,7 +190,7 @@ class Job:
         try:
             source = open_source(task.source, fps=self._reading.fps)
         except DvflError as err:
-            source = Unopened(label(task.source), err)
+            source = Unopened(display_name(task.source), err)
         stack.callback(source.close)
         name = source.name
         if name in self._readers:

@@ -3,32 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from dvfl_runtime.clips.preprocess import preprocess_frame
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.sources import Image
 
 FIRST_CAPACITY = 16  # pictures; doubled while a stream needs more at once
 
 
 class FrameRing:
-    """Slots for pictures of one size, each used again once nobody holds it any more.
+    """Slots for the pictures of one source, each reused once no window holds it any more.
 
-    Windows overlap, so a picture is written once and belongs to several of them: a window holds
-    the numbers of its slots, and its pictures are copied once, into the batch that the engine
-    gets. One thread adds; any thread may gather and release.
+    Windows overlap, so a picture is preprocessed once and belongs to several of them: a window
+    holds the numbers of its slots, and its pictures are copied once, into the batch that the
+    engine gets. One thread adds; any thread may hold, take and release.
 
     Args:
-        shape: (H, W, 3) of a picture.
-        prepare: makes such a picture of any other; gets it, and the memory to write to.
+        spec: how pictures are preprocessed.
     """
 
-    def __init__(
-        self, shape: tuple[int, int, int], prepare: Callable[[Image, Image], object]
-    ) -> None:
-        self._prepare = prepare
-        self._pictures = np.empty((FIRST_CAPACITY, *shape), np.uint8)
+    def __init__(self, spec: ClipSpec) -> None:
+        self._spec = spec
+        self._pictures = np.empty((FIRST_CAPACITY, *spec.size, 3), np.uint8)
         self._holders = [0] * FIRST_CAPACITY
         self._free = list(range(FIRST_CAPACITY))
         self._lock = threading.Lock()
@@ -39,38 +38,43 @@ class FrameRing:
         return len(self._holders)
 
     def __len__(self) -> int:
-        """Returns the number of slots that somebody holds."""
+        """Return the number of slots in use."""
         return self.capacity - len(self._free)
 
     def add(self, image: Image) -> int:
-        """Prepares a picture into a slot; returns its number, held once."""
+        """Preprocess a picture into a free slot; return its number, held once.
+
+        Raises:
+            ClipError: if the picture is not an (h, w, 3) uint8 array.
+        """
         with self._lock:
             if not self._free:
                 self._grow()
             slot = self._free.pop()
             self._holders[slot] = 1
-        self._prepare(image, self._pictures[slot])
+        preprocess_frame(image, self._spec, out=self._pictures[slot])
         return slot
 
     def hold(self, slots: Iterable[int]) -> None:
-        """Keeps the slots from being used again until they are released once more."""
+        """Keep the slots from being reused until they are released once more."""
         with self._lock:
             for slot in slots:
                 self._holders[slot] += 1
 
     def release(self, slots: Iterable[int]) -> None:
-        """Undoes one `add` or `hold` of each slot."""
+        """Undo one `add` or `hold` of each slot."""
         with self._lock:
             for slot in slots:
                 self._holders[slot] -= 1
                 if self._holders[slot] == 0:
                     self._free.append(slot)
 
-    def gather(self, slots: Sequence[int], out: Image) -> None:
-        """Copies the pictures of the (T,) slots into `out`, (T, H, W, 3)."""
+    def take(self, slots: Sequence[int], out: Clip) -> None:
+        """Copy the pictures of the (T,) slots into `out`, (T, H, W, 3), and release the slots."""
         with self._lock:  # growing moves them
             # numpy would copy twice with its default mode, through a buffer of its own
             np.take(self._pictures, slots, axis=0, out=out, mode="clip")
+        self.release(slots)
 
     def _grow(self) -> None:
         old, count = self._pictures, self.capacity

@@ -6,10 +6,15 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeAlias, get_args
+
+import numpy as np
+from numpy.typing import NDArray
 
 from dvfl_runtime.errors import ArgumentError
 from dvfl_runtime.errors.checks import check_choice, check_number, check_type, check_whole, wrong
+
+Clip: TypeAlias = NDArray[np.uint8]  # (T, H, W, 3) RGB: the frames of one forward pass
 
 # what no model has: a file that asks for more is damaged, and would take all memory or never end
 MAX_FRAMES = 1024

@@ -33,7 +33,7 @@ from dvfl_runtime.sources.live.rtsp import RtspGrabber
 from dvfl_runtime.sources.live.source import LiveSource, SourceState, SourceStats
 from dvfl_runtime.sources.recorded.file import FileSource
 from dvfl_runtime.sources.recorded.images import ImagesSource
-from dvfl_runtime.sources.recorded.media import FileObject, Readable
+from dvfl_runtime.sources.recorded.media import FileObject, Readable, is_media, media_name
 from dvfl_runtime.sources.recorded.memory import MemorySource
 from dvfl_runtime.sources.recorded.stills import is_still
 from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS
@@ -50,6 +50,7 @@ __all__ = [
     "SourceLike",
     "SourceState",
     "SourceStats",
+    "display_name",
     "is_live",
     "open_source",
 ]
@@ -141,6 +142,15 @@ def is_live(name: str) -> bool:
     if name.isdecimal():
         return not os.path.lexists(name)
     return bool(_LIVE.match(name)) or is_camera(name)
+
+
+def display_name(source: SourceLike) -> str:
+    """Return the name by which people are told of a source, which need not be open."""
+    if isinstance(source, Source):
+        return source.name
+    if isinstance(source, (str, int, os.PathLike)):
+        return shown(f"camera {source}" if isinstance(source, int) else os.fsdecode(source))
+    return media_name(source) if is_media(source) else "frames"
 
 
 def _stripped(text: str) -> str:

@@ -42,21 +42,9 @@ class Scorer:
         self._pid = os.getpid()
         _open.add(self)
 
-    def engine(self) -> Engine:
-        """Returns the engine.
-
-        Raises:
-            DvflError: if it is closed, or this is a forked child of the process that opened it.
-        """
-        if os.getpid() != self._pid:
-            raise DvflError(
-                "this Recognizer was opened by the parent of this process, and its engine's "
-                "threads did not survive the fork; open a Recognizer in each process"
-            )
-        engine = self._engine
-        if engine is None:
-            raise DvflError("this Recognizer is closed; open another one")
-        return engine
+    def check_open(self) -> None:
+        """Raise DvflError if the scorer is closed, or was opened by the parent of this process."""
+        self._usable_engine()
 
     def close(self) -> None:
         """Releases the model once running calls are done; further calls do nothing."""
@@ -69,9 +57,9 @@ class Scorer:
 
         Raises:
             ArtifactError: if the logits are not finite, or not as many as there are labels.
-            DvflError: as `engine`.
+            DvflError: if the scorer is closed, or was opened by the parent of this process.
         """
-        logits = self.engine().run(clips)
+        logits = self._usable_engine().run(clips)
         labels = len(self.artifact.labels)
         if logits.shape != (len(clips), labels):
             raise ArtifactError(
@@ -110,6 +98,17 @@ class Scorer:
             source=source,
             dropped_frames=dropped_frames,
         )
+
+    def _usable_engine(self) -> Engine:
+        if os.getpid() != self._pid:
+            raise DvflError(
+                "this Recognizer was opened by the parent of this process, and its engine's "
+                "threads did not survive the fork; open a Recognizer in each process"
+            )
+        engine = self._engine
+        if engine is None:
+            raise DvflError("this Recognizer is closed; open another one")
+        return engine
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -21,7 +21,7 @@ from dvfl_runtime import (
     SourceError,
     recognizer,
 )
-from dvfl_runtime.streams import feeds
+from dvfl_runtime.clips import ring
 from dvfl_runtime.streams.scoring import softmax
 
 
@@ -146,9 +146,9 @@ def test_each_frame_is_preprocessed_once_and_only_if_a_window_picks_it(
     r, monkeypatch, hop_s, windows, count
 ):
     calls = []
-    real = feeds.preprocess_frame
+    real = ring.preprocess_frame
     monkeypatch.setattr(
-        feeds,
+        ring,
         "preprocess_frame",
         lambda image, spec, out: calls.append(image[0, 0, 0]) or real(image, spec, out=out),
     )

@@ -12,8 +12,8 @@ import numpy as np
 from dvfl_bench.device.timing import percentiles
 from dvfl_bench.device.videos import Loop
 from dvfl_runtime.artifact import Artifact
+from dvfl_runtime.clips.windows import Windower
 from dvfl_runtime.engines import Engine
-from dvfl_runtime.streams.feeds import StreamOptions
 from dvfl_runtime.streams.scoring import Scorer, softmax
 
 STAGES = ("decode", "preprocess", "infer", "post")
@@ -37,7 +37,7 @@ def stage_times(
         DvflError: if the video cannot be read.
     """
     spec = artifact.spec
-    windower = StreamOptions().windower(spec)
+    windower = Windower(spec)
     scorer = Scorer(artifact, engine, artifact.name)
     clip = np.empty((1, spec.num_frames, *spec.size, 3), np.uint8)
     rows: list[list[int]] = []
@@ -50,8 +50,7 @@ def stage_times(
             windows = windower.push(frame)
             mark = _add(spent, "preprocess", mark)
             for window in windows:
-                windower.ring.gather(window.slots, clip[0])
-                windower.ring.release(window.slots)
+                window.take(clip[0])
                 mark = _add(spent, "preprocess", mark)
                 logits = engine.run(clip)
                 mark = _add(spent, "infer", mark)

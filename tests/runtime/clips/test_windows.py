@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvfl_runtime import Frame, SourceError
-from dvfl_runtime.clips.ring import FIRST_CAPACITY, FrameRing
+from dvfl_runtime.clips.ring import FIRST_CAPACITY
 from dvfl_runtime.clips.sampling import window_targets
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.clips.windows import Windower
 
 
@@ -17,14 +18,16 @@ class Numbered:
 
     def __init__(self, num_frames=4, window_s=1.0, hop_s=None, **options):
         self.prepared = []
-        self.held = []
-        self.ring = FrameRing((1, 2, 3), self._prepare)
-        self.windower = Windower(self.ring, num_frames, window_s, hop_s, **options)
+        # pictures of the model's own size: preprocessing leaves them as they are
+        spec = ClipSpec(num_frames, (1, 2), crop="letterbox")
+        self.windower = Windower(spec, window_s, hop_s, **options)
+        self.ring = self.windower.ring
+        self._add, self.ring.add = self.ring.add, self._note
         self._count = 0
 
-    def _prepare(self, image, out):
+    def _note(self, image):
         self.prepared.append(int.from_bytes(image.tobytes()[:4], "little"))
-        out[:] = image
+        return self._add(image)
 
     def push(self, time_s, **about):
         image = np.zeros((1, 2, 3), np.uint8)
@@ -36,8 +39,7 @@ class Numbered:
     def numbers(self, window):
         """Returns the numbers of the pictures of a window, and lets go of them."""
         clip = np.empty((len(window.slots), 1, 2, 3), np.uint8)
-        self.ring.gather(window.slots, clip)
-        self.ring.release(window.slots)
+        window.take(clip)
         return [int.from_bytes(image.tobytes()[:4], "little") for image in clip]
 
     def run(self, times, gaps=()):
@@ -210,11 +212,11 @@ def test_memory_is_bounded_by_the_window_and_used_again():
     numbered = Numbered(8, 2.0)
     for n in range(3000):
         for window in numbered.push(n / 30):
-            numbered.ring.release(window.slots)
+            window.discard()
         assert len(numbered.ring) <= (61 if n < 120 else 12)
     assert numbered.ring.capacity == 4 * FIRST_CAPACITY
     for window in numbered.windower.finish():
-        numbered.ring.release(window.slots)
+        window.discard()
     assert len(numbered.ring) == 0
 
 

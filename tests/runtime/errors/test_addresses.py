@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 from dvfl_runtime.app import cli
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import complete_address, printable, shown, without_secrets
-from dvfl_runtime.sources import LiveOptions, LiveSource, RtspGrabber, open_source
-from dvfl_runtime.streams.feeds import label
+from dvfl_runtime.sources import LiveOptions, LiveSource, RtspGrabber, display_name, open_source
 
 PASSWORDS = ["s3cret", "pa#s3", "pa/s3", "p?s3", "12/34", "s3:x", "a@s3", "a@b/s3?", "%s3", "s3\\"]
 
@@ -76,7 +75,7 @@ def test_passwords_reach_the_camera_whole(password):
 def test_what_is_shown(source, name):
     assert shown(source) == name
     assert shown(name) == name
-    assert label(source) == name
+    assert display_name(source) == name
 
 
 def test_files_keep_names_that_look_like_addresses(tmp_path, monkeypatch):

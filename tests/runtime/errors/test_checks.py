@@ -20,7 +20,7 @@ from dvfl_runtime.clips.sampling import nearest, uniform_indices, window_targets
 from dvfl_runtime.errors.checks import check_choice, check_number, check_whole
 from dvfl_runtime.sources import LiveOptions, LiveSource, RtspGrabber, open_source
 from dvfl_runtime.sources.jetson.pipelines import CsiCamera
-from dvfl_runtime.streams.feeds import StreamOptions
+from dvfl_runtime.streams.options import StreamOptions
 
 ARTIFACT = Artifact(name="n", variant="v", labels=("a", "b"), spec=SPEC)
 CLIPS = np.zeros((2, 8, 8, 3), np.uint8)

@@ -16,7 +16,7 @@ from artifacts import LABELS, artifact, coloured, write_colour_model
 from videos import write_video
 
 from dvfl_runtime import ClipError, DvflError, FakeEngine, Frame, Recognizer, SourceError
-from dvfl_runtime.streams.feeds import each
+from dvfl_runtime.streams.options import as_sources
 
 
 class Camera:
@@ -182,8 +182,9 @@ def test_a_camera_of_one_picture_in_three_seconds_has_a_row_for_each(r):
 
 
 def test_the_last_windows_before_a_pause_do_not_wait_for_its_end(r, monkeypatch):
-    monkeypatch.setattr("dvfl_runtime.streams.feeds.QUIET_S", 0.1)
-    monkeypatch.setattr("dvfl_runtime.streams.feeds.GRACE_S", 0.1)
+    monkeypatch.setattr("dvfl_runtime.clips.source_windows.QUIET_S", 0.1)
+    monkeypatch.setattr("dvfl_runtime.streams.scheduler.PAUSE_CHECK_S", 0.05)
+    monkeypatch.setattr("dvfl_runtime.streams.scheduler.GRACE_S", 0.1)
     camera = Camera("cam", gate=threading.Semaphore(9))
     stream = r.stream(camera, window_s=0.3)
     ends = []
@@ -294,7 +295,7 @@ def test_a_stream_that_is_left_early_leaves_nothing_behind(r):
 
 
 def test_a_source_of_the_caller_that_hangs_is_closed_at_the_end(r, monkeypatch):
-    monkeypatch.setattr("dvfl_runtime.streams.feeds.GRACE_S", 0.2)
+    monkeypatch.setattr("dvfl_runtime.streams.scheduler.GRACE_S", 0.2)
     camera = Camera("cam", count=30)
     frames = camera.frames
 
@@ -314,7 +315,7 @@ def test_a_source_of_the_caller_that_hangs_is_closed_at_the_end(r, monkeypatch):
 
 
 def test_close_ends_a_stream_that_waits(r, monkeypatch):
-    monkeypatch.setattr("dvfl_runtime.streams.feeds.GRACE_S", 0.2)
+    monkeypatch.setattr("dvfl_runtime.streams.scheduler.GRACE_S", 0.2)
     stream = r.stream(Camera("cam", gate=threading.Semaphore(25)))
     next(stream)
     camera_wakes = threading.Timer(0.3, r.close)
@@ -338,9 +339,9 @@ def test_a_list_of_sources_is_told_from_a_list_of_frames():
     image, video = np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 4, 3), np.uint8)
     frame, camera = Frame(image, 0.0, 0), Camera("cam")
     for one in ("a.mp4", 0, video, [image, image], [frame], [], iter([image]), camera, (image,)):
-        assert each(one) == [one] or each(one)[0] is one
+        assert as_sources(one) == [one] or as_sources(one)[0] is one
     for some in (["a.mp4"], [0, "rtsp://x"], (camera, "a"), [video, video], [[image], "a.mp4"]):
-        assert each(some) is some
+        assert as_sources(some) is some
 
 
 INTERRUPTED = """

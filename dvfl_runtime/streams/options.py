@@ -1,0 +1,49 @@
+"""The arguments of a stream: its sources, and how these become windows and batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+
+from dvfl_runtime.clips.windows import Pad
+from dvfl_runtime.errors.checks import check_number, check_whole
+from dvfl_runtime.sources import Frame, SourceLike
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How sources are cut into windows, and these into batches; see `Recognizer.stream`.
+
+    Raises:
+        ArgumentError: if `fps`, `max_batch` or `max_wait_ms` is out of its range; the others are
+            checked where they are used.
+    """
+
+    window_s: float | None = None
+    hop_s: float | None = None
+    pad: Pad | None = None
+    fps: float | None = None
+    max_batch: int | None = None
+    max_wait_ms: float = 10.0
+
+    def __post_init__(self) -> None:
+        if self.fps is not None:
+            check_number("fps", self.fps, above=0)
+        if self.max_batch is not None:
+            check_whole("max_batch", self.max_batch)
+        check_number("max_wait_ms", self.max_wait_ms, least=0)
+
+
+def as_sources(source: SourceLike | Sequence[SourceLike]) -> Sequence[SourceLike]:
+    """Return the sources of a list or tuple of them, or a list of the only one.
+
+    A list of frames, which are (H, W, 3) arrays or Frames, is a single source.
+    """
+    if not isinstance(source, (list, tuple)) or not source:
+        return [cast(SourceLike, source)]
+    if any(isinstance(s, Frame) or (isinstance(s, np.ndarray) and s.ndim != 4) for s in source):
+        return [cast(SourceLike, source)]
+    return source

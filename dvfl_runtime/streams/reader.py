@@ -1,0 +1,107 @@
+"""One source, read in a thread of its own: opened, cut into windows, and handed to a queue."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from contextlib import closing
+
+from dvfl_runtime.clips.source_windows import SourceWindows
+from dvfl_runtime.sources import Source, SourceLike, display_name, open_source
+from dvfl_runtime.streams.window_queue import WindowQueue
+
+_logger = logging.getLogger(__name__)
+
+JOIN_S = 5.0  # how long the thread of a closed source may take to end
+
+
+class SourceReader:
+    """Reads one source while the engine works.
+
+    Args:
+        source: the source; one that comes open from the caller stays open.
+        suffix: added to its name, to tell it from others of the same name.
+        windows: cuts it into windows.
+        queue: where the windows wait; nothing more is read when it is closed.
+        fps: frames per second of sources without timestamps.
+
+    Attributes:
+        name: of the source; until it is open, the name that it is known by.
+    """
+
+    def __init__(
+        self,
+        source: SourceLike,
+        suffix: str,
+        windows: SourceWindows,
+        queue: WindowQueue,
+        fps: float | None,
+    ) -> None:
+        self.name = display_name(source) + suffix
+        self._source = source
+        self._suffix = suffix
+        self._windows = windows
+        self._queue = queue
+        self._fps = fps
+        self._opened: Source | None = None
+        self._thread = threading.Thread(
+            target=self._read, name=f"dvfl-reader {self.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin to read."""
+        self._thread.start()
+
+    def end_pause(self) -> None:
+        """Hand over the last windows of a live source that has paused."""
+        if windows := self._windows.end_pause():
+            self._queue.put_over_capacity(windows)
+
+    def close_source(self) -> None:
+        """Close the source, unless it came open from the caller."""
+        if self._opened is not None and self._opened is not self._source:
+            self._opened.close()
+
+    def join(self, give_up_s: float) -> None:
+        """Wait for the thread, whose queue and source are closed, to end.
+
+        Args:
+            give_up_s: on the monotonic clock; a source of the caller's that still keeps the thread
+                waiting then is closed too.
+        """
+        if self._thread is threading.current_thread():  # the stream is collected as garbage there
+            return
+        if self._opened is not None and self._opened is self._source:
+            self._thread.join(max(0.0, give_up_s - time.monotonic()))
+            if self._thread.is_alive():
+                self._opened.close()
+        self._thread.join(JOIN_S)
+        if self._thread.is_alive():
+            _logger.warning("%s does not end; its thread goes on in the background", self.name)
+
+    def _read(self) -> None:
+        """Run the thread."""
+        error: Exception | None = None
+        try:
+            try:
+                self._read_windows()
+            finally:  # what was read counts, whatever ended it, and nothing newer replaces it
+                self._queue.put(self._windows.finish())
+        except Exception as err:  # raised again in the thread that asks for predictions
+            error = err
+        finally:
+            self._queue.end(error)
+
+    def _read_windows(self) -> None:
+        opened = open_source(self._source, fps=self._fps)
+        try:
+            self._opened = opened
+            self.name = opened.name + self._suffix
+            hand_over = self._queue.replace if opened.live else self._queue.put
+            with closing(self._windows.read(opened)) as found:
+                while not self._queue.closed and (windows := next(found, None)) is not None:
+                    hand_over(windows)
+        finally:
+            if opened is not self._source:
+                opened.close()

@@ -1,0 +1,248 @@
+"""Batches of clips from many sources at once, in fair turns."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.clips.source_windows import SourceWindows
+from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.windows import Window, Windower
+from dvfl_runtime.errors import DvflError, SourceError
+from dvfl_runtime.sources import SourceLike, display_name
+from dvfl_runtime.sources.live.reconnect import reason_of
+from dvfl_runtime.streams.options import StreamOptions
+from dvfl_runtime.streams.reader import SourceReader
+from dvfl_runtime.streams.window_queue import WindowQueue
+
+_logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_BATCH = 8  # for eight sources and more; one window of each for fewer
+GRACE_S = 2.0  # at the end: how long sources of the caller's may take for one more frame
+PAUSE_CHECK_S = 1.0  # how often live sources are asked whether they have paused
+
+
+@dataclass(frozen=True)
+class ClipOrigin:
+    """Where a clip of a batch comes from.
+
+    Attributes:
+        source: number of the source.
+        name: name of the source.
+        span_s: start and end of the clip's window, seconds on the source's clock.
+        since_ns: when its newest picture arrived, for a live source, or when it was put into the
+            batch, for a file; `time.monotonic_ns`.
+        dropped_frames: frames since the last clip of the source that no clip shows.
+    """
+
+    source: int
+    name: str
+    span_s: tuple[float, float]
+    since_ns: int
+    dropped_frames: int
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Clips for one run of the engine, and the sources that have ended.
+
+    Attributes:
+        clips: (B, T, H, W, 3) uint8 RGB, preprocessed; overwritten by the next batch.
+        origins: B origins of the clips.
+        ended: numbers of the sources whose last clip came in an earlier batch.
+    """
+
+    clips: NDArray[np.uint8]
+    origins: tuple[ClipOrigin, ...] = ()
+    ended: tuple[int, ...] = ()
+
+
+class Scheduler:
+    """Reads sources while the engine works, and hands out their clips in fair turns.
+
+    Args:
+        sources: one or more.
+        spec: the model's contract.
+        options: how windows and batches are made.
+
+    Attributes:
+        stopped: whether nothing more is read or handed out.
+
+    Raises:
+        ArgumentError: if an option is out of its range.
+    """
+
+    def __init__(
+        self, sources: Sequence[SourceLike], spec: ClipSpec, options: StreamOptions
+    ) -> None:
+        self._spec = spec
+        self._max_batch = options.max_batch or min(DEFAULT_MAX_BATCH, len(sources))
+        self._max_wait_s = options.max_wait_ms / 1e3
+        self._changed = threading.Condition()
+        capacity = max(2, self._max_batch)  # each window ahead holds a hop of frames
+        self._queues = [WindowQueue(self._changed, capacity) for _ in sources]
+        names = [display_name(source) for source in sources]
+        self._readers = [
+            SourceReader(
+                source,
+                f" [{n + 1}]" if names.count(names[n]) > 1 else "",
+                SourceWindows(Windower(spec, options.window_s, options.hop_s, pad=options.pad)),
+                self._queues[n],
+                options.fps,
+            )
+            for n, source in enumerate(sources)
+        ]
+        self._next = 0  # number of the source whose turn it is
+        self._ended: set[int] = set()  # sources whose end was handed out
+        self._pid = os.getpid()
+        self.stopped = False
+
+    def __enter__(self) -> Scheduler:
+        """Begin to read."""
+        shape = (self._max_batch, self._spec.num_frames, *self._spec.size, 3)
+        self._clips = np.empty(shape, np.uint8)  # (B, T, H, W, 3)
+        for reader in self._readers:
+            reader.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End all reading; a source that came open from the caller stays open.
+
+        It is closed too if it keeps its reader waiting for more than `GRACE_S`.
+        """
+        if os.getpid() != self._pid:  # a forked child has neither the threads nor their locks
+            return
+        self.stop()
+        for reader in self._readers:
+            reader.close_source()
+        give_up_s = time.monotonic() + GRACE_S
+        for reader in self._readers:
+            reader.join(give_up_s)
+
+    def stop(self) -> None:
+        """End reading and handing out; may be called from any thread."""
+        with self._changed:
+            self.stopped = True
+            for queue in self._queues:
+                queue.close()
+
+    def take(self) -> Batch | None:
+        """Block until there are clips, or sources have ended; `None` when nothing is left.
+
+        A batch has up to `max_batch` clips, one from each source in turn.
+
+        Raises:
+            Exception: the error of the only source, if it failed.
+            SourceError: if each of several sources failed.
+        """
+        with self._changed:
+            self._end_pauses()
+            while not self._changed.wait_for(self._is_due, PAUSE_CHECK_S):
+                self._end_pauses()
+            if self.stopped:
+                return None
+            if ended := self._newly_ended():
+                return Batch(self._clips[:0], ended=ended)
+            if len(self._ended) == len(self._queues):
+                self._raise_if_all_failed()
+                return None
+            if len(self._queues) > 1:
+                self._changed.wait_for(self._is_full, self._max_wait_s)
+            if self.stopped:
+                return None
+            windows = self._windows_in_turn()
+        return self._gather(windows)
+
+    def _end_pauses(self) -> None:
+        for reader in self._readers:
+            reader.end_pause()
+
+    def _is_due(self) -> bool:
+        """Return whether `take` has something to do."""
+        return (
+            self.stopped
+            or len(self._ended) == len(self._queues)
+            or any(
+                len(queue) > 0 or (queue.ended and n not in self._ended)
+                for n, queue in enumerate(self._queues)
+            )
+        )
+
+    def _is_full(self) -> bool:
+        """Return whether waiting gains nothing: a full batch, or a window of each source."""
+        return (
+            self.stopped
+            or sum(map(len, self._queues)) >= self._max_batch
+            or all(len(queue) > 0 or queue.ended for queue in self._queues)
+        )
+
+    def _newly_ended(self) -> tuple[int, ...]:
+        """Return the sources that have nothing left, each once; log the error of one of several."""
+        ended = tuple(
+            n
+            for n, queue in enumerate(self._queues)
+            if queue.ended and len(queue) == 0 and n not in self._ended
+        )
+        self._ended.update(ended)
+        for n in ended:
+            error = self._queues[n].error
+            if error is not None and len(self._queues) > 1:
+                _logger.warning(
+                    "%s ended with an error, the other sources go on: %s",
+                    *(self._readers[n].name, reason_of(error)),
+                    exc_info=None if isinstance(error, DvflError) else error,
+                )
+        return ended
+
+    def _raise_if_all_failed(self) -> None:
+        errors = [queue.error for queue in self._queues if queue.error is not None]
+        if len(errors) < len(self._queues):
+            return
+        if len(errors) == 1:
+            raise errors[0]
+        raise SourceError(
+            f"all {len(errors)} sources failed, the first one with: {errors[0]}"
+        ) from errors[0]
+
+    def _windows_in_turn(self) -> list[tuple[int, Window]]:
+        """Take windows, each with the number of its source, going round the sources."""
+        taken: list[tuple[int, Window]] = []
+        count = len(self._queues)
+        while len(taken) < self._max_batch:
+            order = ((self._next + k) % count for k in range(count))
+            turn = next((n for n in order if len(self._queues[n]) > 0), None)
+            if turn is None:
+                break
+            taken.append((turn, self._queues[turn].take()))
+            self._next = (turn + 1) % count
+        return taken
+
+    def _gather(self, windows: Sequence[tuple[int, Window]]) -> Batch:
+        """Copy the pictures of the windows into the batch, outside the lock."""
+        begin_ns = time.monotonic_ns()
+        for (_, window), clip in zip(windows, self._clips, strict=False):
+            window.take(clip)
+        origins = tuple(
+            ClipOrigin(
+                source=n,
+                name=self._readers[n].name,
+                span_s=(window.start_s, window.end_s),
+                since_ns=window.arrival_ns or begin_ns,
+                dropped_frames=window.dropped,
+            )
+            for n, window in windows
+        )
+        return Batch(self._clips[: len(windows)], origins)
