@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+SCHEMA = 1  # of results as JSON; goes up when a name changes its meaning
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +59,11 @@ class Prediction:
             "latency_ms": round(float(self.latency_ms), 3),
             "dropped_frames": int(self.dropped_frames),
         }
+
+
+def to_json_row(prediction: Prediction) -> str:
+    """Return a prediction as a JSON object on one line: a row of `--format jsonl`."""
+    return json.dumps({"schema": SCHEMA, **prediction.to_dict()}, ensure_ascii=False)
 
 
 @dataclass(frozen=True)

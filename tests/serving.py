@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from artifacts import coloured
 
 from dvfl_runtime.sources import MemorySource
+from dvfl_runtime.sources.observed import ObservedSource
 
 READY = re.compile(r"serving at (http://\S+)")
 TIMEOUT_S = 60  # of anything: a machine may be busy
@@ -110,8 +111,10 @@ def chromium() -> Path | None:
 
 
 def recognise(server, recognizer, *sources):
-    watched = [server.watch(source) for source in sources]
-    for prediction in recognizer.stream(watched, hop_s=0.1):
+    observed = [ObservedSource(source) for source in sources]
+    for source in observed:
+        server.watch(source)
+    for prediction in recognizer.stream(observed, hop_s=0.1):
         server.write(prediction)
 
 

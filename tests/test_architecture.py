@@ -15,7 +15,7 @@ import pytest
 from packages import PACKAGES, RUNTIME
 from shared import ROOT
 
-from dvfl_runtime.app.cli import _parser as recognize_parser
+from dvfl_runtime.app.options import make_parser as recognize_parser
 
 MODULES = sorted(module for package in PACKAGES for module in package.rglob("*.py"))
 HEAVY = {

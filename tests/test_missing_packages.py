@@ -155,7 +155,7 @@ def test_what_a_package_needs_itself_is_named():
 
 def test_a_fault_of_our_own_is_no_missing_package():
     with pytest.raises(ImportError):
-        recognize._parser().fail(ImportError("cannot import name", name="dvfl_runtime.app.cli"))
+        recognize.make_parser().fail(ImportError("cannot import name", name="dvfl_runtime.app.cli"))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_a_fault_of_our_own_is_no_missing_package():
     ],
 )  # fmt: skip
 def test_commands_speak_of_options(message, words, capsys):
-    assert recognize._parser().fail(DvflError(message)) == 2
+    assert recognize.make_parser().fail(DvflError(message)) == 2
     assert capsys.readouterr().err == f"dvfl-recognize: error: {words}\n"
 
 

@@ -1,1 +1,1 @@
-"""What commands say on a terminal: rows, tables and progress."""
+"""How commands present results: rows and tables, segments as files, and progress on a terminal."""

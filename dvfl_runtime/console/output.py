@@ -3,167 +3,145 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from io import StringIO
 from pathlib import Path
 from typing import Protocol
 
 from dvfl_runtime.errors import OutputError
-from dvfl_runtime.results import Prediction, Segment
+from dvfl_runtime.files import Replacement
+from dvfl_runtime.results import SCHEMA, Prediction, Segment, to_json_row
 
-SCHEMA = 1  # of the jsonl and json outputs; goes up when a name changes its meaning
 BAR_WIDTH = 20
 
 
-class Sink(Protocol):
-    """Where text goes: an open text file, or what behaves like one."""
+class TextStream(Protocol):
+    """Where text goes: an open text file, or anything with these two methods."""
 
     def write(self, text: str, /) -> object:
-        """Writes text."""
+        """Write text."""
 
     def flush(self) -> object:
-        """Makes sure that it has left this process."""
+        """Make sure that the text has left this process."""
 
 
 class PredictionWriter(Protocol):
     """Writes predictions one by one, each complete when `write` returns."""
 
     def write(self, prediction: Prediction) -> None:
-        """Writes one prediction."""
+        """Write one prediction."""
+
+
+class SegmentWriter(Protocol):
+    """Writes segments one by one; the text is complete after `finish`."""
+
+    def write(self, segment: Segment) -> None:
+        """Write one segment."""
+
+    def finish(self) -> None:
+        """Write the end of the text; most forms have none."""
+        return
 
 
 class JsonlWriter:
     """One JSON object per prediction, on a line of its own."""
 
-    def __init__(self, stream: Sink) -> None:
+    def __init__(self, stream: TextStream) -> None:
         self._stream = stream
 
     def write(self, prediction: Prediction) -> None:
-        """Writes one prediction."""
-        self._stream.write(to_json(prediction) + "\n")
+        """Write one prediction."""
+        self._stream.write(to_json_row(prediction) + "\n")
         self._stream.flush()
 
 
-def to_json(prediction: Prediction) -> str:
-    """Returns a prediction as one JSON object, in one line."""
-    return json.dumps({"schema": SCHEMA, **prediction.to_dict()}, ensure_ascii=False)
-
-
-class TableWriter:
-    """Aligned columns: start, end, label, confidence, and what else came close.
+class _Table:
+    """Aligned columns under a line of heads.
 
     Args:
-        stream: what is written to.
+        stream: where the rows go.
         labels: names of the classes.
-        mixed: rows of several sources come in turn: each row names its source, instead of a head
-            before the first one.
+        named: put the name of each source, and the heads, in front of its rows; otherwise the heads
+            come once.
     """
 
-    def __init__(self, stream: Sink, labels: Sequence[str], *, mixed: bool = False) -> None:
+    def __init__(self, stream: TextStream, labels: Sequence[str], *, named: bool = False) -> None:
         self._stream = stream
-        self._width = _label_width(labels)
-        self._mixed = mixed
-        self._source: str | None = None
-
-    def write(self, prediction: Prediction) -> None:
-        """Writes one row, and before the first one of a source its name and the heads."""
-        head = ""
-        if self._source is None or (prediction.source != self._source and not self._mixed):
-            gap = "" if self._source is None else "\n"
-            title = "" if self._mixed else f"{gap}{prediction.source}\n"
-            last = "source" if self._mixed else "next"
-            heads = f"{'start':>9}  {'end':>9}  {'label':<{self._width}}  score  {last}"
-            head = f"{title}{heads}\n"
-            self._source = prediction.source
-        rest = ", ".join(f"{label} {score:.2f}" for label, score in prediction.top[1:])
-        if self._mixed:
-            rest = prediction.source
-        row = (
-            f"{clock(prediction.start_s):>9}  {clock(prediction.end_s):>9}  "
-            f"{prediction.label:<{self._width}}  {prediction.confidence:5.2f}  {rest}"
-        )
-        self._stream.write(f"{head}{row.rstrip()}\n")
-        self._stream.flush()
-
-
-class WholeTableWriter:
-    """Aligned columns for whole videos: label, score, file."""
-
-    def __init__(self, stream: Sink, labels: Sequence[str]) -> None:
-        self._stream = stream
-        self._width = _label_width(labels)
-        self._begun = False
-
-    def write(self, prediction: Prediction) -> None:
-        """Writes one row, and before the first one the heads."""
-        heads = "" if self._begun else f"{'label':<{self._width}}  score  source\n"
-        self._begun = True
-        row = f"{prediction.label:<{self._width}}  {prediction.confidence:5.2f}"
-        self._stream.write(f"{heads}{row}  {prediction.source}\n")
-        self._stream.flush()
-
-
-class TimelineWriter:
-    """Segments for people: start, end, label and the confidence as a bar.
-
-    Args:
-        stream: what is written to.
-        labels: names of the classes.
-        named: whether each source is named before its rows.
-    """
-
-    def __init__(self, stream: Sink, labels: Sequence[str], *, named: bool = False) -> None:
-        self._stream = stream
-        self._width = _label_width(labels)
         self._named = named
+        self._label_width = max(len("label"), *map(len, labels))
         self._source: str | None = None
 
-    def write(self, segment: Segment) -> None:
-        """Writes one row, and before the first one the heads."""
-        head = ""
-        if self._source is None or (self._named and segment.source != self._source):
+    def _write_row(self, source: str, heads: str, row: str) -> None:
+        if self._source is None or (self._named and source != self._source):
             gap = "" if self._source is None else "\n"
-            title = f"{gap}{segment.source}\n" if self._named else ""
-            head = f"{title}{'start':>9}  {'end':>9}  {'label':<{self._width}}  confidence\n"
-            self._source = segment.source
-        bar = "#" * round(segment.confidence * BAR_WIDTH)
-        self._stream.write(
-            f"{head}{clock(segment.start_s):>9}  {clock(segment.end_s):>9}  "
-            f"{segment.label:<{self._width}}  {bar:<{BAR_WIDTH}} {segment.confidence:.2f}\n"
-        )
+            title = f"{gap}{source}\n" if self._named else ""
+            row = f"{title}{heads}\n{row}"
+            self._source = source
+        self._stream.write(f"{row}\n")
         self._stream.flush()
 
-    def finish(self) -> None:
-        """Ends the timeline."""
+    def _columns(self, start: str, end: str, label: str) -> str:
+        return f"{start:>9}  {end:>9}  {label:<{self._label_width}}"
 
 
-class SegmentWriter(Protocol):
-    """Writes segments one by one; `finish` makes the document complete."""
+class TableWriter(_Table):
+    """Start, end, label and score of each window, and the next best labels or the source."""
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one row."""
+        times = format_time(prediction.start_s), format_time(prediction.end_s)
+        if self._named:
+            head = "next"
+            last = ", ".join(f"{label} {score:.2f}" for label, score in prediction.top[1:])
+        else:  # rows of several sources come in turn
+            head, last = "source", prediction.source
+        heads = f"{self._columns('start', 'end', 'label')}  score  {head}"
+        row = f"{self._columns(*times, prediction.label)}  {prediction.confidence:5.2f}  {last}"
+        self._write_row(prediction.source, heads, row.rstrip())
+
+
+class WholeTableWriter(_Table):
+    """Label, score and source of whole videos."""
+
+    def write(self, prediction: Prediction) -> None:
+        """Write one row."""
+        width = self._label_width
+        row = f"{prediction.label:<{width}}  {prediction.confidence:5.2f}  {prediction.source}"
+        self._write_row(prediction.source, f"{'label':<{width}}  score  source", row)
+
+
+class TimelineWriter(_Table, SegmentWriter):
+    """Start, end and label of each segment, and its confidence as a bar."""
 
     def write(self, segment: Segment) -> None:
-        """Writes one segment."""
+        """Write one row."""
+        times = format_time(segment.start_s), format_time(segment.end_s)
+        bar = "#" * round(segment.confidence * BAR_WIDTH)
+        self._write_row(
+            segment.source,
+            f"{self._columns('start', 'end', 'label')}  confidence",
+            f"{self._columns(*times, segment.label)}  {bar:<{BAR_WIDTH}} {segment.confidence:.2f}",
+        )
 
-    def finish(self) -> None:
-        """Ends the document."""
 
-
-class CsvSegments:
+class CsvSegments(SegmentWriter):
     """A table with the columns start_s, end_s, label, confidence, source.
 
     Args:
-        stream: what is written to.
+        stream: where the rows go.
         heads: whether the names of the columns come before the first row.
     """
 
-    def __init__(self, stream: Sink, *, heads: bool = True) -> None:
+    def __init__(self, stream: TextStream, *, heads: bool = True) -> None:
         self._stream = stream
         self._heads = heads
 
     def write(self, segment: Segment) -> None:
-        """Writes one segment."""
+        """Write one segment."""
         times = f"{segment.start_s:.3f}", f"{segment.end_s:.3f}"
-        text = io.StringIO()
+        text = StringIO()
         rows = csv.writer(text, lineterminator="\n")
         if self._heads:
             rows.writerow(["start_s", "end_s", "label", "confidence", "source"])
@@ -172,70 +150,99 @@ class CsvSegments:
         self._stream.write(text.getvalue())
         self._stream.flush()
 
-    def finish(self) -> None:
-        """Ends the document."""
 
-
-class JsonSegments:
+class JsonSegments(SegmentWriter):
     """One JSON object: {"schema": 1, "segments": [...]}."""
 
-    def __init__(self, stream: Sink) -> None:
+    def __init__(self, stream: TextStream) -> None:
         self._stream = stream
-        self._before = "\n"
+        self._separator = "\n"
         stream.write(f'{{"schema": {SCHEMA}, "segments": [')
 
     def write(self, segment: Segment) -> None:
-        """Writes one segment."""
-        self._stream.write(self._before + json.dumps(segment.to_dict(), ensure_ascii=False))
-        self._before = ",\n"
+        """Write one segment."""
+        self._stream.write(self._separator + json.dumps(segment.to_dict(), ensure_ascii=False))
+        self._separator = ",\n"
 
     def finish(self) -> None:
-        """Ends the document."""
+        """Close the list and the object."""
         self._stream.write("\n]}\n")
 
 
-class SrtSegments:
+class SrtSegments(SegmentWriter):
     """Subtitles: a player shows the label while the action lasts."""
 
-    def __init__(self, stream: Sink) -> None:
+    def __init__(self, stream: TextStream) -> None:
         self._stream = stream
         self._count = 0
 
     def write(self, segment: Segment) -> None:
-        """Writes one segment."""
+        """Write one segment."""
         self._count += 1
         span = f"{_srt_time(segment.start_s)} --> {_srt_time(segment.end_s)}"
         text = f"{segment.label} ({segment.confidence:.0%})"
         self._stream.write(f"{self._count}\n{span}\n{text}\n\n")
 
+
+class SegmentDocument:
+    """A file of segments that is of one piece (json, srt); it takes its place when it is finished.
+
+    Args:
+        path: of the file.
+        form: what writes it.
+
+    Raises:
+        OutputError: if it cannot be written, here and later.
+    """
+
+    def __init__(self, path: Path, form: Callable[[TextStream], SegmentWriter]) -> None:
+        self._file = Replacement(path)
+        self._stream = self._file.part.open(
+            "w", encoding="utf-8", errors="backslashreplace", newline="\n"
+        )
+        self._writer = form(self._stream)
+
+    def write(self, segment: Segment) -> None:
+        """Write one segment."""
+        with self._file.explaining():
+            self._writer.write(segment)
+
     def finish(self) -> None:
-        """Ends the document."""
+        """Complete the document and put it in place; after an error, do nothing."""
+        if self._file.failed:
+            return
+        with self._file.explaining():
+            self._writer.finish()
+            self._stream.close()
+        self._file.put_in_place()
+
+    def close(self) -> None:
+        """Close the file, complete or not."""
+        with suppress(OSError):  # the error has been reported
+            self._stream.close()
+        self._file.discard()
 
 
-SEGMENT_FORMATS: dict[str, Callable[[Sink], SegmentWriter]] = {
-    ".csv": CsvSegments,
-    ".json": JsonSegments,
-    ".srt": SrtSegments,
-}
+SEGMENT_SUFFIXES = (".csv", ".json", ".srt")
 
 
 def segment_suffix(path: Path) -> str:
-    """Returns the format of a segment file, which its suffix names.
+    """Return the suffix of a file of segments, which names its format.
 
     Raises:
-        OutputError: if the suffix names none.
+        OutputError: if it names none.
     """
     suffix = path.suffix.lower()
-    if suffix not in SEGMENT_FORMATS:
+    if suffix not in SEGMENT_SUFFIXES:
         raise OutputError(
             f"cannot write segments to {path}: the suffix {suffix!r} names no format; "
-            f"use one of {', '.join(SEGMENT_FORMATS)}"
+            f"use one of {', '.join(SEGMENT_SUFFIXES)}"
         )
     return suffix
 
 
-def clock(time_s: float) -> str:
-    """Returns a time as people read it: 3.50, 1:03.50, 2:01:03.50."""
+def format_time(time_s: float) -> str:
+    """Return a time for people to read: 3.50, 1:03.50, 2:01:03.50."""
     hundredths = round(abs(time_s) * 100)
     sign = "-" if time_s < 0 and hundredths else ""
     minutes, rest = divmod(hundredths, 6000)
@@ -250,7 +257,3 @@ def _srt_time(time_s: float) -> str:
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours:02}:{minutes:02}:{seconds:02},{ms:03}"
-
-
-def _label_width(labels: Sequence[str]) -> int:
-    return max(len("label"), *(len(label) for label in labels))

@@ -1,1 +1,1 @@
-"""Pictures with what was recognised drawn on them, and videos made of such pictures."""
+"""The overlay: predictions drawn on the pictures of a source, and videos made of the result."""

@@ -1,4 +1,4 @@
-"""Pictures into a video file that every player shows: H.264 in yuv420p, at given times."""
+"""Video files that every player shows: H.264 in yuv420p, each picture at a given time."""
 
 from __future__ import annotations
 
@@ -6,37 +6,41 @@ import contextlib
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.errors.packages import MEDIA, needed
+from dvfl_runtime.sources import Image
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
     from av.video.stream import VideoStream
 
+Planes: TypeAlias = NDArray[np.uint8]  # (3/2 H, W): yuv420p, the planes Y, U and V after each other
+
 # exact for 24, 25, 30, 29.97, 50 and 60 frames per second, and below the limit of the mpeg4 encoder
 TICKS_HZ = 60_000
-# ticks between two pictures, 1.2 hours: MP4 has 31 bits, also for pictures that are reordered
+# the most ticks between two pictures, 1.2 hours: MP4 has 31 bits, also for reordered pictures
 MAX_STEP = 2**28
 MAX_RATE_HZ = 240
-# what is built into PyAV depends on who built it: mpeg4 is always there, H.264 plays everywhere
+SINGLE_PICTURE_S = 1 / 25  # the distance that an encoder is told where there is only one picture
+# best first; builds of PyAV differ: mpeg4 is in all of them, and H.264 plays everywhere
 ENCODERS = {
     "libx264": {"preset": "veryfast", "crf": "21"},
     "libopenh264": {"b": "6000000"},
     "mpeg4": {"qscale": "3", "flags": "+qscale"},
 }
-BT601, STUDIO = 6, 1  # colour matrix and range of `to_yuv`, in libav's numbering
+BT601, STUDIO = 6, 1  # colour matrix and range of `to_yuv`, by libav's numbers
 
 
 class VideoFile:
     """A video that is written picture by picture.
 
-    Nothing is opened before the second picture, because the distance of the first two is the
-    frame rate that the encoder is told. The times of all are kept as they are.
+    The file is opened with the second picture, because the encoder is told the distance of the
+    first two as its frame rate. The times of all pictures are kept as they are.
 
     Args:
         path: the file; its suffix names the container.
@@ -54,16 +58,16 @@ class VideoFile:
         self._av = av
         self._path = path
         self.size: tuple[int, int] | None = None
-        self._first: tuple[NDArray[np.uint8], float] | None = None
+        self._first: tuple[Planes, float] | None = None
         self._first_s = 0.0
         self._last_tick = -1
-        self._last: NDArray[np.uint8] | None = None
+        self._last: Planes | None = None
         self._container: OutputContainer | None = None
         self._stream: VideoStream | None = None
         self._finished = False
 
-    def add(self, planes: NDArray[np.uint8], time_s: float) -> None:
-        """Writes a (3/2 H, W) picture in yuv420p that is shown from `time_s` on.
+    def add(self, planes: Planes, time_s: float) -> None:
+        """Write a picture that is shown from `time_s` on.
 
         Raises:
             OSError: if the file cannot be written.
@@ -77,7 +81,7 @@ class VideoFile:
             self._encode(planes, time_s)
 
     def finish(self) -> None:
-        """Completes the file; further calls do nothing.
+        """Complete the file; further calls do nothing.
 
         Raises:
             OutputError: if there was no picture.
@@ -86,7 +90,7 @@ class VideoFile:
         if self._finished:
             return
         if self._stream is None and self._first is not None:
-            self._begin(1 / 25)  # a single picture has no rate
+            self._begin(SINGLE_PICTURE_S)
         container, stream = self._container, self._stream
         if container is None or stream is None:
             raise OutputError(f"no video to write to {self._path.name}: there was no picture")
@@ -96,10 +100,10 @@ class VideoFile:
             container.close()
 
     def close(self) -> None:
-        """Closes the file, complete or not."""
+        """Close the file, complete or not."""
         if self._container is not None and not self._finished:
             self._finished = True
-            with contextlib.suppress(self._av.FFmpegError):  # what failed has been reported
+            with contextlib.suppress(self._av.FFmpegError):  # the error has been reported
                 self._container.close()
 
     def _begin(self, step_s: float) -> None:
@@ -123,13 +127,13 @@ class VideoFile:
         self._first = None
         self._encode(planes, self._first_s)
 
-    def _encode(self, planes: NDArray[np.uint8], time_s: float) -> None:
+    def _encode(self, planes: Planes, time_s: float) -> None:
         tick = max(round((time_s - self._first_s) * TICKS_HZ), self._last_tick + 1)
         while self._last is not None and tick - self._last_tick > MAX_STEP:
-            self._encode_at(self._last, self._last_tick + MAX_STEP)  # it is still shown
+            self._encode_at(self._last, self._last_tick + MAX_STEP)  # repeated: it is still shown
         self._encode_at(planes, tick)
 
-    def _encode_at(self, planes: NDArray[np.uint8], tick: int) -> None:
+    def _encode_at(self, planes: Planes, tick: int) -> None:
         assert self._stream is not None
         assert self._container is not None
         self._last, self._last_tick = planes, tick
@@ -141,15 +145,15 @@ class VideoFile:
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:
-        """Turns libav's errors into OSError, which `replacing` explains with the file's name."""
+        """Turn libav's errors into OSErrors, which the owner of the file explains with its name."""
         try:
             yield
         except self._av.FFmpegError as err:
             raise OSError(err.errno, err.strerror) from err
 
 
-def to_yuv(image: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Converts a picture to yuv420p, which takes half the memory and is what encoders want.
+def to_yuv(image: Image, size: tuple[int, int] | None = None) -> Planes:
+    """Convert a picture to yuv420p, the input of encoders, which takes half the memory of RGB.
 
     Args:
         image: (h, w, 3) RGB uint8.
@@ -166,4 +170,5 @@ def to_yuv(image: NDArray[np.uint8], size: tuple[int, int] | None = None) -> NDA
         image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     elif width % 2 or height % 2:
         image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    # (H, W, 3) -> (3/2 H, W)
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2YUV_I420), np.uint8)

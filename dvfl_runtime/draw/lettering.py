@@ -1,4 +1,4 @@
-"""Text on pictures, with what the installed OpenCV offers: a font from 5.0 on, strokes before."""
+"""Text on pictures by the installed OpenCV: in a font from 5.0 on, in stroked letters before."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ class Pen(Protocol):
     """Writes lines of text."""
 
     def width(self, text: str, size: int) -> int:
-        """Returns how wide a line is, px."""
+        """Return the width of a line, px."""
 
     def write(self, image: Image, text: str, at: tuple[int, int], size: int, colour: Rgb) -> None:
-        """Writes at (x, y), the left end of the base line."""
+        """Write a line; `at` is (x, y) of the left end of its base line."""
 
 
 def put_text(
     image: Image, text: str, at: tuple[int, int], *, size: int, room: int, colour: Rgb
 ) -> None:
-    """Writes one line, smaller or cut off where it would be wider than there is room.
+    """Write one line, smaller or cut off if it would be wider than the room for it.
 
     Args:
-        image: (h, w, 3) RGB uint8, drawn on.
-        text: what to write.
+        image: (h, w, 3) RGB uint8, drawn on in place.
+        text: the line.
         at: (x, y) of the left end of the base line, px.
         size: of the letters, px.
         room: the most width that the line may take, px.
@@ -44,7 +44,7 @@ def put_text(
 
 
 def fitting_size(text: str, size: int, room: int) -> int:
-    """Returns the size, at most `size` px, at which a line takes at most `room` px, if it can."""
+    """Return the largest size, from 7 px to `size` px, at which a line fits into `room` px."""
     if (width := _pen().width(text, size)) <= room:
         return size
     return max(MIN_LETTER_PX, min(size, int(size * room / width)))
@@ -58,7 +58,7 @@ def _pen() -> Pen:
 
 
 class _FontPen:
-    """The sans-serif font inside OpenCV 5, which has the letters of most alphabets."""
+    """The sans-serif font inside OpenCV 5, which covers most alphabets."""
 
     WEIGHT = 500
 
@@ -75,7 +75,7 @@ class _FontPen:
 
 
 class _StrokePen:
-    """The stroked letters of OpenCV 4, which are ASCII alone."""
+    """The stroked letters of OpenCV 4, which cover ASCII only."""
 
     def __init__(self, cv2: Any) -> None:
         self._cv2 = cv2
@@ -92,6 +92,6 @@ class _StrokePen:
 
 
 def _ascii(text: str) -> str:
-    """Returns the text without accents, and a question mark for what has no ASCII letter."""
+    """Return the text without accents, with `?` for each other character outside of ASCII."""
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return plain.encode("ascii", "replace").decode("ascii")

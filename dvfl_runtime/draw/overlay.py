@@ -1,8 +1,9 @@
-"""The source's own video with what was recognised drawn on it, at the source's own times.
+"""The source's own video with its predictions drawn on it, at the source's own times.
 
-A frame waits for the prediction that speaks for it, the one whose window's centre is nearest in
-time. So what waits is bounded by the window: half of it and one hop, and all of it at the start.
-Where that is more than `MAX_WAITING_BYTES`, the oldest frames get the newest prediction there is.
+Each frame shows the prediction of the window whose centre is nearest in time, and waits until that
+prediction is known. How many frames wait is therefore bounded by the window: half of it and one
+hop, and all of it at the start. If they take more than `MAX_WAITING_BYTES`, the oldest frames are
+drawn with the newest prediction that is known.
 """
 
 from __future__ import annotations
@@ -16,26 +17,24 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.draw.encoding import VideoFile, to_yuv
-from dvfl_runtime.draw.panel import Panel, Run
+from dvfl_runtime.draw.encoding import Planes, VideoFile, to_yuv
+from dvfl_runtime.draw.panel import LeadingClass, Panel
 from dvfl_runtime.errors import OutputError
+from dvfl_runtime.files import Replacement
 from dvfl_runtime.results import Prediction
-from dvfl_runtime.sources import Frame, Source
-from dvfl_runtime.sources.observed import Tap
+from dvfl_runtime.sources import Frame
 from dvfl_runtime.streams.smoothing import boundary_s, centre_s
 
 _logger = logging.getLogger(__name__)
 
-Planes = NDArray[np.uint8]  # (3/2 H, W): a picture in yuv420p, its three planes one after another
-
 SUFFIXES = (".mp4", ".mov", ".mkv")
-LONGEST_STRIP_S = 600.0  # a longer video, and a live one, has a strip that scrolls
+LONGEST_STRIP_S = 600.0  # the strip of a longer video, and of a live one, scrolls
 SCROLLED_S = 30.0
 MAX_WAITING_BYTES = 1 << 30  # 11 s of 1920 x 1080 px at 30 frames a second, 2.9 s of 3840 x 2160
 
 
 def check_overlay_suffix(path: Path) -> None:
-    """Raises OutputError unless the suffix names a container that can be written."""
+    """Raise OutputError unless the suffix names a container that can be written."""
     if path.suffix.lower() not in SUFFIXES:
         raise OutputError(
             f"cannot write an overlay to {path}: the suffix {path.suffix!r} names no format; "
@@ -43,106 +42,108 @@ def check_overlay_suffix(path: Path) -> None:
         )
 
 
-class OverlayWriter:
-    """Draws on every frame of one source and encodes it; size and times are the source's.
+class OverlayVideo:
+    """The video of one source with its predictions drawn on it; in place when it is finished.
 
-    The picture is yuv420p, which has even sides: an odd one is repeated at the edge, so nothing is
-    lost and one pixel is added. A source that changes its size is scaled to the first one.
+    Size and times are the source's. The picture is yuv420p, which has even sides: an odd side is
+    made even by repeating the pixels at the edge. When a source changes its size, further frames
+    are scaled to the first one's.
 
     Args:
         path: of the video; its suffix names the container.
         labels: names of the classes.
+        duration_s: the source's own estimate, `None` for an unknown duration.
+
+    Raises:
+        OutputError: if it cannot be written, here and later.
     """
 
-    def __init__(self, path: Path, labels: Sequence[str]) -> None:
-        self._file = VideoFile(path)
+    def __init__(
+        self, path: Path, labels: Sequence[str], *, duration_s: float | None = None
+    ) -> None:
+        self._replacement = Replacement(path)
+        self._video = VideoFile(self._replacement.part)
         self._labels = tuple(labels)
+        self._duration_s = duration_s
         self._panel: Panel | None = None
-        self._duration_s: float | None = None
-        self._waiting: deque[tuple[Planes, float]] = deque()
+        self._waiting: deque[tuple[Planes, float]] = deque()  # (picture, its time in seconds)
         self._early = 0  # frames that could not wait for their prediction
-        self._said: Prediction | None = None  # the newest; what comes next may speak for more
-        self._runs: deque[Run] = deque()
-        self._body: tuple[Prediction, Planes, NDArray[np.uint8]] | None = None
+        self._newest: Prediction | None = None
+        self._leaders: deque[LeadingClass] = deque()
+        self._body: tuple[Prediction, Planes, NDArray[np.uint8]] | None = None  # drawn last
+        self._finished = False
         self._lock = threading.Lock()  # frames may come from another thread than predictions
 
     def __len__(self) -> int:
-        """Returns the number of frames that wait."""
+        """Return the number of frames that wait."""
         return len(self._waiting)
 
-    @property
-    def begun(self) -> bool:
-        """Whether there was a frame."""
-        return self._panel is not None
-
-    def watch(self, source: Source) -> Source:
-        """Returns the source to read instead, which shows each frame to this writer."""
-        self._duration_s = source.duration_s
-        return Tap(source, self.add)
-
     def add(self, frame: Frame) -> None:
-        """Takes a frame, which is drawn on when its prediction is known."""
-        planes = to_yuv(frame.image, self._file.size)
-        with self._lock:
+        """Take a frame, which is drawn on when its prediction is known."""
+        planes = to_yuv(frame.image, self._video.size)
+        with self._replacement.explaining(), self._lock:
             if self._panel is None:
                 height, width = planes.shape[0] * 2 // 3, planes.shape[1]
                 self._panel = Panel(width, height, self._labels)
-                self._file.size = width, height
+                self._video.size = width, height
             self._waiting.append((planes, frame.time_s))
             if len(self._waiting) * planes.nbytes > MAX_WAITING_BYTES:
-                self._put_oldest(self._said)
+                self._encode_oldest(self._newest)
                 self._early += 1
 
     def write(self, prediction: Prediction) -> None:
-        """Takes the next prediction and encodes the frames whose prediction is known now."""
-        with self._lock:
-            last, self._said = self._said, prediction
+        """Take the next prediction and encode the frames whose prediction is known now."""
+        with self._replacement.explaining(), self._lock:
+            last, self._newest = self._newest, prediction
             if last is not None:
-                self._put_until(boundary_s(last, prediction), last)
-            self._put_until(centre_s(prediction), prediction)
+                self._encode_until(boundary_s(last, prediction), last)
+            # later frames may be nearer to the centre of the window after this one
+            self._encode_until(centre_s(prediction), prediction)
 
     def finish(self) -> None:
-        """Encodes what waits and completes the file; further calls do nothing.
+        """Encode the waiting frames and put the video in place.
 
-        Raises:
-            OutputError: if there was no frame.
-            OSError: if the file cannot be written.
+        After an error, without frames, and in further calls it does nothing.
         """
-        with self._lock:
-            self._put_until(float("inf"), self._said)
-            self._file.finish()
-            early, self._early = self._early, 0
-        if early:
+        if self._finished or self._replacement.failed or self._panel is None:
+            return
+        self._finished = True
+        with self._replacement.explaining(), self._lock:
+            self._encode_until(float("inf"), self._newest)
+            self._video.finish()
+        self._replacement.put_in_place()
+        if self._early:
             _logger.warning(
                 "%d frames of the overlay were drawn before the answer of their own window was "
                 "known, with the newest one there was: more than %d MB of pictures would have had "
                 "to wait; choose a shorter --window-s or --hop-s, or a smaller picture",
-                *(early, MAX_WAITING_BYTES >> 20),
+                *(self._early, MAX_WAITING_BYTES >> 20),
             )
 
     def close(self) -> None:
-        """Closes the file, complete or not."""
-        self._file.close()
+        """Close the video, complete or not."""
+        self._video.close()
+        self._replacement.discard()
 
-    def _put_until(self, end_s: float, prediction: Prediction | None) -> None:
-        """Encodes the frames before `end_s`; the prediction speaks for them."""
+    def _encode_until(self, end_s: float, prediction: Prediction | None) -> None:
+        """Encode the frames before `end_s` with this prediction."""
         while self._waiting and self._waiting[0][1] < end_s:
-            self._put_oldest(prediction)
+            self._encode_oldest(prediction)
 
-    def _put_oldest(self, prediction: Prediction | None) -> None:
+    def _encode_oldest(self, prediction: Prediction | None) -> None:
         planes, time_s = self._waiting.popleft()
         if prediction is not None:
             self._draw(planes, time_s, prediction)
-        self._file.add(planes, time_s)
+        self._video.add(planes, time_s)
 
     def _draw(self, planes: Planes, time_s: float, prediction: Prediction) -> None:
         panel = self._panel
         assert panel is not None
-        self._extend_runs(time_s, prediction.class_id)
-        span_s = self._span_s(time_s)
-        while self._runs[0].end_s < span_s[0]:
-            self._runs.popleft()
-        strip = panel.strip(self._runs, time_s, span_s)
+        self._extend_leaders(time_s, prediction.class_id)
+        span_s = self._strip_span_s(time_s)
+        while self._leaders[0].end_s < span_s[0]:
+            self._leaders.popleft()
+        strip = panel.strip(self._leaders, time_s, span_s)
         below = planes.shape[0] * 2 // 3 - panel.strip_px
         blend(planes, to_yuv(strip), None, below)
         if panel.body_px:
@@ -151,14 +152,14 @@ class OverlayWriter:
                 self._body = prediction, to_yuv(image), opacity
             blend(planes, self._body[1], self._body[2], below - panel.body_px)
 
-    def _extend_runs(self, time_s: float, class_id: int) -> None:
-        last = self._runs[-1] if self._runs else None
+    def _extend_leaders(self, time_s: float, class_id: int) -> None:
+        last = self._leaders[-1] if self._leaders else None
         if last is not None and last.class_id == class_id:
-            self._runs[-1] = Run(last.start_s, time_s, class_id)
+            self._leaders[-1] = LeadingClass(last.start_s, time_s, class_id)
         else:
-            self._runs.append(Run(last.end_s if last else time_s, time_s, class_id))
+            self._leaders.append(LeadingClass(last.end_s if last else time_s, time_s, class_id))
 
-    def _span_s(self, time_s: float) -> tuple[float, float]:
+    def _strip_span_s(self, time_s: float) -> tuple[float, float]:
         total_s = max(self._duration_s or 0.0, time_s)  # a file may be longer than it says
         if self._duration_s is not None and total_s <= LONGEST_STRIP_S:
             return 0.0, total_s
@@ -166,18 +167,19 @@ class OverlayWriter:
 
 
 def blend(planes: Planes, patch: Planes, opacity: NDArray[np.uint8] | None, top: int) -> None:
-    """Lays a patch over the full width of a picture, in place.
+    """Lay a patch over the full width of a picture, in place.
 
     Args:
         planes: (3/2 H, W) picture in yuv420p.
         patch: (3/2 h, W) patch in yuv420p.
-        opacity: (h, W), 0 to 255; `None` where nothing shines through.
-        top: first line that the patch covers, even.
+        opacity: (h, W), 0 to 255; `None` for an opaque patch.
+        top: the first line that the patch covers, even.
     """
     height, width = planes.shape[0] * 2 // 3, planes.shape[1]
     lines = patch.shape[0] * 2 // 3
     _blend_plane(planes[top : top + lines], patch[:lines], opacity)
     half = None if opacity is None else opacity[::2, ::2]
+    # the planes U and V: (H/2, W) -> (2, H/2, W/2)
     for picture, piece in zip(
         planes[height:].reshape(2, height // 2, width // 2),
         patch[lines:].reshape(2, lines // 2, width // 2),

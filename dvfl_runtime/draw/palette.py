@@ -17,11 +17,11 @@ _FIRST: tuple[Rgb, ...] = (
     (125, 105, 220),
     (165, 155, 35),
 )
-_GOLDEN = 0.618034  # turns of hue: no two of any number of classes come close
+_GOLDEN = 0.618034  # turns of the hue per class: the golden ratio keeps any number of them apart
 
 
 def class_colour(class_id: int) -> Rgb:
-    """Returns the colour of a class, 0 to 255 each."""
+    """Return the colour of a class, each channel 0 to 255."""
     if class_id < len(_FIRST):
         return _FIRST[class_id]
     hue = class_id * _GOLDEN % 1.0

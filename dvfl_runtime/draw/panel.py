@@ -18,14 +18,14 @@ WHITE: Rgb = (245, 246, 248)
 GREY: Rgb = (190, 195, 205)
 BACK_ALPHA = 185  # of 255: the picture shines through
 MAX_BARS = 3
-MAX_PART = 0.4  # of the picture's height
-LABEL_PART = 0.44  # of its width, left of the bars
-NAME_PART = 0.25
+MAX_PART = 0.4  # of the picture's height, for the whole panel
+LABEL_PART = 0.44  # of its width, for the label, left of the bars
+NAME_PART = 0.25  # of its width, for the names before the bars
 
 
 @dataclass(frozen=True)
-class Run:
-    """A span of time in which one class led.
+class LeadingClass:
+    """The class that led during a span of time; the strip shows it in its colour.
 
     Attributes:
         start_s: start, seconds.
@@ -39,7 +39,7 @@ class Run:
 
 
 class Panel:
-    """Draws for pictures of one size.
+    """Draws the panel for pictures of one size.
 
     Args:
         width: of the picture, px, even.
@@ -47,7 +47,7 @@ class Panel:
         labels: names of the classes.
 
     Attributes:
-        body_px: height of the part with label and bars; 0 on a picture with no room for it.
+        body_px: height of the part with label and bars; 0 if the picture is too small for it.
         strip_px: height of the strip of time.
     """
 
@@ -62,7 +62,7 @@ class Panel:
         self.body_px = _even(self._rows * self._row + self._unit) if self._rows else 0
 
     def body(self, prediction: Prediction) -> tuple[Image, Image]:
-        """Draws the label and the bars.
+        """Draw the label and the bars.
 
         Returns:
             (h, width, 3) RGB uint8 and (h, width) opacity, 0 to 255, where h is `body_px`.
@@ -75,11 +75,13 @@ class Panel:
         drawn = (image != np.array(BACK, np.uint8)).any(axis=2)
         return image, np.where(drawn, 255, BACK_ALPHA).astype(np.uint8)
 
-    def strip(self, runs: Sequence[Run], now_s: float, span_s: tuple[float, float]) -> Image:
-        """Draws the past of a span of time, with a mark at the present.
+    def strip(
+        self, leaders: Sequence[LeadingClass], now_s: float, span_s: tuple[float, float]
+    ) -> Image:
+        """Draw the classes that led in a span of time, with a mark at the present.
 
         Args:
-            runs: in the order of time.
+            leaders: in the order of time.
             now_s: the time of the picture, seconds.
             span_s: the times at the left and at the right edge, seconds.
 
@@ -90,10 +92,10 @@ class Panel:
         image[:] = TRACK
         begin_s, end_s = span_s
         scale = self._width / max(end_s - begin_s, 1e-9)
-        for run in runs:
-            left = max(0, round((run.start_s - begin_s) * scale))
-            right = max(0, round((min(run.end_s, now_s) - begin_s) * scale))
-            image[:, left:right] = class_colour(run.class_id)
+        for leader in leaders:
+            left = max(0, round((leader.start_s - begin_s) * scale))
+            right = max(0, round((min(leader.end_s, now_s) - begin_s) * scale))
+            image[:, left:right] = class_colour(leader.class_id)
         mark = min(self._width - 2, max(0, round((now_s - begin_s) * scale) - 1))
         image[:, mark : mark + 2] = WHITE
         return image

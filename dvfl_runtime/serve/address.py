@@ -1,4 +1,4 @@
-"""Where the page is served: HOST:PORT, and who can reach it there."""
+"""Where the page is served: HOST:PORT, and whether others can reach it there."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dvfl_runtime.errors import ArgumentError, DvflError
 from dvfl_runtime.errors.packages import needed
 
 LOOPBACK = "127.0.0.1"
-TOKEN_VARIABLE = "DVFL_TOKEN"  # of the environment: the token where the command line has none
+TOKEN_VARIABLE = "DVFL_TOKEN"  # of the environment, for a command line without a token
 MAX_PORT = 65535
-BACKLOG = 1024  # with the usual 128 a rush of connections makes others try again after a second
-_FORM = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):)?([0-9]{1,5})")
+BACKLOG = 1024  # with the usual 128, a rush of connections makes clients retry after a second
+_HOST_AND_PORT = re.compile(r"(?:(\[[0-9a-fA-F:.]+\]|[^\s:/\[\]]*):)?([0-9]{1,5})")
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Address:
     """A host and a port to listen at.
 
     Attributes:
-        host: a name or a number, IPv6 without brackets.
+        host: a name or an IP address, IPv6 without brackets.
         port: 0 for any free one.
     """
 
@@ -31,12 +31,12 @@ class Address:
 
     @classmethod
     def parse(cls, text: str) -> Address:
-        """Returns the address of PORT, :PORT or HOST:PORT.
+        """Return the address of PORT, :PORT or HOST:PORT.
 
         Raises:
-            ArgumentError: if it is none.
+            ArgumentError: for any other text.
         """
-        match = _FORM.fullmatch(text)
+        match = _HOST_AND_PORT.fullmatch(text)
         if match is None or int(match[2]) > MAX_PORT:
             raise ArgumentError(
                 f"must be PORT or HOST:PORT with a port from 0 to {MAX_PORT}, got {text!r}"
@@ -48,25 +48,25 @@ class Address:
 
     @property
     def is_loopback(self) -> bool:
-        """Whether nobody outside this machine can reach it."""
+        """Whether it can be reached from this machine only."""
         if self.host.lower() == "localhost":
             return True
         try:
             return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:  # another name: what it stands for may change
+        except ValueError:  # any other name may stand for another address tomorrow
             return False
 
 
 def listen(address: Address, token: str | None) -> tuple[socket.socket, Address]:
-    """Returns a socket that connections can be made to, and its address with the port it got.
+    """Return a listening socket, and its address with the port that it got.
 
     Args:
         address: where to listen.
-        token: what every request will have to bring; `None` for none.
+        token: that every request will need; `None` for none.
 
     Raises:
-        DvflError: if the address can be reached by others while there is no token, is not one of
-            this machine or is taken, or if what is needed to serve is not installed.
+        DvflError: if others can reach the address and there is no token, if the address is taken or
+            not one of this machine, or if a package for serving is not installed.
     """
     if token is None and not address.is_loopback:
         raise DvflError(
@@ -74,9 +74,9 @@ def listen(address: Address, token: str | None) -> tuple[socket.socket, Address]
             f"which they have to know, or serve at {LOOPBACK}"
         )
     with needed("--serve", "starlette", "uvicorn"):
-        import starlette  # noqa: F401 - used later; here they fail before any work
+        import starlette  # noqa: F401 - used later; imported here to fail before any work
         import uvicorn  # noqa: F401
-    # localhost is not looked up, so that it cannot be another address
+    # localhost is not looked up, so that it cannot become another address
     host = LOOPBACK if address.host.lower() == "localhost" else address.host
     try:
         family, *_, where = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)[0]

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from dvfl_runtime.serve.connections import MAX_HEAD_BYTES
-from dvfl_runtime.serve.pictures import Card
-from dvfl_runtime.serve.state import Board, whole_number
+from dvfl_runtime.serve.state import PageState, SourceOnPage, whole_number
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -22,9 +21,9 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).parents[1] / "data" / "page.html"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-PATIENCE_S = 2.0  # for a new picture; then the last one is sent again
+PICTURE_WAIT_S = 2.0  # for a new picture; then the last one is sent again
 BOUNDARY = "picture"
-HEADERS = [  # of all answers: nothing of it is for other sites, caches or frames
+HEADERS = [  # of all answers, which are not for other sites, caches or frames
     ("Cache-Control", "no-store"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
     ("Referrer-Policy", "no-referrer"),
@@ -33,38 +32,38 @@ HEADERS = [  # of all answers: nothing of it is for other sites, caches or frame
 ]
 
 
-def make_app(board: Board, token: str | None, host: str) -> Starlette:
-    """Returns the application.
+def make_app(state: PageState, token: str | None, host: str) -> Starlette:
+    """Return the application that answers all requests.
 
     Args:
-        board: what there is to tell.
-        token: what every request has to bring; `None` for none.
-        host: that the page is served at.
+        state: of the page.
+        token: that every request needs; `None` for none.
+        host: the name or address that the page is served at.
     """
     from starlette.applications import Starlette
     from starlette.middleware import Middleware
     from starlette.routing import Route
 
-    answers = _Answers(board)
+    routes = _Routes(state)
     return Starlette(
         routes=[
-            Route("/", answers.page),
-            Route("/state", answers.state),
-            Route("/events", answers.events),
-            Route("/picture/{number}.jpg", answers.picture),
-            Route("/picture/{number}", answers.pictures),
+            Route("/", routes.page),
+            Route("/state", routes.state),
+            Route("/events", routes.events),
+            Route("/picture/{number}.jpg", routes.picture),
+            Route("/picture/{number}", routes.pictures),
         ],
         middleware=[Middleware(_Guard, token=token, host=host)],
     )
 
 
-class _Answers:
-    def __init__(self, board: Board) -> None:
-        self._board = board
+class _Routes:
+    def __init__(self, state: PageState) -> None:
+        self._state = state
         self._page = PAGE.read_text(encoding="utf-8")
 
     async def page(self, _: Request) -> Response:
-        """The page; what it loads comes from here, and no script runs but its own."""
+        """Answer with the page, which loads nothing from elsewhere and runs only its own script."""
         from starlette.responses import HTMLResponse
 
         nonce = secrets.token_urlsafe(16)
@@ -76,62 +75,62 @@ class _Answers:
         return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     async def state(self, _: Request) -> Response:
-        """What runs and what the sources do, as JSON."""
+        """Answer with what runs and the states of the sources, as JSON."""
         from starlette.responses import JSONResponse
 
-        return JSONResponse(self._board.snapshot())
+        return JSONResponse(self._state.snapshot())
 
     async def events(self, request: Request) -> Response:
-        """Predictions and states as they come."""
+        """Answer with predictions and states as they come."""
         from starlette.responses import StreamingResponse
 
-        events = self._board.events(request.headers.get("last-event-id", ""))
+        events = self._state.events(request.headers.get("last-event-id", ""))
         return StreamingResponse(events, media_type="text/event-stream")
 
     async def picture(self, request: Request) -> Response:
-        """The next picture of a source; no content as long as there was none."""
+        """Answer with the next picture of a source; without content as long as there was none."""
         from starlette.responses import Response
 
-        jpeg = await self._card(request).picture(PATIENCE_S)
+        jpeg = await self._source(request).next_picture(PICTURE_WAIT_S)
         if jpeg is None:
             return Response(status_code=204)
         return Response(jpeg, media_type="image/jpeg")
 
     async def pictures(self, request: Request) -> Response:
-        """The pictures of a source, one after the other (MJPEG)."""
+        """Answer with the pictures of a source, one after the other (MJPEG)."""
         from starlette.responses import StreamingResponse
 
         return StreamingResponse(
-            self._parts(self._card(request)),
+            self._parts(self._source(request)),
             media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}",
         )
 
-    async def _parts(self, card: Card) -> AsyncIterator[bytes]:
+    async def _parts(self, shown: SourceOnPage) -> AsyncIterator[bytes]:
         # a browser shows a part when the boundary after it arrives, so both are sent at once
         yield f"--{BOUNDARY}\r\n".encode()
         last = None
-        while not self._board.stopped and card.source.state != "ended":
-            jpeg = await card.picture(PATIENCE_S)
+        while not self._state.stopped and shown.source.state != "ended":
+            jpeg = await shown.next_picture(PICTURE_WAIT_S)
             if jpeg is not None and jpeg is not last:
                 last = jpeg
                 head = f"Content-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
                 yield head.encode() + jpeg + f"\r\n--{BOUNDARY}\r\n".encode()
 
-    def _card(self, request: Request) -> Card:
+    def _source(self, request: Request) -> SourceOnPage:
         from starlette.exceptions import HTTPException
 
         number = whole_number(request.path_params["number"])
-        if number is None or number >= len(self._board.cards):
+        if number is None or number >= len(self._state.sources):
             raise HTTPException(404, "there is no such source")
-        return self._board.cards[number]
+        return self._state.sources[number]
 
 
 class _Guard:
-    """Refuses the requests that are not allowed.
+    """Refuses requests that are not allowed.
 
-    With a token, those without it. Without a token, those that pages of other sites make in a
-    browser on this machine: under a name that was made to lead here (DNS rebinding), or across
-    sites.
+    If there is a token, these are the requests without it. If there is none, these are the requests
+    that pages of other sites make in a browser on this machine: across sites, or under a name that
+    was made to lead here (DNS rebinding).
     """
 
     def __init__(self, app: ASGIApp, *, token: str | None, host: str) -> None:
@@ -154,7 +153,7 @@ class _Guard:
 
     def _refusal(self, request: Request) -> tuple[int, str] | None:
         size = sum(len(name) + len(value) for name, value in request.scope["headers"])
-        if size > MAX_HEAD_BYTES:  # they came at once; in parts h11 would have refused them
+        if size > MAX_HEAD_BYTES:  # h11 refuses them only if they come in parts
             return 431, f"headers may have {MAX_HEAD_BYTES} bytes"
         if self._token is not None:
             if not secrets.compare_digest(_token_in(request.scope), self._token):
@@ -169,7 +168,7 @@ class _Guard:
 
 
 def _token_in(scope: Scope) -> bytes:
-    """Returns the token that a request brings, as it was sent: it need not be text."""
+    """Return the token of a request as the bytes that were sent, which need not be text."""
     for name, value in scope["headers"]:
         scheme, _, token = value.partition(b" ")
         if name == b"authorization" and scheme.lower() == b"bearer":
@@ -182,7 +181,7 @@ def _token_in(scope: Scope) -> bytes:
 
 
 def _host_name(host: str) -> str | None:
-    """Returns the name in a Host header without the port, in small letters."""
+    """Return the name in a Host header without the port, in small letters."""
     try:
         return urlsplit(f"//{host}").hostname
     except ValueError:

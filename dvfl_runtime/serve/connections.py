@@ -1,4 +1,4 @@
-"""Connections to the page: how many there may be, and how long one may stay without a request."""
+"""Connections to the page: how many there may be, and how long one may stay idle."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 100  # fewer where this process may not open many files
-REQUEST_S = 10.0  # for a whole request, from the connection or the answer before on
-UNREAD_S = 60  # a client that takes nothing for so long is gone
+MAX_CONNECTIONS = 100  # fewer if this process may not open many files
+REQUEST_S = 10.0  # for a whole request, from the connection or the previous answer on
+UNREAD_S = 60  # a client that reads nothing for so long is cut off
 MAX_HEAD_BYTES = 16 * 1024  # of a request: its first line and its headers
 ACCEPT_PAUSE_S = 0.2  # after an error
-TOLD_AGAIN_S = 60.0  # between two warnings about it
+WARNING_S = 60.0  # between two warnings about it
 
 
 def max_connections() -> int:
-    """Returns how many there may be: at most a quarter of the files that this process may open."""
+    """Return the most connections: up to a quarter of the files that this process may open."""
     try:
-        import resource  # there is none on Windows
+        import resource  # not on Windows
     except ImportError:
         return MAX_CONNECTIONS
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -33,15 +33,15 @@ def max_connections() -> int:
 
 
 async def accept(listening: socket.socket, protocol: Callable[[], asyncio.Protocol]) -> None:
-    """Accepts connections one after the other, until it is cancelled.
+    """Accept connections one after the other, until cancelled.
 
     Args:
-        listening: the socket that they come to.
-        protocol: makes what talks to the client.
+        listening: the socket.
+        protocol: makes the protocol of one connection.
     """
     loop = asyncio.get_running_loop()
     listening.setblocking(False)
-    told_s = -math.inf
+    warned_s = -math.inf
     while True:
         try:
             connection, _ = await loop.sock_accept(listening)
@@ -54,17 +54,17 @@ async def accept(listening: socket.socket, protocol: Callable[[], asyncio.Protoc
                 connection.close()
                 raise
         except OSError as err:
-            if loop.time() - told_s > TOLD_AGAIN_S:
-                told_s = loop.time()
+            if loop.time() - warned_s > WARNING_S:
+                warned_s = loop.time()
                 logger.warning("the page cannot take a connection: %s", err.strerror or err)
             await asyncio.sleep(ACCEPT_PAUSE_S)
 
 
 def limited_protocol(most: int) -> type[H11Protocol]:
-    """Returns a protocol that closes connections without a request.
+    """Return a protocol that closes connections without a request.
 
-    Of more than `most` connections, the one is closed that has been waiting for the longest
-    without a request; where all are busy, uvicorn answers the newest with 503.
+    Of more than `most` connections, the one that has waited for the longest without a request is
+    closed; if all are busy, uvicorn answers the newest with 503.
     """
     from uvicorn.protocols.http.h11_impl import H11Protocol
 
@@ -89,7 +89,7 @@ def limited_protocol(most: int) -> type[H11Protocol]:
             self._clear_deadline()
 
         def _set_deadline(self) -> None:
-            """Lets the time run while no request is being answered; bytes do not set it back."""
+            """Start the timer unless a request is being answered; bytes do not reset it."""
             if self.cycle is not None and not self.cycle.response_complete:
                 self._clear_deadline()
             elif self.deadline is None:
@@ -104,8 +104,8 @@ def limited_protocol(most: int) -> type[H11Protocol]:
 
 
 def _make_room(others: Iterable[Any], most: int) -> None:
-    """Closes the connection that has waited for the longest, where one more would be too many."""
-    there = [each for each in others if not each.transport.is_closing()]
-    waiting = [each for each in there if each.deadline is not None]
-    if len(there) >= most and waiting:
-        min(waiting, key=lambda each: each.deadline.when()).transport.abort()
+    """Close the connection that has waited for the longest if one more would be too many."""
+    connected = [other for other in others if not other.transport.is_closing()]
+    waiting = [other for other in connected if other.deadline is not None]
+    if len(connected) >= most and waiting:
+        min(waiting, key=lambda other: other.deadline.when()).transport.abort()

@@ -1,4 +1,4 @@
-"""The server: a thread of its own, which recognition hands frames and predictions to."""
+"""The server of the page: a thread of its own, which is given frames and predictions."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from dvfl_runtime.serve.connections import (
     limited_protocol,
     max_connections,
 )
-from dvfl_runtime.serve.state import Board
-from dvfl_runtime.sources import Source
+from dvfl_runtime.serve.state import PageState
+from dvfl_runtime.sources.observed import ObservedSource
 
 if TYPE_CHECKING:
     import uvicorn
     from starlette.applications import Starlette
 
 FAREWELL_S = 1  # at the end: how long a browser may take for the last events
-JOIN_S = 2.0  # beyond it: how long the thread may take
+JOIN_S = 2.0  # after that: how long the thread may take
 
 
 class PageServer:
-    """Serves the page; a `Viewer` of what is recognised.
+    """Serves the page.
 
     Args:
-        listening: the socket to answer at, which is closed with the server.
-        host: the name that it is bound to.
-        token: what every request has to bring; `None` for none.
+        listening: the socket, which is closed with the server.
+        host: the name or address that it is bound to.
+        token: that every request needs; `None` for none.
         info: what runs.
         labels: names of the classes.
     """
@@ -50,45 +50,42 @@ class PageServer:
         labels: Sequence[str],
     ) -> None:
         self._loop = asyncio.new_event_loop()
-        self._board = Board(info, labels, self._loop)
-        # browsers that go away amid an answer are nothing to warn of
+        self._state = PageState(info, labels, self._loop)
+        # asyncio warns of each browser that leaves during an answer
         logging.getLogger("asyncio").setLevel(logging.ERROR)
         self._most = max_connections()
-        self._server = _uvicorn_server(make_app(self._board, token, host), self._most + 1)
+        self._server = _uvicorn_server(make_app(self._state, token, host), self._most + 1)
         self._socket = listening
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="dvfl-server", daemon=True)
         self._thread.start()
 
-    def watch(self, source: Source) -> Source:
-        """Returns the source to read instead, which shows each frame to this viewer."""
-        return self._board.watch(source)
+    def watch(self, source: ObservedSource) -> None:
+        """Show a source, whose name no other one has, from its first frame on."""
+        self._state.watch(source)
 
     def write(self, prediction: Prediction) -> None:
-        """Takes one prediction."""
-        self._board.write(prediction)
-
-    def finish(self) -> None:
-        """Does nothing: browsers are told of the end by `close`, when all files are written."""
+        """Show one prediction."""
+        self._state.write(prediction)
 
     def close(self) -> None:
-        """Sends the last events to the browsers and ends; further calls do nothing."""
+        """Send the last events to the browsers and end; further calls do nothing."""
         if self._closed:
             return
         self._closed = True
-        # a browser that does not take the last events is cut off, which uvicorn calls an error
+        # uvicorn logs an error for each browser that is cut off before it takes the last events
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-        with contextlib.suppress(RuntimeError):  # it has ended by itself
+        with contextlib.suppress(RuntimeError):  # the loop has ended by itself
             self._loop.call_soon_threadsafe(self._stop)
         self._thread.join(FAREWELL_S + JOIN_S)
         self._socket.close()
 
     def _stop(self) -> None:
-        self._board.stop()
+        self._state.stop()
         self._server.should_exit = True
 
     def _run(self) -> None:
-        """The thread of the server."""
+        """Serve until `close`, in the thread of the server."""
         asyncio.set_event_loop(self._loop)
         try:
             self._loop.run_until_complete(self._serve())
@@ -98,12 +95,12 @@ class PageServer:
             self._loop.close()
 
     async def _serve(self) -> None:
-        helping = [
-            asyncio.ensure_future(self._board.look_around()),
+        background = [
+            asyncio.ensure_future(self._state.report_states()),
             asyncio.ensure_future(self._accept()),
         ]
         await self._server.serve(sockets=[])
-        for task in helping:
+        for task in background:
             task.cancel()
         left = asyncio.all_tasks() - {asyncio.current_task()}
         for task in left:
@@ -111,9 +108,9 @@ class PageServer:
         await asyncio.gather(*left, return_exceptions=True)
 
     async def _accept(self) -> None:
-        """Takes connections, one after the other, when uvicorn is ready for them."""
+        """Accept connections from the moment when uvicorn is ready for them."""
         config, state = self._server.config, self._server.server_state
-        while not state.default_headers:
+        while not state.default_headers:  # set at the end of its start
             await asyncio.sleep(0.01)
         protocol = limited_protocol(self._most)
         await accept(

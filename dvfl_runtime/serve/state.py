@@ -1,4 +1,4 @@
-"""All cards of the page, and the events that browsers are told: predictions and states."""
+"""The state of the page: what runs, its sources, and the events that browsers are sent."""
 
 from __future__ import annotations
 
@@ -6,45 +6,59 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections import deque
+import time
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Sequence
 from itertools import takewhile
-from typing import Any
+from typing import Any, NamedTuple
 
-from dvfl_runtime.console.output import SCHEMA, to_json
 from dvfl_runtime.draw.palette import Rgb, class_colour
-from dvfl_runtime.results import Info, Prediction
-from dvfl_runtime.serve.pictures import Card
-from dvfl_runtime.sources import Source
+from dvfl_runtime.results import SCHEMA, Info, Prediction, to_json_row
+from dvfl_runtime.serve.pictures import NewestPicture
+from dvfl_runtime.sources import Frame
+from dvfl_runtime.sources.observed import ObservedSource
 
-HISTORY = 240  # predictions per source that a new page begins with: two minutes at two a second
-PING_S = 15.0  # without an event for so long a comment shows that the connection is alive
-RETRY_MS = 1500
-MAX_DIGITS = 16  # of a number that is read from a request
-LOOK_S = 0.5  # between two looks at the states of the sources
+HISTORY = 240  # predictions per source that a new browser gets: two minutes at two a second
+PING_S = 15.0  # without an event for so long, a comment shows that the connection is alive
+RETRY_MS = 1500  # after which a browser that lost the connection tries again
+MAX_DIGITS = 16  # of a number in a request
+STATE_CHECK_S = 0.5  # between two checks of the states of the sources
 
 
-class Board:
-    """What is known of all sources; lives in the server's loop.
+class SourceOnPage(NamedTuple):
+    """A source and its newest picture."""
+
+    source: ObservedSource
+    picture: NewestPicture
+
+    async def next_picture(self, patience_s: float) -> bytes | None:
+        """Return the next picture as JPEG, or the last one; see `NewestPicture.next`."""
+        if self.source.state == "ended":
+            return self.picture.jpeg
+        return await self.picture.next(patience_s)
+
+
+class PageState:
+    """All that the page shows; lives in the server's loop.
 
     Args:
         info: what runs.
         labels: names of the classes.
-        loop: whatever is not said to be for another thread is called in it.
+        loop: of the server; methods are called in it unless they name another thread.
 
     Attributes:
-        cards: one per source.
-        stopped: nothing more is told.
+        sources: in the order in which they were added.
+        stopped: whether the last events have been sent.
     """
 
     def __init__(self, info: Info, labels: Sequence[str], loop: asyncio.AbstractEventLoop) -> None:
-        self.cards: list[Card] = []
+        self.sources: list[SourceOnPage] = []
         self.stopped = False
         self._loop = loop
-        self._run = secrets.token_hex(4)  # numbers of events mean nothing to another run
+        self._run_id = secrets.token_hex(4)  # numbers of events are valid for one run only
         self._model = {
             "schema": SCHEMA,
-            "run": self._run,
+            "run": self._run_id,
             "model": info.name,
             "engine": info.engine,
             "device": info.device,
@@ -52,112 +66,130 @@ class Board:
             "colours": {name: _hex(class_colour(n)) for n, name in enumerate(labels)},
         }
         self._count = 0
-        self._history: dict[str, deque[tuple[int, str]]] = {}  # of each source, numbered over all
-        self._states = ""  # the last event about them
-        self._changed = asyncio.Event()  # something is new; then another one takes its place
+        # per source, because a fast one must not push out the predictions of a slow one
+        self._history: dict[str, deque[tuple[int, str]]] = {}
+        self._dropped_frames: Counter[str] = Counter()
+        self._states = ""  # the last event about the states of the sources
+        self._changed = asyncio.Event()  # set, and replaced, when there is something new
 
-    def watch(self, source: Source) -> Source:
-        """Adds a card and returns the source to read instead; for the main thread.
-
-        Args:
-            source: with a name that no other one has.
-        """
-        card = Card(source, self._loop)
-        self.cards.append(card)
-        return card.source
+    def watch(self, source: ObservedSource) -> None:
+        """Add a source, whose name no other one has; for the main thread."""
+        picture = NewestPicture(self._loop)
+        if not source.live:
+            source.observers.append(_Playback(source).wait)
+        source.observers.append(picture.show)
+        self.sources.append(SourceOnPage(source, picture))
 
     def write(self, prediction: Prediction) -> None:
-        """Takes a prediction; for the main thread."""
+        """Add a prediction; for the main thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._add, prediction)
 
     def snapshot(self) -> dict[str, Any]:
-        """Returns what runs and what the sources do."""
-        return {**self._model, "sources": [card.state() for card in self.cards]}
+        """Return what runs, and the state of each source."""
+        return {**self._model, "sources": self._source_states()}
 
-    async def look_around(self) -> None:
-        """Tells the states of the sources whenever they change; runs until it is cancelled."""
+    async def report_states(self) -> None:
+        """Send the states of the sources whenever they change; run until cancelled."""
         while True:
-            self._tell_states()
-            await asyncio.sleep(LOOK_S)
+            self._send_states()
+            await asyncio.sleep(STATE_CHECK_S)
 
     async def events(self, last_id: str) -> AsyncIterator[str]:
-        """Yields server-sent events: what runs, the last predictions, and all that follow.
+        """Yield server-sent events: what runs, the last predictions, and all further ones.
 
-        Nothing is queued for a browser: one that is slow misses the oldest of each source.
+        Nothing is queued for a browser: a slow one misses the oldest predictions of each source.
 
         Args:
-            last_id: of the last event that the browser has got, "" for none.
+            last_id: of the last event that the browser has received, "" for none.
         """
-        run, _, number = last_id.partition("-")
-        known = (whole_number(number) or 0) if run == self._run else 0
+        run_id, _, number = last_id.partition("-")
+        known = (whole_number(number) or 0) if run_id == self._run_id else 0
         states = self._states
-        yield f"retry: {RETRY_MS}\n\n" + _event(self.snapshot(), "hello")
+        yield f"retry: {RETRY_MS}\n\n" + _event("hello", self.snapshot())
         while True:
             changed, stopped = self._changed, self.stopped
-            for count, event in self._since(known):
+            for count, event in self._events_after(known):
                 yield event
                 known = count
             if states != self._states:
                 states = self._states
                 yield states
             if stopped:
-                yield _event({}, "end")
+                yield _event("end", {})
                 return
-            if not await _arrives(changed):
+            try:
+                await asyncio.wait_for(changed.wait(), PING_S)
+            except asyncio.TimeoutError:
                 yield ": nothing new\n\n"
 
     def stop(self) -> None:
-        """Tells that this is the end, and ends all streams."""
-        self._tell_states()
+        """Send the last states and end all streams of events and pictures."""
+        self._send_states()
         self.stopped = True
-        self._wake()
-        for card in self.cards:
-            card.release()
+        self._notify()
+        for _, picture in self.sources:
+            picture.release()
 
     def _add(self, prediction: Prediction) -> None:
-        for card in self.cards:
-            if card.name == prediction.source:
-                card.dropped_frames += prediction.dropped_frames
+        self._dropped_frames[prediction.source] += prediction.dropped_frames
         self._count += 1
-        event = f"id: {self._run}-{self._count}\ndata: {to_json(prediction)}\n\n"
+        event = f"id: {self._run_id}-{self._count}\ndata: {to_json_row(prediction)}\n\n"
         history = self._history.setdefault(prediction.source, deque(maxlen=HISTORY))
         history.append((self._count, event))
-        self._wake()
+        self._notify()
 
-    def _since(self, known: int) -> list[tuple[int, str]]:
-        """Returns the numbered events after number `known`, in order."""
+    def _events_after(self, known: int) -> list[tuple[int, str]]:
+        """Return the numbered events after number `known`, in order."""
         new: list[tuple[int, str]] = []
         for history in self._history.values():
             new += takewhile(lambda event: event[0] > known, reversed(history))
         return sorted(new)
 
-    def _tell_states(self) -> None:
-        states = _event({"sources": [card.state() for card in self.cards]}, "state")
+    def _source_states(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "source": source.name,
+                "live": source.live,
+                "state": source.state,
+                "error": source.problem,
+                "reconnects": source.reconnects,
+                "dropped_frames": self._dropped_frames[source.name],
+            }
+            for source, _ in self.sources
+        ]
+
+    def _send_states(self) -> None:
+        states = _event("state", {"sources": self._source_states()})
         if states != self._states:
             self._states = states
-            self._wake()
+            self._notify()
 
-    def _wake(self) -> None:
+    def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
 
+class _Playback:
+    """Plays a recorded source at the pace of its timestamps, so that people can follow it."""
+
+    def __init__(self, source: ObservedSource) -> None:
+        self._closed = source.closed
+        self._begin_s: float | None = None
+
+    def wait(self, frame: Frame) -> None:
+        """Block until it is time for the frame, or the source is closed."""
+        if self._begin_s is None:
+            self._begin_s = time.monotonic() - frame.time_s
+        self._closed.wait(max(0.0, self._begin_s + frame.time_s - time.monotonic()))
+
+
 def whole_number(text: str) -> int | None:
-    """Returns the number in a request, `None` if it is no number or has too many digits."""
+    """Return the number in a request, `None` for other text and for too many digits."""
     return int(text) if text.isascii() and text.isdigit() and len(text) < MAX_DIGITS else None
 
 
-async def _arrives(changed: asyncio.Event) -> bool:
-    """Waits for a change, and returns whether there was one before it was time for a ping."""
-    try:
-        await asyncio.wait_for(changed.wait(), PING_S)
-    except asyncio.TimeoutError:
-        return False
-    return True
-
-
-def _event(values: dict[str, Any], name: str) -> str:
+def _event(name: str, values: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(values, ensure_ascii=False)}\n\n"
 
 

@@ -1,36 +1,45 @@
-"""A source that lets somebody look at its frames on their way: each is decoded once for both."""
+"""A source that is observed while it is read: each frame is decoded once for all who see it."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Generator, Iterator
+from typing import TypeAlias
 
 from dvfl_runtime.interrupts import uninterrupted
-from dvfl_runtime.sources import Frame, Source
+from dvfl_runtime.sources.frame import Frame, Source
+from dvfl_runtime.sources.live.reconnect import reason_of
+from dvfl_runtime.sources.live.source import LiveSource
+
+FrameObserver: TypeAlias = Callable[[Frame], object]
 
 
-class Tap:
-    """Hands on the frames of a source unchanged, and shows each of them first.
-
-    What else the source has, such as the state of a live one, is reached through the tap.
+class ObservedSource:
+    """Yields the frames of a source unchanged, and shows each of them to its observers first.
 
     Args:
-        source: closed with the tap.
-        look: called with each frame, in the thread that reads the source.
+        source: closed with this one.
+        observers: called with each frame, one after the other, in the thread that reads the source.
+        name: in place of the source's own name.
+
+    Attributes:
+        name: how predictions call the source.
+        live: whether frames may be dropped to keep up.
+        rewindable: whether the frames can be read again.
+        observers: see above; more can be added before the source is read.
+        error: what ended the reading, if that was an error.
+        closed: set by `close`.
     """
 
-    def __init__(self, source: Source, look: Callable[[Frame], None]) -> None:
+    def __init__(self, source: Source, *observers: FrameObserver, name: str | None = None) -> None:
         self._source = source
-        self._look = look
-
-    @property
-    def name(self) -> str:
-        """How predictions call the source."""
-        return self._source.name
-
-    @property
-    def live(self) -> bool:
-        """Whether frames may be dropped to keep up."""
-        return self._source.live
+        self.name = source.name if name is None else name
+        self.live = source.live
+        self.rewindable = source.rewindable
+        self.observers = list(observers)
+        self.error: Exception | None = None
+        self.closed = threading.Event()
+        self._begun = self._ended = False
 
     @property
     def duration_s(self) -> float | None:
@@ -38,25 +47,49 @@ class Tap:
         return self._source.duration_s
 
     @property
-    def rewindable(self) -> bool:
-        """Whether the frames can be read again."""
-        return self._source.rewindable
+    def state(self) -> str:
+        """What the source is doing: connecting, playing (recorded), live, stalled or ended."""
+        if self._ended or self.closed.is_set():
+            return "ended"
+        if isinstance(self._source, LiveSource):
+            return self._source.state
+        if self.live:
+            return "live"
+        return "playing" if self._begun else "connecting"
 
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._source, name)
+    @property
+    def problem(self) -> str | None:
+        """What ended the source, or why a live one cannot be reached now; without secrets."""
+        if self.error is not None:
+            return reason_of(self.error)
+        if isinstance(self._source, LiveSource) and self.state != "ended":
+            return self._source.outage
+        return None
+
+    @property
+    def reconnects(self) -> int:
+        """How often a live source was opened again and gave a frame."""
+        return self._source.stats.reconnects if isinstance(self._source, LiveSource) else 0
 
     def frames(self) -> Iterator[Frame]:
-        """Yields the frames of the source."""
+        """Yield the frames of the source."""
         frames = self._source.frames()
         try:
             for frame in frames:
+                self._begun = True
                 with uninterrupted():
-                    self._look(frame)
+                    for observe in self.observers:
+                        observe(frame)
                 yield frame
+        except Exception as err:
+            self.error = err
+            raise
         finally:
+            self._ended = True
             if isinstance(frames, Generator):
                 frames.close()
 
     def close(self) -> None:
-        """Closes the source."""
+        """Close the source, and end a running `frames()` at once."""
+        self.closed.set()
         self._source.close()

@@ -30,7 +30,7 @@ from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.sources import LiveSource, SourceLike, open_source
-from dvfl_runtime.sources.observed import Tap
+from dvfl_runtime.sources.observed import ObservedSource
 
 log = logging.getLogger(__name__)
 
@@ -91,9 +91,11 @@ def soak(recognizer: Recognizer, sources: Sequence[SourceLike], seconds: float) 
     with ExitStack() as stack:
         opened = [stack.enter_context(closing(open_source(source))) for source in sources]
         orders = [Order() for _ in opened]
-        taps = [Tap(source, order.look) for source, order in zip(opened, orders, strict=True)]
+        observed = [
+            ObservedSource(source, order.look) for source, order in zip(opened, orders, strict=True)
+        ]
         begin_s = time.monotonic()
-        for prediction in recognizer.stream(taps):
+        for prediction in recognizer.stream(observed):
             name = prediction.source
             wrong_windows += prediction.start_s <= last_s.get(name, -1.0)
             last_s[name] = prediction.start_s

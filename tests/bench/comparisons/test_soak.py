@@ -11,7 +11,7 @@ from dvfl_bench.device.videos import Loop
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.sources import open_source
-from dvfl_runtime.sources.observed import Tap
+from dvfl_runtime.sources.observed import ObservedSource
 
 NUMBERS = 250
 
@@ -38,7 +38,9 @@ def test_a_minute_of_rtsp_and_a_loop(tmp_path: Path) -> None:
     """The pictures carry numbers, so their order is that of the server, whatever the stamps say."""
     server = RtspServer(tmp_path, encode(tmp_path / "s", range(NUMBERS), 120, 160))
     seen: list[int] = []
-    live = Tap(open_source(server.url), lambda frame: seen.append(number_of(frame.image)))
+    live = ObservedSource(
+        open_source(server.url), lambda frame: seen.append(number_of(frame.image))
+    )
     try:
         with Recognizer(engine="onnxruntime") as recognizer:
             result = soak(recognizer, [live, Loop(DEMO_CLIP)], 60.0)

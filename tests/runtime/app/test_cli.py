@@ -309,7 +309,7 @@ def test_progress_is_shown_on_a_terminal_only(run, tmp_path, monkeypatch, capsys
     ],
 )
 def test_times_are_shown_as_people_read_them(time_s, text):
-    assert output.clock(time_s) == text
+    assert output.format_time(time_s) == text
 
 
 def test_an_empty_segment_document_is_valid():

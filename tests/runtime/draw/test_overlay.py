@@ -14,10 +14,11 @@ from dvfl_runtime import OutputError, Prediction, Recognizer
 from dvfl_runtime.app import cli
 from dvfl_runtime.draw import lettering
 from dvfl_runtime.draw.encoding import ENCODERS, VideoFile, to_yuv
-from dvfl_runtime.draw.overlay import OverlayWriter, check_overlay_suffix
+from dvfl_runtime.draw.overlay import OverlayVideo, check_overlay_suffix
 from dvfl_runtime.draw.palette import class_colour
-from dvfl_runtime.draw.panel import Panel, Run
+from dvfl_runtime.draw.panel import LeadingClass, Panel
 from dvfl_runtime.sources import Frame, open_source
+from dvfl_runtime.sources.observed import ObservedSource
 
 
 @pytest.fixture(scope="module")
@@ -112,9 +113,9 @@ def test_each_frame_is_decoded_once_and_few_wait(tmp_path, model):
             pass
 
     source, most = Counted(), 0
-    writer = OverlayWriter(tmp_path / "o.mkv", LABELS)
+    writer = OverlayVideo(tmp_path / "o.mkv", LABELS)
     with Recognizer(model) as recognizer:
-        for prediction in recognizer.stream(writer.watch(source)):
+        for prediction in recognizer.stream(ObservedSource(source, writer.add)):
             most = max(most, len(writer))
             writer.write(prediction)
     writer.finish()
@@ -132,7 +133,7 @@ def prediction(label, start_s, end_s):
 
 
 def test_a_frame_shows_the_window_whose_centre_is_nearest(tmp_path):
-    writer = OverlayWriter(tmp_path / "o.mkv", LABELS)
+    writer = OverlayVideo(tmp_path / "o.mkv", LABELS)
     for n in range(30):
         writer.add(Frame(np.full((120, 160, 3), 128, np.uint8), n / 10, n))
     writer.write(prediction("red", 0.0, 1.0))
@@ -146,7 +147,7 @@ def test_a_frame_shows_the_window_whose_centre_is_nearest(tmp_path):
 
 
 def test_a_long_window_speaks_for_its_own_frames_alone(tmp_path):
-    writer = OverlayWriter(tmp_path / "o.mkv", LABELS)
+    writer = OverlayVideo(tmp_path / "o.mkv", LABELS)
     times = [*range(60), 65]
     for n, time_s in enumerate(times):
         writer.add(Frame(np.full((120, 160, 3), 128, np.uint8), float(time_s), n))
@@ -161,12 +162,12 @@ def test_few_frames_wait_where_gaps_are_closer_than_a_window(tmp_path, model):
     # 40 s in stretches of 0.7 s: each is shorter than the window of 1 s
     times = [n / 20 + 2.0 * (n // 14) for n in range(14 * 20)]
     images = itertools.repeat(coloured(("red", 1), height=16, width=16)[0])
-    writer, most, count = OverlayWriter(tmp_path / "o.mkv", LABELS), 0, 0
+    writer, most, count = OverlayVideo(tmp_path / "o.mkv", LABELS), 0, 0
     source = open_source(
         [Frame(i, t, n) for n, (i, t) in enumerate(zip(images, times, strict=False))]
     )
     with Recognizer(model) as recognizer:
-        for prediction in recognizer.stream(writer.watch(source)):
+        for prediction in recognizer.stream(ObservedSource(source, writer.add)):
             most, count = max(most, len(writer)), count + 1
             writer.write(prediction)
     writer.finish()
@@ -177,7 +178,7 @@ def test_few_frames_wait_where_gaps_are_closer_than_a_window(tmp_path, model):
 
 def test_what_waits_is_bounded_and_what_could_not_wait_is_counted(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr("dvfl_runtime.draw.overlay.MAX_WAITING_BYTES", 20 * 3 * 120 * 160 // 2)
-    writer = OverlayWriter(tmp_path / "o.mkv", LABELS)
+    writer = OverlayVideo(tmp_path / "o.mkv", LABELS)
     for n in range(50):
         writer.add(Frame(np.full((120, 160, 3), 128, np.uint8), n / 10, n))
         assert len(writer) == min(n + 1, 20)
@@ -193,7 +194,7 @@ def test_what_waits_is_bounded_and_what_could_not_wait_is_counted(tmp_path, monk
 
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 def test_an_overlay_goes_on_over_a_gap_of_a_night(tmp_path, suffix):
-    writer = OverlayWriter(tmp_path / f"o.{suffix}", LABELS)
+    writer = OverlayVideo(tmp_path / f"o.{suffix}", LABELS)
     evening = [n / 10 for n in range(10)]
     for n, time_s in enumerate([*evening, *(100_000 + s for s in evening)]):
         writer.add(Frame(np.full((32, 32, 3), 128, np.uint8), time_s, n))
@@ -205,7 +206,7 @@ def test_an_overlay_goes_on_over_a_gap_of_a_night(tmp_path, suffix):
 
 
 def test_without_any_prediction_the_pictures_are_kept(tmp_path):
-    writer = OverlayWriter(tmp_path / "o.mp4", LABELS)
+    writer = OverlayVideo(tmp_path / "o.mp4", LABELS)
     writer.add(Frame(np.full((64, 64, 3), 200, np.uint8), 5.0, 0))
     writer.finish()
     writer.finish()
@@ -215,7 +216,7 @@ def test_without_any_prediction_the_pictures_are_kept(tmp_path):
 
 
 def test_a_source_that_changes_its_size_keeps_the_first_one(tmp_path):
-    writer = OverlayWriter(tmp_path / "o.mp4", LABELS)
+    writer = OverlayVideo(tmp_path / "o.mp4", LABELS)
     for n, side in enumerate((64, 96, 33, 64)):
         writer.add(Frame(np.full((side, side, 3), 200, np.uint8), n / 10, n))
     writer.finish()
@@ -249,11 +250,11 @@ def test_the_colours_survive(tmp_path):
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_one_error_with_a_reason(tmp_path):
     (tmp_path / "full.mkv").symlink_to("/dev/full")
-    writer = OverlayWriter(tmp_path / "full.mkv", LABELS)
+    writer = OverlayVideo(tmp_path / "full.mkv", LABELS)
     for n in range(50):
         noise = np.random.default_rng(n).integers(0, 255, (64, 64, 3), np.uint8)
         writer.add(Frame(noise, n / 25, n))
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(OutputError, match="No space left"):
         writer.finish()
     writer.close()
 
@@ -284,17 +285,17 @@ def test_the_panel_fits_any_picture(size):
     width, height = size
     panel = Panel(width, height, LABELS)
     assert panel.strip_px + panel.body_px <= max(height * 0.5, 8)
-    strip = panel.strip([Run(0, 1, 0), Run(1, 2, 1)], 1.5, (0, 2))
+    strip = panel.strip([LeadingClass(0, 1, 0), LeadingClass(1, 2, 1)], 1.5, (0, 2))
     assert strip.shape == (panel.strip_px, width, 3)
     if panel.body_px:
         image, opacity = panel.body(prediction("red", 0, 1))
         assert image.shape[:2] == opacity.shape == (panel.body_px, width)
 
 
-def test_a_file_source_still_ends_when_the_tap_is_closed(tmp_path):
+def test_a_file_source_still_ends_when_its_observed_source_is_closed(tmp_path):
     video = write_video(tmp_path / "v.mp4", coloured(("red", 50)))
-    writer = OverlayWriter(tmp_path / "o.mkv", LABELS)
-    source = writer.watch(open_source(video))
+    writer = OverlayVideo(tmp_path / "o.mkv", LABELS)
+    source = ObservedSource(open_source(video), writer.add)
     frames = source.frames()
     assert next(frames).index == 0
     source.close()

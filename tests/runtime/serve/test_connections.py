@@ -9,7 +9,7 @@ import time
 from serving import ask, events, recognise, red, status, stuck_client
 
 from dvfl_runtime.serve import connections
-from dvfl_runtime.serve import state as board
+from dvfl_runtime.serve.state import HISTORY
 from dvfl_runtime.sources.recorded.file import FileSource
 
 
@@ -111,5 +111,5 @@ def test_a_client_that_does_not_read_costs_no_memory(serve, recognizer):
             server.write(prediction)
         numbers = (int(number.partition("-")[2]) for _, number, _ in told if number)
         assert total in numbers
-        (history,) = server._board._history.values()  # all that is kept for any browser
-        assert len(history) == board.HISTORY
+        (history,) = server._state._history.values()  # all that is kept for any browser
+        assert len(history) == HISTORY

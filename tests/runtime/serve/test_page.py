@@ -10,10 +10,10 @@ from serving import TIMEOUT_S, Served, chromium
 from videos import write_video
 
 from dvfl_runtime import Recognizer
-from dvfl_runtime.app.recognition import Reader
 from dvfl_runtime.serve.address import Address, listen
 from dvfl_runtime.serve.server import PageServer
 from dvfl_runtime.sources import open_source
+from dvfl_runtime.sources.observed import ObservedSource
 
 SWITCHES = [
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -80,9 +80,11 @@ def test_the_label_changes_on_screen_when_the_action_changes(server, page):
 
     def recognise():
         sources = [
-            shown.watch(Reader(open_source(frames(*two)), name))
+            ObservedSource(open_source(frames(*two)), name=name)
             for name, two in zip(NAMES, (("red", "green"), ["blue"] * 2), strict=True)
         ]
+        for source in sources:
+            shown.watch(source)
         for prediction in recognizer.stream(sources):
             shown.write(prediction)
 

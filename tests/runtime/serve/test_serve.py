@@ -20,17 +20,17 @@ from serving import Served, ask, events, recognise, red, status, stuck_client
 from streams import RtspServer, encode
 
 from dvfl_runtime import Frame, Grabbed, LiveOptions, LiveSource
-from dvfl_runtime.app.recognition import Reader
-from dvfl_runtime.serve import pictures as cards
-from dvfl_runtime.serve import state as board
+from dvfl_runtime.serve.pictures import MAX_PICTURES_HZ, NewestPicture
+from dvfl_runtime.serve.state import HISTORY
 from dvfl_runtime.sources import MemorySource, open_source
+from dvfl_runtime.sources.observed import ObservedSource
 
 ROUTES = ("/", "/state", "/events", "/picture/0", "/picture/0.jpg")
 
 
 def test_every_route_needs_the_token(serve):
     server, port = serve("0.0.0.0", "se/cr?t ü")
-    server.watch(red(1))
+    server.watch(ObservedSource(red(1)))
     query = "?token=se/cr%3Ft%20%C3%BC"
     for route in (*ROUTES, "/nothing"):
         assert status(port, route) == 401
@@ -132,18 +132,18 @@ def test_a_fast_source_leaves_the_history_of_a_slow_one(serve, recognizer):
     server, port = serve()
     (*_, one) = recognizer.stream(red(1.4))
     server.write(dataclasses.replace(one, source="slow"))
-    for _ in range(2 * board.HISTORY):
+    for _ in range(2 * HISTORY):
         server.write(dataclasses.replace(one, source="fast"))
     with ask(port, "/events") as answer:
         told = (data["source"] for kind, _, data in events(answer) if kind == "message")
-        first = list(islice(told, 1 + board.HISTORY))
-    assert first == ["slow"] + ["fast"] * board.HISTORY
+        first = list(islice(told, 1 + HISTORY))
+    assert first == ["slow"] + ["fast"] * HISTORY
 
 
 @pytest.mark.parametrize("number", ["1" * 5000, "-1", "1", "x", "%C2%B2", "0x0", "0.5", "%00"])
 def test_a_source_that_is_none_is_not_found(serve, number):
     server, port = serve()
-    server.watch(red(1))
+    server.watch(ObservedSource(red(1)))
     assert status(port, f"/picture/{number}") == 404
     assert status(port, f"/picture/{number}.jpg") == 404
 
@@ -175,7 +175,8 @@ def test_why_a_source_is_connecting_is_told_without_its_secrets(serve):
     server, port = serve()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         closed_port = taken.getsockname()[1]
-    source = server.watch(open_source(f"rtsp://admin:pa#ss@127.0.0.1:{closed_port}/x"))
+    source = ObservedSource(open_source(f"rtsp://admin:pa#ss@127.0.0.1:{closed_port}/x"))
+    server.watch(source)
     reading = threading.Thread(target=lambda: list(source.frames()))
     reading.start()
     try:
@@ -263,24 +264,24 @@ def test_pictures_are_made_for_those_who_look_and_not_too_often():
         return np.zeros((8, 8, 3), np.uint8)
 
     async def look():
-        card = cards.Card(red(1), asyncio.get_running_loop())
+        newest = NewestPicture(asyncio.get_running_loop())
         for index in range(1000):
-            card._look(Frame(make, index / 25, index))
+            newest.show(Frame(make, index / 25, index))
         assert next(made) == 0
-        looking = [asyncio.ensure_future(card.picture(60)) for _ in range(3)]
+        looking = [asyncio.ensure_future(newest.next(60)) for _ in range(3)]
         await asyncio.sleep(0)
         for index in range(1000):
-            card._look(Frame(make, index / 25, index))
+            newest.show(Frame(make, index / 25, index))
         pictures = await asyncio.gather(*looking)
         assert next(made) == 2
         assert pictures[0] is pictures[1] is pictures[2]
         begin_s = time.monotonic()
-        looking = asyncio.ensure_future(card.picture(60))
+        looking = asyncio.ensure_future(newest.next(60))
         while not looking.done():
-            card._look(Frame(make, 0.0, 0))
+            newest.show(Frame(make, 0.0, 0))
             await asyncio.sleep(0.001)
-        assert time.monotonic() - begin_s > 0.5 / cards.MAX_PICTURES_HZ
-        assert await card.picture(0.01) is looking.result()
+        assert time.monotonic() - begin_s > 0.5 / MAX_PICTURES_HZ
+        assert await newest.next(0.01) is looking.result()
 
     asyncio.run(look())
 
@@ -371,7 +372,7 @@ def test_a_source_that_fails_is_told_and_the_others_go_on(serve, recognizer, cap
         yield from coloured(("blue", 30))
         yield np.zeros((4, 4), np.uint8)
 
-    bad = Reader(MemorySource(failing(), 25.0), "bad")
+    bad = ObservedSource(MemorySource(failing(), 25.0), name="bad")
     recognise(server, recognizer, red(1.4), bad)
     with ask(port, "/state") as answer:
         good, bad = json.load(answer)["sources"]

@@ -19,6 +19,7 @@ from dvfl_runtime.serve.address import Address, listen
 from dvfl_runtime.serve.server import PageServer
 from dvfl_runtime.sources import open_source
 from dvfl_runtime.sources.folders import sources_in, videos_below
+from dvfl_runtime.sources.observed import ObservedSource
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="names of files are bytes on Linux")
 
@@ -96,9 +97,10 @@ def test_a_name_that_is_no_text_survives_every_output(tmp_path):
         info = recognizer.info
         server = PageServer(listening, "127.0.0.1", None, info=info, labels=recognizer.labels)
         try:
-            watched = server.watch(open_source(odd))
+            source = ObservedSource(open_source(odd))
+            server.watch(source)
             with ask(address.port, "/state") as answer:
                 (state,) = json.load(answer)["sources"]
-            assert state["source"] == watched.name == rows[0]["source"]
+            assert state["source"] == source.name == rows[0]["source"]
         finally:
             server.close()

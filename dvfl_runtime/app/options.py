@@ -1,0 +1,127 @@
+"""The options of dvfl-recognize."""
+
+from __future__ import annotations
+
+import argparse
+
+from dvfl_runtime.arguments import Parser, at_least, threads, whole
+from dvfl_runtime.clips.windows import MIN_HOP_S
+from dvfl_runtime.engines import DEVICES, ENGINES
+from dvfl_runtime.errors.packages import MEDIA
+from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address
+from dvfl_runtime.version import __version__
+
+PROG = "dvfl-recognize"
+_SECONDS = at_least(MIN_HOP_S)
+
+DESCRIPTION = "Recognise human actions in videos. Without --model the bundled model is used."
+EXAMPLES = """\
+examples:
+  dvfl-recognize --demo                              the bundled model on the bundled clip
+  dvfl-recognize video.mp4                           what happens from when to when
+  dvfl-recognize video.mp4 --format table            one row per window of time, as in a pipe
+  dvfl-recognize video.mp4 --segments actions.csv    the same as a file
+  dvfl-recognize video.mp4 --segments actions.srt    the same as subtitles for a player
+  dvfl-recognize video.mp4 --overlay seen.mp4        the same drawn on the picture
+  dvfl-recognize a.mp4 b.mp4 --overlay seen/         a file of each in a folder; --segments too
+  dvfl-recognize a.mp4 b.mp4 --format jsonl -o out.jsonl
+  dvfl-recognize rtsp://camera/live -o rows.jsonl --append     as a service that is started again
+  dvfl-recognize --whole --model mine.onnx *.avi     one answer per trimmed video
+  dvfl-recognize frames/ --fps 10                    a folder of images, 10 per second
+  dvfl-recognize 0 rtsp://camera/live                both at once, a row per window of each
+  dvfl-recognize 0 video.mp4 --serve 8000            a page with both at http://127.0.0.1:8000/
+
+exit status: 0 on success, 1 if some of several sources failed, 2 on bad input or if no source could
+be read, 130 after Ctrl-C and 143 or 129 after a request to terminate (outputs so far are completed
+and kept)
+"""
+
+
+def make_parser() -> Parser:
+    """Return the parser of the command."""
+    parser = Parser(
+        prog=PROG,
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.packages = MEDIA
+    add = parser.add_argument
+    add(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="a video file, a folder of videos or of images, a camera (0, /dev/video0), rtsp://, "
+        "http://, csi://, gst:PIPELINE",
+    )
+    add("--demo", action="store_true", help="show what the bundled model sees in the bundled clip")
+    add("--whole", action="store_true", help="one answer per video, for trimmed videos")
+    model = parser.add_argument_group("model")
+    add = model.add_argument
+    add("--model", metavar="M", help="a file written by dvfl-export")
+    add("--engine", metavar="E", default="auto", help=f"auto (default), {', '.join(ENGINES)}")
+    add("--device", metavar="D", default="auto", help=f"{', '.join(DEVICES)}")
+    add(
+        "--threads",
+        metavar="N",
+        type=threads,
+        help="CPU threads; default: all this process may use",
+    )
+    timing = parser.add_argument_group("time")
+    add = timing.add_argument
+    add("--window-s", metavar="S", type=_SECONDS, help="length of a window; default: the model's")
+    add("--hop-s", metavar="S", type=_SECONDS, help="from window to window; default: a quarter")
+    add("--fps", metavar="F", type=_SECONDS, help="frames per second of a folder (25) or .h264")
+    _add_outputs(parser)
+    page = parser.add_argument_group("page", "all sources together, files at their own speed")
+    add = page.add_argument
+    add("--serve", metavar="HOST:PORT", type=_address, help="show it in a browser; PORT is enough")
+    add(
+        "--linger",
+        metavar="S",
+        type=at_least(0),
+        help="how long it stays when all sources have ended, seconds; default: 0, on a terminal "
+        "until Ctrl-C",
+    )
+    add(
+        "--token",
+        metavar="T",
+        help="asked of each browser; needed where HOST is not loopback; "
+        f"default: ${TOKEN_VARIABLE}, which the list of processes does not show",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
+    return parser
+
+
+def _add_outputs(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("output").add_argument
+    add(
+        "--format",
+        choices=("table", "jsonl"),
+        help="a row for each window; default: jsonl for -o FILE.jsonl, else table; for files on a "
+        "terminal it is one row for each action instead",
+    )
+    add("--top-k", metavar="K", type=whole, default=3, help="labels listed; default: 3")
+    add("-o", "--output", metavar="FILE", help="instead of standard output")
+    add(
+        "--segments",
+        metavar="FILE",
+        help="actions from start to end: .csv .json .srt, or a folder for an .srt of each source",
+    )
+    add(
+        "--overlay",
+        metavar="FILE",
+        help="the video with label, bars and timeline, or a folder for a video of each source",
+    )
+    add(
+        "--append",
+        action="store_true",
+        help="continue -o FILE and --segments FILE.csv, as a service that is started again does",
+    )
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
