@@ -1,4 +1,4 @@
-"""OpenCV without its own log."""
+"""OpenCV without its own log, and the order of its colours."""
 
 from __future__ import annotations
 
@@ -6,13 +6,16 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
+from numpy.typing import NDArray
+
 _lock = threading.Lock()
-_levels: list[int] = []  # that of the log before, once for each block that runs
+_levels: list[int] = []  # the log level before, once for each block that runs
 
 
 @contextmanager
 def quiet_opencv() -> Iterator[None]:
-    """Switches OpenCV's log off in the block; blocks of several threads may overlap."""
+    """Switch OpenCV's log off in the block; blocks of several threads may overlap."""
     from cv2.utils import logging
 
     with _lock:
@@ -25,3 +28,11 @@ def quiet_opencv() -> Iterator[None]:
             level = _levels.pop()
             if not _levels:
                 logging.setLogLevel(level)
+
+
+def rgb_from_bgr(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return (H, W, 3) RGB from (H, W, 3) BGR or (H, W) grey."""
+    import cv2
+
+    code = cv2.COLOR_GRAY2RGB if bgr.ndim == 2 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(bgr, code), np.uint8)

@@ -1,44 +1,44 @@
-"""Timestamps of a container or a camera as times that strictly increase."""
+"""Turns the timestamps of a container or a camera into times that strictly increase."""
 
 from __future__ import annotations
 
 import math
 from fractions import Fraction
 
-# H.264 and H.265 reorder at most so many pictures: a stamp further back is a restarted clock.
+# H.264 and H.265 reorder at most so many pictures: a timestamp further back is a restarted clock.
 REORDER_DEPTH = 16
 
-# A live stamp may be this far from the machine's own clock: frames held up in a network come late
-# in one burst, and a server may begin with the pictures of the last seconds. Seconds.
+# A live timestamp may be this far from the machine's own clock: frames held up in a network come
+# late in one burst, and a server may begin with the pictures of the last seconds. Seconds.
 MAX_ERROR_S = 5.0
 MAX_SLEW = 1e-3  # seconds per second: ten times the error of a bad crystal, too little to see
 MIN_STEP_S = 1e-3
 
 
 def next_time(stamp_s: float | None, last_s: float, step_s: float) -> float:
-    """Returns the time of the frame after the one at `last_s`.
+    """Return the time of the frame after the one at `last_s`.
 
-    A stamp later than `last_s` is returned as it is. A missing one, and one from a clock that
-    started again, becomes one `step_s` later. A stamp that is the same or slightly behind becomes
-    half a step later, so that the good stamp that follows is still in the future and stays.
+    A timestamp after `last_s` is returned as it is. A missing one, and one from a clock that
+    restarted, becomes one `step_s` later. One that is equal to `last_s` or slightly before it
+    becomes half a step later, so that a good timestamp after it is still in the future and stays.
 
     Args:
-        stamp_s: the container's stamp, seconds; `None` if it has none.
+        stamp_s: the container's timestamp, seconds; `None` if it has none.
         last_s: time of the frame before, seconds.
         step_s: the nominal time between two frames, seconds, > 0.
     """
     if stamp_s is not None and stamp_s > last_s:
         return stamp_s
-    slightly_behind = stamp_s is not None and last_s - stamp_s < REORDER_DEPTH * step_s
-    repaired = last_s + (step_s / 2 if slightly_behind else step_s)
+    is_slightly_before = stamp_s is not None and last_s - stamp_s < REORDER_DEPTH * step_s
+    repaired = last_s + (step_s / 2 if is_slightly_before else step_s)
     return max(repaired, math.nextafter(last_s, math.inf))
 
 
-class Clock:
-    """Turns the stamps of one pass over a file into times that strictly increase.
+class FileTimestamps:
+    """Turns the timestamps of one pass over a file into times that strictly increase.
 
     Args:
-        time_base: seconds per tick of the stamps.
+        time_base: seconds per tick of the timestamps.
         step_s: the nominal time between two frames, seconds, > 0.
         begin_s: the time of the first frame, seconds.
     """
@@ -47,31 +47,31 @@ class Clock:
         self._time_base = time_base
         self._step_s = step_s
         self._begin_s = begin_s
-        self._origin: int | None = None
+        self._origin: int | None = None  # timestamp at `begin_s`, ticks
         self._last_s: float | None = None
         self._left_out = 0
 
     def time_s(self, ticks: int | None, following: int | None = None, left_out: int = 0) -> float:
-        """Returns the time of the next frame.
+        """Return the time of the next frame, seconds.
 
-        A stamp far ahead of the one that follows is damaged, and would move all that come later: it
-        counts as missing. What goes on far behind is a clock that started again.
+        A timestamp far ahead of the one that follows is damaged and would shift all later frames,
+        so it counts as missing. If the frames go on far before the last one, the clock restarted.
 
         Args:
-            ticks: its stamp; `None` if it has none.
-            following: the stamp of the frame after it; `None` if that is not known.
-            left_out: frames of the file so far that were not handed on; where there are no stamps,
-                they take their time too.
+            ticks: the frame's timestamp; `None` if it has none.
+            following: the timestamp of the frame after it; `None` if that is not known.
+            left_out: frames of the file so far that were left out. Where timestamps are missing,
+                they take up time too.
         """
         missed, self._left_out = left_out - self._left_out, left_out
         if self._last_s is None:
             self._origin = ticks
             self._last_s = self._begin_s + (missed * self._step_s if ticks is None else 0.0)
             return self._last_s
-        if self._origin is None and ticks is not None:  # the first stamp continues what was counted
+        if self._origin is None and ticks is not None:  # the first timestamp continues the count
             counted_s = self._last_s + self._step_s - self._begin_s
             self._origin = ticks - round(counted_s / self._time_base)
-        last_s, stamp_s, following_s = self._last_s, self._stamp_s(ticks), self._stamp_s(following)
+        last_s, stamp_s, following_s = self._last_s, self._seconds(ticks), self._seconds(following)
         if stamp_s is not None and following_s is not None:
             far_s = REORDER_DEPTH * self._step_s
             stamp_s = None if last_s < following_s < stamp_s - far_s else stamp_s
@@ -80,23 +80,23 @@ class Clock:
         self._last_s = next_time(stamp_s, last_s, self._step_s)
         return self._last_s
 
-    def _stamp_s(self, ticks: int | None) -> float | None:
+    def _seconds(self, ticks: int | None) -> float | None:
         if ticks is None or self._origin is None:
             return None
         return self._begin_s + float((ticks - self._origin) * self._time_base)
 
 
-class LiveClock:
-    """Turns the stamps of a live source into times that follow the machine's own clock.
+class LiveTimestamps:
+    """Turns the timestamps of a live source into times that follow the machine's own clock.
 
-    The first frame is at 0.0. Stamps give the distance between frames, for they know nothing of
-    the delays on the way; the machine's clock says where a connection begins, so that time goes on
-    over an outage, and it corrects the drift of the camera's clock by at most 0.1 %. A stamp that
-    is missing, negative, not after the one before or further than `MAX_ERROR_S` from the machine's
-    clock is repaired: the frame gets the time of its arrival.
+    The first frame is at 0.0. Timestamps give the distance between frames, because network delays
+    do not reach them. The machine's clock gives the beginning of each connection, so that time goes
+    on over an outage, and corrects the drift of the camera's clock by at most 0.1 %. A timestamp
+    that is missing, negative, not after the one before or further than `MAX_ERROR_S` from the
+    machine's clock is repaired: the frame gets the time of its arrival.
 
     Attributes:
-        repaired: how many stamps were.
+        repaired: the number of repaired timestamps.
     """
 
     def __init__(self) -> None:
@@ -104,17 +104,17 @@ class LiveClock:
         self._first_ns: int | None = None
         self._last_s = -math.inf
         self._last_stamp_s = -math.inf
-        self._offset_s: float | None = None  # time minus stamp in this connection
+        self._offset_s: float | None = None  # time minus timestamp, in this connection
 
     def reconnected(self) -> None:
-        """Tells that the stamps that follow have a new origin."""
+        """Expect timestamps with another origin from now on."""
         self._offset_s = None
 
     def time_s(self, stamp_s: float | None, arrival_ns: int) -> float:
-        """Returns the time of the next frame, seconds.
+        """Return the time of the next frame, seconds.
 
         Args:
-            stamp_s: the source's stamp, seconds from any origin; `None` if it has none.
+            stamp_s: the source's timestamp, seconds from any origin; `None` if it has none.
             arrival_ns: when the frame arrived, in the nanoseconds of `time.monotonic_ns`.
         """
         if self._first_ns is None:
@@ -128,8 +128,8 @@ class LiveClock:
         if self._offset_s is not None:
             time_s = stamp_s + self._offset_s
             error_s = arrival_s - time_s
-            later = stamp_s > last_stamp_s and time_s > self._last_s
-            if later and abs(error_s) <= MAX_ERROR_S:
+            is_later = stamp_s > last_stamp_s and time_s > self._last_s
+            if is_later and abs(error_s) <= MAX_ERROR_S:
                 slew_s = MAX_SLEW * (time_s - self._last_s)
                 time_s += min(max(error_s, -slew_s), slew_s)
                 self._offset_s = time_s - stamp_s

@@ -1,4 +1,4 @@
-"""Opening a container in the same way with every supported version of PyAV."""
+"""Opens containers and reads their packets in the same way with every supported PyAV."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-TITLES_REPLACED = 19  # from this PyAV on titles that are not UTF-8 need no argument
+REPLACES_METADATA_ERRORS = 19  # this PyAV and later ones read titles that are not UTF-8
 
 
-def open_container(what: object, **how: Any) -> InputContainer:
-    """Opens a file or a stream to read; its titles need not be UTF-8.
+def open_container(file: object, **options: Any) -> InputContainer:
+    """Open a file or a stream for reading; its titles need not be UTF-8.
 
     Args:
-        what: the address of a file or stream, or a binary file object.
-        how: what `av.open` takes.
+        file: the address of a file or stream, or a binary file object.
+        options: as for `av.open`.
 
     Raises:
         av.FFmpegError: if it cannot be opened.
     """
     import av
 
-    if int(av.__version__.partition(".")[0]) < TITLES_REPLACED:
-        how["metadata_errors"] = "replace"
-    container: InputContainer = av.open(what, "r", **how)
+    if int(av.__version__.partition(".")[0]) < REPLACES_METADATA_ERRORS:
+        options["metadata_errors"] = "replace"
+    container: InputContainer = av.open(file, "r", **options)
     return container
 
 
 def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Packet[VideoStream]]:
-    """Yields the packets of a stream.
+    """Yield the packets of a stream.
 
     Raises:
         av.FFmpegError: if one cannot be read.
@@ -41,7 +41,7 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Pa
     while True:
         try:
             packet = next(packets, None)
-        except IndexError:  # raised by PyAV when a file turns out to have one more stream
+        except IndexError:  # PyAV raises it where another stream appears in the file
             packets = container.demux(stream)
             continue
         if packet is None:

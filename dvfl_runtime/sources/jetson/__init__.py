@@ -1,1 +1,1 @@
-"""The CSI cameras and the video decoder of NVIDIA Jetson (experimental: not yet run on one)."""
+"""CSI cameras and the video decoder of NVIDIA Jetson (experimental: not yet run on a Jetson)."""

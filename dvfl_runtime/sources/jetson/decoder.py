@@ -1,4 +1,7 @@
-"""Decoding by the hardware of NVIDIA Jetson, for files and for RTSP. Not yet run on a Jetson."""
+"""Decoding of files and RTSP by the hardware of NVIDIA Jetson.
+
+Experimental: not yet run on a Jetson.
+"""
 
 from __future__ import annotations
 
@@ -25,10 +28,10 @@ from dvfl_runtime.sources.live.capture import (
     CaptureGrabber,
     check_gstreamer,
     open_pipeline,
-    rgb,
 )
-from dvfl_runtime.sources.live.rtsp import RtspGrabber, checked
-from dvfl_runtime.sources.recorded.video_file import open_video, shown_s
+from dvfl_runtime.sources.live.rtsp import RtspGrabber, check_address
+from dvfl_runtime.sources.opencv import rgb_from_bgr
+from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS, open_video, shown_s
 from dvfl_runtime.sources.timestamps import REORDER_DEPTH, next_time
 
 if TYPE_CHECKING:
@@ -40,9 +43,9 @@ _logger = logging.getLogger(__name__)
 class JetsonFileSource:
     """A video file, decoded by hardware: every frame, upright, when a player shows it.
 
-    PyAV reads what the file holds, how it is turned and when each frame is shown; GStreamer decodes
-    it. Its own times are those of the queue before OpenCV, which is some frames ahead, and it does
-    not tell damage from the end: a file that ends a second or more too early gives one warning.
+    PyAV reads the codec, the orientation and the times of the frames; GStreamer decodes. Times from
+    GStreamer are not used: they are those of the queue before OpenCV, some frames ahead. It reports
+    damage as the end of the file, so a file that ends a second or more too early gives one warning.
 
     Args:
         path: the file: H.264 or H.265 in MP4, MOV or Matroska.
@@ -59,7 +62,9 @@ class JetsonFileSource:
         self.name = printable(str(path))
         self._path = path
         self._closed = threading.Event()
-        error, container, stream = open_video(path)
+        container, stream = open_video(path)
+        import av  # after open_video, which raises the error of a missing PyAV
+
         with container:
             if stream.index != container.streams.video[0].index:
                 raise SourceError(
@@ -68,11 +73,11 @@ class JetsonFileSource:
                 )
             kind, codec = container.format.name, stream.codec_context.name
             rate = stream.average_rate or stream.guessed_rate
-            self._step_s = float(1 / rate) if rate else 1 / 25
+            self._step_s = float(1 / (rate or DEFAULT_FPS))
             self.duration_s = container.duration / 1e6 if container.duration else None
             try:
                 first = next(container.decode(stream))
-            except (error, StopIteration) as err:
+            except (av.FFmpegError, StopIteration) as err:
                 raise SourceError(
                     f"no frame of {self.name} can be decoded; record it again"
                 ) from err
@@ -86,7 +91,7 @@ class JetsonFileSource:
         self._pipeline = pipeline
 
     def frames(self) -> Iterator[Frame]:
-        """Yields every frame.
+        """Yield every frame.
 
         Raises:
             SourceError: if the pipeline does not start or gives no frame.
@@ -103,7 +108,7 @@ class JetsonFileSource:
                         break
                     stamp_s = next(times, None)
                     time_s = next_time(stamp_s, time_s, self._step_s) if index else stamp_s or 0.0
-                    image = self._orientation.apply(rgb(np.asarray(bgr, np.uint8)))
+                    image = self._orientation.apply(rgb_from_bgr(np.asarray(bgr, np.uint8)))
                     yield Frame(image, time_s, index)
                     index += 1
         finally:
@@ -122,17 +127,20 @@ class JetsonFileSource:
             )
 
     def close(self) -> None:
-        """Ends a running `frames()` at its next frame."""
+        """End a running `frames()` at its next frame."""
         self._closed.set()
 
 
 def times_shown(path: Path) -> Generator[float, None, None]:
-    """Yields when each frame of a file is shown, as on a player's clock, without decoding."""
-    error, container, stream = open_video(path)
-    waiting: list[int] = []  # stamps in order, as far as frames may be stored out of order
+    """Yield when a player shows each frame of a file, seconds, without decoding."""
+    container, stream = open_video(path)
+    import av
+
+    # a heap of timestamps: frames are stored in another order than they are shown
+    waiting: list[int] = []
     first: int | None = None
     begin_s = 0.0
-    with container, suppress(error):
+    with container, suppress(av.FFmpegError):
         packets = (p for p in packets_of(container, stream) if p.size and not p.is_discard)
         for packet in chain(packets, repeat(None, REORDER_DEPTH)):
             if packet is not None and packet.pts is not None:
@@ -144,10 +152,10 @@ def times_shown(path: Path) -> Generator[float, None, None]:
                 yield begin_s + float((stamp - first) * (stream.time_base or Fraction(1, 1000)))
 
 
-def jetson_rtsp(url: str) -> CaptureGrabber:
-    """Returns a grabber of an RTSP stream that is decoded by hardware.
+def jetson_rtsp_grabber(url: str) -> CaptureGrabber:
+    """Return a grabber of an RTSP stream that is decoded by hardware.
 
-    PyAV connects first, to know the codec and to say why if the connection fails.
+    PyAV connects first, to find the codec and, if the connection fails, the reason.
 
     Raises:
         SourceError: if this is no Jetson, OpenCV has no GStreamer, or the URL is not complete.
@@ -155,13 +163,13 @@ def jetson_rtsp(url: str) -> CaptureGrabber:
     check_jetson()
     probe = RtspGrabber(url)
 
-    def opening() -> cv2.VideoCapture:
+    def open_stream() -> cv2.VideoCapture:
         try:
             probe.open()
             codec = probe.codec
         finally:
             probe.close()
-        pipeline = rtsp_pipeline(checked(url), codec)
+        pipeline = rtsp_pipeline(check_address(url), codec)
         if pipeline is None:
             raise SourceError(
                 f"the hardware decoder reads {' or '.join(PARSERS)}, and {shown(url)} is "
@@ -169,11 +177,11 @@ def jetson_rtsp(url: str) -> CaptureGrabber:
             )
         return open_pipeline(pipeline)
 
-    return CaptureGrabber(shown(url), PIPELINE_HINT, opening)
+    return CaptureGrabber(shown(url), PIPELINE_HINT, open_stream)
 
 
 def check_jetson() -> None:
-    """Raises SourceError unless this is a Jetson whose OpenCV has GStreamer."""
+    """Raise SourceError unless this is a Jetson whose OpenCV has GStreamer."""
     if not is_jetson():
         raise SourceError("jetson: needs an NVIDIA Jetson; pass the source without jetson:")
     check_gstreamer()

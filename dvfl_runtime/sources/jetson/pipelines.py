@@ -1,7 +1,7 @@
 """GStreamer pipelines for the cameras and the video decoder of NVIDIA Jetson, as strings.
 
-Not yet run on a Jetson. Elements and caps are those of NVIDIA's Accelerated GStreamer guide for
-JetPack 6 (nvarguscamerasrc, nvv4l2decoder, nvvidconv).
+Experimental: not yet run on a Jetson. Elements and caps are those of NVIDIA's Accelerated GStreamer
+guide for JetPack 6 (nvarguscamerasrc, nvv4l2decoder, nvvidconv).
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class CsiCamera:
         sensor: its number.
         width: of the pictures, pixels.
         height: of the pictures, pixels.
-        fps: frames per second; the sensor has to know the mode.
-        flip: nvvidconv's flip-method: 0 as it is, 2 upside down, 1 and 3 by a quarter.
+        fps: frames per second; the sensor must have a mode with this rate and size.
+        flip: nvvidconv's flip-method: 0 none, 2 upside down, 1 and 3 a quarter of a turn.
     """
 
     sensor: int = 0
@@ -54,10 +54,10 @@ class CsiCamera:
 
     @classmethod
     def parse(cls, url: str) -> CsiCamera:
-        """Reads csi://SENSOR?width=W&height=H&fps=F&flip=M; all but the sensor may be missing.
+        """Parse csi://SENSOR?width=W&height=H&fps=F&flip=M; all but the sensor may be missing.
 
         Raises:
-            SourceError: if a part is unknown or no number in its range.
+            SourceError: if a part is unknown, or not a number in its range.
         """
         known = {field.name for field in fields(cls)} - {"sensor"}
         try:
@@ -72,7 +72,7 @@ class CsiCamera:
                 )
             if not re.fullmatch(r"-?[0-9]+", parts.netloc):
                 raise ArgumentError("the camera is not a number")
-            numbers = {name: _number(value) for name, value in given.items()}
+            numbers = {name: _number_or_text(value) for name, value in given.items()}
             return cls(int(parts.netloc), **numbers)
         except ValueError as err:
             raise SourceError(
@@ -80,7 +80,7 @@ class CsiCamera:
             ) from err
 
     def pipeline(self) -> str:
-        """Returns the pipeline, ending in an appsink with the newest BGR picture."""
+        """Return the pipeline; it ends in an appsink with the newest BGR picture."""
         rate = Fraction(self.fps).limit_denominator(1001)
         return (
             f"nvarguscamerasrc sensor-id={self.sensor} ! video/x-raw(memory:NVMM),"
@@ -90,8 +90,8 @@ class CsiCamera:
         )
 
 
-def _number(text: str) -> Any:
-    """Returns the number, or the text itself, of which the check of its name will speak."""
+def _number_or_text(text: str) -> Any:
+    """Return the number, or the text itself, for which the checks of the class raise an error."""
     for kind in (int, float):
         with suppress(ValueError):
             return kind(text)
@@ -99,7 +99,7 @@ def _number(text: str) -> Any:
 
 
 def file_pipeline(path: Path, container: str, codec: str) -> str | None:
-    """Returns the pipeline that decodes every picture of a file by hardware.
+    """Return the pipeline that decodes every picture of a file by hardware.
 
     Args:
         path: the file.
@@ -107,7 +107,7 @@ def file_pipeline(path: Path, container: str, codec: str) -> str | None:
         codec: libav's name of the codec.
 
     Returns:
-        The pipeline, or `None` where the decoder cannot do it.
+        The pipeline, or `None` if the decoder cannot read this container or codec.
     """
     if container not in DEMUXERS or codec not in PARSERS:
         return None
@@ -118,7 +118,7 @@ def file_pipeline(path: Path, container: str, codec: str) -> str | None:
 
 
 def rtsp_pipeline(url: str, codec: str, transport: str = "tcp") -> str | None:
-    """Returns the pipeline that decodes an RTSP stream by hardware, or `None` if it cannot."""
+    """Return the pipeline that decodes an RTSP stream by hardware, or `None` if it cannot."""
     if codec not in PARSERS:
         return None
     return (
@@ -128,12 +128,12 @@ def rtsp_pipeline(url: str, codec: str, transport: str = "tcp") -> str | None:
 
 
 def quoted(text: str) -> str:
-    """Returns the text as one value of gst-launch's notation."""
+    """Return the text as one value in gst-launch's notation."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
 
 
 def is_jetson(root: Path = Path("/")) -> bool:
-    """Returns whether this machine is an NVIDIA Jetson."""
+    """Return whether this machine is an NVIDIA Jetson."""
     if (root / "etc/nv_tegra_release").exists():
         return True
     model = root / "proc/device-tree/compatible"

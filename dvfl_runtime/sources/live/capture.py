@@ -1,4 +1,7 @@
-"""Cameras and GStreamer pipelines, read by OpenCV."""
+"""Cameras and GStreamer pipelines, read by OpenCV.
+
+Experimental: not yet run with camera hardware; pipelines run with GStreamer's own test sources.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import printable
 from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.live.grabber import Grabbed
-from dvfl_runtime.sources.opencv import quiet_opencv
+from dvfl_runtime.sources.opencv import quiet_opencv, rgb_from_bgr
 
 if TYPE_CHECKING:
     import cv2
 
-V4L2_MAJOR = 81  # of the numbers that Linux gives to devices
-TIMEOUT_MS = 4000  # of GStreamer; a V4L2 camera that hangs is given up by OpenCV after 10 s
+V4L2_MAJOR = 81  # Linux's major device number of video devices
+TIMEOUT_MS = 4000  # of GStreamer; OpenCV gives up a V4L2 camera that hangs after 10 s
 BGR = "videoconvert ! video/x-raw,format=BGR"
 NEWEST_BGR = f"{BGR} ! appsink drop=true max-buffers=1 sync=false"
 PIPELINE_HINT = "try it with gst-launch-1.0"
@@ -34,34 +36,34 @@ class CaptureGrabber:
     """Reads an OpenCV `VideoCapture`.
 
     Args:
-        what: how errors call it.
+        name: how errors call it.
         hint: what may help when it cannot be opened.
-        opening: opens it, and raises what `Grabber.open` may raise.
+        open_capture: opens it, and raises what `Grabber.open` may raise.
 
     Raises:
         DvflError: if OpenCV is missing.
     """
 
-    def __init__(self, what: str, hint: str, opening: Callable[[], cv2.VideoCapture]) -> None:
+    def __init__(self, name: str, hint: str, open_capture: Callable[[], cv2.VideoCapture]) -> None:
         _require_cv2()
-        self._what = what
+        self._name = name
         self._hint = hint
-        self._opening = opening
+        self._open_capture = open_capture
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
-        """Opens the device.
+        """Open the device.
 
         Raises:
             SourceError: if there is no such device, or its use is not permitted.
             OSError: if it cannot be used now.
         """
-        self._capture = self._opening()
+        self._capture = self._open_capture()
         if not self._capture.isOpened():
-            raise ConnectionError(f"{self._what} cannot be opened; {self._hint}")
+            raise ConnectionError(f"{self._name} cannot be opened; {self._hint}")
 
     def read(self) -> Grabbed | None:
-        """Returns the next picture, or `None` at the end of what has a known length.
+        """Return the next picture, or `None` at the end of a recording.
 
         Raises:
             OSError: if none came.
@@ -71,23 +73,23 @@ class CaptureGrabber:
         assert self._capture is not None
         good, bgr = self._capture.read()
         if not good:
-            if self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:
+            if self._capture.get(cv2.CAP_PROP_FRAME_COUNT) > 0:  # its length is known
                 return None
-            raise ConnectionError(f"{self._what} gives no picture")
+            raise ConnectionError(f"{self._name} gives no picture")
         # 0 or -1 where there is none; of GStreamer the time of the newest frame in its queue of one
         stamp_ms = self._capture.get(cv2.CAP_PROP_POS_MSEC)
         image = np.asarray(bgr, np.uint8)
-        return Grabbed(partial(rgb, image), stamp_ms / 1000 if stamp_ms > 0 else None)
+        return Grabbed(partial(rgb_from_bgr, image), stamp_ms / 1000 if stamp_ms > 0 else None)
 
     def close(self) -> None:
-        """Releases the device."""
+        """Release the device."""
         capture, self._capture = self._capture, None
         if capture is not None:
             capture.release()
 
 
-def camera(which: int | str) -> CaptureGrabber:
-    """Returns a grabber of a camera: /dev/video0 is 0 on Linux; what OpenCV finds elsewhere.
+def camera_grabber(which: int | str) -> CaptureGrabber:
+    """Return a grabber of a camera: on Linux /dev/videoN, elsewhere the N-th that OpenCV finds.
 
     Args:
         which: its index, or the path of its device; those in /dev/v4l/by-id stay the same.
@@ -101,7 +103,7 @@ def camera(which: int | str) -> CaptureGrabber:
     device = Path(f"/dev/video{which}" if isinstance(which, int) else which)
     is_device = isinstance(which, str) or sys.platform == "linux"
 
-    def opening() -> cv2.VideoCapture:
+    def open_camera() -> cv2.VideoCapture:
         import cv2
 
         if not is_device:
@@ -114,22 +116,22 @@ def camera(which: int | str) -> CaptureGrabber:
     if is_device:
         check_device(device)
     name = f"camera {which}" if isinstance(which, int) else printable(which)
-    return CaptureGrabber(name, "is another program using it?", opening)
+    return CaptureGrabber(name, "is another program using it?", open_camera)
 
 
 def is_camera(path: str) -> bool:
-    """Says whether this is the path of a camera: one of V4L2's, or a link to one."""
+    """Return whether this is the path of a V4L2 camera, or of a link to one."""
     if re.match(r"/dev/(video[0-9]|v4l/)", path):
         return True
     try:
-        about = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):
         return False
-    return stat.S_ISCHR(about.st_mode) and os.major(about.st_rdev) == V4L2_MAJOR
+    return stat.S_ISCHR(status.st_mode) and os.major(status.st_rdev) == V4L2_MAJOR
 
 
-def pipeline(text: str) -> CaptureGrabber:
-    """Returns a grabber of a GStreamer pipeline.
+def pipeline_grabber(text: str) -> CaptureGrabber:
+    """Return a grabber of a GStreamer pipeline.
 
     Args:
         text: in gst-launch's notation; one that does not end in an appsink gets one.
@@ -146,9 +148,10 @@ def pipeline(text: str) -> CaptureGrabber:
 
 
 def open_pipeline(text: str) -> cv2.VideoCapture:
-    """Starts a complete pipeline, with time-outs where OpenCV has them for GStreamer: from 4.8 on.
+    """Start a complete pipeline, with time-outs from OpenCV 4.8 on.
 
-    An older one waits for ever in a pipeline that hangs, and opens none with a time-out.
+    An older OpenCV has none for GStreamer: it waits for ever in a pipeline that hangs, and opens
+    no pipeline if a time-out is set.
     """
     import cv2
 
@@ -156,14 +159,14 @@ def open_pipeline(text: str) -> cv2.VideoCapture:
         *(cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, TIMEOUT_MS),
         *(cv2.CAP_PROP_READ_TIMEOUT_MSEC, TIMEOUT_MS),
     ]
-    old = tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 8)
+    is_old = tuple(map(int, cv2.__version__.split(".")[:2])) < (4, 8)
     # OpenCV's warnings repeat values of properties, and so passwords
     with quiet_opencv():
-        return cv2.VideoCapture(text, cv2.CAP_GSTREAMER, *([] if old else [limits]))
+        return cv2.VideoCapture(text, cv2.CAP_GSTREAMER, *([] if is_old else [limits]))
 
 
 def check_device(device: Path) -> None:
-    """Raises SourceError unless the device is there and may be read."""
+    """Raise SourceError unless the device is there and may be read."""
     if not device.exists():
         pattern = "*-index*" if "v4l" in device.parts else "video*"  # as udev names links
         there = sorted(str(path) for path in device.parent.glob(pattern))
@@ -178,7 +181,7 @@ def check_device(device: Path) -> None:
 
 
 def check_gstreamer() -> None:
-    """Raises SourceError unless OpenCV can run GStreamer pipelines."""
+    """Raise SourceError unless OpenCV can run GStreamer pipelines."""
     _require_cv2()
     import cv2
 
@@ -188,14 +191,6 @@ def check_gstreamer() -> None:
             "uninstall it (pip uninstall opencv-python opencv-python-headless) and use the "
             "system's, such as JetPack's or Debian's python3-opencv"
         )
-
-
-def rgb(bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Returns (H, W, 3) RGB from BGR, or from (H, W) grey."""
-    import cv2
-
-    code = cv2.COLOR_GRAY2RGB if bgr.ndim == 2 else cv2.COLOR_BGR2RGB
-    return np.asarray(cv2.cvtColor(bgr, code), np.uint8)
 
 
 def _require_cv2() -> None:

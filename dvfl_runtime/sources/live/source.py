@@ -19,7 +19,7 @@ from dvfl_runtime.errors.checks import check_type
 from dvfl_runtime.sources.frame import Frame, Image, check_image
 from dvfl_runtime.sources.live.grabber import Grabbed, Grabber
 from dvfl_runtime.sources.live.reconnect import LiveOptions, reason_of, reconnecting
-from dvfl_runtime.sources.timestamps import LiveClock
+from dvfl_runtime.sources.timestamps import LiveTimestamps
 
 _logger = logging.getLogger(__name__)
 
@@ -30,12 +30,12 @@ CLOSE_WAIT_S = 1.0  # how long close() waits for the device to be released
 
 @dataclass(frozen=True)
 class SourceStats:
-    """What a live source has met so far.
+    """Counters of a live source.
 
     Attributes:
         frames: frames received.
         dropped_frames: those of them that the consumer was too slow for.
-        repaired_timestamps: stamps that were missing, negative, repeated, backward or far off.
+        repaired_timestamps: timestamps that were missing, negative, repeated, backward or far off.
         reconnects: how often it was opened again and gave a frame.
     """
 
@@ -45,9 +45,9 @@ class SourceStats:
     reconnects: int = 0
 
 
-@dataclass(eq=False)
-class _Newest:
-    """The frame that waits for the consumer, and what was dropped for it."""
+@dataclass(frozen=True, eq=False)
+class _WaitingFrame:
+    """The newest frame, and what was dropped since the one before it was handed out."""
 
     grabbed: Grabbed
     time_s: float
@@ -57,8 +57,8 @@ class _Newest:
 
 
 @dataclass(frozen=True, eq=False)
-class _Reading:
-    """One run of `frames()`: its thread, and the event that ends it."""
+class _Reader:
+    """The thread of one `frames()`, and the event that ends it."""
 
     stop: threading.Event
     thread: threading.Thread
@@ -67,18 +67,18 @@ class _Reading:
 class LiveSource:
     """Frames of a camera or a stream, always the newest.
 
-    A thread reads ahead of the consumer, and one frame waits: a newer one takes its place, which
-    the next frame counts as `dropped`. So a consumer that is too slow sees fewer frames and never
-    older ones. `time_s` follows the machine's clock from the first frame on, over outages too.
+    A thread reads ahead of the consumer, and one frame waits: a newer one takes its place and
+    counts it as `dropped`. So a consumer that is too slow sees fewer frames and never older ones.
+    `time_s` follows the machine's clock from the first frame on, over outages too.
 
-    Reading begins with `frames()`. What refuses the connection, or loses it, is tried again with
-    growing pauses, and the first frame after that comes `after_gap`; nothing is made up in between.
-    What can never work (a wrong address, a refused password) is a `SourceError` at once if not one
-    frame has come before.
+    Reading begins with `frames()`. A connection that is refused or lost is tried again with growing
+    pauses, and the first frame after that comes `after_gap`; no frame is made up in between. What
+    can never work (a wrong address, a refused password) is a `SourceError` at once if not one frame
+    has come before.
 
     Args:
         name: how predictions and log lines call it.
-        grabber: what reads the pictures.
+        grabber: reads the pictures.
         options: time limits.
         on_state: called with each new state, from the reading or the consuming thread.
     """
@@ -103,20 +103,20 @@ class LiveSource:
         self._grabber = grabber
         self._options = options or LiveOptions()
         self._on_state = on_state
-        self._clock = LiveClock()
-        self._changed = threading.Condition()  # guards what follows
-        self._reading: _Reading | None = None
+        self._timestamps = LiveTimestamps()
+        self._changed = threading.Condition()  # guards all attributes below but the last
+        self._reader: _Reader | None = None
         self._closed = False
         self._state: SourceState = "connecting"
         self._error: Exception | None = None
         self._outage: str | None = None
-        self._newest: _Newest | None = None
+        self._waiting: _WaitingFrame | None = None
         self._outage_logged = False
         self._last_ns = 0  # arrival of the last frame
         self._stats = SourceStats()
         self._index = 0
-        self._untold: deque[SourceState] = deque()
-        self._telling = threading.RLock()  # one thread at a time tells the listener, in order
+        self._new_states: deque[SourceState] = deque()  # the listener has not yet been told
+        self._notifying = threading.RLock()  # one thread at a time tells the listener, in order
 
     @property
     def state(self) -> SourceState:
@@ -135,7 +135,7 @@ class LiveSource:
         return self._stats
 
     def frames(self) -> Iterator[Frame]:
-        """Yields the newest frame whenever it is asked, and waits for one that was not yet given.
+        """Yield the newest frame; block until there is one that was not yet handed out.
 
         May be called again when the iteration before is over: it connects anew.
 
@@ -145,75 +145,75 @@ class LiveSource:
             ClipError: (when the picture is used) if the grabber gives something else than
                 (H, W, 3) uint8.
         """
-        reading = self._begin()
+        reader = self._start_reader()
         try:
-            while (newest := self._take(reading)) is not None:
+            while (waiting := self._next_frame(reader)) is not None:
                 index, self._index = self._index, self._index + 1
                 yield Frame(
-                    partial(_picture, newest.grabbed, index),
-                    newest.time_s,
+                    partial(_image_of, waiting.grabbed, index),
+                    waiting.time_s,
                     index,
-                    arrival_ns=newest.arrival_ns,
-                    dropped=newest.dropped,
-                    after_gap=newest.after_gap,
+                    arrival_ns=waiting.arrival_ns,
+                    dropped=waiting.dropped,
+                    after_gap=waiting.after_gap,
                 )
         finally:
-            self._finish(reading)
+            self._stop_reader(reader)
 
     def close(self) -> None:
-        """Ends a running `frames()` at once; may be called twice and from any thread.
+        """End a running `frames()` at once; may be called twice and from any thread.
 
-        Waits up to `CLOSE_WAIT_S` for the device; a connection that hangs is left to its own
+        Waits up to `CLOSE_WAIT_S` for the device. A connection that hangs is left to its own
         time-out, in a thread that ends then.
         """
         with self._changed:
             self._closed = True
-            reading = self._reading
-            self._enter("ended")
-        self._tell()
-        if reading is not None:
-            self._finish(reading)
+            reader = self._reader
+            self._set_state("ended")
+        self._notify_listener()
+        if reader is not None:
+            self._stop_reader(reader)
 
-    def _begin(self) -> _Reading:
-        before = self._reading
+    def _start_reader(self) -> _Reader:
+        before = self._reader
         if before is not None and before.stop.is_set() and not self._closed:
             before.thread.join()  # it holds the device
         with self._changed:
             if self._closed:
                 raise SourceError(f"{self.name} is closed; open it again")
-            if self._reading is not None and not self._reading.stop.is_set():
+            if self._reader is not None and not self._reader.stop.is_set():
                 raise SourceError(f"{self.name} is being read already; open it a second time")
             stop = threading.Event()
             thread = threading.Thread(
                 target=self._read, args=(stop,), name=f"dvfl {self.name}", daemon=True
             )
-            self._reading, self._error, self._newest = _Reading(stop, thread), None, None
-            self._enter("connecting")
-            thread.start()  # before anybody else can join it
-            reading = self._reading
-        self._tell()
-        return reading
+            self._reader = reader = _Reader(stop, thread)
+            self._error, self._waiting = None, None
+            self._set_state("connecting")
+            thread.start()  # before another thread can join it
+        self._notify_listener()
+        return reader
 
-    def _finish(self, reading: _Reading) -> None:
+    def _stop_reader(self, reader: _Reader) -> None:
         with self._changed:
-            if not reading.stop.is_set():
-                reading.stop.set()
-                self._newest = None
-                self._enter("ended")
+            if not reader.stop.is_set():
+                reader.stop.set()
+                self._waiting = None
+                self._set_state("ended")
             self._changed.notify_all()
-        self._tell()
-        if reading.thread is not threading.current_thread():
-            reading.thread.join(CLOSE_WAIT_S)
+        self._notify_listener()
+        if reader.thread is not threading.current_thread():
+            reader.thread.join(CLOSE_WAIT_S)
 
-    def _take(self, reading: _Reading) -> _Newest | None:
-        """Waits for a frame; `None` at the end."""
+    def _next_frame(self, reader: _Reader) -> _WaitingFrame | None:
+        """Block until a frame is there and take it; return `None` at the end."""
         while True:
             with self._changed:
-                if reading.stop.is_set():
+                if reader.stop.is_set():
                     return None
-                if self._newest is not None:
-                    newest, self._newest = self._newest, None
-                    return newest
+                if self._waiting is not None:
+                    waiting, self._waiting = self._waiting, None
+                    return waiting
                 if self._state == "ended":
                     if self._error is not None:
                         raise self._error
@@ -223,27 +223,27 @@ class LiveSource:
             self._notice_stall()
 
     def _read(self, stop: threading.Event) -> None:
-        """The reading thread."""
+        """Receive pictures until the end; runs in the reading thread."""
         error: Exception | None = None
         try:
             has_worked = self._stats.frames > 0
-            for grabbed, first in reconnecting(
+            for grabbed, is_first in reconnecting(
                 self._grabber, self._options, stop, self._note_outage, has_worked=has_worked
             ):
-                self._put(grabbed, first, stop)
+                self._receive(grabbed, is_first, stop)
         except TimeoutError as err:
             error = SourceError(
                 f"{self.name}: {err}; check the device and the network, or raise max_outage_s"
             )
             error.__cause__ = err
-        except Exception as err:  # whatever it is, the consumer's thread has to raise it
+        except Exception as err:  # of any type: the consumer's thread has to raise it
             error = err
         with self._changed:
             if not stop.is_set():
                 self._error = error
-                self._enter("ended")
+                self._set_state("ended")
                 self._changed.notify_all()
-        self._tell()
+        self._notify_listener()
 
     def _note_outage(self, reason: Exception, pause_s: float) -> None:
         text = reason_of(reason)
@@ -252,40 +252,46 @@ class LiveSource:
             level = logging.INFO if self._outage_logged else logging.WARNING
             self._outage_logged = True
             if self._state != "ended":
-                self._enter("connecting")
-        self._tell()
+                self._set_state("connecting")
+        self._notify_listener()
         _logger.log(level, "%s: %s; trying again in %.1f s", self.name, text, pause_s)
 
-    def _put(self, grabbed: Grabbed, first: bool, stop: threading.Event) -> None:
-        """Makes this the frame that waits."""
+    def _receive(self, grabbed: Grabbed, is_first: bool, stop: threading.Event) -> None:
+        """Make this picture the waiting frame.
+
+        Args:
+            grabbed: the picture.
+            is_first: whether it is the first of its connection.
+            stop: set once nobody waits for frames of this thread.
+        """
         now_ns = time.monotonic_ns()
         with self._changed:
             if stop.is_set():
                 return
-            stats, before = self._stats, self._newest
-            again = first and stats.frames > 0
-            late = stats.frames > 0 and now_ns - self._last_ns > self._options.stall_s * 1e9
-            if again:
-                self._clock.reconnected()
-            if isinstance(grabbed.image, np.ndarray):  # the grabber may fill it again
+            stats, dropped = self._stats, self._waiting
+            is_reconnect = is_first and stats.frames > 0
+            was_stalled = stats.frames > 0 and now_ns - self._last_ns > self._options.stall_s * 1e9
+            if is_reconnect:
+                self._timestamps.reconnected()
+            if isinstance(grabbed.image, np.ndarray):  # the grabber may write into it again
                 grabbed = Grabbed(grabbed.image.copy(), grabbed.stamp_s)
-            self._newest = _Newest(
+            self._waiting = _WaitingFrame(
                 grabbed,
-                self._clock.time_s(grabbed.stamp_s, now_ns),
+                self._timestamps.time_s(grabbed.stamp_s, now_ns),
                 now_ns,
-                0 if before is None else before.dropped + 1,
-                again or late or (before is not None and before.after_gap),
+                0 if dropped is None else dropped.dropped + 1,
+                is_reconnect or was_stalled or (dropped is not None and dropped.after_gap),
             )
             self._stats = SourceStats(
                 frames=stats.frames + 1,
-                dropped_frames=stats.dropped_frames + (before is not None),
-                repaired_timestamps=self._clock.repaired,
-                reconnects=stats.reconnects + again,
+                dropped_frames=stats.dropped_frames + (dropped is not None),
+                repaired_timestamps=self._timestamps.repaired,
+                reconnects=stats.reconnects + is_reconnect,
             )
             self._last_ns, self._outage_logged, self._outage = now_ns, False, None
-            self._enter("live")
+            self._set_state("live")
             self._changed.notify_all()
-        self._tell()
+        self._notify_listener()
 
     def _until_stall_s(self) -> float:
         return self._options.stall_s - (time.monotonic_ns() - self._last_ns) / 1e9
@@ -293,20 +299,20 @@ class LiveSource:
     def _notice_stall(self) -> None:
         with self._changed:
             if self._state == "live" and self._until_stall_s() <= 0:
-                self._enter("stalled")
-        self._tell()
+                self._set_state("stalled")
+        self._notify_listener()
 
-    def _enter(self, state: SourceState) -> None:
-        """Changes the state; the lock is held, and `_tell` follows when it is not."""
+    def _set_state(self, state: SourceState) -> None:
+        """Change the state; the lock is held, and `_notify_listener` follows without it."""
         if state != self._state:
             self._state = state
-            self._untold.append(state)
+            self._new_states.append(state)
 
-    def _tell(self) -> None:
-        """Tells the listener of each change, in order."""
-        with self._telling:
-            while self._untold:
-                state = self._untold.popleft()
+    def _notify_listener(self) -> None:
+        """Tell the listener of each change, in order."""
+        with self._notifying:
+            while self._new_states:
+                state = self._new_states.popleft()
                 if self._on_state is None:
                     continue
                 try:
@@ -315,7 +321,7 @@ class LiveSource:
                     _logger.exception("%s: the on_state listener failed", self.name)
 
 
-def _picture(grabbed: Grabbed, index: int) -> Image:
-    """Returns the picture of frame `index`; raises ClipError if it is none."""
+def _image_of(grabbed: Grabbed, index: int) -> Image:
+    """Return the image of frame `index`; raise ClipError if it is none."""
     image = grabbed.image
     return check_image(image() if callable(image) else image, f"frame {index}")

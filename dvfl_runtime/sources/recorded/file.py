@@ -16,8 +16,8 @@ from dvfl_runtime.sources.decoding.decoder import BEGINS, Decoder
 from dvfl_runtime.sources.decoding.picture import Orientations, upright_rgb
 from dvfl_runtime.sources.frame import Frame
 from dvfl_runtime.sources.recorded.media import Video, advice_of, name_of
-from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS, OpenedVideo
-from dvfl_runtime.sources.timestamps import Clock
+from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS, VideoFile
+from dvfl_runtime.sources.timestamps import FileTimestamps
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -33,21 +33,20 @@ MAX_THREADS = 4  # each thread of the codec holds one more decoded picture
 class FileSource:
     """A video file.
 
-    A frame's time is that on a player's clock: 0.0 is where the file begins, also if only sound
-    begins there. A variable frame rate stays one; missing, repeated and backward stamps are
-    repaired (see `clock`).
-    A file of bare video (.h264, .hevc, .mjpeg ...) has no stamps: its frames follow each other at
-    `fps`, or at the rate that its headers tell; where none does, at 25 a second, with a warning.
-    The rotation that phones write beside the picture is applied. Pixels are taken as square, as in
-    training.
+    A frame's time is that of a player: 0.0 is where the file begins, even if only its sound begins
+    there. A variable frame rate stays variable; missing, repeated and backward timestamps are
+    repaired (see `timestamps`). A file of bare video (.h264, .hevc, .mjpeg ...) has no timestamps:
+    its frames follow each other at `fps`, or at the rate in its headers, or else at 25 a second,
+    with a warning. The rotation that phones write beside the picture is applied. Pixels are taken
+    as square, as in training.
 
-    Damage: frames that would show the remains of others are left out (see `decoding`), and one
+    Frames that would show remains of others after damage are left out (see `decoder`), and one
     warning at the end counts them. `close()` ends a running `frames()` at its next frame, which
     releases the file.
 
     Args:
-        video: the path of a file, or what else can be opened again and again.
-        fps: frames per second of a file without stamps; `None` for what its headers tell.
+        video: the path of a file, or another object that can be opened again and again.
+        fps: frames per second of a file without timestamps; `None` for the rate in its headers.
 
     Raises:
         SourceError: if it cannot be opened, or has no video in it.
@@ -62,83 +61,82 @@ class FileSource:
         self._fps = fps
         self._closed = threading.Event()
         self._warned = False
-        file = OpenedVideo(video, 1, fps)
+        file = VideoFile(video, 1, fps)
         self._is_timed = file.is_timed
         self.duration_s = file.duration_s
         file.close()
 
     def frames(self) -> Iterator[Frame]:
-        """Yields every frame that can be decoded.
+        """Yield every frame that can be decoded.
 
         Raises:
             SourceError: if there is none.
         """
         if self._closed.is_set():
             raise SourceError(f"{self.name} is closed; open it again")
-        reading = _Reading(self._video, self._fps)
-        clock: Clock | None = None
+        reader = _PictureReader(self._video, self._fps)
+        timestamps: FileTimestamps | None = None
         orientations = Orientations()
         try:
-            pictures: Iterator[_Shown | None] = chain(reading.pictures(), [None])
-            for index, (shown, coming) in enumerate(pairwise(pictures)):
-                if self._closed.is_set() or shown is None:
+            pictures: Iterator[_Picture | None] = chain(reader.pictures(), [None])
+            for index, (picture, following) in enumerate(pairwise(pictures)):
+                if self._closed.is_set() or picture is None:
                     return
-                raw, ticks, left_out = shown
-                clock = clock or reading.file.clock(raw)
-                time_s = clock.time_s(ticks, coming.ticks if coming else None, left_out)
+                raw, ticks, left_out = picture
+                timestamps = timestamps or reader.file.timestamps_from(raw)
+                time_s = timestamps.time_s(ticks, following.ticks if following else None, left_out)
                 if index == 1 and not self._is_timed:  # a single picture needs no rate
                     self._is_timed = True  # once, however often it is read
                     _logger.warning(UNTIMED, self.name, DEFAULT_FPS)
                 make = partial(upright_rgb, raw, orientations.of(raw))
                 yield Frame(make, time_s, index)
         finally:
-            reading.file.close()
-        if reading.count == 0:
+            reader.file.close()
+        if reader.count == 0:
             raise SourceError(
-                f"no frame of {self.name} can be decoded ({reading.file.codec}): "
-                f"{reading.damage or 'its video stream is empty'}; "
+                f"no frame of {self.name} can be decoded ({reader.file.codec}): "
+                f"{reader.damage or 'its video stream is empty'}; "
                 f"{advice_of(self._video, 'record or convert it again')}"
             )
-        cut_off = reading.file.error
-        if (reading.left_out or cut_off) and not self._warned:  # once, however often it is read
+        if (reader.left_out or reader.file.error) and not self._warned:  # once, as above
             self._warned = True
-            after = reading.damaged_after
+            after = reader.damaged_after
             _logger.warning(
                 "%s is damaged %s (%s): %d good frames were read, %d frames that would show "
                 "remains of others were left out",
                 *(self.name, f"after frame {after}" if after >= 0 else "at its beginning"),
-                *(reading.damage, reading.count, reading.left_out),
+                *(reader.damage, reader.count, reader.left_out),
             )
 
     def close(self) -> None:
-        """Ends a running `frames()` at its next frame."""
+        """End a running `frames()` at its next frame."""
         self._closed.set()
         if not isinstance(self._video, Path):
             self._video.stop()
 
 
-class _Shown(NamedTuple):
-    """A whole picture, its stamp, and how many were left out before it."""
+class _Picture(NamedTuple):
+    """A whole picture, its timestamp, and how many of the file were left out before it."""
 
     raw: VideoFrame
     ticks: int | None
     left_out: int
 
 
-class _Start(NamedTuple):
-    """Where decoding can begin: a key picture, its packet, and what was left out before it."""
+class _Keyframe(NamedTuple):
+    """A keyframe's packet and number, and how many pictures were left out before it."""
 
     packet: int = 0
     picture: int = 0
     left_out: int = 0
 
 
-class _Reading:
+class _PictureReader:
     """Reads the whole pictures of a file, in up to three passes.
 
-    The first one decodes with threads. Where anything is wrong it ends, and the next one goes on
-    from the last key picture without threads, for only then it is known which pictures are whole.
-    If no picture is, the last one takes what the decoder could mend.
+    The first pass decodes with threads. If anything is wrong it ends, and the next pass goes on
+    from the last keyframe without threads, because only then it is known which pictures are whole.
+    If none is whole, the last pass takes the pictures that the decoder could conceal.
 
     Attributes:
         file: the file, as it is open now.
@@ -152,51 +150,53 @@ class _Reading:
         self.count = self.left_out = 0
         self.damage, self.damaged_after = "", -1
         self._video, self._fps = video, fps
-        self._start = _Start()
-        self.file = OpenedVideo(video, min(MAX_THREADS, os.cpu_count() or 1), fps)
+        self._keyframe = _Keyframe()  # where the next pass begins
+        self.file = VideoFile(video, min(MAX_THREADS, os.cpu_count() or 1), fps)
 
-    def pictures(self) -> Iterator[_Shown]:
-        """Yields them in the order in which they are shown."""
+    def pictures(self) -> Iterator[_Picture]:
+        """Yield the pictures in the order in which they are shown."""
         strict = True
         while True:
-            start = self._start
+            start = self._keyframe
             decoder = self.file.decoder(start.packet, strict=strict)
             yield from self._one_pass(decoder, start)
             self.left_out = start.left_out + decoder.left_out
-            if not self._doubts(decoder):
+            if not self._needs_exact_pass(decoder):
                 if not strict or self.count or not self.damage:
                     return
                 strict = False
             self.file.close()
-            self.file = OpenedVideo(self._video, 1, self._fps)
+            self.file = VideoFile(self._video, 1, self._fps)
 
-    def _one_pass(self, decoder: Decoder, start: _Start) -> Iterator[_Shown]:
+    def _one_pass(self, decoder: Decoder, start: _Keyframe) -> Iterator[_Picture]:
         number = start.picture
         for pictures in self._decoded(decoder, start.packet):
             begins = decoder.reason == BEGINS
-            self._note(decoder.reason, -1 if begins else number + len(pictures) - 1)
+            self._note_damage(decoder.reason, -1 if begins else number + len(pictures) - 1)
             for raw in pictures:
-                if (packet := decoder.key_of(raw)) is not None:
-                    self._start = _Start(packet, number, start.left_out + decoder.left_out)
+                if (packet := decoder.keyframe_packet(raw)) is not None:
+                    self._keyframe = _Keyframe(packet, number, start.left_out + decoder.left_out)
                 number += 1
-                if number > self.count:
+                if number > self.count:  # not yet handed out by the pass before
                     self.count = number
-                    yield _Shown(raw, self.file.ticks(raw), start.left_out + decoder.left_out)
-        self._note(self.file.error, number - 1)
+                    left_out = start.left_out + decoder.left_out
+                    yield _Picture(raw, self.file.timestamp(raw), left_out)
+        self._note_damage(self.file.error, number - 1)
 
     def _decoded(self, decoder: Decoder, first: int) -> Iterator[list[VideoFrame]]:
+        """Yield the whole pictures after each packet from number `first` on."""
         for number, packet in enumerate(self.file.packets()):
             if number >= first:
                 yield decoder.decode(packet)
-                if self._doubts(decoder):
+                if self._needs_exact_pass(decoder):
                     return
         pictures = decoder.finish()
-        if not self._doubts(decoder):
+        if not self._needs_exact_pass(decoder):
             yield pictures
 
-    def _doubts(self, decoder: Decoder) -> bool:
+    def _needs_exact_pass(self, decoder: Decoder) -> bool:
         return decoder.doubtful and self.file.num_threads > 1
 
-    def _note(self, reason: str, last_good: int) -> None:
+    def _note_damage(self, reason: str, last_good: int) -> None:
         if reason and not self.damage:
             self.damage, self.damaged_after = reason, last_good

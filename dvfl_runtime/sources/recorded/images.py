@@ -11,7 +11,7 @@ from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import printable
 from dvfl_runtime.sources.folders import images_in, other_images_in
 from dvfl_runtime.sources.frame import Frame
-from dvfl_runtime.sources.recorded.stills import TOO_LARGE, UNREADABLE, still_reader
+from dvfl_runtime.sources.recorded.stills import TOO_LARGE, UNREADABLE, decode_still
 
 _logger = logging.getLogger(__name__)
 
@@ -19,12 +19,12 @@ _logger = logging.getLogger(__name__)
 class ImagesSource:
     """The images of a folder in natural order: frame2 comes before frame10.
 
-    The image at position `i` is at `i / fps`. Images may differ in size. One that cannot be read
-    is left out with its moment, and a warning at the end counts them.
+    The image at position `i` is shown at `i / fps`. Images may differ in size. One that cannot be
+    read is left out, its time passes without a frame, and a warning at the end counts them.
 
     Args:
         path: the folder, or one image file.
-        fps: the clock, frames per second.
+        fps: frames per second.
 
     Raises:
         SourceError: if the folder cannot be listed, holds no image, or holds videos.
@@ -43,7 +43,7 @@ class ImagesSource:
         self._closed = threading.Event()
 
     def frames(self) -> Iterator[Frame]:
-        """Yields the images as frames.
+        """Yield the images as frames.
 
         Raises:
             SourceError: if not one image can be read.
@@ -51,14 +51,13 @@ class ImagesSource:
         """
         if self._closed.is_set():
             raise SourceError(f"{self.name} is closed; open it again")
-        read = still_reader()
         index = 0
-        problems: dict[str, list[str]] = {}  # what is wrong: the names of such files
+        problems: dict[str, list[str]] = {}  # problem -> names of the files that have it
         for position, path in enumerate(self._paths):
             if self._closed.is_set():
                 return
             try:
-                image, problem = read(path.read_bytes())
+                image, problem = decode_still(path.read_bytes())
             except OSError:
                 image, problem = None, UNREADABLE
             if problem:
@@ -91,5 +90,5 @@ class ImagesSource:
             )
 
     def close(self) -> None:
-        """Ends a running `frames()` before its next image."""
+        """End a running `frames()` before its next image."""
         self._closed.set()

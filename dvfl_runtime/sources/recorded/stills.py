@@ -1,10 +1,10 @@
-"""Image files: their size before they are decoded, and their pixels."""
+"""Decodes image files, and reads their size before it does."""
 
 from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.decoding.picture import MAX_PIXELS
 from dvfl_runtime.sources.folders import OTHER_IMAGE_SUFFIXES, is_image
-from dvfl_runtime.sources.opencv import quiet_opencv
+from dvfl_runtime.sources.opencv import quiet_opencv, rgb_from_bgr
 
 UNREADABLE = "cannot be read"
 TOO_LARGE = f"have more than {MAX_PIXELS / 1e6:.0f} megapixels"
@@ -21,16 +21,15 @@ ANIMATED = "are animations, of which the first picture is read; make videos of t
 DARK = "use the lowest {} of 16 bits and look too dark; scale them up, or convert them to 8 bits"
 
 _PIXMAP = re.compile(rb"P[1-6]\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)")
-TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # numbers of the tags
-
-Still = tuple["NDArray[np.uint8] | None", str]
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
 
 
-def still_reader() -> Callable[[bytes], Still]:
-    """Returns a function from the content of an image file to its picture and what is wrong.
+def decode_still(data: bytes) -> tuple[NDArray[np.uint8] | None, str]:
+    """Decode the content of an image file.
 
-    The picture is (H, W, 3) uint8 RGB, upright by what the file says, or `None` if there is none.
-    What is wrong is the end of a sentence about such files, empty if nothing is.
+    Returns:
+        Its picture, (H, W, 3) uint8 RGB, upright by what the file says, or `None` if there is none;
+        and its problem, as the end of a sentence about such files, empty if it has none.
 
     Raises:
         DvflError: if OpenCV is missing.
@@ -38,32 +37,27 @@ def still_reader() -> Callable[[bytes], Still]:
     with needed("reading image files", *MEDIA):
         import cv2
 
-    def read(data: bytes) -> Still:
-        try:
-            with quiet_opencv():
-                return decode(data)
-        except cv2.error:
-            return None, UNREADABLE
-
-    def decode(data: bytes) -> Still:
-        if any(width * height > MAX_PIXELS for width, height in sizes_in(data)):
-            return None, TOO_LARGE
-        # not cv2.imread: that one cannot open every path on Windows and prints to stderr
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)  # BGR, 8 bits
-        if image is None:
-            return None, UNREADABLE
-        rgb = np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-        if rgb.max() <= 64:  # of 255, for 14 bits
-            deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYDEPTH)
-            if deep is not None and deep.dtype == np.uint16 and deep.any():
-                return rgb, DARK.format(int(deep.max()).bit_length())
-        return rgb, ANIMATED if _is_animated(data) else ""
-
-    return read
+    if any(width * height > MAX_PIXELS for width, height in sizes_in(data)):
+        return None, TOO_LARGE
+    encoded = np.frombuffer(data, np.uint8)
+    try:
+        with quiet_opencv():
+            # not cv2.imread, which cannot open every path on Windows and prints to stderr
+            bgr = cv2.imdecode(encoded, cv2.IMREAD_COLOR)  # 8 bits, whatever the file has
+            if bgr is None:
+                return None, UNREADABLE
+            rgb = rgb_from_bgr(np.asarray(bgr, np.uint8))
+            if rgb.max() <= 64:  # of 255: 14 bits or fewer of 16 are used
+                deep = cv2.imdecode(encoded, cv2.IMREAD_ANYDEPTH)
+                if deep is not None and deep.dtype == np.uint16 and deep.any():
+                    return rgb, DARK.format(int(deep.max()).bit_length())
+    except cv2.error:
+        return None, UNREADABLE
+    return rgb, ANIMATED if _is_animated(data) else ""
 
 
 def is_still(path: Path) -> bool:
-    """Says whether a file is an image: an animated PNG is a video, which FFmpeg reads."""
+    """Return whether a file is an image. An animated PNG is none: FFmpeg reads it as a video."""
     suffix = path.suffix.lower()
     if suffix != ".png":
         return is_image(path) or suffix in OTHER_IMAGE_SUFFIXES
@@ -71,18 +65,18 @@ def is_still(path: Path) -> bool:
         with path.open("rb") as file:
             return not _is_animated(file.read(1 << 16))
     except OSError:
-        return True  # reading it will say why
+        return True  # reading it will raise the error
 
 
 def _is_animated(data: bytes) -> bool:
-    """Says whether an image file holds several pictures: a WebP or a PNG with animation."""
+    """Return whether an image file holds several pictures: a WebP or a PNG with animation."""
     if data[:4] == b"RIFF" and data[12:16] == b"VP8X":
         return data[20:21] > b"\0" and bool(data[20] & 2)
     return data.startswith(b"\x89PNG") and 0 < data.find(b"acTL") < data.find(b"IDAT")
 
 
 def sizes_in(data: bytes) -> Iterator[tuple[int, int]]:
-    """Yields the widths and heights that the headers of an image file tell, none if it is odd."""
+    """Yield the widths and heights in the headers of an image file; none if they are damaged."""
     try:
         if data.startswith(b"\x89PNG"):
             yield struct.unpack_from(">II", data, 16)
@@ -103,7 +97,7 @@ def sizes_in(data: bytes) -> Iterator[tuple[int, int]]:
             for box in re.finditer(b"ihdr", data[: 1 << 16]):
                 height, width = struct.unpack_from(">II", data, box.end())
                 yield width, height
-    except (struct.error, KeyError, ValueError):  # the last one: a number of 5,000 digits
+    except (struct.error, KeyError, ValueError):  # ValueError: a number of 5,000 digits
         return
 
 

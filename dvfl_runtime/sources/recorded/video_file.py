@@ -1,4 +1,4 @@
-"""A video file that is open: its packets, its decoder, and what its container says of times."""
+"""Reads the packets of a video file, and what its container says of times."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.decoding.container import open_container, packets_of
 from dvfl_runtime.sources.decoding.decoder import Decoder
-from dvfl_runtime.sources.decoding.losses import Losses
 from dvfl_runtime.sources.decoding.picture import MAX_PIXELS
 from dvfl_runtime.sources.recorded.media import NAMELESS, Readable, Video, advice_of, name_of
-from dvfl_runtime.sources.timestamps import Clock
+from dvfl_runtime.sources.timestamps import FileTimestamps
 
 if TYPE_CHECKING:
     import av
@@ -23,17 +22,17 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-DEFAULT_FPS = 25  # of what tells no rate
-NO_TIMESTAMPS = 0x80  # libav's flag of formats that store none
+DEFAULT_FPS = 25  # where nothing states a rate
+NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS, libav's flag of formats that store none
 
 
-class OpenedVideo:
-    """The best video stream of a file.
+class VideoFile:
+    """The best video stream of an open file.
 
     Args:
-        video: the path of a file, or what else can be opened again and again.
+        video: the path of a file, or another object that can be opened again and again.
         num_threads: of the decoder.
-        fps: the rate of a file that has no time stamps.
+        fps: the rate of a file that has no timestamps.
 
     Attributes:
         num_threads: of the decoder.
@@ -46,9 +45,9 @@ class OpenedVideo:
     def __init__(self, video: Video, num_threads: int, fps: float | None) -> None:
         self.num_threads = num_threads
         self.error = ""
-        with ExitStack() as stack:  # PyAV does not close what is no path
+        with ExitStack() as stack:  # PyAV closes files that it opened itself, and no other
             data = None if isinstance(video, Path) else stack.enter_context(closing(video.open()))
-            self._errors, self._container, self._stream = open_video(video, data)
+            self._container, self._stream = open_video(video, data)
             stack.callback(self._container.close)
             self._opened = stack.pop_all()
         self._stream.thread_type = "AUTO" if num_threads > 1 else "NONE"
@@ -64,30 +63,19 @@ class OpenedVideo:
         return self._stream.codec_context.name
 
     @property
-    def time_base(self) -> Fraction:
-        """Seconds per tick of the stamps."""
-        return self._stream.time_base or Fraction(1, 1000)
-
-    @property
     def is_timed(self) -> bool:
-        """Whether anything tells when a frame is shown: stamps, a header or the caller."""
+        """Whether timestamps, a header or the caller tell when frames are shown."""
         return not self._is_bare or self._rate is not None
 
     @property
     def _rate(self) -> float | None:
-        """Frames per second, as far as it is known."""
+        """Frames per second; `None` if unknown."""
         if self._fps is not None:
             return self._fps
         rate = self._stream.average_rate or self._stream.guessed_rate
-        if self._is_bare:  # libav assumes 25; the decoder knows what the headers tell
+        if self._is_bare:  # libav assumes 25; the decoder knows the rate in the headers
             rate = self._stream.codec_context.framerate
         return float(rate) if rate and 0 < rate <= 1000 else None
-
-    def clock(self, first: VideoFrame) -> Clock:
-        """Returns what turns stamps into times, beginning with that of the first picture."""
-        stamp = first.dts if first.pts is None else first.pts
-        begin_s = 0.0 if self._is_bare else shown_s(self._container, self._stream, stamp)
-        return Clock(self.time_base, 1 / (self._rate or DEFAULT_FPS), begin_s)
 
     @property
     def duration_s(self) -> float | None:
@@ -99,8 +87,15 @@ class OpenedVideo:
             return self._container.duration / 1e6  # AV_TIME_BASE
         return None
 
-    def ticks(self, raw: VideoFrame) -> int | None:
-        """Returns the stamp of a picture in `time_base`; `None` if there is none to go by."""
+    def timestamps_from(self, first: VideoFrame) -> FileTimestamps:
+        """Return the conversion of timestamps to times, which begins with this first picture."""
+        stamp = first.dts if first.pts is None else first.pts
+        begin_s = 0.0 if self._is_bare else shown_s(self._container, self._stream, stamp)
+        time_base = self._stream.time_base or Fraction(1, 1000)
+        return FileTimestamps(time_base, 1 / (self._rate or DEFAULT_FPS), begin_s)
+
+    def timestamp(self, raw: VideoFrame) -> int | None:
+        """Return the timestamp of a picture, ticks; `None` if it has no usable one."""
         if self._fps is not None:
             return None
         # AVI stores no presentation times: those that the decoder reports run backwards at every
@@ -110,40 +105,38 @@ class OpenedVideo:
         return raw.pts
 
     def decoder(self, first: int, *, strict: bool) -> Decoder:
-        """Returns what decodes the packets from number `first` on."""
-        losses = Losses(self._stream, self._path)
-        codec = self._stream.codec_context
-        return Decoder(codec, self._errors, losses, first=first, strict=strict)
+        """Return a decoder for the packets from number `first` on."""
+        return Decoder(self._stream, self._path, first=first, strict=strict)
 
     def packets(self) -> Iterator[av.Packet[VideoStream]]:
-        """Yields those of the video stream, up to the first that cannot be read."""
+        """Yield the packets of the video stream, up to the first that cannot be read."""
+        import av
+
         packets = packets_of(self._container, self._stream)
         while True:
             try:
                 packet = next(packets)
             except StopIteration:
                 return
-            except (self._errors, OSError) as err:  # the latter of what is no path
+            except (av.FFmpegError, OSError) as err:  # OSError: from an object that is no path
                 self.error = err.strerror or str(err) or type(err).__name__
                 return
             if packet.size:  # an empty packet would tell the decoder that the file is over
                 yield packet
 
     def close(self) -> None:
-        """Closes the file."""
+        """Close the file."""
         self._opened.close()
 
 
-def open_video(
-    video: Video, data: Readable | None = None
-) -> tuple[type[av.FFmpegError], InputContainer, VideoStream]:
-    """Opens the container and finds its video stream.
+def open_video(video: Video, data: Readable | None = None) -> tuple[InputContainer, VideoStream]:
+    """Open the container and find its video stream.
 
     PyAV mutes libav's own log unless the application turns it on, so nothing is set here.
 
     Args:
-        video: the path of the file, or what is not one and has a name.
-        data: what is read instead of a path; it stays open.
+        video: the path of the file, or an object whose name and advice errors use.
+        data: is read instead of a path; it stays open.
     """
     with needed("reading video files", *MEDIA):
         import av
@@ -151,8 +144,8 @@ def open_video(
     if name == NAMELESS and not isinstance(video, Path):
         name = "the bytes"
     try:
-        # "file:" keeps a colon in a name from being read as a protocol, and the whitelist keeps
-        # playlist files from opening connections, and those that come over one from files.
+        # "file:" keeps a colon in a name from being read as a protocol. The whitelist keeps
+        # playlist files from opening connections, and playlists from a connection from files.
         if isinstance(video, Path):
             container = open_container(f"file:{video}", options={"protocol_whitelist": "file"})
         else:
@@ -176,13 +169,13 @@ def open_video(
             f"{MAX_PIXELS / 1e6:.0f} megapixels; make them smaller"
         )
     else:
-        return av.FFmpegError, container, stream
+        return container, stream
     container.close()
     raise SourceError(f"cannot open {name} as a video: {problem}")
 
 
 def _best_stream(container: InputContainer) -> VideoStream | None:
-    """Returns the stream that a player shows, the largest of those that are equal otherwise."""
+    """Return the stream that a player shows; of equal ones the largest."""
     from av.stream import Disposition
 
     def kind(stream: VideoStream) -> tuple[str, object]:
@@ -190,7 +183,7 @@ def _best_stream(container: InputContainer) -> VideoStream | None:
 
     covers = Disposition.attached_pic
     streams = [s for s in container.streams.video if s.codec_context and not s.disposition & covers]
-    streams = [s for s in streams if s.frames != 1] or streams  # stills; 0 is not known
+    streams = [s for s in streams if s.frames != 1] or streams  # no stills; 0 means unknown
     best = next((s for s in streams if s is container.streams.best("video")), None)
     equal = streams if best is None else [s for s in streams if kind(s) == kind(best)]
     return max(equal, key=_pixels, default=None)
@@ -201,13 +194,13 @@ def _pixels(stream: VideoStream) -> int:
 
 
 def is_bare(container: InputContainer) -> bool:
-    """Says whether these are pictures one after another, in a format that stores no time stamps."""
+    """Return whether the format is bare video, pictures without timestamps."""
     form = container.format
     return bool(int(form.flags) & NO_TIMESTAMPS) or form.name.endswith("_pipe")
 
 
 def shown_s(container: InputContainer, stream: VideoStream, stamp: int | None) -> float:
-    """Returns when what has this stamp is shown, seconds from where a player begins to count."""
+    """Return when a timestamp is shown, seconds from where a player begins to count."""
     if stamp is None or stream.time_base is None or container.start_time is None:
         return 0.0
     return max(0, round(stamp * stream.time_base * 1_000_000) - container.start_time) / 1e6

@@ -8,15 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dvfl_runtime.sources.timestamps import MAX_ERROR_S, MIN_STEP_S, Clock, LiveClock, next_time
+from dvfl_runtime.sources.timestamps import (
+    MAX_ERROR_S,
+    MIN_STEP_S,
+    FileTimestamps,
+    LiveTimestamps,
+    next_time,
+)
 
 STEPS = st.floats(1e-3, 1.0)
 TICKS = st.integers(-(10**9), 10**9)
 
 
 def times(ticks: list[int | None], step_s: float) -> list[float]:
-    clock = Clock(Fraction(1, 1000), step_s)
-    return [clock.time_s(t) for t in ticks]
+    timestamps = FileTimestamps(Fraction(1, 1000), step_s)
+    return [timestamps.time_s(t) for t in ticks]
 
 
 @given(st.lists(st.none() | TICKS, min_size=1, max_size=50), STEPS)
@@ -46,8 +52,8 @@ def test_repairs():
 
 def test_one_damaged_stamp_does_not_move_what_follows():
     def mended(ticks):
-        clock = Clock(Fraction(1, 1000), 0.04)
-        return [clock.time_s(t, after) for t, after in itertools.pairwise([*ticks, None])]
+        timestamps = FileTimestamps(Fraction(1, 1000), 0.04)
+        return [timestamps.time_s(t, after) for t, after in itertools.pairwise([*ticks, None])]
 
     hours = 5 * 3600 * 1000
     assert mended([0, 40, 80 + hours, 120, 160]) == pytest.approx([0, 0.04, 0.08, 0.12, 0.16])
@@ -57,13 +63,13 @@ def test_one_damaged_stamp_does_not_move_what_follows():
 
 
 def test_frames_that_were_left_out_take_their_time():
-    clock = Clock(Fraction(1, 1000), 0.04)
-    assert [clock.time_s(None, None, n) for n in (0, 0, 3, 3)] == pytest.approx(
+    timestamps = FileTimestamps(Fraction(1, 1000), 0.04)
+    assert [timestamps.time_s(None, None, n) for n in (0, 0, 3, 3)] == pytest.approx(
         [0, 0.04, 0.2, 0.24]
     )
-    late = Clock(Fraction(1, 1000), 0.04)
+    late = FileTimestamps(Fraction(1, 1000), 0.04)
     assert [late.time_s(None, None, 2), late.time_s(None, None, 2)] == pytest.approx([0.08, 0.12])
-    stamped = Clock(Fraction(1, 1000), 0.04)
+    stamped = FileTimestamps(Fraction(1, 1000), 0.04)
     assert [stamped.time_s(t, None, n) for t, n in ((0, 0), (200, 4))] == pytest.approx([0, 0.2])
 
 
@@ -75,25 +81,25 @@ ARRIVALS = st.lists(st.integers(0, 2 * SECOND_NS), min_size=1, max_size=60)
 
 
 def live_times(stamps: list[float | None], arrivals_ns: list[int]) -> tuple[list[float], int]:
-    clock = LiveClock()
-    result = [clock.time_s(s, a) for s, a in zip(stamps, arrivals_ns, strict=True)]
-    return result, clock.repaired
+    timestamps = LiveTimestamps()
+    result = [timestamps.time_s(s, a) for s, a in zip(stamps, arrivals_ns, strict=True)]
+    return result, timestamps.repaired
 
 
 @given(ARRIVALS, st.data())
 def test_live_times_increase_and_stay_near_the_machines_clock(steps_ns, data):
     arrivals_ns = np.cumsum(steps_ns).tolist()
-    clock = LiveClock()
+    timestamps = LiveTimestamps()
     last_s = -1.0
     for arrival_ns in arrivals_ns:
         if data.draw(st.booleans()):
-            clock.reconnected()
-        time_s = clock.time_s(data.draw(STAMPS), arrival_ns)
+            timestamps.reconnected()
+        time_s = timestamps.time_s(data.draw(STAMPS), arrival_ns)
         assert time_s > last_s
         error_s = time_s - (arrival_ns - arrivals_ns[0]) / SECOND_NS
         assert -MAX_ERROR_S <= error_s <= MAX_ERROR_S + len(steps_ns) * MIN_STEP_S
         last_s = time_s
-    assert 0 <= clock.repaired <= len(arrivals_ns)
+    assert 0 <= timestamps.repaired <= len(arrivals_ns)
 
 
 @given(
@@ -135,19 +141,19 @@ def test_pictures_of_the_past_come_in_a_burst_and_keep_their_distance():
 
 
 def test_a_camera_whose_clock_is_wrong_by_a_ten_thousandth_never_drifts_away():
-    clock = LiveClock()
+    timestamps = LiveTimestamps()
     week_s, step_s = 7 * 86400, 10
     for i in range(week_s // step_s):
-        time_s = clock.time_s(i * step_s * 1.0001, i * step_s * SECOND_NS)
+        time_s = timestamps.time_s(i * step_s * 1.0001, i * step_s * SECOND_NS)
         assert abs(time_s - i * step_s) < 0.1
-    assert clock.repaired == 0
+    assert timestamps.repaired == 0
 
 
 def test_the_clock_goes_on_over_a_reconnection():
-    clock = LiveClock()
-    assert clock.time_s(50.0, 0) == 0
-    assert clock.time_s(50.04, 40_000_000) == pytest.approx(0.04)
-    clock.reconnected()
-    assert clock.time_s(0.0, 3 * SECOND_NS) == 3
-    assert clock.time_s(0.04, 3 * SECOND_NS + 40_000_000) == pytest.approx(3.04)
-    assert clock.repaired == 0
+    timestamps = LiveTimestamps()
+    assert timestamps.time_s(50.0, 0) == 0
+    assert timestamps.time_s(50.04, 40_000_000) == pytest.approx(0.04)
+    timestamps.reconnected()
+    assert timestamps.time_s(0.0, 3 * SECOND_NS) == 3
+    assert timestamps.time_s(0.04, 3 * SECOND_NS + 40_000_000) == pytest.approx(3.04)
+    assert timestamps.repaired == 0

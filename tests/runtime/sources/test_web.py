@@ -27,7 +27,9 @@ from dvfl_runtime import Recognizer
 from dvfl_runtime.app import cli
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources import LiveOptions, LiveSource, is_live, open_source
-from dvfl_runtime.sources.live import http
+from dvfl_runtime.sources import web as requests
+from dvfl_runtime.sources.live import mjpeg
+from dvfl_runtime.sources.recorded import web_video
 
 SOON = LiveOptions(first_pause_s=0.05, longest_pause_s=0.1, max_outage_s=5)
 COUNT = 60
@@ -36,7 +38,7 @@ COUNT = 60
 @pytest.fixture(scope="module", autouse=True)
 def _quick():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(http, "PAUSES_S", (0.01,))
+        patch.setattr(web_video, "PAUSES_S", (0.01,))
         yield
 
 
@@ -76,10 +78,10 @@ def test_a_file_is_read_like_a_file(videos, kind, index, caplog):
 
 @pytest.mark.parametrize("kind", ["range", "plain"])
 def test_any_part_can_be_read_in_any_order(web, kind, monkeypatch):
-    monkeypatch.setattr(http, "SKIP", 2000)
+    monkeypatch.setattr(web_video, "MAX_SKIP", 2000)
     random = np.random.default_rng(0)
     want = io.BytesIO(web.video)
-    with contextlib.closing(http.WebVideo(f"{web.url}/{kind}/a.mp4").open()) as got:
+    with contextlib.closing(web_video.WebVideo(f"{web.url}/{kind}/a.mp4").open()) as got:
         for _ in range(40):
             whence = int(random.integers(3))
             low, high = ((0, 50_000), (-min(900, want.tell()), 9000), (-9000, 10))[whence]
@@ -152,7 +154,7 @@ def test_name_and_password_reach_the_server_and_nobody_else(web, kind, caplog):
 )  # fmt: skip
 def test_what_cannot_be_read_is_one_clear_line(web, path, words, monkeypatch):
     if "hang" in path:
-        monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.2)
+        monkeypatch.setattr(requests, "READ_TIMEOUT_S", 0.2)
     with pytest.raises(SourceError, match=words) as caught:
         open_source(web.url + path + "?token=s3cret")
     assert web.url in str(caught.value)
@@ -160,7 +162,7 @@ def test_what_cannot_be_read_is_one_clear_line(web, path, words, monkeypatch):
 
 
 def test_closing_does_not_wait_for_a_server_that_is_away(videos, monkeypatch):
-    monkeypatch.setattr(http, "PAUSES_S", (9.0,))
+    monkeypatch.setattr(web_video, "PAUSES_S", (9.0,))
     with serving(videos["first"]) as web:
         source = open_source(f"{web.url}/broken/a.mp4")
         threading.Timer(0.2, source.close).start()
@@ -201,10 +203,10 @@ def test_no_password_follows_a_redirect_to_where_others_can_read_it(monkeypatch)
         told[header] = value
         return SimpleNamespace(status=status, reason="", headers=told, close=lambda: None)
 
-    monkeypatch.setattr(http, "_ask", ask)
+    monkeypatch.setattr(requests, "_send", ask)
     for name in ("a", "b"):
         with pytest.raises(SourceError, match="refuses the connection"):
-            http.request(f"https://me:s3cret@cam/{name}")
+            requests.request(f"https://me:s3cret@cam/{name}")
     places = ["https://cam/a", "http://cam/a", "https://cam/b", "https://other/b"]
     assert asked == [(place, None) for place in places]
 
@@ -254,13 +256,13 @@ def test_a_camera_that_ends_or_is_away_is_tried_again(videos, caplog):
     with pytest.raises(SourceError, match=r"cannot open http://127.*/a\.mp4: cannot connect"):
         open_source(f"{web.url}/plain/a.mp4")
     with serving(videos["first"], port=web.server_port), contextlib.closing(away):
-        grabber = http.HttpGrabber(f"{web.url}/plain/a")
+        grabber = mjpeg.MjpegGrabber(f"{web.url}/plain/a")
         with pytest.raises(SourceError, match="no pictures one after another"):
             grabber.open()
 
 
 def test_a_camera_that_hangs_is_noticed(web, monkeypatch):
-    monkeypatch.setattr(http, "READ_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(requests, "READ_TIMEOUT_S", 0.2)
     source = open_source(f"{web.url}/hang/camera", live=LiveOptions(max_outage_s=0.1))
     began_s = time.monotonic()
     with pytest.raises(SourceError, match="no answer in time"), contextlib.closing(source):
@@ -269,7 +271,7 @@ def test_a_camera_that_hangs_is_noticed(web, monkeypatch):
 
 
 def test_a_camera_that_sends_no_pictures_is_noticed(web, monkeypatch):
-    monkeypatch.setattr(http, "NO_PICTURE_S", 0.2)
+    monkeypatch.setattr(mjpeg, "NO_PICTURE_S", 0.2)
     source = open_source(f"{web.url}/junk", live=LiveOptions(max_outage_s=0.1))
     with contextlib.closing(source), pytest.raises(SourceError, match="no good picture within"):
         next(source.frames())
