@@ -1,4 +1,4 @@
-"""Folders that are sources: which of their files are videos and which are images."""
+"""Finds the videos and the images in folders, by their names."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ VIDEO_SUFFIXES = frozenset({
 
 
 def is_video(path: Path) -> bool:
-    """Says whether a file is called like a video; hidden ones, as macOS's `._a.mp4`, are none."""
+    """Return whether a file is named like a video and not hidden, as macOS's `._a.mp4` is."""
     return path.suffix.lower() in VIDEO_SUFFIXES and path.name[0] != "."
 
 
 def is_image(path: Path) -> bool:
-    """Says whether a file is called like an image, and is not hidden."""
+    """Return whether a file is named like an image and not hidden."""
     return path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "."
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Returns the images of a folder in natural order.
+    """Return the images of a folder in natural order.
 
     Raises:
         SourceError: if it cannot be listed, holds no image, or holds videos.
@@ -56,13 +56,13 @@ def images_in(folder: Path) -> list[Path]:
 
 
 def other_images_in(folder: Path) -> list[Path]:
-    """Returns the images of a folder that are of kinds that cannot be read, in natural order."""
+    """Return the images of a folder in formats that cannot be read, in natural order."""
     files = (p for p in folder.iterdir() if p.suffix.lower() in OTHER_IMAGE_SUFFIXES)
     return sorted((p for p in files if p.name[0] != "."), key=natural_key)
 
 
 def sources_in(source: str) -> list[str]:
-    """Returns the videos of a folder of videos in natural order, and of any other source itself.
+    """Return the videos of a folder of videos in natural order, or else the source itself.
 
     Raises:
         SourceError: if it is a folder that cannot be listed or holds neither images nor videos, or
@@ -75,7 +75,7 @@ def sources_in(source: str) -> list[str]:
 
 
 def videos_below(folder: Path) -> Iterator[Path]:
-    """Yields the videos in a folder and in the folders below it, in the order of their names.
+    """Yield the videos in a folder and in the folders below it, in the order of their names.
 
     Raises:
         SourceError: if one of the folders cannot be listed.
@@ -88,13 +88,13 @@ def videos_below(folder: Path) -> Iterator[Path]:
 
 
 def natural_key(path: Path) -> tuple[list[str | int], str]:
-    """Returns a sort key that compares runs of digits as numbers, and letters without case."""
+    """Return a sort key that compares runs of digits as numbers and ignores case."""
     parts = re.split(r"([0-9]+)", path.name.lower())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], path.name
 
 
 def _contents(folder: Path) -> tuple[list[Path], list[Path]]:
-    """Returns its images and its videos.
+    """Return the images and the videos of a folder.
 
     Raises:
         SourceError: if it cannot be listed or holds both.

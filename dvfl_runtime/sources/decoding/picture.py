@@ -1,4 +1,4 @@
-"""From a decoded picture to the upright RGB image that a viewer is shown."""
+"""Converts decoded pictures to upright RGB images, as a player shows them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-MAX_PIXELS = 1 << 27  # of one picture: 8K video has a quarter of it; RGB of so many takes 400 MB
+MAX_PIXELS = 1 << 27  # of one picture: 8K video has a quarter of them; their RGB takes 400 MB
 
 
 class Orientation(NamedTuple):
-    """How stored pictures are brought upright: first transposed, then mirrored."""
+    """How a stored picture is turned upright: first transposed, then mirrored."""
 
     transposed: bool = False
     left_to_right: bool = False
     upside_down: bool = False
 
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Returns the upright picture, contiguous.
+        """Return the upright picture, contiguous.
 
         Args:
             image: (H, W, 3) as it is stored.
         """
         if self.transposed:
-            image = image.swapaxes(0, 1)
+            image = image.swapaxes(0, 1)  # (H, W, 3) -> (W, H, 3)
         if self.left_to_right:
             image = image[:, ::-1]
         if self.upside_down:
@@ -36,22 +36,22 @@ class Orientation(NamedTuple):
 
 
 class Orientations:
-    """Follows how the pictures of a stream are turned.
+    """Follows the orientation of the pictures of a stream.
 
-    Containers say it of all pictures. Inside an H.264 or H.265 stream it is said at a key picture
-    and holds up to the next one.
+    A container states one for all its pictures. Inside an H.264 or H.265 stream a keyframe states
+    it, and it holds up to the next keyframe.
     """
 
     def __init__(self) -> None:
         from av.sidedata.sidedata import SideDataContainer
 
         self._last = Orientation()
-        # `raw.side_data` would tie picture and side data into a circle, which keeps the memory of
-        # every picture until Python's next full garbage collection: 150 MB more after 30 s
+        # `raw.side_data` would make a reference cycle of picture and side data, which keeps the
+        # memory of every picture until Python's next full garbage collection: 150 MB after 30 s
         self._side_data: Any = SideDataContainer
 
     def of(self, raw: VideoFrame) -> Orientation:
-        """Returns it for the next picture, to the nearest quarter of a turn."""
+        """Return the orientation of the next picture, to the nearest quarter of a turn."""
         data = self._side_data(raw).get("DISPLAYMATRIX")
         if data is not None:
             # x' = a x + c y and y' = b x + d y; the matrix is stored as a b u c d v x y w
@@ -66,20 +66,20 @@ class Orientations:
 
 
 def upright_rgb(raw: VideoFrame, orientation: Orientation) -> NDArray[np.uint8]:
-    """Returns (H, W, 3) uint8 RGB; colour matrix and range are those that the stream states."""
+    """Return (H, W, 3) uint8 RGB, by the colour matrix and the range that the stream states."""
     try:
         # by default PyAV 17 starts threads for each picture: 4.0 ms instead of 0.6 at 1280 x 720 px
         image = np.asarray(raw.to_ndarray(format="rgb24", threads=1), np.uint8)
-    except TypeError:  # before 17 there is one thread, and no such argument
+    except TypeError:  # before 17, PyAV has no such argument and uses one thread
         image = np.asarray(raw.to_ndarray(format="rgb24", **_colours(raw)), np.uint8)
-    return orientation.apply(image)  # without libav's padding of the lines
+    return orientation.apply(image)  # contiguous: libav pads the lines
 
 
 def _colours(raw: VideoFrame) -> dict[str, Any]:
-    """Returns the arguments with which PyAV before 17 follows the colour matrix of a picture.
+    """Return the arguments with which PyAV before 17 applies the colour matrix of a picture.
 
-    It follows matrix and range only where those of source and target differ. RGB has no matrix, so
-    that any other one will do as the target's.
+    It applies matrix and range only where source and target differ. RGB has no matrix, so the
+    target is given any other than the source's.
     """
     if raw.format.is_rgb:
         return {}

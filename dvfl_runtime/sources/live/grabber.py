@@ -1,4 +1,4 @@
-"""Grabber: the small protocol between a live source and what it reads from."""
+"""Grabber: the small protocol between a live source and the device or connection it reads."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Grabbed:
     Attributes:
         image: (H, W, 3) uint8 RGB, or a function that makes it. An array is copied, so the next
             picture may be written into the same memory. The function is called only for a picture
-            that is handed out, so a dropped one costs no conversion, and some pictures later: what
-            it reads must stay as it is.
+            that is handed out, so a dropped one costs no conversion. It is called some pictures
+            later, so its input must stay as it is.
         stamp_s: the device's own time of the picture, seconds from any origin; `None` if unknown.
     """
 
@@ -44,21 +44,21 @@ class Grabber(Protocol):
 
     All three are called in one thread, in turn: `open`, `read` until it fails, `close`, and the
     same again after a pause. Neither `open` nor `read` may block for longer than a few seconds:
-    a picture that does not come in time is a `TimeoutError`.
+    raise `TimeoutError` if a picture does not come in time.
     """
 
     def open(self) -> None:
-        """Connects.
+        """Connect.
 
         Raises:
             OSError: (and so ConnectionError, TimeoutError) if it may work later.
-            SourceError: if it can never work, such as a wrong address; it is tried again all the
-                same where it has worked before.
+            SourceError: if it can never work, such as with a wrong address. A grabber that has
+                worked before is tried again nevertheless.
         """
         ...
 
     def read(self) -> Grabbed | None:
-        """Returns the next picture, or `None` at a proper end, after which nothing comes.
+        """Return the next picture, or `None` at the regular end of the stream.
 
         Raises:
             OSError: if the connection is lost or no picture came in time.
@@ -66,5 +66,5 @@ class Grabber(Protocol):
         ...
 
     def close(self) -> None:
-        """Disconnects; also called when `open` has failed."""
+        """Disconnect; also called after `open` has failed."""
         ...

@@ -1,4 +1,4 @@
-"""Opens a grabber again and again, with growing pauses: pictures without the outages."""
+"""Opens a grabber again and again, with growing pauses, and yields its pictures."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class LiveOptions:
     """How a live source treats a device that does not answer.
 
     Attributes:
-        stall_s: without a frame for so long the state is "stalled", and the next frame comes
+        stall_s: after so long without a frame the state is "stalled", and the next frame comes
             `after_gap`, seconds.
         first_pause_s: pause before the first attempt to connect again, seconds; it doubles.
         longest_pause_s: the longest pause, seconds.
@@ -44,10 +44,10 @@ class LiveOptions:
 
 
 def pause_s(attempt: int, options: LiveOptions, uniform: Callable[[], float]) -> float:
-    """Returns the pause before attempt 0, 1, 2 ... to connect again, seconds.
+    """Return the pause before attempt 0, 1, 2 ... to connect again, seconds.
 
-    It doubles up to the longest, and the upper half is random, so that many devices do not come
-    back to a server that was restarted at the same moment.
+    It doubles up to the longest. Its upper half is random, so that many devices do not come back to
+    a restarted server at the same moment.
 
     Args:
         attempt: number of attempts without a frame before this one.
@@ -67,14 +67,14 @@ def reconnecting(
     has_worked: bool = False,
     uniform: Callable[[], float] = random.random,
 ) -> Iterator[tuple[Grabbed, bool]]:
-    """Yields each picture, and whether it is the first of a connection, until the proper end.
+    """Yield each picture, and whether it is the first of a connection, until the stream's end.
 
     Args:
-        grabber: what is opened, read and closed.
+        grabber: is opened, read and closed.
         options: the pauses and the longest outage.
-        stop: ends it, at the latest when the grabber returns; pauses wait for it.
+        stop: ends it during a pause, or when the grabber returns.
         on_outage: called before each pause with the reason and the pause in seconds.
-        has_worked: pictures came before, so that no failure is taken as final.
+        has_worked: pictures came before, so no failure is taken as final.
         uniform: returns a random number in [0, 1).
 
     Raises:
@@ -84,15 +84,15 @@ def reconnecting(
     attempt = 0
     last_s = time.monotonic()
     while not stop.is_set():
-        first = True
+        is_first = True
         try:
             grabber.open()
             while not stop.is_set():
                 grabbed = grabber.read()
                 if grabbed is None:
                     return
-                yield grabbed, first
-                first, has_worked, attempt, last_s = False, True, 0, time.monotonic()
+                yield grabbed, is_first
+                is_first, has_worked, attempt, last_s = False, True, 0, time.monotonic()
         except (OSError, SourceError) as err:
             if isinstance(err, SourceError) and not has_worked:
                 raise
@@ -116,5 +116,5 @@ def reconnecting(
 
 
 def reason_of(error: Exception) -> str:
-    """Returns what an error says, without the secrets that a library may repeat."""
+    """Return the text of an error, without the secrets that a library may repeat."""
     return str(error) if isinstance(error, DvflError) else without_secrets(str(error))

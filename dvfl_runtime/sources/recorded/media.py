@@ -1,4 +1,4 @@
-"""What a video is read from, if not from a path: bytes, binary file objects, addresses."""
+"""Videos that are not files on disk: bytes, binary file objects, and addresses."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Protocol, TypeAlias, runtime_checkable
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import printable, shown
 
-NAMELESS = "video"  # what bytes are called
+NAMELESS = "video"  # name of bytes
 
 
 @runtime_checkable
 class Readable(Protocol):
-    """What `open(path, "rb")` and `io.BytesIO` return, or what behaves so."""
+    """A binary file object, such as `open(path, "rb")` or `io.BytesIO`."""
 
     def read(self, size: int, /) -> bytes: ...  # noqa: D102 - these are io.BufferedIOBase's
 
@@ -25,24 +25,24 @@ class Readable(Protocol):
 
 
 class Opened(Readable, Protocol):
-    """What is read until it is closed."""
+    """A file object that is read until it is closed."""
 
     def close(self) -> None: ...  # noqa: D102
 
 
 class Media(Protocol):
-    """Something that can be read as often as it is opened.
+    """A video that can be read as often as it is opened.
 
     Attributes:
         name: how predictions and log lines call it.
-        advice: what may help if it cannot be decoded; empty for what helps with any file.
+        advice: what may help if it cannot be decoded; empty for the advice for any file.
     """
 
     name: str
     advice: str
 
     def open(self) -> Opened:
-        """Returns it from its beginning.
+        """Return a file object at its beginning.
 
         Raises:
             SourceError: if it cannot be read.
@@ -50,7 +50,7 @@ class Media(Protocol):
         ...
 
     def stop(self) -> None:
-        """Ends a read that waits; may be called from any thread."""
+        """End a read that is waiting; may be called from any thread."""
         ...
 
 
@@ -58,7 +58,7 @@ Video: TypeAlias = Path | Media
 
 
 class FileObject:
-    """A binary file object of the caller's, read from its beginning; it stays open.
+    """The caller's binary file object, read from its beginning; it stays open.
 
     Raises:
         SourceError: if it is a text file, closed, or cannot be read twice, as a pipe cannot.
@@ -80,19 +80,19 @@ class FileObject:
             raise SourceError(f"the file object {self.name} {problem}")
 
     def open(self) -> Opened:
-        """Returns it from its beginning."""
+        """Return it at its beginning."""
         try:
             self._file.seek(0)
         except (OSError, ValueError) as err:
             raise SourceError(f"cannot read the file object {self.name}: {err}") from err
-        return _Guarded(self._file, self.name)
+        return _CheckedReader(self._file, self.name)
 
     def stop(self) -> None:
-        """Does nothing: how long a read takes is up to the object."""
+        """Do nothing: how long a read takes is up to the object."""
 
 
-class _Guarded:
-    """Hands on what a file object gives, as far as libav can use it, and does not close it."""
+class _CheckedReader:
+    """Checks the data that a file object returns, for libav, and leaves it open."""
 
     def __init__(self, file: Readable, name: str) -> None:
         self.name = f"video{os.path.splitext(name)[1]}"  # libav looks at the suffix
@@ -101,10 +101,10 @@ class _Guarded:
         self.tell = file.tell
 
     def read(self, size: int, /) -> bytes:
-        """Reads up to `size` bytes.
+        """Read up to `size` bytes.
 
         Raises:
-            OSError: if the object fails, or gives something else.
+            OSError: if the object fails, or returns anything but that.
         """
         try:
             data = self._file.read(size)
@@ -115,25 +115,25 @@ class _Guarded:
         return data
 
     def close(self) -> None:
-        """Does nothing: the object is the caller's."""
+        """Do nothing: the object is the caller's."""
 
 
 def is_media(source: object) -> bool:
-    """Says whether these are bytes or a file object."""
+    """Return whether these are bytes or a file object."""
     return isinstance(source, (bytes, bytearray, memoryview, Readable))
 
 
 def media_name(source: object) -> str:
-    """Returns what bytes or a file object are called."""
+    """Return the name of bytes or of a file object."""
     name = getattr(source, "name", None)
     return shown(name) if isinstance(name, str) and name else NAMELESS
 
 
 def advice_of(video: Video, otherwise: str) -> str:
-    """Returns what may help if a video cannot be decoded."""
+    """Return what may help if a video cannot be decoded."""
     return otherwise if isinstance(video, Path) else video.advice or otherwise
 
 
 def name_of(video: Video) -> str:
-    """Returns what predictions and log lines call a video."""
+    """Return what predictions and log lines call a video."""
     return printable(str(video)) if isinstance(video, Path) else video.name

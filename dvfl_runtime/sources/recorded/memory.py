@@ -17,14 +17,14 @@ from dvfl_runtime.sources.frame import Frame, check_image
 class MemorySource:
     """An (N, H, W, 3) uint8 array, or an iterable of (H, W, 3) uint8 arrays or Frames.
 
-    Arrays have no timestamps: frame `i` is at `i / fps`. Frames keep their times. The pictures of
-    an array, a list and a tuple are handed on as they are. Those of any other iterable are copied,
-    because a generator may fill the same memory each time, and a frame is looked at after the next
-    one has come.
+    Arrays have no timestamps: frame `i` is shown at `i / fps`. Frames keep their times. The images
+    of an array, a list and a tuple are handed on as they are. Those of any other iterable are
+    copied, because a generator may fill the same memory each time, and a frame is still used after
+    the next one has come.
 
     Args:
         items: the frames.
-        fps: the clock of arrays, frames per second.
+        fps: frames per second of arrays.
 
     Raises:
         ClipError: if an array of frames has another type, rank or number of channels.
@@ -46,10 +46,10 @@ class MemorySource:
         self._closed = threading.Event()
 
     def frames(self) -> Iterator[Frame]:
-        """Yields the frames.
+        """Yield the frames.
 
         Raises:
-            SourceError: if there is none, or an iterator is asked for its frames a second time.
+            SourceError: if there is none, or an iterator is to be read a second time.
             ClipError: if one is not an (H, W, 3) uint8 array or its time does not increase.
         """
         if self._closed.is_set():
@@ -76,7 +76,7 @@ class MemorySource:
             raise SourceError("no frames: the array or iterable is empty; pass at least one frame")
 
     def close(self) -> None:
-        """Ends a running `frames()` before its next frame; the caller's iterable stays open."""
+        """End a running `frames()` before its next frame; the caller's iterable stays open."""
         self._closed.set()
 
     def _frame(self, item: object, index: int) -> Frame:
