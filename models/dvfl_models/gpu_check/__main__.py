@@ -20,7 +20,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +29,12 @@ from dvfl_models.gpu_check.clips import read_clips, save
 from dvfl_models.gpu_check.distillation import read_plan, summary
 from dvfl_models.gpu_check.training import Row, distillation_rows, parity_rows, training_rows
 from dvfl_models.recipe.recipe import recipe_from
-from dvfl_models.studies.result_files import machine
+from dvfl_models.studies.result_files import machine_and_date, write_json
 from dvfl_models.training.starting import TrainOptions
 from dvfl_models.training.train import Trainer
 from dvfl_runtime.arguments import Parser, at_least, natural, run_command
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import cannot_write, replacing
+from dvfl_runtime.files import cannot_write
 from dvfl_runtime.interrupts import Requests
 
 log = logging.getLogger(__name__)
@@ -83,12 +82,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def where() -> Row:
     """The machine and the date, for a results file."""
-    found: Row = {"machine": machine(), "python": platform.python_version()}
+    found: Row = {**machine_and_date(), "python": platform.python_version()}
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         found["gpu"] = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
         found["cuda"] = torch.version.cuda
-    return {**found, "date": datetime.now(timezone.utc).date().isoformat()}
+    return found
 
 
 def _training(args: argparse.Namespace) -> None:
@@ -206,7 +205,7 @@ def _distillation(args: argparse.Namespace) -> None:
     }
     found |= {"clips": len(clips.classes), "groups": len(set(clips.groups))}
     found |= {"seconds": round(time.perf_counter() - began_s, 1), "summary": summary(rows, clips)}
-    _save(args.out / "distillation.json", {**found, "rows": rows})
+    write_json(args.out / "distillation.json", {**found, "rows": rows})
     saved.unlink()
     log.info("%s", json.dumps(found["summary"], indent=1))
     if failed:
@@ -219,12 +218,7 @@ def _write(path: Path, rows: Callable[[], Iterator[Row]]) -> None:
     for row in rows():
         log.info("%s", json.dumps(row))
         found["rows"].append(row)
-        _save(path, found)
-
-
-def _save(path: Path, found: Row) -> None:
-    with replacing(path) as part:
-        part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        write_json(path, found)
 
 
 if __name__ == "__main__":

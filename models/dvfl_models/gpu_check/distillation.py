@@ -33,7 +33,7 @@ from dvfl_models.network.initialisation import deepened, widened
 from dvfl_models.network.video_focalnet import VideoFocalNet, build_model
 from dvfl_models.recipe.errors import in_words
 from dvfl_models.recipe.parts import Part
-from dvfl_models.studies.paired import difference
+from dvfl_models.studies.paired import Outcome, Outcomes, difference
 from dvfl_runtime.clips.sampling import uniform_indices
 from dvfl_runtime.errors import RecipeError
 
@@ -259,39 +259,39 @@ def _from_pool(
 
 
 def summary(rows: Sequence[Row], clips: Clips) -> Row:
-    """Accuracy of each arm, and its difference from the student alone, over groups of clips.
+    """Return the accuracy of each arm, and its difference from the student alone.
 
-    `given` is the list's own split; `folds` are all others together. A seed counts where it ran on
-    all of these folds; a group is drawn with all its clips and seeds.
+    `given` is the list's own split; `folds` are all others together. A seed counts if it ran on
+    all of these folds. The interval of a difference comes from drawing groups of clips anew, each
+    with all its clips and seeds.
     """
     out: Row = {}
     for name, folds in (("given", {0}), ("folds", set(range(1, len(clips.tests))))):
-        mine = [row for row in rows if row["fold"] in folds]
-        found = {arm: _right(mine, arm, folds, clips) for arm in ("teacher", *ARMS)}
+        of_folds = [row for row in rows if row["fold"] in folds]
+        found = {arm: _outcomes(of_folds, arm, folds, clips) for arm in ("teacher", *ARMS)}
         out[name] = {}
-        for arm, right in found.items():
-            if not right:
+        for arm, outcomes in found.items():
+            if not outcomes:
                 continue
-            marks = [mark for _, mark in right.values()]
-            seeds = len({clip.partition(":")[0] for clip in right})
-            out[name][arm] = {"accuracy": round(sum(marks) / len(marks), 4)}
-            out[name][arm] |= {"clips": len(marks) // seeds, "seeds": seeds}
-            both = {clip: value for clip, value in found["alone"].items() if clip in right}
-            if arm not in ("alone", "teacher") and both:
-                same = {clip: right[clip] for clip in both}
-                out[name][arm]["over_alone"] = difference(same, both)
+            right = [outcome.right for outcome in outcomes.values()]
+            seeds = len({clip.partition(":")[0] for clip in outcomes})
+            out[name][arm] = {"accuracy": round(sum(right) / len(right), 4)}
+            out[name][arm] |= {"clips": len(right) // seeds, "seeds": seeds}
+            alone = {clip: value for clip, value in found["alone"].items() if clip in outcomes}
+            if arm not in ("alone", "teacher") and alone:
+                same = {clip: outcomes[clip] for clip in alone}
+                out[name][arm]["over_alone"] = difference(same, alone)
     return out
 
 
-def _right(
-    rows: Sequence[Row], arm: str, folds: set[int], clips: Clips
-) -> dict[str, tuple[str, bool]]:
-    mine = [row for row in rows if row["arm"] == arm]
-    seeds = {row["seed"] for row in mine}
-    whole = {s for s in seeds if folds == {row["fold"] for row in mine if row["seed"] == s}}
+def _outcomes(rows: Sequence[Row], arm: str, folds: set[int], clips: Clips) -> Outcomes:
+    """Return those of an arm, by seed and clip, for the seeds that ran on all folds."""
+    of_arm = [row for row in rows if row["arm"] == arm]
+    seeds = {row["seed"] for row in of_arm}
+    whole = {s for s in seeds if folds == {row["fold"] for row in of_arm if row["seed"] == s}}
     return {
-        f"seed {row['seed']}: {clip}": (clips.groups[clip], mark == "1")
-        for row in mine
+        f"seed {row['seed']}: {clip}": Outcome(clips.groups[clip], mark == "1")
+        for row in of_arm
         if row["seed"] in whole
         for clip, mark in zip(clips.tests[row["fold"]], row["right"], strict=True)
     }

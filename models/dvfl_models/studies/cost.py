@@ -1,4 +1,4 @@
-"""What a teacher and a student cost: parameters, MACs, memory and time of one clip in PyTorch.
+"""The cost of a teacher and a student: parameters, MACs, memory and time of one clip in PyTorch.
 
 python -m dvfl_models.studies.cost base nano --json models/results/cost.json
 """
@@ -13,7 +13,6 @@ import statistics
 import sys
 import time
 from collections.abc import Sequence
-from datetime import datetime, timezone
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -22,10 +21,11 @@ import torch
 
 from dvfl_models.network.macs import count_macs
 from dvfl_models.network.video_focalnet import VARIANTS, build_model
-from dvfl_models.studies.result_files import machine
+from dvfl_models.studies.command import run_study
+from dvfl_models.studies.result_files import machine_and_date, write_json
 from dvfl_runtime.arguments import Parser, whole
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import check_places, replacing
+from dvfl_runtime.files import check_places
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +33,13 @@ SHAPE = (8, 3, 224, 224)  # T, C, H, W
 
 
 def peak_memory(variant: str, num_classes: int) -> float:
-    """Memory that one forward pass adds to a fresh process, weights included, 1e6 bytes; Linux.
+    """Measure the memory that a network and one forward pass add to a fresh process; Linux alone.
+
+    Returns:
+        1e6 bytes.
 
     Raises:
-        DvflError: if that process ends without an answer, as for lack of memory.
+        DvflError: if that process ends without an answer, for lack of memory for example.
     """
     context = multiprocessing.get_context("spawn")
     mine, its = context.Pipe()
@@ -65,7 +68,10 @@ def _measure_memory(out: Connection, variant: str, num_classes: int) -> None:
 
 
 def _peak_kb() -> int:
-    """Linux's high-water mark of this process; ru_maxrss would begin with that of the parent."""
+    """Return the most memory that this process has held, by Linux's count, kB.
+
+    `ru_maxrss` would begin with that of the parent process.
+    """
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
@@ -73,7 +79,7 @@ def _peak_kb() -> int:
 def time_in_turns(
     variants: Sequence[str], num_classes: int, rounds: int
 ) -> dict[str, dict[str, float]]:
-    """Milliseconds per clip of each variant, taken in turn, after a warm-up of one clip each."""
+    """Measure the milliseconds per clip of variants that take turns, after one round of warm-up."""
     models = {name: build_model(name, num_classes=num_classes).eval() for name in variants}
     clip = torch.rand(1, *SHAPE)
     taken_ms: dict[str, list[float]] = {name: [] for name in variants}
@@ -82,7 +88,7 @@ def time_in_turns(
             for name, model in models.items():
                 began_ns = time.perf_counter_ns()
                 model(clip)
-                if turn:
+                if turn:  # the first one is the warm-up
                     taken_ms[name].append((time.perf_counter_ns() - began_ns) / 1e6)
     return {
         name: {"median_ms": round(statistics.median(ms), 1), "min_ms": round(min(ms), 1)}
@@ -91,7 +97,7 @@ def time_in_turns(
 
 
 def cost(variants: Sequence[str], num_classes: int = 101, rounds: int = 10) -> dict[str, Any]:
-    """Everything, ready for JSON; ratios are the first variant's cost over the last one's."""
+    """Measure all costs; ratios are the first variant's cost over the last one's."""
     times = time_in_turns(variants, num_classes, rounds)
     rows: dict[str, dict[str, float]] = {}
     for name in variants:
@@ -110,13 +116,12 @@ def cost(variants: Sequence[str], num_classes: int = 101, rounds: int = 10) -> d
         "rounds": rounds,
         "variants": rows,
         "ratios": {key: round(first[key] / last[key], 2) for key in first},
-        "machine": machine(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        **machine_and_date(),
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
+    """Run the command; return the exit status."""
     parser = Parser(
         prog="python -m dvfl_models.studies.cost", description="Compare the cost of variants."
     )
@@ -125,19 +130,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=whole)
     parser.add_argument("--json", type=Path, required=True)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="cost: %(message)s")
     if args.threads:
         torch.set_num_threads(args.threads)
-    try:
+
+    def study() -> None:
         check_places([("--json", args.json)])
         found = cost(args.variants, rounds=args.rounds)
-        with replacing(args.json) as part:
-            part.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    except DvflError as err:
-        log.error("error: %s", err)
-        return 2
-    log.info("%s", json.dumps(found["ratios"]))
-    return 0
+        write_json(args.json, found)
+        log.info("%s", json.dumps(found["ratios"]))
+
+    return run_study("cost", study)
 
 
 if __name__ == "__main__":

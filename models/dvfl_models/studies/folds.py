@@ -19,7 +19,7 @@ class Folds:
     Attributes:
         name: of the data set.
         column: of its index, which tells groups apart (sequence, person, scene).
-        count: how many parts the groups are dealt out to; 0 holds out one group at a time.
+        count: of the parts that the groups are dealt out to; 0 holds out one group at a time.
     """
 
     name: str
@@ -32,17 +32,25 @@ class Folds:
         what = f"{self.count} parts of the {self.column}s" if self.count else f"one {self.column}"
         return f"leave {what} out"
 
-    def parts(self, recipe: Recipe) -> list[list[str]]:
-        """The groups of each fold.
+    def videos(self, recipe: Recipe) -> VideosPart:
+        """Return the data set.
 
         Raises:
-            RecipeError: if the recipe does not train on the data set, or its list cannot be read,
-                does not say which videos belong together, or has too few groups.
+            RecipeError: if the recipe does not train on it.
         """
-        videos = (part for part in recipe.train if isinstance(part, VideosPart))
-        part = next((part for part in videos if part.name == self.name), None)
-        if part is None:
-            raise RecipeError(f"recipe {recipe.name} trains on no videos named {self.name!r}")
+        for part in recipe.train:
+            if isinstance(part, VideosPart) and part.name == self.name:
+                return part
+        raise RecipeError(f"recipe {recipe.name} trains on no videos named {self.name!r}")
+
+    def groups(self, recipe: Recipe) -> list[list[str]]:
+        """Return the groups that each fold holds out.
+
+        Raises:
+            RecipeError: if the recipe does not train on the data set, or the list of its videos
+                cannot be read, has no such column, or has too few groups.
+        """
+        part = self.videos(recipe)
         rows = read_rows(part, recipe.labels)
         groups = sorted({row.get(self.column, "") for row in rows})
         if not any(groups):
@@ -60,12 +68,22 @@ class Folds:
             return [groups[k :: self.count] for k in range(self.count)]
         return [[group] for group in groups]
 
-    def folder(self, values: Sequence[str], seed: int) -> str:
-        """Name of a fold's folder."""
-        return f"seed{seed}_{self.column}{'+'.join(values)}"
+    def folder(self, groups: Sequence[str], seed: int) -> str:
+        """Return the name of the folder of a fold's run."""
+        return f"seed{seed}_{self.column}{'+'.join(groups)}"
 
-    def recipe(self, recipe: Recipe, values: Sequence[str], seed: int) -> Recipe:
-        """The recipe with groups of the data set held out of training and made the only test.
+    def split(self, part: VideosPart, groups: Sequence[str]) -> tuple[VideosPart, VideosPart]:
+        """Return a data set without some groups, and these groups alone."""
+        only = {key: kept for key, kept in part.only.items() if key != self.column}
+        exclude = {key: left for key, left in part.exclude.items() if key != self.column}
+        held_out = {self.column: list(groups)}
+        return (
+            part.model_copy(update={"only": only, "exclude": exclude | held_out}),
+            part.model_copy(update={"only": only | held_out, "exclude": exclude}),
+        )
+
+    def recipe(self, recipe: Recipe, groups: Sequence[str], seed: int) -> Recipe:
+        """Return the recipe with some groups held out of training; they are its only test set.
 
         `{fold}` in the paths of the checkpoint to start from and of the teacher becomes the name of
         the fold's folder, so that a student gets the teacher that has not seen its test clips.
@@ -74,14 +92,12 @@ class Folds:
         test: list[VideosPart] = []
         for part in recipe.train:
             if isinstance(part, VideosPart) and part.name == self.name:
-                only = {key: kept for key, kept in part.only.items() if key != self.column}
-                exclude = {key: left for key, left in part.exclude.items() if key != self.column}
-                held = {self.column: list(values)}
-                test.append(part.model_copy(update={"only": only | held, "exclude": exclude}))
-                train.append(part.model_copy(update={"only": only, "exclude": exclude | held}))
+                rest, held_out = self.split(part, groups)
+                train.append(rest)
+                test.append(held_out)
             else:
                 train.append(part)
-        where = self.folder(values, seed)
+        where = self.folder(groups, seed)
         start = recipe.model.start.replace("{fold}", where)
         changes: dict[str, Any] = {
             "train": tuple(train),

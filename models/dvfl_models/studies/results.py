@@ -1,4 +1,4 @@
-"""Results: runs into one JSON file, JSON files into the tables of RESULTS.md.
+"""Collect runs in a results file, and results files in the tables of RESULTS.md.
 
 python -m dvfl_models.studies.results collect OUT.json RUN... --table order --row "8 frames"
 python -m dvfl_models.studies.results table models/RESULTS.md
@@ -6,23 +6,19 @@ python -m dvfl_models.studies.results table models/RESULTS.md
 
 from __future__ import annotations
 
-import argparse
 import json
-import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timezone
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
-from dvfl_models.studies.result_files import machine
-from dvfl_models.training.evaluate import wilson
-from dvfl_runtime.errors import DvflError, RecipeError
+from dvfl_models.studies.command import run_study
+from dvfl_models.studies.result_files import accuracy_over_seeds, machine_and_date, write_json
+from dvfl_runtime.arguments import Parser
+from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.files import replacing
-
-log = logging.getLogger(__name__)
 
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _COST = {
@@ -34,10 +30,15 @@ _COST = {
 
 
 def collect(runs: Sequence[Path], table: str, row: str) -> dict[str, Any]:
-    """Puts runs that differ in the seed alone together; each must have one test set.
+    """Return the content of a results file for runs of one recipe with different seeds.
+
+    Args:
+        runs: folders of complete runs with one test set each.
+        table: of RESULTS.md that the result is for.
+        row: name of the result there.
 
     Raises:
-        RecipeError: if a run is not complete, or the runs do not belong together.
+        RecipeError: if a run is not complete, or the runs differ in more than the seed.
     """
     reports, recipes = [], []
     for run in runs:
@@ -54,11 +55,8 @@ def collect(runs: Sequence[Path], table: str, row: str) -> dict[str, Any]:
     tests = [list(report["tests"].items()) for report in reports]
     if any(len(test) != 1 for test in tests):
         raise RecipeError("each run must have exactly one test set")
-    found = {
-        str(seed): test[0][1]["top1"]["value"] for seed, test in zip(seeds, tests, strict=True)
-    }
+    found = {seed: test[0][1]["top1"]["value"] for seed, test in zip(seeds, tests, strict=True)}
     name, first = tests[0][0]
-    clips, overall = first["clips"], mean(found.values())
     return {
         "table": table,
         "row": row,
@@ -68,23 +66,18 @@ def collect(runs: Sequence[Path], table: str, row: str) -> dict[str, Any]:
         "protocol": "a fixed test set, mean over seeds",
         "steps": reports[0]["steps"],
         "seeds": seeds,
-        "clips": clips,
-        "accuracy_mean": round(overall, 4),
-        "accuracy_ci95": [round(x, 4) for x in wilson(round(overall * clips), clips)],
-        "accuracy_stdev_over_seeds": round(stdev(found.values()), 4) if len(found) > 1 else None,
-        "accuracy_per_seed": found,
+        **accuracy_over_seeds(found, round(mean(found.values()) * first["clips"]), first["clips"]),
         "leaks": reports[0]["leaks"],
-        "machine": machine(),
-        "date": datetime.now(timezone.utc).date().isoformat(),
+        **machine_and_date(),
     }
 
 
 def fill_tables(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The text with each `<!-- table: NAME -->` ... `<!-- end -->` filled from results.
+    """Return a text whose places `<!-- table: NAME -->` ... `<!-- end -->` are filled.
 
     Args:
         text: of RESULTS.md.
-        results: file name to content.
+        results: contents of results files, by file name.
     """
 
     def filled(match: re.Match[str]) -> str:
@@ -138,15 +131,15 @@ def _cost_table(name: str, result: Mapping[str, Any]) -> str:
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """All results files of a folder, by name."""
+    """Return the contents of all results files of a folder, by file name."""
     return {
         path.name: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    """Run the command; return the exit status."""
+    parser = Parser(
         prog="python -m dvfl_models.studies.results",
         description="Results of runs, and their tables.",
     )
@@ -159,21 +152,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     tables = commands.add_parser("table", help="fill the tables of a Markdown file")
     tables.add_argument("file", type=Path)
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="results: %(message)s")
-    try:
+
+    def study() -> None:
         if args.command == "collect":
-            out, found = args.out, collect(args.runs, args.table, args.row)
-            text = json.dumps(found, indent=1) + "\n"
-        else:
-            out = args.file
-            before = out.read_text(encoding="utf-8")
-            text = fill_tables(before, read_results(out.parent / "results"))
-        with replacing(out) as part:
-            part.write_text(text, encoding="utf-8")
-    except (DvflError, OSError) as err:
-        log.error("error: %s", err)
-        return 2
-    return 0
+            write_json(args.out, collect(args.runs, args.table, args.row))
+            return
+        text = args.file.read_text(encoding="utf-8")
+        filled = fill_tables(text, read_results(args.file.parent / "results"))
+        with replacing(args.file) as part:
+            part.write_text(filled, encoding="utf-8")
+
+    return run_study("results", study)
 
 
 if __name__ == "__main__":

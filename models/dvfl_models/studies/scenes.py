@@ -1,16 +1,15 @@
-r"""Groups videos by scene: which of them one camera took at one place.
+r"""Group videos by scene: those that one camera took at one place.
 
 python -m dvfl_models.studies.scenes ../shared/data/surveillance_fight/index.csv \
     --out models/results/surveillance_fight_clusters.csv
 
-A video's median frame is its backdrop. Two videos whose backdrops are alike, directly or over
-others, are one cluster (single linkage: it would rather put two scenes together than part one).
+A video's median frame is its backdrop. Videos whose backdrops are alike, directly or by way of
+other videos, are one cluster (single linkage: its errors join two scenes rather than divide one).
 Clusters are dealt out to folds of about equal numbers of each class.
 """
 
 from __future__ import annotations
 
-import argparse
 import csv
 import io
 import logging
@@ -24,19 +23,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_models.data.video_clips import decode
-from dvfl_runtime.errors import DvflError, RecipeError
+from dvfl_models.studies.command import run_study
+from dvfl_runtime.arguments import Parser, natural
+from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.files import check_places, read_text, replacing
 
 log = logging.getLogger(__name__)
 
-# Correlation of backdrops from which on two videos are of one scene. In surveillance_fight most
-# pairs are below 0.3 and those of one scene above 0.7; the fewest, 31 of 28,680, lie in 0.5 to 0.6.
+# Two videos are of one scene if their backdrops correlate by this much. In surveillance_fight most
+# pairs are below 0.3 and those of one scene above 0.7; 0.5 to 0.6 has the fewest, 31 of 28,680.
 LIKE = 0.5
-_SIDE = 32
+_SIDE = 32  # px of a backdrop
 
 
 def backdrop(path: str) -> NDArray[np.float64]:
-    """The median frame of a video, small, of mean 0 and norm 1.
+    """Return the median frame of a video, small and without slopes of brightness.
+
+    Returns:
+        (32 * 32,) of mean 0 and norm 1, so that the product of two is their correlation.
 
     Raises:
         SourceError: if the video cannot be decoded.
@@ -51,7 +55,7 @@ def backdrop(path: str) -> NDArray[np.float64]:
 
 
 def cluster(backdrops: Sequence[NDArray[np.float64]], like: float = LIKE) -> list[int]:
-    """Number of the cluster of each backdrop, counted from 0 in order of appearance."""
+    """Return the number of the cluster of each backdrop, from 0 in order of appearance."""
     stacked = np.stack(backdrops)
     alike = stacked @ stacked.T >= like
     numbers = [-1] * len(stacked)
@@ -68,7 +72,10 @@ def cluster(backdrops: Sequence[NDArray[np.float64]], like: float = LIKE) -> lis
 
 
 def deal(clusters: Sequence[int], labels: Sequence[str], folds: int) -> list[int]:
-    """Fold of each video: whole clusters, the largest first, to where their classes lack most."""
+    """Return the fold of each video.
+
+    A cluster goes as a whole, the largest first, to the fold with the fewest of its classes.
+    """
     members = defaultdict(list)
     for index, number in enumerate(clusters):
         members[number].append(index)
@@ -88,30 +95,11 @@ def deal(clusters: Sequence[int], labels: Sequence[str], folds: int) -> list[int
     return out
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dvfl_models.studies.scenes", description="Group videos by scene."
-    )
-    parser.add_argument("index", type=Path, help="CSV with columns file and label")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--folds", type=int, default=5)
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="scenes: %(message)s")
-    try:
-        check_places([("--out", args.out)], [("the index", args.index)])
-        write_clusters(args.index, args.out, args.folds)
-    except DvflError as err:
-        log.error("error: %s", err)
-        return 2
-    return 0
-
-
 def write_clusters(index: Path, out: Path, folds: int) -> None:
-    """Writes a CSV with columns file, label, cluster and fold.
+    """Write a CSV with columns file, label, cluster and fold.
 
     Raises:
-        DvflError: if the list or a video cannot be read, or the file not be written.
+        DvflError: if the index or a video cannot be read, or the file cannot be written.
     """
     try:
         table = csv.DictReader(io.StringIO(read_text(index)))
@@ -129,6 +117,23 @@ def write_clusters(index: Path, out: Path, folds: int) -> None:
     log.info(
         "%d videos, %d clusters, the largest of %d", len(rows), len(sizes), max(sizes.values())
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    parser = Parser(
+        prog="python -m dvfl_models.studies.scenes", description="Group videos by scene."
+    )
+    parser.add_argument("index", type=Path, help="CSV with columns file and label")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--folds", type=natural, default=5)
+    args = parser.parse_args(argv)
+
+    def study() -> None:
+        check_places([("--out", args.out)], [("the index", args.index)])
+        write_clusters(args.index, args.out, args.folds)
+
+    return run_study("scenes", study)
 
 
 if __name__ == "__main__":

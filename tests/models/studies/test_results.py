@@ -130,7 +130,7 @@ def test_data_without_groups_cannot_be_divided_by_them(tmp_path: Path) -> None:
         values = {"name": "x", "labels": ["a", "b"], "model": {"variant": "femto"}}
         recipe = recipe_from({**values, "train": [part], "optim": {"steps": 1}}, "x")
         with pytest.raises(RecipeError, match=message):
-            Folds("v", column).parts(recipe)
+            Folds("v", column).groups(recipe)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12

@@ -20,7 +20,7 @@ from dvfl_models.data.clip_sets import clip_set
 from dvfl_models.recipe.recipe import Recipe, recipe_from
 from dvfl_models.studies.crossval import cross_validate
 from dvfl_models.studies.folds import Folds
-from dvfl_models.studies.paired import right_clips
+from dvfl_models.studies.paired import outcomes_of_run
 from dvfl_models.training import cli
 from dvfl_models.training.cli import main
 from dvfl_models.training.evaluate import Confusion
@@ -185,7 +185,7 @@ def test_leave_one_group_out_holds_out_what_it_says(labelled: Path, tmp_path: Pa
     assert held_out["train"][0]["exclude"] == {"person": ["b"]}
     assert held_out["test"][0]["only"] == {"person": ["b"]}
     assert (tmp_path / "cv" / "confusion.png").exists()
-    right = right_clips(tmp_path / "cv" / "seed0_personb")
+    right = outcomes_of_run(tmp_path / "cv" / "seed0_personb")
     assert {group.split()[-1] for group, _ in right.values()} == {"b"}
     assert np.mean([ok for _, ok in right.values()]) == results["folds"]["0"]["b"]
 
