@@ -55,8 +55,7 @@ class SourceReader:
 
     def end_pause(self) -> None:
         """Hand over the last windows of a live source that has paused."""
-        if windows := self._windows.end_pause():
-            self._queue.put_over_capacity(windows)
+        self._queue.put(self._windows.end_pause(), wait=False)
 
     def close_source(self) -> None:
         """Close the source, unless it came open from the caller."""

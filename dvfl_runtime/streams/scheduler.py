@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,12 +56,12 @@ class Batch:
     Attributes:
         clips: (B, T, H, W, 3) uint8 RGB, preprocessed; overwritten by the next batch.
         origins: B origins of the clips.
-        ended: numbers of the sources whose last clip came in an earlier batch.
+        ended: numbers of the sources of which no further clip will come.
     """
 
     clips: NDArray[np.uint8]
-    origins: tuple[ClipOrigin, ...] = ()
-    ended: tuple[int, ...] = ()
+    origins: Sequence[ClipOrigin]
+    ended: Sequence[int]
 
 
 class Scheduler:
@@ -101,25 +100,25 @@ class Scheduler:
             for n, source in enumerate(sources)
         ]
         self._next = 0  # number of the source whose turn it is
-        self._ended: set[int] = set()  # sources whose end was handed out
         self._pid = os.getpid()
+        self._clips = np.empty((0, spec.num_frames, *spec.size, 3), np.uint8)  # (B, T, H, W, 3)
         self.stopped = False
 
-    def __enter__(self) -> Scheduler:
+    def start(self) -> None:
         """Begin to read."""
-        shape = (self._max_batch, self._spec.num_frames, *self._spec.size, 3)
-        self._clips = np.empty(shape, np.uint8)  # (B, T, H, W, 3)
+        self._clips = np.empty((self._max_batch, *self._clips.shape[1:]), np.uint8)
         for reader in self._readers:
             reader.start()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        """End all reading; a source that came open from the caller stays open.
+    def stop(self) -> None:
+        """End reading and handing out; may be called from any thread."""
+        with self._changed:
+            self.stopped = True
+            for queue in self._queues:
+                queue.close()
+
+    def close(self) -> None:
+        """Stop, and wait for all threads; a source that came open from the caller stays open.
 
         It is closed too if it keeps its reader waiting for more than `GRACE_S`.
         """
@@ -132,15 +131,8 @@ class Scheduler:
         for reader in self._readers:
             reader.join(give_up_s)
 
-    def stop(self) -> None:
-        """End reading and handing out; may be called from any thread."""
-        with self._changed:
-            self.stopped = True
-            for queue in self._queues:
-                queue.close()
-
     def take(self) -> Batch | None:
-        """Block until there are clips, or sources have ended; `None` when nothing is left.
+        """Block until a source has a clip or has ended; `None` when nothing is left.
 
         A batch has up to `max_batch` clips, one from each source in turn.
 
@@ -152,19 +144,15 @@ class Scheduler:
             self._end_pauses()
             while not self._changed.wait_for(self._is_due, PAUSE_CHECK_S):
                 self._end_pauses()
-            if self.stopped:
-                return None
-            if ended := self._newly_ended():
-                return Batch(self._clips[:0], ended=ended)
-            if len(self._ended) == len(self._queues):
-                self._raise_if_all_failed()
-                return None
             if len(self._queues) > 1:
                 self._changed.wait_for(self._is_full, self._max_wait_s)
             if self.stopped:
                 return None
-            windows = self._windows_in_turn()
-        return self._gather(windows)
+            turns = self._take_turns()
+        if not turns:
+            self._raise_if_all_failed()
+            return None
+        return self._gather(turns)
 
     def _end_pauses(self) -> None:
         for reader in self._readers:
@@ -172,77 +160,64 @@ class Scheduler:
 
     def _is_due(self) -> bool:
         """Return whether `take` has something to do."""
-        return (
-            self.stopped
-            or len(self._ended) == len(self._queues)
-            or any(
-                len(queue) > 0 or (queue.ended and n not in self._ended)
-                for n, queue in enumerate(self._queues)
-            )
-        )
+        return self.stopped or any(map(len, self._queues)) or all(q.done for q in self._queues)
 
     def _is_full(self) -> bool:
         """Return whether waiting gains nothing: a full batch, or a window of each source."""
         return (
             self.stopped
             or sum(map(len, self._queues)) >= self._max_batch
-            or all(len(queue) > 0 or queue.ended for queue in self._queues)
+            or all(queue.done or len(queue) > 0 for queue in self._queues)
         )
 
-    def _newly_ended(self) -> tuple[int, ...]:
-        """Return the sources that have nothing left, each once; log the error of one of several."""
-        ended = tuple(
-            n
-            for n, queue in enumerate(self._queues)
-            if queue.ended and len(queue) == 0 and n not in self._ended
-        )
-        self._ended.update(ended)
-        for n in ended:
-            error = self._queues[n].error
-            if error is not None and len(self._queues) > 1:
-                _logger.warning(
-                    "%s ended with an error, the other sources go on: %s",
-                    *(self._readers[n].name, reason_of(error)),
-                    exc_info=None if isinstance(error, DvflError) else error,
+    def _take_turns(self) -> list[tuple[int, Window | None]]:
+        """Take a window, or the end, of one source after the other, each with its number."""
+        turns: list[tuple[int, Window | None]] = []
+        count = len(self._queues)
+        while len(turns) < self._max_batch and any(map(len, self._queues)):
+            while len(self._queues[self._next]) == 0:
+                self._next = (self._next + 1) % count
+            turns.append((self._next, self._queues[self._next].take()))
+            self._next = (self._next + 1) % count
+        return turns
+
+    def _gather(self, turns: Sequence[tuple[int, Window | None]]) -> Batch:
+        """Copy the pictures of the windows into the batch; this needs no lock."""
+        begin_ns = time.monotonic_ns()
+        origins: list[ClipOrigin] = []
+        ended: list[int] = []
+        for number, window in turns:
+            if window is None:
+                self._log_error(number)
+                ended.append(number)
+                continue
+            window.take(self._clips[len(origins)])
+            origins.append(
+                ClipOrigin(
+                    source=number,
+                    name=self._readers[number].name,
+                    span_s=(window.start_s, window.end_s),
+                    since_ns=window.arrival_ns or begin_ns,
+                    dropped_frames=window.dropped,
                 )
-        return ended
+            )
+        return Batch(self._clips[: len(origins)], origins, ended)
+
+    def _log_error(self, number: int) -> None:
+        """Log the error that ended one of several sources; that of the only one is raised."""
+        error = self._queues[number].error
+        if error is not None and len(self._queues) > 1:
+            _logger.warning(
+                "%s ended with an error, the other sources go on: %s",
+                *(self._readers[number].name, reason_of(error)),
+                exc_info=None if isinstance(error, DvflError) else error,
+            )
 
     def _raise_if_all_failed(self) -> None:
         errors = [queue.error for queue in self._queues if queue.error is not None]
-        if len(errors) < len(self._queues):
-            return
-        if len(errors) == 1:
+        if len(errors) == len(self._queues) > 1:
+            raise SourceError(
+                f"all {len(errors)} sources failed, the first one with: {errors[0]}"
+            ) from errors[0]
+        if len(errors) == len(self._queues):
             raise errors[0]
-        raise SourceError(
-            f"all {len(errors)} sources failed, the first one with: {errors[0]}"
-        ) from errors[0]
-
-    def _windows_in_turn(self) -> list[tuple[int, Window]]:
-        """Take windows, each with the number of its source, going round the sources."""
-        taken: list[tuple[int, Window]] = []
-        count = len(self._queues)
-        while len(taken) < self._max_batch:
-            order = ((self._next + k) % count for k in range(count))
-            turn = next((n for n in order if len(self._queues[n]) > 0), None)
-            if turn is None:
-                break
-            taken.append((turn, self._queues[turn].take()))
-            self._next = (turn + 1) % count
-        return taken
-
-    def _gather(self, windows: Sequence[tuple[int, Window]]) -> Batch:
-        """Copy the pictures of the windows into the batch, outside the lock."""
-        begin_ns = time.monotonic_ns()
-        for (_, window), clip in zip(windows, self._clips, strict=False):
-            window.take(clip)
-        origins = tuple(
-            ClipOrigin(
-                source=n,
-                name=self._readers[n].name,
-                span_s=(window.start_s, window.end_s),
-                since_ns=window.arrival_ns or begin_ns,
-                dropped_frames=window.dropped,
-            )
-            for n, window in windows
-        )
-        return Batch(self._clips[: len(windows)], origins)

@@ -28,7 +28,8 @@ def recognise(scorer: Scorer, scheduler: Scheduler, top_k: int) -> SourcePredict
         Exception: the error of the only source, if it failed.
         SourceError: if each of several sources failed.
     """
-    with scheduler:
+    with closing(scheduler):
+        scheduler.start()
         while True:
             scorer.check_open()
             batch = scheduler.take()

@@ -11,7 +11,7 @@ from dvfl_runtime.clips.windows import Window
 
 
 class WindowQueue:
-    """Hands the windows of one source, and then its end, from its reader to the scheduler.
+    """Hands the windows of one source, and last of all its end, from its reader to the scheduler.
 
     A file has to wait while the queue is full: every frame counts. Of a live source the newest
     windows win: those of its latest frame replace the windows that wait, and the frames that no
@@ -23,66 +23,64 @@ class WindowQueue:
 
     Attributes:
         closed: whether nobody will take windows any more.
-        ended: whether the source has ended; windows of it may still wait.
-        error: what ended the source, if that was an error.
+        done: whether the end was taken.
+        error: the error that ended the source, if there was one.
     """
 
     def __init__(self, changed: threading.Condition, capacity: int) -> None:
         self.closed = False
-        self.ended = False
+        self.done = False
         self.error: Exception | None = None
         self._changed = changed
         self._capacity = capacity
-        self._waiting: deque[Window] = deque()
+        self._waiting: deque[Window | None] = deque()  # None is the end
         self._covered = 0  # number of the first frame after the windows taken or counted so far
         self._lost = 0  # frames that no prediction will show, since the last window taken
 
     def __len__(self) -> int:
+        """Return how often `take` has something to return, the end included."""
         return len(self._waiting)
 
-    def put(self, windows: Sequence[Window]) -> None:
-        """Add windows; block while the queue is full."""
+    def put(self, windows: Sequence[Window], *, wait: bool = True) -> None:
+        """Add windows; block while the queue is full, unless `wait` is false."""
         with self._changed:
             for window in windows:
-                self._changed.wait_for(lambda: self.closed or len(self) < self._capacity)
-                if self.closed:
-                    return
+                if wait:
+                    self._changed.wait_for(lambda: self.closed or len(self) < self._capacity)
                 self._waiting.append(window)
                 self._changed.notify_all()
-
-    def put_over_capacity(self, windows: Sequence[Window]) -> None:
-        """Add windows at once, however many wait."""
-        with self._changed:
-            self._waiting.extend(windows)
-            self._changed.notify_all()
 
     def replace(self, windows: Sequence[Window]) -> None:
         """Put newer windows, if there are any, in the place of those that wait."""
         if not windows:
             return
         with self._changed:
-            for old in self._waiting:
+            for old in filter(None, self._waiting):
                 end = min(old.frames[1], windows[0].frames[0])
                 self._lost += old.dropped + max(0, end - max(old.frames[0], self._covered))
                 self._covered = max(self._covered, end)
                 old.discard()
-            self._waiting = deque(windows)
-            self._changed.notify_all()
-
-    def take(self) -> Window:
-        """Return the next window; frames lost since the one before count as dropped."""
-        with self._changed:
-            window = self._waiting.popleft()
-            self._covered = max(self._covered, window.frames[1])
-            lost, self._lost = self._lost, 0
-            self._changed.notify_all()
-        return dataclasses.replace(window, dropped=window.dropped + lost)
+            self._waiting.clear()
+            self.put(windows, wait=False)
 
     def end(self, error: Exception | None) -> None:
-        """Note that the source has ended, with an error or properly."""
+        """Add the end of the source, which came with an error or properly."""
         with self._changed:
-            self.ended, self.error = True, error
+            self.error = error
+            self._waiting.append(None)
             self._changed.notify_all()
+
+    def take(self) -> Window | None:
+        """Return the next window, or `None` for the end; frames lost before it are in `dropped`."""
+        with self._changed:
+            window = self._waiting.popleft()
+            self._changed.notify_all()
+            if window is None:
+                self.done = True
+                return None
+            self._covered = max(self._covered, window.frames[1])
+            lost, self._lost = self._lost, 0
+            return dataclasses.replace(window, dropped=window.dropped + lost)
 
     def close(self) -> None:
         """End the waiting of the reader."""
