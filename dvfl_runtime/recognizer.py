@@ -9,7 +9,6 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import NoReturn
 
 import numpy as np
@@ -81,11 +80,7 @@ class Recognizer:
             check_type("engine", engine, Engine, "the name of an engine or an Engine")
         else:
             engine = open_engine(engine, name, device=device, num_threads=num_threads)
-        try:
-            self._scorer = Scorer(artifact, engine, name)
-        except ArtifactError:
-            engine.close()
-            raise
+        self._scorer = Scorer(artifact, engine, name)
         self._lock = threading.Lock()
         self._running: weakref.WeakSet[Scheduler] = weakref.WeakSet()
 
@@ -113,12 +108,7 @@ class Recognizer:
         self._scorer.check_open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __reduce__(self) -> NoReturn:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -121,5 +120,4 @@ class Info:
 
     def to_dict(self) -> dict[str, Any]:
         """Returns all of it in JSON's types."""
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return {**values, "fused_ops": list(self.fused_ops), "versions": dict(self.versions)}
+        return {**vars(self), "fused_ops": list(self.fused_ops), "versions": dict(self.versions)}

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import ArgumentError, ClipError
 from dvfl_runtime.errors.checks import wrong
 from dvfl_runtime.errors.packages import MEDIA, needed
-from dvfl_runtime.sources.frame import Image, check_image
+from dvfl_runtime.sources.frame import Image, check_rgb
 
 MAX_ASPECT = 100  # beyond it a resized picture would need gigabytes; no camera is that wide
 
@@ -55,14 +55,14 @@ def preprocess_frame(image: Image, spec: ClipSpec, *, out: Image | None = None) 
     return out
 
 
-def preprocess_clip(clip: Image, spec: ClipSpec) -> Image:
+def preprocess_clip(clip: Clip, spec: ClipSpec) -> Clip:
     """Preprocesses each frame of a clip: (T, h, w, 3) -> (T, H, W, 3).
 
     Raises:
         ClipError: if the clip is not (T, h, w, 3) uint8 with T = `spec.num_frames`.
         DvflError: if OpenCV is not installed.
     """
-    check_clip(clip, spec)
+    _check_clip(clip, spec)
     return np.stack([preprocess_frame(image, spec) for image in clip])
 
 
@@ -98,29 +98,22 @@ def spatial_views(image: Image, spec: ClipSpec, views: int) -> list[Image]:
     return [resized[y : y + side, x : x + side].copy() for y, x in corners]
 
 
-def _check_resizable(image: object) -> None:
-    """Raise ClipError unless `image` is an (h, w, 3) uint8 array that is not too narrow."""
-    image = check_image(image)
-    short, long = sorted(image.shape[:2])
-    if long > MAX_ASPECT * short:
-        raise ClipError(f"a frame of {image.shape[1]}x{image.shape[0]} px is too narrow to resize")
-
-
-def check_clip(clip: object, spec: ClipSpec) -> None:
-    """Raises ClipError unless `clip` is a (T, h, w, 3) uint8 array with the model's T."""
-    wanted = f"({spec.num_frames}, H, W, 3)"
-    if not isinstance(clip, np.ndarray):
-        raise ClipError(f"a clip must be a numpy array {wanted}, got {type(clip).__name__}")
-    if clip.ndim != 4 or clip.shape[3] != 3:
-        raise ClipError(f"a clip must be RGB with shape {wanted}, got shape {clip.shape}")
-    if clip.dtype != np.uint8:
-        raise ClipError(f"a clip must be uint8 in 0-255, got dtype {clip.dtype}; convert it")
+def _check_clip(clip: Clip, spec: ClipSpec) -> None:
+    """Raise ClipError unless `clip` is a (T, h, w, 3) uint8 array with the model's T."""
+    check_rgb(clip, "a clip", (str(spec.num_frames), "H", "W", "3"))
     if len(clip) != spec.num_frames:
         raise ClipError(
             f"this model takes {spec.num_frames} frames, got {len(clip)}; pick them with "
             f"sampling.uniform_indices, or hand the whole video to classify() or stream()"
         )
-    _check_resizable(clip[0])
+
+
+def _check_resizable(image: Image) -> None:
+    """Raise ClipError unless `image` is an (h, w, 3) uint8 array that is not too narrow."""
+    check_rgb(image)
+    short, long = sorted(image.shape[:2])
+    if long > MAX_ASPECT * short:
+        raise ClipError(f"a frame of {image.shape[1]}x{image.shape[0]} px is too narrow to resize")
 
 
 def _letterbox(image: Image, spec: ClipSpec, canvas: Image) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -108,18 +108,19 @@ class Source(Protocol):
         ...
 
 
-def check_image(image: object, name: str = "a frame") -> Image:
-    """Return the image if it is an (H, W, 3) uint8 array.
+def check_rgb(
+    array: object, name: str = "a frame", axes: Sequence[str] = ("H", "W", "3")
+) -> NDArray[np.uint8]:
+    """Return the array if it is uint8 and has these axes, of which the last three are H, W and 3.
 
     Raises:
         ClipError: if it is not; the message begins with `name`.
     """
-    if not isinstance(image, np.ndarray):
-        raise ClipError(
-            f"{name} must be an (H, W, 3) uint8 NumPy array, got {type(image).__name__}"
-        )
-    if image.ndim != 3 or image.shape[-1] != 3 or 0 in image.shape:
-        raise ClipError(f"{name} must have the shape (H, W, 3), got {image.shape}")
-    if image.dtype != np.uint8:
-        raise ClipError(f"{name} must be uint8 RGB from 0 to 255, got {image.dtype}; convert it")
-    return image
+    shape = f"({', '.join(axes)})"
+    if not isinstance(array, np.ndarray):
+        raise ClipError(f"{name} must be a numpy array {shape}, got {type(array).__name__}")
+    if array.ndim != len(axes) or array.shape[-1] != 3 or 0 in array.shape[-3:]:
+        raise ClipError(f"{name} must have the shape {shape}, got {array.shape}; convert it to RGB")
+    if array.dtype != np.uint8:
+        raise ClipError(f"{name} must be uint8 RGB from 0 to 255, got {array.dtype}; convert it")
+    return array

@@ -22,7 +22,7 @@ class Scorer:
 
     Args:
         artifact: what the file says about itself.
-        engine: what executes it; closed with the scorer.
+        engine: what executes it; closed with the scorer, and if the scorer cannot be made.
         model: path of the file, or the artifact's name.
 
     Raises:
@@ -33,6 +33,7 @@ class Scorer:
         try:
             artifact.check_graph(engine.clip_shape, (None, engine.num_classes))
         except ArtifactError as err:
+            engine.close()
             raise ArtifactError(f"cannot use model {model}: {err}") from None
         self.artifact = artifact
         self.model = model

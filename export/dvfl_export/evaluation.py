@@ -30,7 +30,7 @@ from dvfl_runtime.artifact import read_artifact
 from dvfl_runtime.clips.evaluation import Views, sample_video
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import open_engine
-from dvfl_runtime.errors import ArtifactError, RecipeError, SourceError
+from dvfl_runtime.errors import RecipeError, SourceError
 from dvfl_runtime.sources import open_source
 from dvfl_runtime.streams.scoring import Scorer
 
@@ -79,11 +79,7 @@ def open_candidate(
 def _exported(path: Path, engine: str) -> Iterator[Candidate]:
     artifact = read_artifact(path)
     opened = open_engine(engine, path, device="auto")
-    try:
-        scorer = Scorer(artifact, opened, str(path))
-    except ArtifactError:
-        opened.close()
-        raise
+    scorer = Scorer(artifact, opened, str(path))
 
     def scores(clips: Sequence[Images]) -> Scores:
         found = [scorer.scores(clip[None])[0] for clip in clips]

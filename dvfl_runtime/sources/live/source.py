@@ -16,7 +16,7 @@ import numpy as np
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import shown
 from dvfl_runtime.errors.checks import check_type
-from dvfl_runtime.sources.frame import Frame, Image, check_image
+from dvfl_runtime.sources.frame import Frame, Image, check_rgb
 from dvfl_runtime.sources.live.grabber import Grabbed, Grabber
 from dvfl_runtime.sources.live.reconnect import LiveOptions, reason_of, reconnecting
 from dvfl_runtime.sources.timestamps import LiveTimestamps
@@ -324,4 +324,4 @@ class LiveSource:
 def _image_of(grabbed: Grabbed, index: int) -> Image:
     """Return the image of frame `index`; raise ClipError if it is none."""
     image = grabbed.image
-    return check_image(image() if callable(image) else image, f"frame {index}")
+    return check_rgb(image() if callable(image) else image, f"frame {index}")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.errors import ClipError, SourceError
-from dvfl_runtime.sources.frame import Frame, check_image
+from dvfl_runtime.sources.frame import Frame, check_rgb
 
 
 class MemorySource:
@@ -36,7 +36,12 @@ class MemorySource:
     def __init__(self, items: NDArray[Any] | Iterable[NDArray[Any] | Frame], fps: float) -> None:
         self.duration_s: float | None = None
         if isinstance(items, np.ndarray):
-            _check_array(items)
+            if items.ndim == 3:
+                raise ClipError(
+                    f"frames must have the shape (N, H, W, 3), got {items.shape}; "
+                    "pass image[None] for a single picture"
+                )
+            check_rgb(items, "frames", ("N", "H", "W", "3"))
             self.duration_s = len(items) / fps
         self._items = items
         self._fps = fps
@@ -80,17 +85,9 @@ class MemorySource:
         self._closed.set()
 
     def _frame(self, item: object, index: int) -> Frame:
-        image = check_image(item.image if isinstance(item, Frame) else item, f"frame {index}")
+        image = check_rgb(item.image if isinstance(item, Frame) else item, f"frame {index}")
         if not self._is_kept:
             image = image.copy()
         if isinstance(item, Frame):
             return item.replace(image=image, index=index)
         return Frame(image, index / self._fps, index)
-
-
-def _check_array(frames: NDArray[Any]) -> None:
-    if frames.ndim != 4 or frames.shape[-1] != 3:
-        hint = "; pass image[None] for a single picture" if frames.ndim == 3 else ""
-        raise ClipError(f"frames must have the shape (N, H, W, 3), got {frames.shape}{hint}")
-    if frames.dtype != np.uint8:
-        raise ClipError(f"frames must be uint8 RGB from 0 to 255, got {frames.dtype}")
