@@ -1,25 +1,34 @@
-"""What dvfl-recognize writes: outputs that all sources share, and files about one source alone."""
+"""The outputs of dvfl-recognize that all sources share."""
 
 from __future__ import annotations
 
-import os
-import re
+import argparse
+import sys
 from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dvfl_runtime.console.output import PredictionWriter, SegmentWriter
-from dvfl_runtime.errors import OutputError
-from dvfl_runtime.files import cannot_write
+from dvfl_runtime.app.plan import Plan
+from dvfl_runtime.console.output import (
+    CsvSegments,
+    JsonlWriter,
+    JsonSegments,
+    PredictionWriter,
+    SegmentDocument,
+    SegmentWriter,
+    TableWriter,
+    TimelineWriter,
+    WholeTableWriter,
+)
+from dvfl_runtime.console.terminal import StandardOutput
+from dvfl_runtime.files import RowFile
 from dvfl_runtime.files.row_files import RowStream
-from dvfl_runtime.sources import display_name, is_live
+from dvfl_runtime.interrupts import uninterrupted
 
 if TYPE_CHECKING:
     from dvfl_runtime.serve.server import PageServer
-
-MAX_NAME = 100  # characters of a file that is named after an address
 
 
 @dataclass
@@ -31,106 +40,77 @@ class Outputs:
         segments: written for each segment, and finished at the end.
         page: shows all sources and predictions in browsers.
         texts: the streams that the text goes to: standard output, files and pipes.
-        on_terminal: whether a row of each prediction goes to standard output.
-        lasting: whether there are outputs that nobody has to read meanwhile.
+        rows_on_terminal: whether a row of each prediction goes to standard output.
+        lasting: whether there are outputs that are kept, and need no reader now.
     """
 
     predictions: list[PredictionWriter] = field(default_factory=list)
     segments: list[SegmentWriter] = field(default_factory=list)
     page: PageServer | None = None
     texts: list[RowStream] = field(default_factory=list)
-    on_terminal: bool = False
+    rows_on_terminal: bool = False
     lasting: bool = False
 
     @property
     def all_readers_gone(self) -> bool:
-        """Whether nobody is left to read any of the outputs."""
+        """Whether everything that is still to be written would be lost."""
         gone = all(text.reader_gone for text in self.texts)
         return bool(self.texts) and not self.lasting and gone
 
 
-@dataclass(frozen=True)
-class Task:
-    """A source to recognise, and the files about it alone.
-
-    Attributes:
-        source: as on the command line.
-        overlay: the video with its predictions drawn on it.
-        subtitles: its segments as subtitles.
-    """
-
-    source: str
-    overlay: Path | None = None
-    subtitles: Path | None = None
-
-
-def files_for_sources(
-    option: str, place: str | None, suffix: str, sources: Sequence[str], new_folders: ExitStack
-) -> Sequence[Path | None]:
-    """Return the file for each source, for an output with one file per source.
+def open_outputs(
+    args: argparse.Namespace, plan: Plan, labels: Sequence[str], stack: ExitStack
+) -> Outputs:
+    """Open the files and streams that the options ask for, apart from the page.
 
     Args:
-        option: the output, for errors.
-        place: a file, or a folder for a file of each source; `None` for no output.
-        suffix: of the files in a folder.
-        sources: as on the command line.
-        new_folders: removes a folder that was made here if it is empty at the end.
+        args: the options.
+        plan: made of them.
+        labels: names of the classes.
+        stack: closes the files.
 
     Raises:
-        OutputError: if the folder cannot be made, or `place` is one file for several sources.
+        OutputError: if one of them cannot be written.
     """
-    if place is None:
-        return [None] * len(sources)
-    if is_folder(place):
-        _make_folder(place, new_folders)
-        return _files_in(place, sources, suffix)
-    if len(sources) > 1:
-        raise OutputError(
-            f"{option} {place} is about one video, and there are {len(sources)} sources; pass "
-            f"a folder for a file of each, such as {option} {Path(place).with_suffix('')}/"
-        )
-    return [Path(place)]
+    lasting = args.overlay or args.serve or plan.segment_format in (".json", ".srt")
+    outputs = Outputs(lasting=bool(lasting))
+    if args.output is not None:
+        _add_text(args, plan, labels, outputs, _open_rows(args.output, args, stack))
+    elif args.format or not args.serve:  # otherwise the page shows the predictions
+        _add_text(args, plan, labels, outputs, StandardOutput())
+    outputs.rows_on_terminal = args.output is None and not outputs.segments
+    if plan.segment_format == ".csv":
+        rows = _open_rows(args.segments, args, stack)
+        outputs.segments.append(CsvSegments(rows, heads=not rows.continues))
+        outputs.texts.append(rows)
+    if plan.segment_format == ".json":
+        with uninterrupted():  # otherwise a temporary file could be left behind
+            document = SegmentDocument(args.segments, JsonSegments)
+            outputs.segments.append(stack.enter_context(closing(document)))
+    return outputs
 
 
-def is_folder(place: str) -> bool:
-    """Return whether an output is a folder, with a file for each source."""
-    return place.endswith(("/", os.sep)) or os.path.isdir(place)
+def _open_rows(path: str, args: argparse.Namespace, stack: ExitStack) -> RowFile:
+    return stack.enter_context(RowFile(path, append=args.append))
 
 
-def _make_folder(folder: str, new_folders: ExitStack) -> None:
-    try:
-        Path(folder).mkdir()
-    except FileExistsError as err:
-        if not os.path.isdir(folder):
-            raise OutputError(
-                f"cannot write into {folder}: it is not a folder; choose another name"
-            ) from err
-    except OSError as err:
-        raise cannot_write(folder, err) from err
+def _add_text(
+    args: argparse.Namespace, plan: Plan, labels: Sequence[str], outputs: Outputs, out: RowStream
+) -> None:
+    """Add the text that goes to `-o` or standard output, in the form that the options ask for."""
+    is_jsonl = args.format == "jsonl" or (
+        args.format is None and Path(args.output or "").suffix.lower() == ".jsonl"
+    )
+    several = len(plan.tasks) > 1
+    # a person at a terminal wants to know what happens when, not each window
+    for_people = not (args.output or args.format or plan.together) and sys.stdout.isatty()
+    outputs.texts.append(out)
+    if is_jsonl:
+        outputs.predictions.append(JsonlWriter(out))
+    elif args.whole:
+        outputs.predictions.append(WholeTableWriter(out, labels))
+    elif args.demo or for_people:
+        outputs.segments.append(TimelineWriter(out, labels, named=several))
     else:
-        new_folders.callback(_remove_if_empty, Path(folder))
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):  # it contains results
-        folder.rmdir()
-
-
-def _files_in(folder: str, sources: Sequence[str], suffix: str) -> list[Path]:
-    """Return a file for each source, named after it; no two are the same."""
-    names: dict[str, str] = {}  # without capitals, as some file systems compare names -> name
-    for source in sources:
-        stem = name = _stem(source)
-        number = 1
-        while name.casefold() in names:
-            number += 1
-            name = f"{stem}-{number}"
-        names[name.casefold()] = name
-    return [Path(folder, name + suffix) for name in names.values()]
-
-
-def _stem(source: str) -> str:
-    if not is_live(source) and "://" not in source:
-        return Path(os.path.abspath(source)).stem or "source"
-    name = f"camera_{source}" if source.isdecimal() else display_name(source)
-    return re.sub(r"[^\w.-]+", "_", name).strip("_.")[:MAX_NAME]
+        named = not (plan.together and several)
+        outputs.predictions.append(TableWriter(out, labels, named=named))

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 
-from dvfl_runtime.app.outputs import Outputs, Task
+from dvfl_runtime.app.outputs import Outputs
+from dvfl_runtime.app.plan import Task
 from dvfl_runtime.console.output import SegmentDocument, SrtSegments
 from dvfl_runtime.console.terminal import Progress
 from dvfl_runtime.draw.overlay import OverlayVideo
@@ -194,7 +195,7 @@ class Recognition:
         opened = list(self._opened.values())
         sources = [task.source for task in opened]
         try:
-            shown = not self._outputs.on_terminal
+            shown = not self._outputs.rows_on_terminal
             with Progress(sources[0] if len(sources) == 1 else None, shown=shown) as progress:
                 for prediction in self._predict(sources):
                     progress.hide()
