@@ -1,4 +1,4 @@
-"""The clip bundled with the runtime: one drawn person who shows all five actions.
+"""The clip that is bundled with the runtime: one drawn person who shows all five actions.
 
 python -m dvfl_models.rendered.demo OUT.mp4
 """
@@ -12,10 +12,11 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from dvfl_models.rendered.synthetic import Frame, render_video
+from dvfl_models.rendered.synthetic import render_video
 from dvfl_runtime.arguments import natural
 from dvfl_runtime.errors import ArgumentError
 from dvfl_runtime.files import replacing
+from dvfl_runtime.sources import Image
 
 DEMO_TIMELINE: Final = (
     ("idle", 3.5),
@@ -34,19 +35,19 @@ DEMO_TIMELINE: Final = (
 DEMO_SEED: Final = 1160  # faces the camera, in colours that stand out from the backdrop
 FPS: Final = 25
 _SIZE = (192, 192)
-# 179 kB with the default seed: the clip is part of the wheel and has to stay below 300 kB.
+# 179 kB with the default seed. The clip is part of the wheel and has to stay below 300 kB.
 _X264 = {"crf": "28", "preset": "veryslow", "g": "50"}
 
 log = logging.getLogger(__name__)
 
 
-def demo_frames(seed: int = DEMO_SEED) -> Iterator[Frame]:
-    """Yields the RGB frames (H, W, 3) of the clip before compression; frame k is at k / FPS."""
+def demo_frames(seed: int = DEMO_SEED) -> Iterator[Image]:
+    """Yield the RGB frames (H, W, 3) of the clip before compression; frame k is at k / FPS."""
     return render_video(DEMO_TIMELINE, seed=seed, fps=FPS, size=_SIZE)
 
 
 def demo_label(time_s: float) -> str:
-    """Returns the action that the clip shows at a time in seconds.
+    """Return the action that the clip shows at a time in seconds.
 
     Raises:
         ArgumentError: if the clip has no frame at that time.
@@ -61,7 +62,7 @@ def demo_label(time_s: float) -> str:
 
 
 def write_demo(path: str | os.PathLike[str], *, seed: int = DEMO_SEED) -> int:
-    """Writes the clip as an H.264 file; returns its size in bytes.
+    """Write the clip as an H.264 file; return its size in bytes.
 
     Raises:
         OutputError: if the folder is missing or not writable, or the disk is full.
@@ -80,7 +81,7 @@ def write_demo(path: str | os.PathLike[str], *, seed: int = DEMO_SEED) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point."""
+    """Run the command."""
     parser = argparse.ArgumentParser(
         prog="python -m dvfl_models.rendered.demo", description="Render the bundled demo clip."
     )

@@ -1,4 +1,4 @@
-"""People: their proportions, clothes and body parts, and where a pose puts their joints."""
+"""People: proportions, clothes and body parts, and the places of the joints in a pose."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dvfl_models.rendered.poses import ACTIONS, LIMBS, NUM_STYLE, POSE_NAMES, Fl
 
 _SKIN = ((241, 206, 181), (224, 178, 145), (198, 144, 108), (150, 100, 70), (96, 62, 44))
 _HAIR = ((28, 22, 20), (52, 36, 26), (96, 66, 40), (170, 134, 82), (130, 126, 122), (120, 56, 30))
-_PROPORTIONS = {  # in body heights; wide, loose and leg are factors
+_PROPORTIONS = {  # limits in body heights; wide, loose and leg are factors
     "thigh": (0.235, 0.26),
     "torso": (0.27, 0.31),
     "head": (0.055, 0.07),
@@ -38,7 +38,7 @@ class Capsule(NamedTuple):
     end: str
     start_radius: int
     end_radius: int
-    bias: int  # of the order by depth
+    bias: int  # towards the camera, in the order of painting
     colour: str
     thickness: str  # the entry of `Person.shape` that scales the radii
 
@@ -49,7 +49,7 @@ def _both_sides(part: Capsule) -> tuple[Capsule, Capsule]:
     return left, right
 
 
-# The first five, the torso and the thighs, are also joined to a shirt, a hem and trousers.
+# The first five are the torso and the thighs; shirt, hem and trousers are painted between them.
 CAPSULES = (
     Capsule("l_shoulder", "r_shoulder", 44, 44, -20, "shirt", "build"),
     Capsule("l_waist", "r_waist", 58, 58, -20, "shirt", "build"),
@@ -66,10 +66,10 @@ CAPSULES = (
     Capsule("crown", "nape", 820, 750, -30, "hair", "long_hair"),
     Capsule("crown", "brim", 900, 450, 10, "hat", "hat"),
 )
-# What tells a pose: the head, then the left and the right one of each other joint.
+# The joints that training finds: the head, then the left and the right one of each pair.
 _PAIRED = ("shoulder", "elbow", "hand", "hip", "knee", "ankle")
 JOINTS = ("head", *(f"{side}_{name}" for name in _PAIRED for side in "lr"))
-RADII = np.array([(part.start_radius, part.end_radius) for part in CAPSULES]).T / 1000
+RADII = np.array([(part.start_radius, part.end_radius) for part in CAPSULES]).T / 1000  # (2, L)
 BIAS = np.array([part.bias for part in CAPSULES]) / 1000
 
 
@@ -84,7 +84,7 @@ class Person:
 
     @classmethod
     def sample(cls, rng: np.random.Generator, backdrop: Floats) -> Person:
-        """Draws a person; the clothes may nearly match the colour of the backdrop."""
+        """Draw a person; the clothes may nearly match the colour of the backdrop."""
 
         def cloth() -> Floats:
             kind, tint = rng.random(), rng.normal(0, 1, 3) * rng.choice([4.0, 14.0, 40.0])
@@ -104,26 +104,26 @@ class Person:
             "long_hair": hair * shape["head"],
             "skirt": skirt,
         }
-        look = {name: cloth() for name in ("shirt", "trousers", "shoes", "hat", "glove")}
-        look["skin"] = np.array(_SKIN[rng.integers(len(_SKIN))]) * rng.uniform(0.85, 1.08)
-        look["hair"] = np.array(_HAIR[rng.integers(len(_HAIR))]) * rng.uniform(0.8, 1.2)
-        look["forearm"] = look["skin" if short else "shirt"]
-        look["hem"] = look["trousers" if rng.random() < 0.45 else "shirt"]
-        look["shin"] = look["skin" if bare or skirt else "trousers"]
-        look["hand"] = look["skin" if rng.random() < 0.95 else "glove"]
-        colours = {name: np.clip(colour, 8, 248) for name, colour in look.items()}
+        colours = {name: cloth() for name in ("shirt", "trousers", "shoes", "hat", "glove")}
+        colours["skin"] = np.array(_SKIN[rng.integers(len(_SKIN))]) * rng.uniform(0.85, 1.08)
+        colours["hair"] = np.array(_HAIR[rng.integers(len(_HAIR))]) * rng.uniform(0.8, 1.2)
+        colours["forearm"] = colours["skin" if short else "shirt"]
+        colours["hem"] = colours["trousers" if rng.random() < 0.45 else "shirt"]
+        colours["shin"] = colours["skin" if bare or skirt else "trousers"]
+        colours["hand"] = colours["skin" if rng.random() < 0.95 else "glove"]
+        colours = {name: np.clip(colour, 8, 248) for name, colour in colours.items()}
         return cls(shape, colours, rng.random((len(ACTIONS), NUM_STYLE)))
 
 
 def body_points(pose: Floats, person: Person) -> dict[str, Floats]:
-    """Forward kinematics: where the joints are.
+    """Return the places of the joints, by forward kinematics.
 
     Args:
         pose: (T, len(POSE_NAMES)) as `pose_angles` returns it.
-        person: whose limbs they are.
+        person: with the lengths of the limbs.
 
     Returns:
-        (T, 3) places by name of the joint, in body heights: right, up, towards the camera.
+        Places (T, 3) by name of the joint, in body heights: right, up, towards the camera.
     """
     p, shape = dict(zip(POSE_NAMES, pose.T, strict=True)), person.shape
     root = _turn(1, p["yaw"])
@@ -147,12 +147,13 @@ def body_points(pose: Floats, person: Person) -> dict[str, Floats]:
         out |= {f"{side}_{name}": place for name, place in limbs.items()}
     lowest = np.minimum(out["l_ankle"][:, 1], out["r_ankle"][:, 1])
     right, front = person.place
+    # the lower ankle stands 0.04 above the ground unless the person jumps
     move = np.stack([p["x"] + right, 0.04 + p["jump"] - lowest, p["z"] + front], 1)
     return {name: place + move for name, place in out.items()}
 
 
 def _turn(axis: int, degrees: Floats) -> Floats:
-    """Rotations (T, 3, 3) about one axis."""
+    """Return rotations (T, 3, 3) about one axis."""
     i, j, angle = (axis + 1) % 3, (axis + 2) % 3, np.radians(degrees)
     out = np.tile(np.eye(3), (len(angle), 1, 1))
     out[:, i, i] = out[:, j, j] = np.cos(angle)
@@ -161,7 +162,7 @@ def _turn(axis: int, degrees: Floats) -> Floats:
 
 
 def _along(frame: Floats, x: Floats | float, y: Floats | float, z: Floats | float) -> Floats:
-    """Offsets (T, 3) of a place given along the axes of a rotated part, (T, 3, 3)."""
+    """Return the offset (T, 3) of a place that is given along the axes of a rotated part."""
     return np.asarray(frame[..., 0].T * x + frame[..., 1].T * y + frame[..., 2].T * z).T
 
 

@@ -1,9 +1,8 @@
-"""Where the joints are: a second task of training, on rendered clips alone.
+"""Finding joints: a second task of training, on rendered clips alone.
 
-A class says little about a clip, the places of a figure's joints in each frame say much, and the
-renderer knows them. A linear layer reads them from the tokens that the classifier averages, as
-maps of cells (heatmaps, as in arXiv 1804.06208), and is dropped after training: the network stays
-as it is.
+The places of a person's joints in each frame tell a network far more than the class of a clip, and
+the renderer knows them. A linear layer reads them as heatmaps (as in arXiv 1804.06208) from the
+tokens that the classifier averages. It is dropped after training, so the network keeps its form.
 """
 
 from __future__ import annotations
@@ -20,11 +19,7 @@ KINDS = (len(JOINTS) + 1) // 2  # the head, shoulders, elbows, ...
 
 
 class JointMaps(nn.Module):
-    """Reads the joints from tokens.
-
-    Args:
-        dim: channels of a token.
-    """
+    """A linear layer that reads heatmaps of the joints from tokens of `dim` channels."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -32,29 +27,30 @@ class JointMaps(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(B, T, H, W, C) -> (B, T, KINDS, 8 H, 8 W), the logits of the cells."""
-        cells = self.cells(tokens).flatten(0, 1).permute(0, 3, 1, 2)  # (B * T, KINDS * 64, H, W)
+        # (B, T, H, W, KINDS * 64) -> (B * T, KINDS * 64, H, W) -> (B, T, KINDS, 8 H, 8 W)
+        cells = self.cells(tokens).flatten(0, 1).permute(0, 3, 1, 2)
         maps: Tensor = F.pixel_shuffle(cells, CELLS).unflatten(0, tokens.shape[:2])
         return maps
 
 
 class WithJoints(nn.Module):
-    """A network that also tells where the joints are."""
+    """A network that also finds the joints."""
 
     def __init__(self, network: VideoFocalNet) -> None:
         super().__init__()
         self.network, self.joints = network, JointMaps(network.norm.normalized_shape[0])
 
     def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, 3, H, W) normalised -> logits of the classes and of the cells."""
+        """Return the logits of the classes and of the cells; clips are as for the network."""
         tokens = self.network.forward_tokens(clips)
         return self.network.head(tokens.mean((1, 2, 3))), self.joints(tokens)
 
 
 def joint_loss(maps: Tensor, joints: Tensor, size: tuple[int, int]) -> Tensor:
-    """Cross-entropy between where joints are and where they are thought to be, nats.
+    """Return the cross-entropy of the heatmaps, nats, mean over those with a joint in the picture.
 
-    The mean over the maps that have a joint in the picture. Left and right joints share a map, half
-    the weight each: a mirrored picture then needs no other names.
+    Left and right joints share a map, each with half the weight, so that a mirrored picture needs
+    no renaming of its joints.
 
     Args:
         maps: (B, T, KINDS, h, w) logits.
@@ -70,13 +66,14 @@ def joint_loss(maps: Tensor, joints: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def joint_cells(joints: Tensor, size: tuple[int, int], cells: tuple[int, int]) -> Tensor:
-    """Spreads each joint over the four cells around it: (B, T, 13, 2) -> (B, T, KINDS, h * w).
+    """Spread each joint over the four cells around it: (B, T, 13, 2) -> (B, T, KINDS, h * w).
 
-    A joint that is unknown or outside the picture has no weight.
+    The weights follow bilinear interpolation. An unknown joint, or one outside the picture, has no
+    weight.
     """
     wide = joints.new_tensor([size[1], size[0]])
     grid = joints.new_tensor([cells[1], cells[0]])
-    inside = ((joints > -0.5) & (joints < wide - 0.5)).all(-1)  # NaN is not
+    inside = ((joints > -0.5) & (joints < wide - 0.5)).all(-1)  # false for NaN
     place = ((joints + 0.5) / wide * grid - 0.5).nan_to_num().clamp(joints.new_zeros(2), grid - 1)
     corner = place.floor()
     maps = joints.new_zeros(*joints.shape[:3], cells[0] * cells[1])
@@ -85,5 +82,6 @@ def joint_cells(joints: Tensor, size: tuple[int, int], cells: tuple[int, int]) -
         weight = (1 - (place - corner - joints.new_tensor(step)).abs()).prod(-1)
         index = (cell[..., 1] * cells[1] + cell[..., 0]).long()
         maps.scatter_add_(3, index[..., None], (weight * inside)[..., None])
+    # (B, T, 13, h * w) -> the head's map, and the sum of the left and the right one of each pair
     head, sides = maps[:, :, :1], maps[:, :, 1:].unflatten(2, (KINDS - 1, 2)).sum(3)
     return torch.cat([head, sides], 2)

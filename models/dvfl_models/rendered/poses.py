@@ -1,6 +1,6 @@
-"""How people move when they act: the poses of five actions as joint angles over time.
+"""The movements of five actions: poses as joint angles over time.
 
-An action is a function of time and of a style vector, which gives the manner of one performance.
+An action is a function of time and of a style vector, which gives the manner of a performance.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class Style(IntEnum):
 
 
 NUM_STYLE = 32
-# Entries that each action reads in its own way, and those of the resting arms.
+# Each action reads these entries in its own way, the resting arms the next ones.
 _MANNER, _DETAIL = slice(5, 10), slice(22, 28)
 _ARM_STYLE = {"l": slice(12, 17), "r": slice(17, 22)}
 
 _BLEND_S = 0.3
 _BEND_PERIOD_S = (1.6, 4.0)
-# Nobody stands still: the amplitudes of a slow sway. Its style entries are shared with others.
+# Nobody stands still: amplitudes of a slow sway, which shares its style entries with other habits.
 _SWAY = {"x": 0.006, "pitch": 1.5, "roll": 1.2, "twist": 2.5, "head_yaw": 4.0, "head_pitch": 3.0}
 _SWAY_COLUMNS = np.array([POSE_NAMES.index(name) for name in _SWAY])
 
@@ -83,7 +83,7 @@ def _smooth_step(value: Floats) -> Floats:
 
 
 def _cycles(t: Floats, style: Floats, fast_s: float, slow_s: float) -> Floats:
-    """Cycles gone by, of a period between two limits that is not quite constant."""
+    """Return the cycles (T,) since time 0; their period is within limits and wobbles a little."""
     wobble = 0.07 * style[Style.WOBBLE] * np.sin(2.3 * t + 6 * style[Style.WOBBLE_PHASE])
     return np.asarray(style[Style.PHASE] + t / _mix(style[Style.TEMPO], fast_s, slow_s) + wobble)
 
@@ -93,7 +93,7 @@ def _arm(side: str, *angles: Floats | float) -> Angles:
 
 
 def _rest_arm(t: Floats, style: Floats, side: str) -> Angles:
-    """An arm that rests, sometimes going from one resting place to another and back."""
+    """Return a resting arm, which may move to another resting place and back."""
     first, second, begin, pace, moves = style[_ARM_STYLE[side]]
     first, second = np.searchsorted(_REST_ODDS, (first, second), side="right")
     start, end = _mix(begin, -1, 3), _mix(begin, -1, 3) + _mix(pace, 0.8, 4)
@@ -108,7 +108,7 @@ def _rest_arm(t: Floats, style: Floats, side: str) -> Angles:
 def _pose_wave(t: Floats, style: Floats, both: bool = False) -> Angles:
     kind, low_lift, high_lift, low_elbow, high_elbow = style[_MANNER]
     right, forward, fold, lag, *_ = style[_DETAIL]
-    hello = kind < 0.22  # the forearm swings; else the long arm sweeps and folds over the head
+    hello = kind < 0.22  # the forearm swings; otherwise the whole arm sweeps up over the head
     phase = _cycles(t, style, *((0.5, 1.1) if hello else (0.75, 2.1)))
     pose = Angles()
     for side in "lr":
@@ -180,7 +180,7 @@ def _pose_idle(t: Floats, style: Floats) -> Angles:
 
 
 def _steps(t: Floats, style: Floats) -> Angles:
-    """Turns on the spot, or walks on an arc."""
+    """Return the steps of a turn on the spot or of a walk on an arc."""
     on_spot, period_s = style[Style.KIND] < 0.65, _mix(style[Style.TEMPO], 0.9, 1.5)
     *_, stride, turning, middle = style[_DETAIL]
     amount, turn = _mix(stride, 12, 30), (6 if on_spot else 1.5) * (turning - 0.5) + 1e-3
@@ -210,7 +210,7 @@ _POSERS: dict[str, Callable[[Floats, Floats], Angles]] = {
 
 
 def facing(action: str, style: Floats) -> float:
-    """Direction of the body in degrees: 0 faces the camera, 90 the right edge of the image."""
+    """Return the body's direction in degrees: 0 to the camera, 90 to the image's right edge."""
     direction, kind = style[Style.DIRECTION], style[Style.DIRECTION_KIND]
     if action == "bend":  # seen from the front, a bend would hide itself
         side = 90 + 45 * (direction - 0.5) if kind < 0.85 else 180 * direction
@@ -221,12 +221,12 @@ def facing(action: str, style: Floats) -> float:
 
 
 def pose_angles(action: str, times: Floats, style: Floats) -> Floats:
-    """Poses of one action.
+    """Return the poses of one action.
 
     Args:
         action: one of `ACTIONS`.
         times: (T,) seconds.
-        style: (NUM_STYLE,) numbers in [0, 1), read as `Style` says.
+        style: (NUM_STYLE,) numbers in [0, 1); `Style` names the entries.
 
     Returns:
         (T, len(POSE_NAMES)) offsets in body heights and angles in degrees.
@@ -244,10 +244,10 @@ def pose_angles(action: str, times: Floats, style: Floats) -> Floats:
 
 
 def timeline_angles(timeline: Timeline, times: Floats, styles: Floats) -> Floats:
-    """Poses (T, len(POSE_NAMES)) of actions that follow and blend into each other.
+    """Return the poses (T, len(POSE_NAMES)) of actions that blend into each other.
 
     Args:
-        timeline: actions and how many seconds each takes.
+        timeline: actions in turn, each with its seconds.
         times: (T,) seconds since the beginning of the timeline.
         styles: (len(ACTIONS), NUM_STYLE) the person's manner of each action.
     """

@@ -1,9 +1,10 @@
 """Rendered clips whose classes differ in the order of their frames alone.
 
-Two textured blocks with a gap between them stand before a textured backdrop. They move left,
-right, up or down, or the gap opens or closes. Where the blocks are and how wide the gap is at the
-middle of the clip is drawn alike for all six classes, and each class is another's clips played
-backwards; so one frame, above all the middle one, says nothing of the class.
+Two textured blocks with a gap between them stand in front of a textured backdrop. They move left,
+right, up or down, or the gap opens or closes. The places of the blocks and the width of the gap at
+the middle of a clip have the same distribution in all six classes, and the clips of each class are
+those of another one played backwards. So a single frame, above all the middle one, does not tell
+the class.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from dvfl_runtime.errors import ArgumentError
 
 ORDER_CLASSES = ("left", "right", "up", "down", "open", "close")
-_RATES = {  # of x, y and the gap
+_RATES = {  # of change: x, y, width of the gap
     "left": (-1, 0, 0),
     "right": (1, 0, 0),
     "up": (0, -1, 0),
@@ -29,7 +30,7 @@ _OVERSAMPLING = 4  # pictures are drawn larger, so that slow motion is smooth
 def render_order(
     action: str, seed: int, num_frames: int, size: tuple[int, int]
 ) -> NDArray[np.uint8]:
-    """Renders a clip; `num_frames=1` is the middle of it.
+    """Render a clip; with `num_frames=1` its middle frame.
 
     Args:
         action: one of `ORDER_CLASSES`.
@@ -74,7 +75,7 @@ def _texture(
 
 
 def _paste(image: NDArray[np.uint8], block: NDArray[np.uint8], top: int, left: int) -> None:
-    """Puts a block into an image; what lies outside is cut off."""
+    """Put a block into an image; parts of it that are outside are cut off."""
     (height, width), (h, w) = image.shape[:2], block.shape[:2]
     y0, y1, x0, x1 = max(top, 0), min(top + h, height), max(left, 0), min(left + w, width)
     if y0 < y1 and x0 < x1:

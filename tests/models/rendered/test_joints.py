@@ -17,7 +17,8 @@ from dvfl_models.recipe.recipe import Recipe, recipe_from
 from dvfl_models.rendered import synthetic
 from dvfl_models.rendered.figures import JOINTS, Person
 from dvfl_models.rendered.joints import KINDS, WithJoints, joint_cells, joint_loss
-from dvfl_models.rendered.synthetic import ACTIONS, View, render_clip
+from dvfl_models.rendered.scene import View
+from dvfl_models.rendered.synthetic import ACTIONS, render_clip
 from dvfl_models.training.starting import TrainOptions
 from dvfl_models.training.train import Trainer
 from dvfl_runtime.errors import RecipeError
