@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from dvfl_export.deploy.layers import SpatialContext, TemporalContext
+from dvfl_export.deploy.layers import Context, SpatialContext, TemporalContext
 from dvfl_models.network.video_focalnet import VideoFocalNetConfig
 from dvfl_runtime.errors import ExportError
 
@@ -172,10 +172,8 @@ def check_fused(config: VideoFocalNetConfig) -> None:
         )
 
 
-def node(
-    name: str, layer: SpatialContext | TemporalContext, inputs: list[Tensor], gate_offset: int
-) -> Tensor:
-    """A node of domain `dvfl`; its first input gives the shape (B, T*H*W, C) of its output.
+def context_node(name: str, layer: Context, *inputs: Tensor) -> Tensor:
+    """Return the output of a node of domain `dvfl`, in the shape (B, T*H*W, C) of its first input.
 
     It computes only in an exported file; in PyTorch it holds zeros.
     """
@@ -186,7 +184,7 @@ def node(
         "width": width,
         "channels": layer.dim,
         "levels": layer.levels,
-        "gate_offset": gate_offset,
+        "gate_offset": layer.first_gate,
         "kernel_sizes": [kernel.shape[2] for kernel in layer.kernels],
         "plugin_namespace": DOMAIN,
         "plugin_version": str(VERSION),
@@ -208,7 +206,7 @@ class FusedSpatialContext(SpatialContext):
         """Projected tokens (B, T*H*W, C), all gates (B, T*H*W, G) -> (B, T*H*W, C)."""
         if not torch.onnx.is_in_onnx_export():
             return super().aggregate(ctx, gates)
-        return node("SpatialContext", self, [ctx, gates], 0)
+        return context_node("SpatialContext", self, ctx, gates)
 
 
 class FusedTemporalContext(TemporalContext):
@@ -218,5 +216,4 @@ class FusedTemporalContext(TemporalContext):
         """Normalised tokens (B, T*H*W, C), all gates (B, T*H*W, G) -> (B, T*H*W, C)."""
         if not torch.onnx.is_in_onnx_export():
             return super().aggregate(ctx, gates)
-        # the spatial gates come first
-        return node("TemporalContext", self, [ctx, gates, self.bias], self.levels + 1)
+        return context_node("TemporalContext", self, ctx, gates, self.bias)

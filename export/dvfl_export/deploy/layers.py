@@ -6,6 +6,7 @@ across a permutation: then OpenVINO and ONNX Runtime absorb the permutation into
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -168,82 +169,121 @@ def level_kernels(levels: nn.ModuleList) -> list[Tensor]:
     return kernels
 
 
-class SpatialContext(nn.Module):
-    """The spatial modulator: depthwise convolutions of each frame, gates, global context, `h`."""
+class Context(nn.Module):
+    """Sum the gated levels of a stack of convolutions and their mean, then apply `h`.
+
+    A subclass says how tokens are laid out for its convolutions, as planes (N, C, *plane).
+
+    Args:
+        layer: the training form.
+        kernels: weights of the convolutions, first level first.
+        h: the projection of the training form.
+        grid: of the tokens.
+        scale: factor that `h` takes over.
+
+    Attributes:
+        plane: the two axes that a convolution sees.
+        mean_axes: those axes of (N, C, *plane) that the global context is averaged over.
+        first_gate: index of the first of the levels + 1 gates that are this context's.
+    """
+
+    plane: tuple[int, int]
+    mean_axes: tuple[int, ...]
+    first_gate: int
 
     def __init__(
-        self, layer: SpatioTemporalFocalModulation, ctx: Affine, grid: Grid, scale: float
+        self,
+        layer: SpatioTemporalFocalModulation,
+        kernels: Iterable[Tensor],
+        h: nn.Conv1d | nn.Conv2d,
+        grid: Grid,
+        scale: float,
     ) -> None:
         super().__init__()
         self.grid, self.dim, self.levels = grid, layer.dim, layer.levels
-        self.ctx = FoldedLinear(ctx)
-        self.kernels = nn.ParameterList(constant(w) for w in level_kernels(layer.focal_layers))
-        h = affine_of(layer.h)
-        self.h = FoldedLinear(Affine(h.weight * scale, h.bias))
+        self.kernels = nn.ParameterList(constant(kernel) for kernel in kernels)
+        affine = affine_of(h)
+        self.h = FoldedLinear(Affine(affine.weight * scale, affine.bias))
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Normalised tokens (B, T*H*W, C), gates (B, T*H*W, G) -> (B, T*H*W, C)."""
-        out: Tensor = self.h(self.aggregate(self.ctx(x), gates))
-        return out
-
-    def aggregate(self, ctx: Tensor, gates: Tensor) -> Tensor:
-        """Projected tokens (B, T*H*W, C), gates (B, T*H*W, G) -> (B, T*H*W, C)."""
-        height, width = self.grid.height, self.grid.width
-        # (B, T*H*W, C) -> (B*T, H, W, C) -> (B*T, C, H, W)
-        ctx = ctx.reshape(-1, height, width, self.dim).permute(0, 3, 1, 2)
-        gates = gates.reshape(-1, height, width, gates.shape[-1]).permute(0, 3, 1, 2)
-        total = None
-        for level, kernel in enumerate(self.kernels):
-            padding = kernel.shape[-1] // 2
-            ctx = F.gelu(F.conv2d(ctx, kernel, padding=padding, groups=self.dim))
-            part = ctx * gates[:, level : level + 1]
-            total = part if total is None else total + part
-        everywhere = F.gelu(ctx.mean((2, 3), keepdim=True))
-        assert total is not None  # there is at least one level
-        total = total + everywhere * gates[:, self.levels : self.levels + 1]
-        # (B*T, C, H, W) -> (B*T, H, W, C) -> (B, T*H*W, C)
-        return total.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, self.dim)
-
-
-class TemporalContext(nn.Module):
-    """The temporal modulator: dense convolutions over time at each pixel, gates, mean, `h`."""
-
-    def __init__(
-        self, layer: SpatioTemporalFocalModulation, ctx: Affine, grid: Grid, scale: float
-    ) -> None:
-        super().__init__()
-        self.grid, self.dim, self.levels = grid, layer.dim, layer.levels
-        kernels = level_kernels(layer.focal_layers_temporal)
-        first, bias = project_then_convolve(ctx, kernels[0], grid.frames)
-        # (O, I, k) -> (O, I, k, 1)
-        self.kernels = nn.ParameterList(constant(k[..., None]) for k in [first, *kernels[1:]])
-        self.bias = constant(bias)
-        h = affine_of(layer.h_temporal)
-        self.h = FoldedLinear(Affine(h.weight * scale, h.bias))
-
-    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
-        """Normalised tokens (B, T*H*W, C), gates (B, T*H*W, G) -> (B, T*H*W, C)."""
+        """Normalised tokens (B, T*H*W, C), all gates (B, T*H*W, G) -> (B, T*H*W, C)."""
         out: Tensor = self.h(self.aggregate(x, gates))
         return out
 
     def aggregate(self, ctx: Tensor, gates: Tensor) -> Tensor:
-        """Normalised tokens (B, T*H*W, C), gates (B, T*H*W, G) -> (B, T*H*W, C)."""
-        frames, pixels = self.grid.frames, self.grid.pixels
-        # (B, T*H*W, C) -> (B, T, H*W, C) -> (B, C, T, H*W)
-        ctx = ctx.reshape(-1, frames, pixels, self.dim).permute(0, 3, 1, 2)
-        gates = gates.reshape(-1, frames, pixels, gates.shape[-1]).permute(0, 3, 1, 2)
-        skip = self.levels + 1  # the spatial gates come first
+        """Tokens (B, T*H*W, C), all gates (B, T*H*W, G) -> (B, T*H*W, C)."""
+        ctx, gates = self.as_planes(ctx), self.as_planes(gates)
         total = None
-        for level, kernel in enumerate(self.kernels):
-            ctx = F.conv2d(ctx, kernel, padding=(kernel.shape[2] // 2, 0))
-            ctx = F.gelu(ctx + self.bias if level == 0 else ctx)
-            part = ctx * gates[:, skip + level : skip + level + 1]
+        for level in range(self.levels):
+            ctx = F.gelu(self.convolve(ctx, level))
+            part = ctx * self.gate(gates, level)
             total = part if total is None else total + part
-        always = F.gelu(ctx.mean(2, keepdim=True))
+        everywhere = F.gelu(ctx.mean(self.mean_axes, keepdim=True))
         assert total is not None  # there is at least one level
-        total = total + always * gates[:, skip + self.levels :]
-        # (B, C, T, H*W) -> (B, T, H*W, C) -> (B, T*H*W, C)
+        total = total + everywhere * self.gate(gates, self.levels)
+        # (N, C, *plane) -> (N, *plane, C) -> (B, T*H*W, C)
         return total.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, self.dim)
+
+    def as_planes(self, x: Tensor) -> Tensor:
+        """(B, T*H*W, C) -> (N, *plane, C) -> (N, C, *plane)."""
+        return x.reshape(-1, *self.plane, x.shape[-1]).permute(0, 3, 1, 2)
+
+    def gate(self, gates: Tensor, level: int) -> Tensor:
+        """(N, G, *plane) -> (N, 1, *plane), the gate of a level."""
+        index = self.first_gate + level
+        return gates[:, index : index + 1]
+
+    def convolve(self, ctx: Tensor, level: int) -> Tensor:
+        """(N, C, *plane) -> (N, C, *plane), the convolution of a level."""
+        raise NotImplementedError
+
+
+class SpatialContext(Context):
+    """The spatial modulator: depthwise convolutions over the pixels of each frame."""
+
+    mean_axes = (2, 3)
+    first_gate = 0
+
+    def __init__(
+        self, layer: SpatioTemporalFocalModulation, ctx: Affine, grid: Grid, scale: float
+    ) -> None:
+        super().__init__(layer, level_kernels(layer.focal_layers), layer.h, grid, scale)
+        self.ctx = FoldedLinear(ctx)
+        self.plane = (grid.height, grid.width)  # (B, T*H*W, C) -> (B*T, C, H, W)
+
+    def forward(self, x: Tensor, gates: Tensor) -> Tensor:
+        """Normalised tokens (B, T*H*W, C), all gates (B, T*H*W, G) -> (B, T*H*W, C)."""
+        return super().forward(self.ctx(x), gates)
+
+    def convolve(self, ctx: Tensor, level: int) -> Tensor:
+        """(B*T, C, H, W) -> (B*T, C, H, W)."""
+        kernel = self.kernels[level]
+        return F.conv2d(ctx, kernel, padding=kernel.shape[-1] // 2, groups=self.dim)
+
+
+class TemporalContext(Context):
+    """The temporal modulator: dense convolutions over the frames of each pixel."""
+
+    mean_axes = (2,)
+
+    def __init__(
+        self, layer: SpatioTemporalFocalModulation, ctx: Affine, grid: Grid, scale: float
+    ) -> None:
+        kernels = level_kernels(layer.focal_layers_temporal)
+        first, bias = project_then_convolve(ctx, kernels[0], grid.frames)
+        # (O, I, k) -> (O, I, k, 1)
+        columns = (kernel[..., None] for kernel in [first, *kernels[1:]])
+        super().__init__(layer, columns, layer.h_temporal, grid, scale)
+        self.bias = constant(bias)
+        self.plane = (grid.frames, grid.pixels)  # (B, T*H*W, C) -> (B, C, T, H*W)
+        self.first_gate = layer.levels + 1  # the spatial gates come first
+
+    def convolve(self, ctx: Tensor, level: int) -> Tensor:
+        """(B, C, T, H*W) -> (B, C, T, H*W)."""
+        kernel = self.kernels[level]
+        ctx = F.conv2d(ctx, kernel, padding=(kernel.shape[2] // 2, 0))
+        # the first convolution has taken over the projection, with a bias for each frame
+        return ctx + self.bias if level == 0 else ctx
 
 
 class Contexts(NamedTuple):
