@@ -68,7 +68,7 @@ def test_more_threads_than_libraries_take_are_one_line(
 
 
 WORK = {  # what each command does when its places have been checked
-    bench: "dvfl_bench.device.benchmark.bench",
+    bench: "dvfl_bench.device.benchmark.measure",
     evaluate: "dvfl_export.evaluation.open_candidate",
     export: "dvfl_export.pipeline.export",
 }

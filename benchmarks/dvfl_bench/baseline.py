@@ -13,7 +13,7 @@ SAME_MACHINE = ("cpu", "usable_cpus", "threads")
 
 
 def read_result(path: Path, schema: int) -> dict[str, Any]:
-    """Reads what `dvfl-bench --json` wrote.
+    """Read a file of `dvfl-bench --json`.
 
     Raises:
         DvflError: if it cannot be read, is something else, or of another schema.
@@ -35,11 +35,11 @@ def read_result(path: Path, schema: int) -> dict[str, Any]:
 
 
 def compare(old: dict[str, Any], new: dict[str, Any], allowed: float) -> list[dict[str, Any]]:
-    """Compares the median of each model, engine and precision that is in both.
+    """Compare the median of each model, engine and precision that is in both results.
 
     Args:
         old: the baseline.
-        new: what was measured now.
+        new: the result of now.
         allowed: how much slower is still no regression: 0.15 for 15 %.
 
     Raises:
@@ -65,7 +65,7 @@ def compare(old: dict[str, Any], new: dict[str, Any], allowed: float) -> list[di
 
 
 def other_machine(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """Says what differs between the two machines, "" if nothing that matters."""
+    """Return the differences of the two machines that matter, "" if there are none."""
     differences = [
         f"{name} {old['machine'][name]!r} then, {new['machine'][name]!r} now"
         for name in SAME_MACHINE

@@ -1,4 +1,4 @@
-"""The command `dvfl-bench`: what a model gives on this device."""
+"""The command `dvfl-bench`: how fast model files are on this device, and what they cost."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:
-    from dvfl_bench.device.benchmark import Plan
+    from dvfl_bench.device.benchmark import BenchRequest
 
 PROG = "dvfl-bench"
-PIPE_WIDTH = 110  # columns, where no terminal says how many
+PIPE_WIDTH = 110  # columns of a table where there is no terminal to tell
 EPILOG = """\
 examples:
   dvfl-bench                                    the bundled model in every installed engine
@@ -42,7 +42,7 @@ exit status: 0 measured; 1 slower than the baseline allows; 2 bad input
 
 
 def parser() -> Parser:
-    """The command line of `dvfl-bench`."""
+    """Return the parser of `dvfl-bench`."""
     out = Parser(
         prog=PROG,
         description="Measure model files on this machine: inference, the whole way from a video\n"
@@ -84,7 +84,7 @@ def parser() -> Parser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the command and returns its exit status."""
+    """Run the command and return its exit status."""
     command = parser()
     args = command.parse_args(argv)
     return run_command(command, lambda _: _run(args))
@@ -94,17 +94,17 @@ def _run(args: argparse.Namespace) -> int:
     inputs = [("a model", path) for path in args.models or [BUNDLED_MODEL]]
     inputs += [("--video", args.video)] if args.video else []
     check_places([("--json", args.json), ("--plot", args.plot)], inputs)
-    from rich.console import Console
+    from rich.console import Console  # late: an extra, and --help does without
 
     from dvfl_bench.baseline import compare, other_machine, read_result
-    from dvfl_bench.device.benchmark import SCHEMA, bench
+    from dvfl_bench.device.benchmark import SCHEMA, measure
     from dvfl_bench.tables import comparison, tables
 
     old = read_result(args.baseline, SCHEMA) if args.baseline else None
     if args.plot is not None and args.plot.suffix.lower() != ".png":
         raise DvflError(f"--plot writes a .png, got {args.plot}")
     with _progress() as step, _outputs(args) as write:
-        result = bench(_plan(args), step)
+        result = measure(_request(args), step)
         rows = compare(old, result, args.max_regression) if old else []
         if rows:
             result["baseline"] = rows
@@ -120,15 +120,15 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if any(row["regressed"] for row in rows) else 0
 
 
-def _plan(args: argparse.Namespace) -> Plan:
-    from dvfl_bench.device.benchmark import Plan
+def _request(args: argparse.Namespace) -> BenchRequest:
+    from dvfl_bench.device.benchmark import BenchRequest
 
     engines = list(dict.fromkeys(args.engine or installed_engines()))
     if not engines:
         raise EngineUnavailable(
             f"no engine is installed; run: {pip_install('onnxruntime', *MEDIA)}"
         )
-    return Plan(
+    return BenchRequest(
         models=args.models or [BUNDLED_MODEL],
         engines=engines,
         video=args.video,
@@ -141,7 +141,9 @@ def _plan(args: argparse.Namespace) -> Plan:
 
 @contextmanager
 def _outputs(args: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], None]]:
-    """Opens the outputs before the work; yields what writes them. They are put in place together.
+    """Open the outputs before the work, and yield a function that writes them all.
+
+    They are put in place together, at the end of the context.
 
     Raises:
         OutputError: if one cannot be written.
@@ -163,7 +165,7 @@ def _outputs(args: argparse.Namespace) -> Iterator[Callable[[dict[str, Any]], No
 
 @contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """Shows the current step and the time so far on a terminal, nothing in a pipe."""
+    """Show the current step and the time so far on a terminal, nothing in a pipe."""
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 

@@ -1,9 +1,10 @@
-"""A result of `dvfl-bench` as a picture."""
+"""A result of `dvfl-bench` as a picture, and what all pictures of results share."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -12,33 +13,41 @@ from dvfl_bench.device.stages import STAGES
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+T = TypeVar("T")
+
+# Paul Tol's "bright", which people with colour-blindness can tell apart
 COLOURS = ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb")
 
 
 def save_plot(result: dict[str, Any], path: Path) -> None:
-    """Draws latency, stages and, over several models, accuracy against latency, as a PNG."""
-    from matplotlib.figure import Figure
-
+    """Draw latency, stages and, of several models, accuracy against latency, as a PNG."""
     runs: list[dict[str, Any]] = result["runs"]
     panels = [_latency]
     if runs and "end_to_end" in runs[0]:
         panels.append(_stages)
     if len({run["model"] for run in runs if accuracy(run) is not None}) > 1:
         panels.append(_accuracy)
-    figure = Figure(figsize=(5.4 * len(panels), 4.2), layout="constrained")
+    save_panels(panels, runs, result["machine"], path)
+
+
+def save_panels(
+    panels: Sequence[Callable[[Axes, T], None]], data: T, machine: dict[str, Any], path: Path
+) -> None:
+    """Draw panels of the same data side by side, under the name of the machine."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(max(7, 5.4 * len(panels)), 4.2), layout="constrained")
     for index, panel in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), index + 1)
-        panel(axes, runs)
-        legend_below(axes)
-    machine = result["machine"]
-    figure.suptitle(
-        f"{machine['board'] or machine['cpu']}, {machine['threads']} threads", fontsize=10
-    )
-    figure.savefig(path, format="png", dpi=120)
+        panel(axes, data)
+        _legend_below(axes)
+    name = machine.get("board") or machine["cpu"]
+    figure.suptitle(f"{name}, {machine['threads']} threads", fontsize=10)
+    figure.savefig(path, format="png", dpi=110)
 
 
 def accuracy(run: dict[str, Any]) -> tuple[str, float] | None:
-    """The test set with the most clips that the file tells of, and top-1 on it."""
+    """Return the test set with the most clips among those the file names, and top-1 on it."""
     known = {name: v for name, v in run["accuracy"].items() if "top1" in v}
     if not known:
         return None
@@ -46,21 +55,21 @@ def accuracy(run: dict[str, Any]) -> tuple[str, float] | None:
     return name, float(known[name]["top1"])
 
 
-def legend_below(axes: Axes) -> None:
-    """A legend under the axes, where it covers nothing that is drawn."""
+def _legend_below(axes: Axes) -> None:
+    """Put the legend under the axes, where it covers nothing that is drawn."""
     _, labels = axes.get_legend_handles_labels()
     if labels:
-        columns = max(1, 100 // (6 + max(map(len, labels))))
+        columns = max(1, 100 // (6 + max(map(len, labels))))  # about 100 letters fit in a line
         where = (0.5, -0.14)
         style = {"ncols": columns, "fontsize": 8, "frameon": False}
         axes.legend(loc="upper center", bbox_to_anchor=where, **style)
 
 
 def log_axis(axes: Axes, name: str) -> None:
-    """Makes an axis logarithmic, with ticks as plain numbers and at least three of them.
+    """Make an axis logarithmic, with ticks as plain numbers and at least three of them.
 
     Args:
-        axes: with all that is drawn in it.
+        axes: with everything drawn in it.
         name: "x" or "y".
     """
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
@@ -83,7 +92,7 @@ def _title(run: dict[str, Any]) -> str:
 
 
 def _latency(axes: Axes, runs: list[dict[str, Any]]) -> None:
-    """How many clips took at most so long: every sample is in it."""
+    """Draw how many clips took at most so long; every sample is in it."""
     for run, colour in zip(runs, COLOURS * len(runs), strict=False):
         times = np.sort(run["inference"]["samples_ms"])
         axes.plot(times, np.arange(1, len(times) + 1) / len(times), color=colour, label=_title(run))

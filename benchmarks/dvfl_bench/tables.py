@@ -16,7 +16,7 @@ Row = dict[str, Any]
 
 
 def tables(result: dict[str, Any]) -> RenderableType:
-    """The machine, inference, the whole way from a file, and streams."""
+    """Return the machine, inference, the whole way from a file, and streams."""
     runs: list[Row] = result["runs"]
     parts: list[RenderableType] = [_machine(result), _inference(result, runs), _start(runs)]
     if runs and "stream" in runs[0]:
@@ -32,7 +32,7 @@ def tables(result: dict[str, Any]) -> RenderableType:
 
 
 def comparison(rows: Sequence[Row]) -> Table:
-    """The ratios to an older result."""
+    """Return the ratios to an older result."""
     columns = ("model", "old p50 ms", "new p50 ms", "new / old", "")
     table = _table("against the baseline", columns)
     for row in rows:
@@ -43,7 +43,7 @@ def comparison(rows: Sequence[Row]) -> Table:
 
 
 def _table(title: str, columns: Sequence[str]) -> Table:
-    """An empty table; its first column is aligned to the left, all others to the right."""
+    """Return an empty table, its first column aligned to the left, all others to the right."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
     table.caption_justify, table.padding = "left", (0, 1, 0, 0)
     for index, name in enumerate(columns):

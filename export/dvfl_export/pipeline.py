@@ -19,7 +19,7 @@ from dvfl_export.precision.calibration import CalibrationSet, calibration_set
 from dvfl_export.precision.compress import compress_weights
 from dvfl_export.precision.half import to_float16
 from dvfl_export.precision.quantise import activation_ranges, quantise
-from dvfl_export.precision.sensitivity import Sensitivity, measure
+from dvfl_export.precision.sensitivity import Sensitivity, measure_sensitivity
 from dvfl_export.sample_clips import Video, clips_of, rendered_videos, video_files
 from dvfl_export.verify import (
     THRESHOLDS,
@@ -251,7 +251,7 @@ def _int8(
     step("calibrate")
     ranges = activation_ranges(model, calibration.clips)
     step("measure layers")
-    sensitivity = measure(model, ranges, calibration.clips, share)
+    sensitivity = measure_sensitivity(model, ranges, calibration.clips, share)
     step("quantise")
     return quantise(model, ranges, sensitivity.floats), sensitivity
 

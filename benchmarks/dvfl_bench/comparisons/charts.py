@@ -10,10 +10,12 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dvfl_bench.plots import COLOURS, legend_below
+from dvfl_bench.comparisons.command import Result
+from dvfl_bench.plots import COLOURS, log_axis, save_panels
 from dvfl_runtime.files import read_text, replacing
 
 if TYPE_CHECKING:
@@ -21,39 +23,36 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Result = dict[str, Any]
 FORMS = ("official", "deploy", "official int8", "deploy int8")
 ENGINES = ("onnxruntime", "openvino")
 
 
 def draw_forms(axes: Axes, result: Result) -> None:
-    """Median ms of each form in each engine, and the sgemm floor."""
+    """Draw the median ms of each form in each engine, and the sgemm floor."""
     engines = list(result["engines"])
     bars: dict[str, list[float | None]] = {
         form: [result["engines"][engine].get(form, {}).get("median_ms") for engine in engines]
         for form in FORMS
     }
-    _grouped(axes, engines, bars)
+    _grouped_bars(axes, engines, bars)
     floor = result["sgemm_floor"]["median_ms"]
     axes.axvline(floor, color="black", linestyle="--", label=f"sgemm floor, {floor:.0f} ms")
     frames, size, _ = result["clip"]
-    axes.set(xlabel="ms per clip, median")
     axes.set_title(f"{result['variant']}, {frames} x {size} x {size}", fontsize=10)
 
 
 def draw_peers(axes: Axes, result: Result) -> None:
-    """Median ms of each network in both engines."""
+    """Draw the median ms of each network in both engines."""
     networks = result["networks"]
     names = [f"{name}\n{row['gmacs']} GMACs" for name, row in networks.items()]
     bars = {e: [row[e]["median_ms"] for row in networks.values()] for e in ENGINES}
-    _grouped(axes, names, bars)
-    axes.set(xlabel="ms per clip, median")
+    _grouped_bars(axes, names, bars)
     frames, size, _ = result["clip"]
     axes.set_title(f"{frames} x {size} x {size}, fp32, random weights", fontsize=10)
 
 
 def draw_naive(axes: Axes, result: Result) -> None:
-    """Windows per second of the loops and of `Recognizer.stream`."""
+    """Draw the windows per second of the loops and of `Recognizer.stream`."""
     rates = result["windows_per_s"]
     bars = axes.barh(list(rates), list(rates.values()), color=COLOURS[0])
     axes.bar_label(bars, fmt="%.3g", padding=2, fontsize=8)
@@ -61,38 +60,50 @@ def draw_naive(axes: Axes, result: Result) -> None:
     axes.invert_yaxis()
     axes.set(xlabel="windows per second")
     axes.set_title(f"{result['variant']}, {result['video']}", fontsize=10)
+    axes.grid(alpha=0.3, axis="x")
 
 
-DRAWINGS: dict[str, Callable[[Axes, Result], None]] = {
-    "forms": draw_forms,
-    "peers": draw_peers,
-    "naive": draw_naive,
+def draw_family(axes: Axes, result: Result, engine: str) -> None:
+    """Draw the time of each variant in an engine against its multiply-adds."""
+    threads = result["machine"]["threads"]
+    rows = [row for row in result["rows"] if (row["engine"], row["batch"]) == (engine, 1)]
+    for variant in dict.fromkeys(row["variant"] for row in rows):
+        points = sorted(
+            (row["gmacs"], row["median_ms"])
+            for row in rows
+            if (row["variant"], row["threads"]) == (variant, threads)
+        )
+        axes.plot(*zip(*points, strict=True), "o-", label=variant)
+    log_axis(axes, "x")
+    log_axis(axes, "y")
+    axes.set(xlabel="GMACs per clip", ylabel="ms per clip, median")
+    found = result["exponents"][engine]
+    powers = f"frames^{found['frames']}, side^{found['size']}, GMACs^{found['gmacs']}"
+    axes.set_title(f"{engine}: {powers}", fontsize=10)
+    axes.grid(alpha=0.3)
+
+
+# the first part of a result's name -> what draws its panels
+PANELS: dict[str, list[Callable[[Axes, Result], None]]] = {
+    "forms": [draw_forms],
+    "peers": [draw_peers],
+    "naive": [draw_naive],
+    "family": [partial(draw_family, engine=engine) for engine in ENGINES],
 }
 
 
-def draw(path: Path) -> Path | None:
-    """Draws one result beside its file; `None` for those that have no drawing here."""
-    drawing = DRAWINGS.get(path.stem.partition("_")[0])
-    if drawing is None:
-        return None
-    from matplotlib.figure import Figure
+def save_chart(name: str, result: Result, path: Path) -> None:
+    """Draw the result of a comparison as a PNG, complete or not at all.
 
-    result = json.loads(read_text(path))
-    figure = Figure(figsize=(7, 4), layout="constrained")
-    axes = figure.add_subplot()
-    drawing(axes, result)
-    legend_below(axes)
-    axes.grid(alpha=0.3, axis="x")
-    machine = result["machine"]
-    figure.suptitle(f"{machine['cpu']}, {machine['threads']} threads", fontsize=9)
-    out = path.with_suffix(".png")
-    with replacing(out) as part:
-        figure.savefig(part, format="png", dpi=100)
-    return out
+    Raises:
+        OutputError: if the file cannot be written.
+    """
+    with replacing(path) as part:
+        save_panels(PANELS[name], result, result["machine"], part)
 
 
-def _grouped(axes: Axes, names: Sequence[str], bars: dict[str, list[float | None]]) -> None:
-    """Horizontal bars, those of one name side by side; what is missing is left out."""
+def _grouped_bars(axes: Axes, names: Sequence[str], bars: dict[str, list[float | None]]) -> None:
+    """Draw horizontal bars of ms, those of one name side by side; missing ones are left out."""
     height = 0.8 / len(bars)
     for k, (label, values) in enumerate(bars.items()):
         known = [(row, value) for row, value in enumerate(values) if value is not None]
@@ -100,19 +111,24 @@ def _grouped(axes: Axes, names: Sequence[str], bars: dict[str, list[float | None
         axes.barh(places, [value for _, value in known], height, color=COLOURS[k], label=label)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.invert_yaxis()
+    axes.set(xlabel="ms per clip, median")
+    axes.grid(alpha=0.3, axis="x")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m dvfl_bench.comparisons.charts`."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     parser = argparse.ArgumentParser(
-        prog="dvfl_bench.comparisons.charts", description=__doc__.splitlines()[0]
+        prog="python -m dvfl_bench.comparisons.charts", description=__doc__.splitlines()[0]
     )
     parser.add_argument("folder", type=Path)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    drawn = [out for path in sorted(args.folder.glob("*.json")) if (out := draw(path))]
-    for out in drawn:
-        log.info("%s", out)
+    drawn = 0
+    for path in sorted(args.folder.glob("*.json")):
+        if (name := path.stem.partition("_")[0]) in PANELS:
+            save_chart(name, json.loads(read_text(path)), path.with_suffix(".png"))
+            log.info("%s", path.with_suffix(".png"))
+            drawn += 1
     if not drawn:
         log.error("error: %s holds no result that has a drawing", args.folder)
     return 0 if drawn else 2

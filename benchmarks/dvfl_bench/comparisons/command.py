@@ -1,44 +1,76 @@
-"""What every benchmark does with its result: a JSON file, if one is wanted, and the log."""
+"""What the comparisons share: their command line, and what happens to a result."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from dvfl_bench.device.machine import describe_machine
+from dvfl_runtime.arguments import BAD_INPUT
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import check_places, replacing
 
 log = logging.getLogger(__name__)
 
+Result = dict[str, Any]
 
-def report(
-    measure: Callable[[], dict[str, Any]],
-    path: Path | None,
-    then: Callable[[dict[str, Any]], None] | None = None,
-) -> dict[str, Any] | None:
-    """Measures, writes the result and logs it; `None` after an error, which is logged in one line.
+
+def comparison_parser(module: str, doc: str) -> argparse.ArgumentParser:
+    """Return the parser of `python -m dvfl_bench.comparisons.MODULE`.
 
     Args:
-        measure: returns what is ready for JSON.
-        path: of the file to write, complete or not at all.
-        then: takes the result when the file is written, such as to draw it.
+        module: name of the module.
+        doc: its docstring.
+    """
+    parser = argparse.ArgumentParser(
+        prog=f"python -m dvfl_bench.comparisons.{module}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--json", type=Path, help="write the result here")
+    return parser
+
+
+def add_network_options(parser: argparse.ArgumentParser, variants: Iterable[str] = ()) -> None:
+    """Add the size and the threads of a network, and which it is where there are several."""
+    if names := sorted(variants):
+        parser.add_argument("--variant", choices=names, default="nano", help="default: nano")
+    parser.add_argument("--size", type=int, default=224, help="px, both sides; default: 224")
+    parser.add_argument("--threads", type=int, default=2, help="of each engine; default: 2")
+
+
+def run_comparison(
+    args: argparse.Namespace,
+    measure: Callable[[], Result],
+    *,
+    threads: int,
+    then: Callable[[Result], int] = lambda _: 0,
+) -> int:
+    """Measure, write the result with the machine's description, log it; return the exit status.
+
+    Args:
+        args: of the command line; `json`, and `plot` where there is one, are checked first.
+        measure: returns what is ready for JSON. An error of ours is logged in one line.
+        threads: that the engines are given, for the description of the machine.
+        then: takes the result when the file is written; returns the exit status.
     """
     logging.basicConfig(format="%(message)s")
-    for ours in ("dvfl_bench", "dvfl_runtime"):  # not what exporters say about their own work
+    for ours in ("dvfl_bench", "dvfl_runtime"):  # exporters say too much about their own work
         logging.getLogger(ours).setLevel(logging.INFO)
     try:
-        check_places([("--json", path)])
-        result = measure()
-        if path is not None:
-            with replacing(path) as part:
+        check_places([("--json", args.json), ("--plot", getattr(args, "plot", None))])
+        machine = describe_machine(threads)  # the load before this run adds its own
+        result = {**measure(), "machine": machine}
+        if args.json is not None:
+            with replacing(args.json) as part:
                 part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        if then is not None:
-            then(result)
+        status = then(result)
     except DvflError as err:
         log.error("error: %s", err)
-        return None
+        return BAD_INPUT
     log.info(json.dumps(result, indent=1))
-    return result
+    return status

@@ -2,12 +2,11 @@
 
     python -m dvfl_bench.comparisons.family --json FILE --plot FILE.png [--repeats 5]
 
-Each measurement is a process of its own, so that its peak memory is its own; weights are random.
+Each measurement is a process of its own, so that its peak memory is its own. Weights are random.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import logging
 import math
@@ -17,19 +16,17 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dvfl_bench.comparisons.command import report
+from dvfl_bench.comparisons.charts import save_chart
+from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
 from dvfl_bench.device.cold_start import peak_mb
-from dvfl_bench.device.machine import describe_machine
 from dvfl_bench.device.timing import elapsed_ms
-from dvfl_bench.plots import legend_below, log_axis
-from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import open_engine
-from dvfl_runtime.files import check_places, replacing
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +57,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a case costs: the median and least time of one run, and the peak memory of its process.
+    """What a case costs.
 
-    `mb_above` is what the network takes of it: the peak less that of the same process before it
-    opened the file.
+    Attributes:
+        median_ms: median time of one run.
+        min_ms: least time of one run.
+        peak_mb: peak memory of its process.
+        mb_above: the network's part of it: the peak less that before the file was opened.
     """
 
     median_ms: float
@@ -73,7 +73,7 @@ class Cost:
 
 
 def cases() -> list[Case]:
-    """The family at all inputs, then the growth of nano at 8 x 112 px with batch and threads."""
+    """Return the family at all inputs, then nano at 8 x 112 px with more clips and threads."""
     grid = itertools.product(VARIANTS, FRAMES, SIZES, ENGINES)
     family = [Case(*values) for values in grid]
     nano = [Case("nano", 8, 112, engine) for engine in ENGINES]
@@ -85,38 +85,38 @@ def cases() -> list[Case]:
 
 
 def run_case(case: Case, folder: Path, repeats: int) -> Cost:
-    """Measures a case in this process."""
+    """Measure a case in this process."""
     shape = (case.batch, case.frames, case.size, case.size, 3)
     clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    before = peak_mb() or math.nan  # Linux tells it
+    before = peak_mb() or math.nan  # known on Linux alone
     engine = open_engine(case.engine, folder / case.file, device="cpu", num_threads=case.threads)
+    # the first run warms up
     times = [elapsed_ms(lambda: engine.run(clips)) for _ in range(repeats + 1)][1:]
     peak = peak_mb() or math.nan
     return Cost(*(round(float(v), 2) for v in (np.median(times), min(times), peak, peak - before)))
 
 
 def export_models(wanted: Iterable[Case], folder: Path) -> dict[str, float]:
-    """Writes the file of each case; returns file -> GMACs."""
+    """Write the file of each case; return file -> GMACs."""
+    # late: the processes that measure import this module, and must not hold PyTorch
     import torch
 
-    from dvfl_export.deploy.form import deploy_form
-    from dvfl_export.onnx_model import onnx_from_model
+    from dvfl_bench.comparisons.networks import deploy_graph, square_spec
     from dvfl_models import build_model, count_macs
 
     torch.manual_seed(0)
     gmacs = {}
     for case in {case.file: case for case in wanted}.values():
-        spec = ClipSpec(num_frames=case.frames, size=(case.size, case.size), resize=case.size)
+        spec = square_spec(case.frames, case.size)
         net = build_model(case.variant).eval()
-        proto = onnx_from_model(deploy_form(net, spec), spec)
-        (folder / case.file).write_bytes(proto.SerializeToString())
+        (folder / case.file).write_bytes(deploy_graph(net, spec).SerializeToString())
         gmacs[case.file] = count_macs(net, (case.frames, 3, *spec.size)) / 1e9
         log.info("%s: %.2f GMACs", case.file, gmacs[case.file])
     return gmacs
 
 
 def exponents(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> dict[str, float]:
-    """Fits time = c(variant) x product of columns^exponent by least squares of logarithms."""
+    """Fit time = c(variant) x product of columns^exponent by least squares of logarithms."""
     names = sorted({row["variant"] for row in rows})
     features = [
         [float(row["variant"] == name) for name in names] + [np.log(row[c]) for c in columns]
@@ -128,12 +128,12 @@ def exponents(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> dict[st
 
 
 def growth(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Per engine: exponents of frames and side, of GMACs, of batch, and the gain of threads."""
+    """Return, for each engine, exponents of frames, side, GMACs and batch, and threads' gain."""
     found = {}
     for engine in ENGINES:
         mine = [row for row in rows if row["engine"] == engine]
         plain = [row for row in mine if row["batch"] == 1 and row["threads"] == max(THREADS)]
-        # all variants on one line: how well multiply-adds alone tell the time
+        # all variants on one line: how well multiply-adds alone predict the time
         line = exponents([{**row, "variant": ""} for row in plain], ["gmacs"])
         grown = [r for r in mine if (r["variant"], r["frames"], r["size"]) == ("nano", 8, 112)]
         batches = [row for row in grown if row["threads"] == max(THREADS)]
@@ -147,12 +147,11 @@ def growth(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def measure(repeats: int) -> dict[str, Any]:
-    """Measures all cases; returns the JSON-ready result."""
-    machine = describe_machine(max(THREADS))
+def measure(repeats: int) -> Result:
+    """Measure all cases; return what is ready for JSON."""
     wanted = cases()
     rows = []
-    # a process per task, and none that has torch in its memory
+    # a forked process would begin with the memory of PyTorch
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -165,65 +164,25 @@ def measure(repeats: int) -> dict[str, Any]:
     return {
         "what": "cost of one run in a process of its own, fp32, random weights",
         "repeats": repeats,
-        "machine": machine,
         "exponents": growth(rows),
         "rows": rows,
     }
 
 
-def save_plot(result: dict[str, Any], path: Path) -> None:
-    """Time against multiply-adds, one panel per engine."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    for index, engine in enumerate(ENGINES):
-        axes = figure.add_subplot(1, len(ENGINES), index + 1)
-        for variant in VARIANTS:
-            rows = [
-                row
-                for row in result["rows"]
-                if (row["engine"], row["variant"], row["batch"]) == (engine, variant, 1)
-                and row["threads"] == max(THREADS)
-            ]
-            rows.sort(key=lambda row: float(row["gmacs"]))
-            axes.plot(
-                *([row[key] for row in rows] for key in ("gmacs", "median_ms")), "o-", label=variant
-            )
-        found = result["exponents"][engine]
-        log_axis(axes, "x")
-        log_axis(axes, "y")
-        axes.set(xlabel="GMACs per clip", ylabel="ms per clip, median")
-        axes.set_title(
-            f"{engine}: frames^{found['frames']}, side^{found['size']}, GMACs^{found['gmacs']}",
-            fontsize=10,
-        )
-        axes.grid(alpha=0.3)
-        legend_below(axes)
-    machine = result["machine"]
-    figure.suptitle(f"{machine['cpu']}, {machine['threads']} threads", fontsize=10)
-    figure.savefig(path, format="png", dpi=110)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m dvfl_bench.comparisons.family`."""
-    parser = argparse.ArgumentParser(
-        prog="dvfl_bench.comparisons.family", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--json", type=Path, help="write the result here")
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = comparison_parser("family", __doc__)
     parser.add_argument("--plot", type=Path, metavar="FILE.png")
     parser.add_argument("--repeats", type=int, default=5)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
 
-    def work() -> dict[str, Any]:
-        check_places([("--json", args.json), ("--plot", args.plot)])
-        return measure(args.repeats)
-
-    def draw(result: dict[str, Any]) -> None:
+    def draw(result: Result) -> int:
         if args.plot is not None:
-            with replacing(args.plot) as part:
-                save_plot(result, part)
+            save_chart("family", result, args.plot)
+        return 0
 
-    return 2 if report(work, args.json, draw) is None else 0
+    measured = partial(measure, args.repeats)
+    return run_comparison(args, measured, threads=max(THREADS), then=draw)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,14 @@
 
     python -m dvfl_bench.comparisons.naive --json FILE [--variant nano --size 224]
 
-The loop reads pictures with cv2.VideoCapture, for each window resizes and normalises its frames
-again, as float32, and runs the official formulation in onnxruntime, all in one thread of control:
-"loop" keeps the pictures of the last window, "loop from scratch" goes back and reads each window
-again. All see the same video, windows and weights.
+The loop reads frames with cv2.VideoCapture, resizes and normalises the frames of each window again,
+as float32, and runs the official formulation in onnxruntime, one step after the other. "loop" keeps
+the frames of the last window; "loop from scratch" goes back and reads each window again. All see
+the same video, windows and weights.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import logging
 import statistics
@@ -19,7 +18,6 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,28 +28,31 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from dvfl_bench.comparisons.command import report
+from dvfl_bench.comparisons.command import (
+    Result,
+    add_network_options,
+    comparison_parser,
+    run_comparison,
+)
+from dvfl_bench.comparisons.networks import FRAMES, deploy_graph, random_network, square_spec
 from dvfl_bench.comparisons.official import official_form
-from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.device.videos import Loop, size_of, width_and_height
-from dvfl_export.deploy.form import deploy_form
-from dvfl_export.onnx_model import onnx_from_model, quiet_exporter
-from dvfl_models.network.video_focalnet import build_model, init_weights
+from dvfl_bench.device.timing import in_turn
+from dvfl_bench.device.videos import LoopedVideo, size_of, width_and_height, write_scaled
+from dvfl_export.onnx_model import quiet_exporter
+from dvfl_models import VARIANTS
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.artifact import METADATA_KEY, Artifact
 from dvfl_runtime.clips.spec import ClipSpec
-from dvfl_runtime.draw.encoding import VideoFile, to_yuv
 
 log = logging.getLogger(__name__)
 
-FRAMES = 8
 PICTURE = (1280, 720)
 ENGINES = ("onnxruntime", "openvino")
 
 
 class NaivePipeline:
-    """The code that people write first.
+    """Recognise a video file with the code that people write first.
 
     Args:
         model: ONNX file of a network that takes (1, T, 3, H, W) float32.
@@ -65,7 +66,7 @@ class NaivePipeline:
         self._spec = spec
 
     def run(self, video: Path) -> int:
-        """Keeps the pictures of the last window; returns the number of windows."""
+        """Keep the frames of the last window; return the number of windows."""
         windows = 0
         capture = cv2.VideoCapture(str(video))
         length, hop = self._frames(capture)
@@ -82,7 +83,7 @@ class NaivePipeline:
         return windows
 
     def run_from_scratch(self, video: Path) -> int:
-        """Goes back to the start of each window and reads it again."""
+        """Go back to the start of each window and read it again; return the number of windows."""
         capture = cv2.VideoCapture(str(video))
         length, hop = self._frames(capture)
         total = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -94,12 +95,13 @@ class NaivePipeline:
         return len(starts)
 
     def _frames(self, capture: cv2.VideoCapture) -> tuple[int, int]:
-        """Frames of a window, and from window to window."""
+        """Return the number of frames in a window, and from one window to the next."""
         length = round(self._spec.window_s * capture.get(cv2.CAP_PROP_FPS))
         return length, max(1, round(length / 4))
 
     def _recognize(self, pictures: Sequence[NDArray[Any]]) -> int:
         picked = np.linspace(0, len(pictures) - 1, self._spec.num_frames).round().astype(int)
+        # T x (C, H, W) -> (1, T, C, H, W)
         clip = np.stack([self._prepared(pictures[k]) for k in picked])[None]
         logits = self._session.run(None, {"clip": clip})[0][0]
         scores = np.exp(logits - logits.max())
@@ -109,28 +111,13 @@ class NaivePipeline:
         height, width = self._spec.size
         resized = cv2.resize(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), (width, height))
         normal = (resized.astype(np.float32) - self._spec.mean) / self._spec.std
-        return np.ascontiguousarray(normal.transpose(2, 0, 1), np.float32)  # to (C, H, W)
-
-
-def long_video(path: Path, size: tuple[int, int], seconds: float) -> Path:
-    """Writes the bundled clip again and again at (width, height) px, for so many seconds."""
-    file = VideoFile(path)
-    with closing(Loop(DEMO_CLIP)) as loop, closing(file):
-        for frame in loop.frames():
-            if frame.time_s >= seconds:
-                break
-            file.size = size
-            picture = cv2.resize(frame.image, size, interpolation=cv2.INTER_CUBIC)
-            file.add(to_yuv(np.asarray(picture, np.uint8)), frame.time_s)
-        file.finish()
-    return path
+        # (H, W, C) -> (C, H, W)
+        return np.ascontiguousarray(normal.transpose(2, 0, 1), np.float32)
 
 
 def export_both(variant: str, spec: ClipSpec, folder: Path) -> tuple[Path, Path]:
-    """Writes the official formulation, float input, and the artifact; the same weights."""
-    torch.manual_seed(0)
-    net = build_model(variant, num_classes=5).eval()
-    init_weights(net, "xavier")
+    """Write the official formulation with float input, and the artifact; the same weights."""
+    net = random_network(variant, num_classes=5)
     official = official_form(net.config, net.state_dict(), spec).network
     clip = torch.zeros(1, spec.num_frames, 3, *spec.size)
     first, ours = folder / "official.onnx", folder / "ours.onnx"
@@ -142,7 +129,7 @@ def export_both(variant: str, spec: ClipSpec, folder: Path) -> tuple[Path, Path]
             external_data=False,
             verbose=False,
         )
-    proto = onnx_from_model(deploy_form(net, spec), spec)
+    proto = deploy_graph(net, spec)
     labels = tuple(f"class {k}" for k in range(5))
     described = Artifact(name=variant, variant=variant, labels=labels, spec=spec)
     entry = proto.metadata_props.add()
@@ -152,38 +139,49 @@ def export_both(variant: str, spec: ClipSpec, folder: Path) -> tuple[Path, Path]
 
 
 def count_windows(recognizer: Recognizer, video: Path) -> int:
-    """Recognises a whole file; returns the number of windows."""
+    """Recognise a whole file; return the number of windows."""
     return sum(1 for _ in recognizer.stream(video))
+
+
+def windows_and_rate(name: str, recognize: Callable[[], int]) -> tuple[int, float]:
+    """Recognise a whole file; return the number of windows, and windows per second."""
+    begin_s = time.perf_counter()
+    windows = recognize()
+    rate = windows / (time.perf_counter() - begin_s)
+    log.info("%s: %.2f windows/s", name, rate)
+    return windows, rate
 
 
 def measure(
     variant: str, size: int, threads: int, rounds: int, picture: tuple[int, int], seconds: float
-) -> dict[str, Any]:
-    """Runs both over the whole video in turn; returns the JSON-ready result."""
-    machine = describe_machine(threads)
-    spec = ClipSpec(num_frames=FRAMES, size=(size, size), resize=size, window_s=2.0)
-    rates: dict[str, list[float]] = {}
-    windows: dict[str, int] = {}
+) -> Result:
+    """Run the loops and both engines over the whole video in turn; return what is ready for JSON.
+
+    Args:
+        variant: of the network.
+        size: of its clips, px.
+        threads: of the engines.
+        rounds: how often each runs.
+        picture: (width, height) of the video, px.
+        seconds: of video.
+    """
+    spec = square_spec(FRAMES, size)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        video = long_video(folder / "long.mp4", picture, seconds)
+        looped = LoopedVideo(DEMO_CLIP)
+        video = write_scaled(looped, picture, folder / "long.mp4", seconds=seconds)
         first, ours = export_both(variant, spec, folder)
         naive = NaivePipeline(first, spec)
-        runs: dict[str, Callable[[], int]] = {
-            "loop": partial(naive.run, video),
-            "loop from scratch": partial(naive.run_from_scratch, video),
-        }
+        runs = {"loop": partial(naive.run, video)}
+        runs["loop from scratch"] = partial(naive.run_from_scratch, video)
         for engine in ENGINES:
             recognizer = Recognizer(ours, engine=engine, num_threads=threads)
             runs[engine] = partial(count_windows, recognizer, video)
-        for _ in range(rounds):
-            for which, run in runs.items():
-                begin_s = time.perf_counter()
-                windows[which] = run()
-                rate = windows[which] / (time.perf_counter() - begin_s)
-                rates.setdefault(which, []).append(rate)
-                log.info("%s: %.2f windows/s", which, rate)
+        works = {name: partial(windows_and_rate, name, run) for name, run in runs.items()}
+        taken = in_turn(works, range(rounds))
         shown = size_of(video)
+    windows = {name: given[-1][0] for name, given in taken.items()}
+    rates = {name: [rate for _, rate in given] for name, given in taken.items()}
     gains = {
         f"{engine} over {loop}": round(
             statistics.median(a / b for a, b in zip(rates[engine], rates[loop], strict=True)), 2
@@ -198,30 +196,24 @@ def measure(
         "clip": [FRAMES, size, size],
         "video": f"{seconds:g} s of {shown}",
         "rounds": rounds,
-        "machine": machine,
         "windows": windows,
         "windows_per_s": {k: round(statistics.median(v), 2) for k, v in rates.items()},
         "gains": gains,
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m dvfl_bench.comparisons.naive`."""
-    parser = argparse.ArgumentParser(
-        prog="dvfl_bench.comparisons.naive", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--variant", default="nano")
-    parser.add_argument("--size", type=int, default=224, help="px, both sides")
-    parser.add_argument("--threads", type=int, default=2)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = comparison_parser("naive", __doc__)
+    add_network_options(parser, VARIANTS)
     parser.add_argument(
         "--scale-to", type=width_and_height, default=PICTURE, help="WxH of the video; 1280x720"
     )
     parser.add_argument("--seconds", type=float, default=60.0, help="of video")
     parser.add_argument("--rounds", type=int, default=3)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     shape = (args.variant, args.size, args.threads, args.rounds, args.scale_to, args.seconds)
-    return 2 if report(lambda: measure(*shape), args.json) is None else 0
+    return run_comparison(args, lambda: measure(*shape), threads=args.threads)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Whether decoding, preprocessing and inference overlap: windows per second of a whole stream.
+"""How well decoding, preprocessing and inference overlap: windows per second of a whole stream.
 
 python -m dvfl_bench.comparisons.overlap MODEL.onnx [VIDEO] [--scale-to 1920x1080]
 """
@@ -14,14 +14,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dvfl_bench.comparisons.command import report
-from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.device.videos import scaled, size_of, width_and_height
+from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
+from dvfl_bench.device.timing import in_turn
+from dvfl_bench.device.videos import size_of, width_and_height, write_scaled
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.clips.preprocess import preprocess_frame
@@ -39,21 +39,21 @@ class Stopwatch:
     def __init__(self, model: Path, video: Path, *, engine: str, threads: int) -> None:
         self._recognizer = Recognizer(model, engine=engine, num_threads=threads)
         self._spec, self.info = self._recognizer.spec, self._recognizer.info
-        # a second one, so that nothing of the stream is part of the bare inference
+        # an engine of its own, so that nothing of the stream is part of the bare inference
         self._engine = open_engine(self.info.engine, model, num_threads=threads)
         shape = (1, self._spec.num_frames, *self._spec.size, 3)
         self._clip = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         self._video = video
 
     def inference(self, windows: int) -> float:
-        """The engine alone, on a clip that is ready."""
+        """Run the engine alone, on a clip that is ready."""
         begin_s = time.perf_counter()
         for _ in range(windows):
             self._engine.run(self._clip)
         return windows / (time.perf_counter() - begin_s)
 
     def decoding(self, windows: int) -> float:
-        """Decoding alone, with the resizing of as many frames as are picked."""
+        """Decode alone, and resize as many frames as the windows pick."""
         end_s = self._spec.window_s / 4 * windows
         step_s = self._spec.window_s / self._spec.num_frames
         next_s = 0.0
@@ -68,7 +68,7 @@ class Stopwatch:
         return windows / (time.perf_counter() - begin_s)
 
     def stream(self, windows: int) -> float:
-        """All of it, by `Recognizer.stream`, from the first prediction on."""
+        """Do all of it, by `Recognizer.stream`, from the first prediction on."""
         predictions = self._recognizer.stream(self._video)
         next(predictions, None)
         begin_s = time.perf_counter()
@@ -81,15 +81,15 @@ class Stopwatch:
         return windows / elapsed_s
 
     def close(self) -> None:
-        """Releases both copies of the model."""
+        """Release both copies of the model."""
         self._recognizer.close()
         self._engine.close()
 
 
 def measure(
     model: Path, video: Path, *, engine: str, threads: int, windows: int, rounds: int
-) -> dict[str, Any]:
-    """Measures the three in turn, `rounds` times; returns JSON-ready medians and ratios.
+) -> Result:
+    """Measure the three in turn, `rounds` times; return medians and ratios, ready for JSON.
 
     Raises:
         DvflError: if the model or the video cannot be used, or is too short.
@@ -98,11 +98,13 @@ def measure(
         parts = {"inference": watch.inference, "decoding": watch.decoding, "stream": watch.stream}
         for part in parts.values():
             part(min(5, windows))
-        rates = {name: [] for name in parts}  # type: dict[str, list[float]]
-        for _ in range(rounds):
-            for name, part in parts.items():
-                rates[name].append(part(windows))
-            log.info("windows/s: %s", {name: round(each[-1], 2) for name, each in rates.items()})
+
+        def rate(name: str) -> float:
+            per_s = parts[name](windows)
+            log.info("%s: %.2f windows/s", name, per_s)
+            return per_s
+
+        rates = in_turn({name: partial(rate, name) for name in parts}, range(rounds))
         info = watch.info
     rounds_of = list(zip(rates["stream"], rates["inference"], rates["decoding"], strict=True))
     return {
@@ -116,18 +118,17 @@ def measure(
         **{f"{name}_per_s": round(statistics.median(each), 2) for name, each in rates.items()},
         "stream_to_inference": round(statistics.median(s / i for s, i, _ in rounds_of), 3),
         "stream_to_decoding": round(statistics.median(s / d for s, _, d in rounds_of), 3),
-        # each part alone uses all cores, so where both are heavy this is what there is to gain
+        # each part alone uses all cores: where both are heavy, more than 1 is hard to reach
         "stream_to_one_after_the_other": round(
             statistics.median(s * (1 / i + 1 / d) for s, i, d in rounds_of), 3
         ),
-        "machine": describe_machine(threads),
     }
 
 
-def _measure_as_asked(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def _measure_as_asked(args: argparse.Namespace, folder: Path) -> Result:
     video = args.video
     if args.scale_to is not None:
-        video = scaled(video, args.scale_to, folder / f"{video.stem}.mp4")
+        video = write_scaled(open_source(video), args.scale_to, folder / f"{video.stem}.mp4")
     return measure(
         args.model,
         video,
@@ -139,10 +140,8 @@ def _measure_as_asked(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dvfl_bench.comparisons.overlap", description=__doc__
-    )
+    """Run the command line and return its exit status."""
+    parser = comparison_parser("overlap", __doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("video", type=Path, nargs="?", default=DEMO_CLIP)
     parser.add_argument(
@@ -154,11 +153,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--windows", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=11)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
-        result = report(lambda: _measure_as_asked(args, Path(folder)), args.json)
-    return 2 if result is None else 0
+        measured = partial(_measure_as_asked, args, Path(folder))
+        return run_comparison(args, measured, threads=args.threads)
 
 
 if __name__ == "__main__":

@@ -9,12 +9,11 @@ and ends in 400 classes. Accuracies are the publishers', on Kinetics-400.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -27,19 +26,16 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from dvfl_bench.comparisons.command import report
-from dvfl_bench.comparisons.forms import (
-    onnxruntime_run,
-    openvino_run,
-    ratios,
-    statistics,
-    time_in_turn,
+from dvfl_bench.comparisons.bare_engines import onnxruntime_run, openvino_run
+from dvfl_bench.comparisons.command import (
+    Result,
+    add_network_options,
+    comparison_parser,
+    run_comparison,
 )
-from dvfl_bench.device.machine import describe_machine
-from dvfl_export.deploy.form import deploy_form
-from dvfl_export.onnx_model import onnx_from_model
+from dvfl_bench.comparisons.networks import FRAMES, deploy_graph, square_spec
+from dvfl_bench.device.timing import Work, paired_times, ratios, summary
 from dvfl_models import build_model
-from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import DvflError
 
 CLASSES = 400
@@ -63,7 +59,10 @@ class Peer:
 
 @contextmanager
 def without_torchvision() -> Iterator[None]:
-    """Lets pytorchvideo be imported where torchvision is not; only its detection heads need it."""
+    """Let pytorchvideo be imported where torchvision is not installed.
+
+    Only the detection heads of pytorchvideo need it.
+    """
     names = ("torchvision", "torchvision.ops")
     modules = {name: types.ModuleType(name) for name in names}
     modules["torchvision.ops"].RoIAlign = None  # type: ignore[attr-defined]
@@ -78,7 +77,7 @@ def without_torchvision() -> Iterator[None]:
 
 
 def x3d(frames: int, size: int) -> nn.Module:
-    """X3D-S and X3D-M are the same network at different inputs (arXiv 2004.04730, table 1)."""
+    """Build X3D; S and M are the same network at different inputs (arXiv 2004.04730, table 1)."""
     with without_torchvision():
         from pytorchvideo.models.x3d import create_x3d
     net: nn.Module = create_x3d(
@@ -92,7 +91,7 @@ def x3d(frames: int, size: int) -> nn.Module:
 
 
 def slow_r50(frames: int, size: int) -> nn.Module:
-    """The slow pathway of SlowFast with ResNet-50 (arXiv 1812.03982)."""
+    """Build the slow pathway of SlowFast with ResNet-50 (arXiv 1812.03982)."""
     with without_torchvision():
         from pytorchvideo.models.resnet import create_resnet
     pool = (frames, size // 32, size // 32)
@@ -101,7 +100,7 @@ def slow_r50(frames: int, size: int) -> nn.Module:
 
 
 class Logits(nn.Module):
-    """A model of transformers whose output is a record."""
+    """A model of transformers, whose output is a record, as one that returns its logits."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -114,7 +113,7 @@ class Logits(nn.Module):
 
 
 def videomae_small(frames: int, size: int) -> nn.Module:
-    """ViT-S on tubelets of two frames (arXiv 2203.12602)."""
+    """Build ViT-S on tubelets of two frames (arXiv 2203.12602)."""
     from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
     config = VideoMAEConfig(
@@ -140,10 +139,11 @@ PEERS = {
 
 
 def macs_of(net: nn.Module, clip: Tensor) -> int:
-    """Multiply-accumulates of one clip, counted as for ours, the products of attention among them.
+    """Return the multiply-accumulates of one clip, those of attention included.
 
-    The counter does not know the fused attention of a CPU, but the products that MATH makes of it.
+    They are counted in the same way for our networks.
     """
+    # the counter does not know the fused attention of CPUs, but the two products of MATH
     plain = sdpa_kernel(SDPBackend.MATH)
     with FlopCounterMode(display=False) as counter, torch.no_grad(), plain:
         net(clip)
@@ -151,7 +151,7 @@ def macs_of(net: nn.Module, clip: Tensor) -> int:
 
 
 def export_peer(name: str, frames: int, size: int, path: Path) -> dict[str, Any]:
-    """Writes a peer as ONNX with the fixed input "clip"; returns its parameters and GMACs.
+    """Write a peer as ONNX with the fixed input "clip"; return its parameters and GMACs.
 
     Raises:
         DvflError: if its package is not installed.
@@ -164,7 +164,7 @@ def export_peer(name: str, frames: int, size: int, path: Path) -> dict[str, Any]
     shape = (1, 3, frames, size, size) if peer.channels_first else (1, frames, 3, size, size)
     clip = torch.rand(shape)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the exporter, about other people's code
+        warnings.simplefilter("ignore")  # the exporter's, about other people's code
         torch.onnx.export(
             net,
             (clip,),
@@ -183,10 +183,9 @@ def export_peer(name: str, frames: int, size: int, path: Path) -> dict[str, Any]
 
 
 def export_ours(variant: str, frames: int, size: int, path: Path) -> dict[str, Any]:
-    """Writes a variant of ours in its deploy form; returns its parameters and GMACs."""
-    spec = ClipSpec(num_frames=frames, size=(size, size), resize=size)
+    """Write a variant of ours in its deploy form; return its parameters and GMACs."""
     net = build_model(variant, num_classes=CLASSES).eval()
-    path.write_bytes(onnx_from_model(deploy_form(net, spec), spec).SerializeToString())
+    path.write_bytes(deploy_graph(net, square_spec(frames, size)).SerializeToString())
     return {
         "parameters_m": round(sum(p.numel() for p in net.parameters()) / 1e6, 2),
         "gmacs": round(macs_of(net, torch.rand(1, frames, 3, size, size)) / 1e9, 2),
@@ -194,18 +193,17 @@ def export_ours(variant: str, frames: int, size: int, path: Path) -> dict[str, A
     }
 
 
-def measure(frames: int, size: int, threads: int, rounds: int) -> dict[str, Any]:
-    """Times all networks in both engines in turn; returns the JSON-ready result.
+def measure(frames: int, size: int, threads: int, rounds: int) -> Result:
+    """Time all networks in both engines in turn; return what is ready for JSON.
 
     Raises:
         DvflError: if a package of the peers is not installed.
     """
     torch.manual_seed(0)
     torch.set_num_threads(threads)
-    machine = describe_machine(threads)
     rng = np.random.default_rng(0)
     rows: dict[str, dict[str, Any]] = {}
-    runs: dict[tuple[str, str], Callable[[], Any]] = {}
+    runs: dict[tuple[str, str], Work] = {}
     with tempfile.TemporaryDirectory() as folder:
         makers = {name: partial(export_ours, name) for name in OURS}
         makers |= {name: partial(export_peer, name) for name in PEERS}
@@ -217,16 +215,15 @@ def measure(frames: int, size: int, threads: int, rounds: int) -> dict[str, Any]
             given: Any = clip if name in OURS else (clip / 255).astype(np.float32)
             runs["onnxruntime", name] = onnxruntime_run(path, given, threads)
             runs["openvino", name] = openvino_run(path, given, threads, fixed_batch=True)
-        times = time_in_turn(runs, rounds)
+        times = paired_times(runs, rounds)
     for engine, name in runs:
         rows[name][engine] = {
-            **statistics(times[engine, name]),
+            **summary(times[engine, name]),
             "over_nano": ratios(times[engine, name], times[engine, "nano"]),
         }
     return {
         "what": "ms per clip of networks at the same input, fp32, batch 1, random weights, in turn",
         "clip": [frames, size, size],
-        "machine": machine,
         "not_had": {
             "MoViNet": "no package on PyPI brings it for PyTorch",
             "TSM, UniFormer": "no package on PyPI",
@@ -237,20 +234,16 @@ def measure(frames: int, size: int, threads: int, rounds: int) -> dict[str, Any]
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m dvfl_bench.comparisons.peers`."""
-    parser = argparse.ArgumentParser(
-        prog="dvfl_bench.comparisons.peers", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--json", type=Path, help="write the result here")
-    parser.add_argument("--frames", type=int, default=8)
-    parser.add_argument("--size", type=int, default=224, help="px, both sides")
-    parser.add_argument("--threads", type=int, default=2)
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = comparison_parser("peers", __doc__)
+    parser.add_argument("--frames", type=int, default=FRAMES)
+    add_network_options(parser)
     parser.add_argument("--rounds", type=int, default=7)
-    args = parser.parse_args(arguments)
+    args = parser.parse_args(argv)
     shape = (args.frames, args.size, args.threads, args.rounds)
-    return 2 if report(lambda: measure(*shape), args.json) is None else 0
+    return run_comparison(args, lambda: measure(*shape), threads=args.threads)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -10,7 +10,6 @@ with clips of the videos, a quarter of which is held back.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 import tempfile
@@ -25,28 +24,28 @@ import onnx
 import torch
 from onnxruntime.quantization import CalibrationMethod
 
-from dvfl_bench.comparisons.command import report
-from dvfl_bench.comparisons.forms import (
-    FRAMES,
-    Run,
-    floats_of,
-    onnxruntime_run,
-    openvino_run,
-    ratios,
-    statistics,
-    time_in_turn,
+from dvfl_bench.comparisons.bare_engines import onnxruntime_run, openvino_run
+from dvfl_bench.comparisons.command import (
+    Result,
+    add_network_options,
+    comparison_parser,
+    run_comparison,
 )
-from dvfl_bench.device.machine import describe_machine
-from dvfl_export.deploy.form import deploy_form
-from dvfl_export.onnx_model import onnx_from_model
+from dvfl_bench.comparisons.networks import (
+    FRAMES,
+    deploy_graph,
+    floats_of,
+    random_network,
+    square_spec,
+)
+from dvfl_bench.device.timing import Work, paired_times, ratios, summary
 from dvfl_export.precision.calibration import CalibrationSet, calibration_set
 from dvfl_export.precision.half import to_float16
 from dvfl_export.precision.quantise import activation_ranges, quantise
-from dvfl_export.precision.sensitivity import measure
+from dvfl_export.precision.sensitivity import measure_sensitivity
 from dvfl_export.sample_clips import Images, clips_of
 from dvfl_export.verify import compare
-from dvfl_models import VARIANTS, build_model
-from dvfl_models.network.video_focalnet import init_weights
+from dvfl_models import VARIANTS
 from dvfl_models.rendered.synthetic import render_clip
 from dvfl_runtime.artifact import read_artifact
 from dvfl_runtime.clips.spec import ClipSpec
@@ -54,14 +53,14 @@ from dvfl_runtime.engines import open_engine
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 ENGINES = ("onnxruntime", "openvino")
-RENDERED_SEED = 900_000  # of the clips with labels; training uses others
+RENDERED_SEED = 900_000  # of the clips with labels; training uses other seeds
 BATCH = 8
 
 
 def by_nncf(
     model: onnx.ModelProto, clips: Sequence[Images], floats: Sequence[str]
 ) -> onnx.ModelProto:
-    """The same layers in int8 by NNCF's ONNX backend, which is not a dependency: for comparison."""
+    """Return the model with the same layers in int8, by NNCF's ONNX backend (no dependency)."""
     import nncf
 
     data = nncf.Dataset(clips, lambda clip: {"clip": clip[None]})
@@ -77,12 +76,12 @@ def by_method(
     floats: Sequence[str],
     method: CalibrationMethod,
 ) -> onnx.ModelProto:
-    """The quantiser of onnxruntime with other ranges."""
+    """Return the model in int8 by onnxruntime's quantiser, with ranges of another method."""
     return quantise(model, activation_ranges(model, clips, method), floats)
 
 
-def run(model: onnx.ModelProto, engine: str, clips: Sequence[Images]) -> np.ndarray[Any, Any]:
-    """Logits (N, num_classes)."""
+def logits_in(engine: str, model: onnx.ModelProto, clips: Sequence[Images]) -> np.ndarray[Any, Any]:
+    """Run N clips (T, H, W, 3) in an engine; return logits (N, num_classes)."""
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, Path(folder) / "m.onnx")
         opened = open_engine(engine, Path(folder) / "m.onnx", device="cpu")
@@ -93,7 +92,7 @@ def run(model: onnx.ModelProto, engine: str, clips: Sequence[Images]) -> np.ndar
 
 
 def rendered_clips(actions: Sequence[str], spec: ClipSpec) -> list[Images]:
-    """One clip (T, H, W, 3) per action."""
+    """Return one clip (T, H, W, 3) for each action."""
     return [
         render_clip(
             action,
@@ -106,8 +105,8 @@ def rendered_clips(actions: Sequence[str], spec: ClipSpec) -> list[Images]:
     ]
 
 
-def quality(file: Path, videos: Sequence[Path], rendered: int) -> dict[str, Any]:
-    """Every quantiser on one model, the same layers kept in float32."""
+def quality(file: Path, videos: Sequence[Path], rendered: int) -> Result:
+    """Compare quantisers on one model, each with the same layers kept in float32."""
     artifact = read_artifact(file)
     spec, labels = artifact.spec, artifact.labels
     model = onnx.load(file)
@@ -116,7 +115,7 @@ def quality(file: Path, videos: Sequence[Path], rendered: int) -> dict[str, Any]
     classes = np.arange(rendered) % len(labels)
     shown = rendered_clips([labels[c] for c in classes], spec)
     ranges = activation_ranges(model, data.clips)
-    sensitivity = measure(model, ranges, data.clips)
+    sensitivity = measure_sensitivity(model, ranges, data.clips)
     floats = sensitivity.floats
     candidates: dict[str, Callable[[], onnx.ModelProto]] = {
         "fp32": lambda: model,
@@ -127,19 +126,19 @@ def quality(file: Path, videos: Sequence[Path], rendered: int) -> dict[str, Any]
     }
     for method in (CalibrationMethod.MinMax, CalibrationMethod.Entropy):
         candidates[f"int8 {method.name}"] = partial(by_method, model, data.clips, floats, method)
-    wanted = run(model, "onnxruntime", [*held_back, *shown])
+    wanted = logits_in("onnxruntime", model, [*held_back, *shown])
     rows: list[dict[str, Any]] = []
     cut = len(held_back)
     for name, make in candidates.items():
         begin = time.perf_counter()
         try:
             made = make()
-        except Exception as err:  # of a library that is compared: a finding as well
+        except Exception as err:  # a library that fails is a finding as well
             rows.append({"quantiser": name, "error": f"{type(err).__name__}: {err}"[:200]})
             continue
         took = time.perf_counter() - begin
         for engine in ENGINES:
-            logits = run(made, engine, [*held_back, *shown])
+            logits = logits_in(engine, made, [*held_back, *shown])
             rows.append(
                 {
                     "quantiser": name,
@@ -158,21 +157,15 @@ def quality(file: Path, videos: Sequence[Path], rendered: int) -> dict[str, Any]
         "variant": artifact.variant,
         "source_sha256": artifact.source_sha256,
         "clips": {"calibrated": len(data.clips), "held_back": cut, "rendered": rendered},
-        "machine": describe_machine(0),
         "rows": rows,
         **sensitivity.report(),
     }
 
 
-def speed(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]:
-    """float32, float16 and int8 of one network in both engines."""
-    spec = ClipSpec(num_frames=FRAMES, size=(size, size), resize=size)
+def speed(variant: str, size: int, threads: int, repeats: int) -> Result:
+    """Time float32, float16 and int8 of one network in both engines."""
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    net = build_model(variant)
-    init_weights(net, "xavier")
-    machine = describe_machine(threads)
-    model = onnx_from_model(deploy_form(net.eval(), spec), spec)
+    model = deploy_graph(random_network(variant), square_spec(FRAMES, size))
     clip = np.random.default_rng(0).integers(0, 256, (1, FRAMES, size, size, 3), dtype=np.uint8)
     ranges = activation_ranges(model, [clip[0]])
     floats = floats_of(model, variant)
@@ -183,7 +176,7 @@ def speed(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]
         "int8": quantise(model, ranges, floats),
         "int8, convolutions in fp32": quantise(model, ranges, [*floats, *convs]),
     }
-    runs: dict[tuple[str, str], Run] = {}
+    runs: dict[tuple[str, str], Work] = {}
     with tempfile.TemporaryDirectory() as folder:
         for index, (form, proto) in enumerate(forms.items()):
             path = Path(folder) / f"{index}.onnx"
@@ -191,12 +184,12 @@ def speed(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]
             runs["onnxruntime", form] = onnxruntime_run(path, clip, threads)
             as_runtime = {"fixed_batch": True, "rewritten": True}
             runs["openvino", form] = openvino_run(path, clip, threads, **as_runtime)
-        times = time_in_turn(runs, repeats)
+        times = paired_times(runs, repeats)
     engines: dict[str, Any] = {}
     for engine in ENGINES:
         engines[engine] = {
             form: {
-                **statistics(times[engine, form]),
+                **summary(times[engine, form]),
                 "over_fp32": ratios(times[engine, form], times[engine, "fp32"]),
             }
             for form in forms
@@ -207,34 +200,29 @@ def speed(variant: str, size: int, threads: int, repeats: int) -> dict[str, Any]
         "what": "lower precisions against float32, batch 1, random weights",
         "variant": variant,
         "clip": [FRAMES, size, size],
-        "machine": machine,
         "engines": engines,
     }
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry point of `python -m dvfl_bench.comparisons.precision`."""
-    parser = argparse.ArgumentParser(
-        prog="dvfl_bench.comparisons.precision", description=__doc__.split("\n")[0]
-    )
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = comparison_parser("precision", __doc__)
     parser.add_argument("what", choices=("quality", "speed"))
     parser.add_argument("videos", type=Path, nargs="*", help="of quality: videos or folders")
-    parser.add_argument("--json", type=Path, help="write the result here")
     parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="of quality: a file")
-    parser.add_argument("--rendered", type=int, default=300, help="clips with labels")
-    parser.add_argument("--variant", choices=sorted(VARIANTS), default="nano")
-    parser.add_argument("--size", type=int, default=224, help="px, both sides")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--repeats", type=int, default=10)
-    args = parser.parse_args(arguments)
+    parser.add_argument("--rendered", type=int, default=300, help="of quality: clips with labels")
+    add_network_options(parser, VARIANTS)
+    parser.add_argument("--repeats", type=int, default=10, help="of speed: rounds; default: 10")
+    args = parser.parse_args(argv)
 
-    def work() -> dict[str, Any]:
+    def measure() -> Result:
         if args.what == "quality":
             return quality(args.model, args.videos, args.rendered)
         return speed(args.variant, args.size, args.threads, args.repeats)
 
-    return 2 if report(work, args.json) is None else 0
+    # the engines of `quality` are given no number of threads
+    return run_comparison(args, measure, threads=args.threads if args.what == "speed" else 0)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -5,17 +5,16 @@ python -m dvfl_bench.comparisons.segments [MODEL.onnx] [--videos 12] [--minutes 
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from dvfl_bench.comparisons.command import report
-from dvfl_bench.device.machine import describe_machine
+from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
 from dvfl_models.rendered.synthetic import ACTIONS, render_video
 from dvfl_runtime import Prediction, Recognizer, Segment, Smoothing
 from dvfl_runtime.streams.smoothing import segments
@@ -37,7 +36,7 @@ class Span(NamedTuple):
 
 
 def random_timeline(seed: int, minutes: float) -> list[Span]:
-    """Returns actions of 3 to 9 s, every other one idle, none twice in a row."""
+    """Return actions of 3 to 9 s, most of them after an idle stretch, none twice in a row."""
     rng = np.random.default_rng(seed)
     spans: list[Span] = []
     start_s = 0.0
@@ -45,7 +44,7 @@ def random_timeline(seed: int, minutes: float) -> list[Span]:
         last = spans[-1].label if spans else ""
         others = [action for action in ACTIONS if action not in ("idle", last)]
         label = str(rng.choice(others)) if last == "idle" else "idle"
-        if last not in ("", "idle") and rng.random() < 0.3:  # straight from one to the next
+        if last not in ("", "idle") and rng.random() < 0.3:  # straight from one action to the next
             label = str(rng.choice(others))
         end_s = start_s + round(float(rng.uniform(3, 9)) * FPS) / FPS
         spans.append(Span(start_s, end_s, label))
@@ -54,10 +53,10 @@ def random_timeline(seed: int, minutes: float) -> list[Span]:
 
 
 def matches(found: Sequence[Segment], truth: Sequence[Span], min_iou: float = MIN_IOU) -> int:
-    """Counts the segments that show an action, each of them at most once.
+    """Count the actions that a segment shows.
 
     A segment shows an action if the labels are the same and their intersection over union is
-    `min_iou` or more. From 0.5 on, at most one of the disjoint segments can do so.
+    `min_iou` or more. From 0.5 on, at most one of the disjoint segments can show it.
     """
     return sum(any(s.label == t.label and _iou(s, t) >= min_iou for s in found) for t in truth)
 
@@ -68,12 +67,12 @@ def _iou(segment: Segment, span: Span) -> float:
 
 
 def f1(matched: int, found: int, true: int) -> float:
-    """Returns the harmonic mean of precision and recall, 0 where nothing matched."""
+    """Return the harmonic mean of precision and recall, 0 where nothing matched."""
     return 2 * matched / (found + true) if found + true else 0.0
 
 
-class Count:
-    """Sums over videos."""
+class SegmentCounts:
+    """Count windows and segments, found and true, over videos."""
 
     def __init__(self) -> None:
         self.windows = self.right = self.pure = self.pure_right = 0
@@ -84,7 +83,7 @@ class Count:
     def add(
         self, predictions: Sequence[Prediction], labels: Sequence[str], truth: Sequence[Span]
     ) -> None:
-        """Adds one video."""
+        """Add one video."""
         for p in predictions:
             middle_s = (p.start_s + p.end_s) / 2
             span = next(t for t in truth if middle_s < t.end_s)
@@ -104,7 +103,7 @@ class Count:
         self.errors_s += list(_boundary_errors_s(found, truth))
 
     def summary(self) -> dict[str, Any]:
-        """Returns JSON-ready rates."""
+        """Return rates, ready for JSON."""
         return {
             "segment_f1": round(f1(self.matched, self.found, self.true), 4),
             "segment_f1_without_smoothing": round(
@@ -120,16 +119,16 @@ class Count:
 
 
 def _boundary_errors_s(found: Sequence[Segment], truth: Sequence[Span]) -> Iterator[float]:
-    """Yields how far the boundaries of matched segments are from the true ones."""
+    """Yield how far the boundaries of matched segments are from the true ones."""
     for t in truth[1:-1]:
         for s in found:
             if s.label == t.label and _iou(s, t) >= MIN_IOU:
                 yield from (abs(s.start_s - t.start_s), abs(s.end_s - t.end_s))
 
 
-def measure(model: Path | None, *, videos: int, minutes: float) -> dict[str, Any]:
-    """Recognises rendered videos of random timelines; returns JSON-ready rates."""
-    count = Count()
+def measure(model: Path | None, *, videos: int, minutes: float) -> Result:
+    """Recognise rendered videos of random timelines; return rates, ready for JSON."""
+    count = SegmentCounts()
     with Recognizer(model) as recognizer:
         for seed in range(FIRST_SEED, FIRST_SEED + videos):
             truth = random_timeline(seed, minutes)
@@ -147,24 +146,18 @@ def measure(model: Path | None, *, videos: int, minutes: float) -> dict[str, Any
         "fps": FPS,
         "first_seed": FIRST_SEED,
         **count.summary(),
-        "machine": describe_machine(0),
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dvfl_bench.comparisons.segments", description=__doc__
-    )
+    """Run the command line and return its exit status."""
+    parser = comparison_parser("segments", __doc__)
     parser.add_argument("model", type=Path, nargs="?", help="the bundled model by default")
     parser.add_argument("--videos", type=int, default=12)
     parser.add_argument("--minutes", type=float, default=2.0)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    result = report(
-        lambda: measure(args.model, videos=args.videos, minutes=args.minutes), args.json
-    )
-    return 2 if result is None else 0
+    measured = partial(measure, args.model, videos=args.videos, minutes=args.minutes)
+    return run_comparison(args, measured, threads=0)  # the engine is given no number of threads
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Whether memory, threads and open files stay where they are: streams that run for a long time.
+"""Do memory, threads and open files stay where they are in streams that run for a long time?
 
-python -m dvfl_bench.comparisons.soak [SOURCE ...] [--loop VIDEO] [--minutes 20] [--json FILE]
+    python -m dvfl_bench.comparisons.soak [SOURCE ...] [--loop VIDEO] [--minutes 20] [--json FILE]
 
-A SOURCE is an rtsp:// address or anything else that `stream` reads; the video plays for ever beside
+A SOURCE is an rtsp:// address or anything else that `stream` reads. The video plays for ever beside
 it, as fast as the model lets it, and is opened again at each round.
 """
 
@@ -19,12 +19,12 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dvfl_bench.comparisons.command import report
-from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.device.videos import Loop
+from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
+from dvfl_bench.device.videos import LoopedVideo
 from dvfl_runtime import Frame, Recognizer, Source
 from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.engines.cpus import usable_cpus
@@ -35,8 +35,8 @@ from dvfl_runtime.sources.observed import ObservedSource
 log = logging.getLogger(__name__)
 
 SAMPLE_S = 5.0
-WARM_UP = 0.1  # part of the time before what is called constant begins
-MAX_GROWTH = 0.01
+WARM_UP = 0.1  # share of the time after which everything must stay constant
+MAX_GROWTH = 0.01  # of memory: what allocators do on their own in a long run
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Sample:
 
     @classmethod
     def now(cls, begin_s: float) -> Sample:
-        """Reads it from /proc."""
+        """Read it from /proc."""
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return cls(
             round(time.monotonic() - begin_s, 1),
@@ -60,29 +60,34 @@ class Sample:
         )
 
 
-class Order:
-    """Counts the frames of a source, and those that come before the one before them."""
+class FrameOrder:
+    """Count the frames of a source, and those that are out of order.
+
+    Attributes:
+        frames: all that came.
+        wrong: frames whose time or number does not follow that of the frame before.
+    """
 
     def __init__(self) -> None:
         self.frames = 0
         self.wrong = 0
         self._last_s = -1.0
 
-    def look(self, frame: Frame) -> None:
-        """Takes the next frame."""
+    def check(self, frame: Frame) -> None:
+        """Take the next frame."""
         self.wrong += frame.time_s <= self._last_s or frame.index != self.frames
         self._last_s = frame.time_s
         self.frames += 1
 
 
 def soak(recognizer: Recognizer, sources: Sequence[SourceLike], seconds: float) -> dict[str, Any]:
-    """Streams all sources together for so long; closes them.
+    """Stream all sources together for so long, and close them.
 
     Returns:
-        JSON-ready: what each source gave, and what memory, threads and files did after the warm-up.
+        Ready for JSON: what each source gave, and memory, threads and files after the warm-up.
 
     Raises:
-        DvflError: if the sources fail or end before that time.
+        DvflError: if the sources fail, or end before that time.
     """
     samples: list[Sample] = []
     windows: Counter[str] = Counter()
@@ -90,9 +95,10 @@ def soak(recognizer: Recognizer, sources: Sequence[SourceLike], seconds: float) 
     last_s: dict[str, float] = {}
     with ExitStack() as stack:
         opened = [stack.enter_context(closing(open_source(source))) for source in sources]
-        orders = [Order() for _ in opened]
+        orders = [FrameOrder() for _ in opened]
         observed = [
-            ObservedSource(source, order.look) for source, order in zip(opened, orders, strict=True)
+            ObservedSource(source, order.check)
+            for source, order in zip(opened, orders, strict=True)
         ]
         begin_s = time.monotonic()
         for prediction in recognizer.stream(observed):
@@ -110,20 +116,21 @@ def soak(recognizer: Recognizer, sources: Sequence[SourceLike], seconds: float) 
             raise DvflError("the sources ended before the time was over; pass --loop")
         about = [
             {"windows": windows[source.name], "frames": order.frames, "out_of_order": order.wrong}
-            | _met(source)
+            | _facts(source)
             for source, order in zip(opened, orders, strict=True)
         ]
-    return {"sources": about, "windows_out_of_order": wrong_windows, **_judged(samples, seconds)}
+    return {"sources": about, "windows_out_of_order": wrong_windows, **_growth(samples, seconds)}
 
 
-def _met(source: Source) -> dict[str, Any]:
+def _facts(source: Source) -> dict[str, Any]:
+    """Return the kind of a source, and what only this kind knows of itself."""
     if isinstance(source, LiveSource):
         return {"kind": "live", **dataclasses.asdict(source.stats)}
-    return {"kind": "file", "rounds": source.rounds} if isinstance(source, Loop) else {}
+    return {"kind": "file", "rounds": source.rounds} if isinstance(source, LoopedVideo) else {}
 
 
-def _judged(samples: list[Sample], seconds: float) -> dict[str, Any]:
-    """Compares the first and the last fifth of what follows the warm-up."""
+def _growth(samples: list[Sample], seconds: float) -> dict[str, Any]:
+    """Compare the first and the last fifth of the samples after the warm-up."""
     warm = [sample for sample in samples if sample.time_s >= seconds * WARM_UP]
     fifth = max(1, len(warm) // 5)
     first, last = warm[:fifth], warm[-fifth:]
@@ -147,7 +154,7 @@ def _judged(samples: list[Sample], seconds: float) -> dict[str, Any]:
 
 
 def problems(result: dict[str, Any]) -> list[str]:
-    """Returns what of a result is not as it should be."""
+    """Return what in a result is not as it should be."""
     found = []
     if result["rss_growth"] >= MAX_GROWTH:
         found.append(f"memory grew by {result['rss_growth']:.2%}")
@@ -161,39 +168,37 @@ def problems(result: dict[str, Any]) -> list[str]:
     return found
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Runs what the command line asks for; returns a JSON-ready result."""
+def measure(args: argparse.Namespace) -> Result:
+    """Stream what the command line asks for; return what is ready for JSON."""
     with Recognizer(args.model, engine=args.engine, num_threads=args.threads) as recognizer:
-        result = soak(recognizer, [*args.sources, Loop(args.loop)], args.minutes * 60)
+        result = soak(recognizer, [*args.sources, LoopedVideo(args.loop)], args.minutes * 60)
         info = recognizer.info
     return {
         "what": "memory, threads, open files and order of frames of streams that run together",
         "model": Path(info.model).name,
         "engine": f"{info.engine} {info.versions[info.engine]}",
         **result,
-        "machine": describe_machine(args.threads),
     }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status, 1 if something was not constant."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dvfl_bench.comparisons.soak", description=__doc__
-    )
+    """Run the command line and return its exit status, 1 if something was not constant."""
+    parser = comparison_parser("soak", __doc__)
     parser.add_argument("sources", nargs="*", metavar="SOURCE")
     parser.add_argument("--loop", type=Path, default=DEMO_CLIP)
     parser.add_argument("--model", type=Path)
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=usable_cpus())
     parser.add_argument("--minutes", type=float, default=20.0)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    result = report(lambda: measure(args), args.json)
-    if result is None:
-        return 2
-    for problem in (found := problems(result)):
-        log.error("not constant: %s", problem)
-    return bool(found)
+
+    def judge(result: Result) -> int:
+        found = problems(result)
+        for problem in found:
+            log.error("not constant: %s", problem)
+        return int(bool(found))
+
+    return run_comparison(args, partial(measure, args), threads=args.threads, then=judge)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ python -m dvfl_bench.comparisons.startup [MODEL.onnx] [VIDEO] [--runs 5] [--json
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import subprocess
@@ -13,11 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dvfl_bench.comparisons.command import report
-from dvfl_bench.device.machine import describe_machine
+from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
+from dvfl_bench.device.timing import in_turn
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
@@ -40,29 +40,29 @@ except DvflError as err:
 """
 
 
-def measure(model: Path, video: Path, *, runs: int) -> dict[str, Any]:
-    """Starts processes, the engines in turn, and takes the least of each time.
+def measure(model: Path, video: Path, *, runs: int) -> Result:
+    """Start processes, the engines in turn, and take the least of each time.
 
     "auto" is measured with an empty cache folder, where it times the engines first, and with the
     choice remembered.
 
     Returns:
-        JSON-ready times in s (import, first prediction; elapsed and of the processor), and the
-        machine.
+        Times in s, ready for JSON: import and first prediction, elapsed and of the processor.
 
     Raises:
         DvflError: if a process cannot make a prediction.
     """
     engines = [name for name in installed_engines() if name != "tensorrt"]
     names = [*engines, "auto, nothing remembered", "auto, remembered"]
-    times: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as remembered:
-        _first(model, video, "auto", remembered)  # also brings the files into memory
-        for _ in range(runs):
-            for name, taken in times.items():
-                with tempfile.TemporaryDirectory() as empty:
-                    cache = empty if name.endswith("nothing remembered") else remembered
-                    taken.append(_first(model, video, name.partition(",")[0], cache))
+
+        def first_prediction(name: str) -> dict[str, Any]:
+            with tempfile.TemporaryDirectory() as empty:
+                cache = empty if name.endswith("nothing remembered") else remembered
+                return _first_prediction(model, video, name.partition(",")[0], cache)
+
+        first_prediction("auto, remembered")  # remembers; also brings the files into memory
+        times = in_turn({name: partial(first_prediction, name) for name in names}, range(runs))
     everything = [t for taken in times.values() for t in taken]
     return {
         "what": "a new process until its first prediction of a video file; the least of n",
@@ -79,11 +79,11 @@ def measure(model: Path, video: Path, *, runs: int) -> dict[str, Any]:
             }
             for name, taken in times.items()
         },
-        "machine": describe_machine(usable_cpus()),
     }
 
 
-def _first(model: Path, video: Path, engine: str, cache: str) -> dict[str, Any]:
+def _first_prediction(model: Path, video: Path, engine: str, cache: str) -> dict[str, Any]:
+    """Start a process; return its own times, s, and the time to its first prediction (elapsed)."""
     command = [sys.executable, "-c", PROGRAM, str(model), str(video), engine]
     env = {**os.environ, "DVFL_CACHE_DIR": cache}
     begin_ns = time.perf_counter_ns()
@@ -100,17 +100,14 @@ def _first(model: Path, video: Path, engine: str, cache: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m dvfl_bench.comparisons.startup", description=__doc__
-    )
+    """Run the command line and return its exit status."""
+    parser = comparison_parser("startup", __doc__)
     parser.add_argument("model", type=Path, nargs="?", default=BUNDLED_MODEL)
     parser.add_argument("video", type=Path, nargs="?", default=BUNDLED_MODEL.with_name("demo.mp4"))
     parser.add_argument("--runs", type=int, default=5)
-    parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
-    result = report(lambda: measure(args.model, args.video, runs=args.runs), args.json)
-    return 2 if result is None else 0
+    measured = partial(measure, args.model, args.video, runs=args.runs)
+    return run_comparison(args, measured, threads=usable_cpus())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A model in a process of its own: how long until its first clip, and how much memory it takes."""
+"""A model in a process of its own: the time to its first clip, and the memory it takes."""
 
 from __future__ import annotations
 
@@ -50,10 +50,8 @@ except dvfl_runtime.DvflError as err:
 
 
 def peak_mb() -> float | None:
-    """Peak resident memory of this process, MB; `None` where there is no /proc.
-
-    By VmHWM: `ru_maxrss` would count what the parent held when it started the process.
-    """
+    """Return the peak resident memory of this process, MB; `None` where there is no /proc."""
+    # VmHWM, because ru_maxrss counts what the parent held when it started the process
     try:
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
     except OSError:
@@ -62,13 +60,12 @@ def peak_mb() -> float | None:
     return int(peaks[0]) / 1024 if peaks else None
 
 
-def cold_start(model: Path, *, engine: str, device: str, threads: int) -> dict[str, Any]:
-    """Starts a process that opens the model and runs four clips.
+def measure_cold_start(model: Path, *, engine: str, device: str, threads: int) -> dict[str, Any]:
+    """Start a process that opens the model and runs four clips.
 
     Returns:
-        JSON-ready: ms of the import, of opening and of the first clip, and of the process from its
-        start to its end (`process_ms`); peak memory (resident, MB), and on a GPU what was
-        taken of its memory, MB.
+        Ready for JSON: ms of the import, of opening, of the first clip, and of the process from
+        start to end (`process_ms`); peak resident memory, MB; on a GPU, memory taken there, MB.
 
     Raises:
         DvflError: if the model cannot be run.

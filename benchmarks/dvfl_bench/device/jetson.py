@@ -1,7 +1,7 @@
-"""What a Jetson says about itself: module, release, power mode, clocks, temperatures.
+"""Facts about a Jetson: module, release, power mode, clocks, temperatures.
 
-Every function takes the folder that the system's files are under, so that tests can bring their
-own. Written from NVIDIA's documentation; not yet run on a Jetson.
+Every function takes the root folder of the system's files, so that tests can bring their own.
+Written from NVIDIA's documentation. experimental: not yet run on a Jetson.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-# Jetson Linux (L4T) -> JetPack, first numbers
+# major version of Jetson Linux (L4T) -> that of JetPack
 JETPACK = {32: 4, 34: 5, 35: 5, 36: 6, 38: 7}
 _RELEASE = re.compile(r"R(\d+) \(release\), REVISION: (\d+(?:\.\d+)*)")
 _MODE = re.compile(r"NV Power Mode:\s*(\S+)\s+(\d+)")
 
-Run = Callable[[Sequence[str]], str]
+RunCommand = Callable[[Sequence[str]], str]
 
 
 def command_output(command: Sequence[str]) -> str:
-    """Standard output of a command; "" if it is not there, fails or takes more than 5 s."""
+    """Return the output of a command; "" if it is missing, fails or takes more than 5 s."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -30,17 +30,20 @@ def command_output(command: Sequence[str]) -> str:
 
 
 def text_of(path: Path) -> str:
-    """The stripped text of a small file, "" if it cannot be read."""
+    """Return the stripped text of a small file, "" if it cannot be read."""
     try:
+        # the texts of the device tree end in a NUL
         return path.read_text(errors="replace").strip().strip("\0")
     except OSError:
         return ""
 
 
-def describe_jetson(root: Path = Path("/"), run: Run = command_output) -> dict[str, Any] | None:
-    """Module, release, power mode and whether the clocks are held; `None` on any other machine.
+def describe_jetson(
+    root: Path = Path("/"), run: RunCommand = command_output
+) -> dict[str, Any] | None:
+    """Return module, release, power mode and whether the clocks are held.
 
-    What the device does not tell is `None` in the result.
+    `None` on any other machine; a value in the result is `None` where the device does not tell it.
     """
     release = text_of(root / "etc/nv_tegra_release")
     if not release:
@@ -58,15 +61,13 @@ def describe_jetson(root: Path = Path("/"), run: Run = command_output) -> dict[s
 
 
 def board(root: Path = Path("/")) -> str | None:
-    """Name of the board by its device tree, such as "Raspberry Pi 5 Model B Rev 1.0"."""
+    """Return the board's name in the device tree, such as "Raspberry Pi 5 Model B Rev 1.0"."""
     return text_of(root / "proc/device-tree/model") or None
 
 
 def clocks_held(root: Path = Path("/")) -> bool | None:
-    """Whether all cores are held at one clock, as jetson_clocks does it; `None` if nothing tells.
-
-    jetson_clocks raises each lower limit to the upper one, so that the governor has no choice.
-    """
+    """Return whether jetson_clocks holds all cores at one clock; `None` if no file tells it."""
+    # jetson_clocks raises each lower limit to the upper one, so that the governor has no choice
     policies = sorted((root / "sys/devices/system/cpu/cpufreq").glob("policy*"))
     limits = [
         (text_of(policy / "scaling_min_freq"), text_of(policy / "scaling_max_freq"))
@@ -78,10 +79,11 @@ def clocks_held(root: Path = Path("/")) -> bool | None:
 
 
 def temperatures_c(root: Path = Path("/")) -> dict[str, float]:
-    """Thermal zone -> degrees Celsius, now; empty where there are none. Works on any Linux."""
+    """Return thermal zone -> degrees Celsius; empty where there are none. Works on any Linux."""
     zones = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         name, value = text_of(zone / "type"), text_of(zone / "temp")
+        # a zone that is powered off gives an empty text
         if name and re.fullmatch(r"-?\d+", value):
             zones[name] = int(value) / 1e3
     return zones

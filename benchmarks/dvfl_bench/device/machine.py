@@ -16,7 +16,7 @@ PACKAGES = (
     *("dvfl", "numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt"),
     *("opencv-python-headless", "opencv-python", "av", "torch", "onnx"),
 )
-# of a processor's many flags, those that decide how fast a network runs on it
+# those of a processor's many flags that decide how fast a network runs on it
 FLAGS = {
     *("avx", "avx2", "fma", "f16c", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16"),
     *("amx_int8", "amx_bf16"),
@@ -25,7 +25,7 @@ FLAGS = {
 
 
 def installed(package: str) -> str:
-    """Version of a package, "" if it is not installed."""
+    """Return the version of a package, "" if it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -33,18 +33,19 @@ def installed(package: str) -> str:
 
 
 def describe_machine(threads: int, root: Path = Path("/")) -> dict[str, Any]:
-    """Processor, memory, load and versions, and a Jetson's own; nothing that names the host.
+    """Return processor, memory, load, versions and a Jetson's own facts, ready for JSON.
 
-    What the machine does not tell is `None`.
+    Nothing in it names the host. A value that the machine does not tell is `None`.
 
     Args:
-        threads: that the engines were given.
-        root: folder that the system's files are under.
+        threads: of the engines.
+        root: folder of the system's files.
     """
     fields = _cpuinfo(root)
+    # "flags" on x86, "Features" on Arm
     flags = {*fields.get("flags", "").split(), *fields.get("Features", "").split()}
     memory = re.search(r"MemTotal:\s+(\d+) kB", text_of(root / "proc/meminfo"))
-    limit = text_of(root / "sys/fs/cgroup/memory.max")
+    limit = text_of(root / "sys/fs/cgroup/memory.max")  # "max" where there is none
     system = re.search(r'PRETTY_NAME="([^"]*)"', text_of(root / "etc/os-release"))
     governor = text_of(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     return {
@@ -68,7 +69,7 @@ def describe_machine(threads: int, root: Path = Path("/")) -> dict[str, Any]:
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
-    """The fields of the first processor."""
+    """Return the fields of the first processor."""
     fields: dict[str, str] = {}
     for line in text_of(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")

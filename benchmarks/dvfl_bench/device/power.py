@@ -1,7 +1,8 @@
-"""Energy of what runs, where a machine measures it: RAPL on x86, the rails of a Jetson.
+"""Energy of work, where a machine measures power: RAPL on x86, the rails of a Jetson.
 
 Power is read before the work, when nothing runs, and during it; the difference is what the work
-costs: energy = (mean power during - idle power) x time. Not yet run on a Jetson.
+costs: energy = (mean power during - idle power) x time.
+experimental: not yet run on a Jetson.
 """
 
 from __future__ import annotations
@@ -11,14 +12,14 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from dvfl_bench.device.jetson import text_of
-from dvfl_bench.device.tegrastats import TegraStats, total_w
+from dvfl_bench.device.tegrastats import rails_mw, total_w
 
 SAMPLE_S = 0.1
 METHOD = (
@@ -28,21 +29,21 @@ METHOD = (
 
 
 class Meter(Protocol):
-    """Measures power between `start` and `stop`."""
+    """A meter measures power between `start` and `stop`."""
 
     @property
     def name(self) -> str:
-        """What is read, such as "rapl package-0"."""
+        """Name of what is read, such as "rapl package-0"."""
 
     def start(self) -> None:
-        """Begins."""
+        """Begin."""
 
     def stop(self) -> float:
-        """Ends and returns the mean power since `start`, W."""
+        """End, and return the mean power since `start`, W."""
 
 
-class Rapl:
-    """The energy counters of x86 processors: packages, without what else is in the machine.
+class RaplMeter:
+    """The energy counters of x86 processors; other parts of the machine are not in them.
 
     Args:
         zones: folders of the packages.
@@ -58,8 +59,8 @@ class Rapl:
         self._begin: tuple[float, list[int]] = (0.0, [])
 
     @classmethod
-    def find(cls, root: Path = Path("/")) -> Rapl | None:
-        """The packages whose counters may be read; often only root may."""
+    def find(cls, root: Path = Path("/")) -> RaplMeter | None:
+        """Return a meter of the packages whose counters may be read; often only root may."""
         zones = [
             zone
             for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*"))
@@ -72,7 +73,7 @@ class Rapl:
         self._begin = self._clock(), self._energies_uj()
 
     def stop(self) -> float:
-        """See Meter. A counter that began again from 0 is counted on, once."""
+        """See Meter. A counter may have begun again from 0 once."""
         begin_s, before = self._begin
         used = 0
         for zone, old, new in zip(self._zones, before, self._energies_uj(), strict=True):
@@ -84,8 +85,12 @@ class Rapl:
         return [int(text_of(zone / "energy_uj")) for zone in self._zones]
 
 
-class Ina:
-    """The INA3221 sensors of a Jetson by sysfs: volts times amperes of each rail, sampled."""
+class Ina3221Meter:
+    """The INA3221 sensors of a Jetson by sysfs: volts times amperes of each rail, sampled.
+
+    Args:
+        channels: for each rail its name, and the files of its voltage and its current.
+    """
 
     def __init__(self, channels: Sequence[tuple[str, Path, Path]]) -> None:
         self.name = "ina3221 " + " ".join(name for name, _, _ in channels)
@@ -95,8 +100,8 @@ class Ina:
         self._thread: threading.Thread | None = None
 
     @classmethod
-    def find(cls, root: Path = Path("/")) -> Ina | None:
-        """The rails with a name, a voltage and a current."""
+    def find(cls, root: Path = Path("/")) -> Ina3221Meter | None:
+        """Return a meter of the rails with a name, a voltage and a current."""
         channels = []
         for label in sorted((root / "sys/class/hwmon").glob("hwmon*/in*_label")):
             number = label.name[len("in") : -len("_label")]
@@ -107,8 +112,8 @@ class Ina:
         return cls(channels) if channels else None
 
     def power_w(self) -> float:
-        """Power of the module now, W."""
-        rails = {
+        """Return the power of the module now, W."""
+        rails = {  # mV x mA = uW
             name: int(text_of(millivolts)) * int(text_of(milliamperes)) / 1e3
             for name, millivolts, milliamperes in self._channels
         }
@@ -132,8 +137,8 @@ class Ina:
             self._watts.append(self.power_w())
 
 
-class Tegrastats:
-    """The rails of a Jetson by the command tegrastats, for where sysfs does not show them."""
+class TegrastatsMeter:
+    """The rails of a Jetson by the command tegrastats, where sysfs does not show them."""
 
     def __init__(self, command: Sequence[str] = ("tegrastats", "--interval", "100")) -> None:
         self.name = "tegrastats"
@@ -141,8 +146,8 @@ class Tegrastats:
         self._process: subprocess.Popen[str] | None = None
 
     @classmethod
-    def find(cls) -> Tegrastats | None:
-        """The command, if its first line tells of power."""
+    def find(cls) -> TegrastatsMeter | None:
+        """Return a meter, if the command's first lines name the power of rails."""
         meter = cls()
         with contextlib.suppress(OSError, ValueError):
             meter.start()
@@ -165,7 +170,7 @@ class Tegrastats:
         """See Meter.
 
         Raises:
-            ValueError: if no line tells of power.
+            ValueError: if no line names the power of a rail.
         """
         assert self._process is not None
         self._process.terminate()
@@ -173,7 +178,7 @@ class Tegrastats:
         watts = []
         for line in lines.splitlines():
             with contextlib.suppress(ValueError):  # the last line may be cut off
-                watts.append(total_w(TegraStats.parse(line).rails_mw))
+                watts.append(total_w(rails_mw(line)))
         known = [value for value in watts if value is not None]
         if not known:
             raise ValueError("tegrastats tells of no power")
@@ -181,34 +186,34 @@ class Tegrastats:
 
 
 def find_meter(root: Path = Path("/")) -> Meter | None:
-    """The best meter of this machine, `None` if it has none that may be read."""
-    return Ina.find(root) or Rapl.find(root) or Tegrastats.find()
+    """Return the best meter of this machine, `None` if it has none that may be read."""
+    return Ina3221Meter.find(root) or RaplMeter.find(root) or TegrastatsMeter.find()
 
 
 @dataclass
 class Energy:
-    """Energy of several pieces of work on one machine.
+    """The energy of several pieces of work on one machine.
 
-    Args:
-        meter: what measures; with `None` nothing is known.
+    Attributes:
+        meter: of the power; with `None` nothing is known.
         idle_w: power of the idle machine.
-        watts: what -> mean power while it ran.
+        watts: piece of work -> mean power while it ran.
     """
 
     meter: Meter | None
     idle_w: float | None = None
-    watts: dict[Any, float] = field(default_factory=dict)
+    watts: dict[Hashable, float] = field(default_factory=dict)
 
     def measure_idle(self, seconds: float) -> None:
-        """Waits for so long and takes the power of it as that of an idle machine."""
+        """Take the mean power of the next seconds as that of the idle machine."""
         if self.meter is not None:
             self.meter.start()
             time.sleep(seconds)
             self.idle_w = self.meter.stop()
 
     @contextmanager
-    def of(self, what: Any) -> Iterator[None]:
-        """Measures the power of a piece of work."""
+    def of(self, work: Hashable) -> Iterator[None]:
+        """Measure the power of a piece of work, under a name for it."""
         if self.meter is None:
             yield
             return
@@ -216,23 +221,23 @@ class Energy:
         try:
             yield
         finally:
-            self.watts[what] = self.meter.stop()
+            self.watts[work] = self.meter.stop()
 
-    def per_clip(self, what: Any, seconds_per_clip: float) -> dict[str, float] | None:
-        """Energy of a clip (J) and clips per second for each watt; `None` if it is not known."""
-        if what not in self.watts or self.idle_w is None:
+    def per_clip(self, work: Hashable, seconds_per_clip: float) -> dict[str, float] | None:
+        """Return the energy of a clip (J) and clips per second for each watt, `None` if unknown."""
+        if work not in self.watts or self.idle_w is None:
             return None
-        above_w = max(0.0, self.watts[what] - self.idle_w)
+        above_w = max(0.0, self.watts[work] - self.idle_w)
         joules = above_w * seconds_per_clip
         return {
-            "power_w": round(self.watts[what], 2),
+            "power_w": round(self.watts[work], 2),
             "above_idle_w": round(above_w, 2),
             "joules_per_clip": round(joules, 4),
             "clips_per_s_per_w": round(1 / joules, 3) if joules else 0.0,
         }
 
     def report(self) -> dict[str, Any]:
-        """JSON-ready: the meter, the method and the idle power."""
+        """Return the meter, the method and the idle power, ready for JSON."""
         if self.meter is None:
             return {"meter": None, "why": "this machine has no power sensor that may be read"}
         idle_w = None if self.idle_w is None else round(self.idle_w, 2)

@@ -1,4 +1,4 @@
-"""From a file to predictions in one thread: what each stage takes, window by window."""
+"""From a file to predictions in one thread: how long each stage takes, window by window."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from typing import Any
 import numpy as np
 
 from dvfl_bench.device.timing import percentiles
-from dvfl_bench.device.videos import Loop
+from dvfl_bench.device.videos import LoopedVideo
 from dvfl_runtime.artifact import Artifact
 from dvfl_runtime.clips.windows import Windower
 from dvfl_runtime.engines import Engine
 from dvfl_runtime.streams.scoring import Scorer, softmax
 
 STAGES = ("decode", "preprocess", "infer", "post")
-SKIPPED = 2  # windows that open the file and fill caches
+SKIPPED = 2  # windows at the start, during which the file is opened and caches fill
 
 
 def stage_times(
     artifact: Artifact, engine: Engine, video: Path, *, seconds: float
 ) -> dict[str, dict[str, Any]]:
-    """Times the stages of each window of a video that plays for ever, one after the other.
+    """Time the stages of each window of a video that plays for ever, one after the other.
 
     decode: all frames until the window is complete. preprocess: colour conversion, resizing and
-    cropping of those that a window picks, and their copy into the clip. infer: the engine. post:
-    softmax and the prediction. `Recognizer.stream` does the first two while the third runs; here
-    they wait for each other, so that each can be seen.
+    cropping of the frames that the window picks, and their copy into the clip. infer: the engine.
+    post: softmax and the prediction. `Recognizer.stream` does the first two while the third runs;
+    here they wait for each other, so that each can be seen.
 
     Returns:
-        Stage, and "total" -> percentiles, ms.
+        For each stage and for "total", percentiles in ms.
 
     Raises:
         DvflError: if the video cannot be read.
@@ -43,7 +43,7 @@ def stage_times(
     rows: list[list[int]] = []
     spent = dict.fromkeys(STAGES, 0)
     end_s = time.perf_counter() + seconds
-    with closing(Loop(video)) as loop:
+    with closing(LoopedVideo(video)) as loop:
         mark = time.perf_counter_ns()
         for frame in loop.frames():
             mark = _add(spent, "decode", mark)
@@ -60,13 +60,13 @@ def stage_times(
                 spent = dict.fromkeys(STAGES, 0)
             if time.perf_counter() > end_s and len(rows) > SKIPPED:
                 break
-    times = np.array(rows[SKIPPED:]) / 1e6
+    times = np.array(rows[SKIPPED:]) / 1e6  # (windows, stages), ms
     named = {stage: percentiles(times[:, k]) for k, stage in enumerate(STAGES)}
     return {**named, "total": percentiles(times.sum(1))}
 
 
 def _add(spent: dict[str, int], stage: str, since_ns: int) -> int:
-    """Adds the time since then to a stage; returns the time now."""
+    """Add the time since then to a stage; return the time now."""
     now_ns = time.perf_counter_ns()
     spent[stage] += now_ns - since_ns
     return now_ns

@@ -1,4 +1,4 @@
-"""A model on streams: how many windows it keeps up with, how late results are, how many cameras."""
+"""A model on streams: windows per second, how late results are, and how many cameras it takes."""
 
 from __future__ import annotations
 
@@ -6,37 +6,38 @@ import time
 from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from dvfl_bench.device.videos import Camera, Loop
+from dvfl_bench.device.videos import LoopedVideo, SimulatedCamera
 from dvfl_runtime import Prediction, Recognizer
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.sources import LiveSource
 
 FPS = 30.0
-MAX_STREAMS = 64
+MAX_CAMERAS = 64
 MAX_TRIALS = 5
-# what counts as keeping up
-LEAST_WINDOWS = 0.95  # of those that are due
+# to keep up means at least
+LEAST_WINDOWS = 0.95  # of those that are due, and at most
 MOST_DROPPED = 0.02  # of the frames
 
 
 def _stream(recognizer: Recognizer, source: Any) -> Generator[Prediction, None, None]:
-    """The stream as what it is, so that it can be closed in time."""
+    """Return the stream as the generator that it is, so that it can be closed in time."""
     return cast("Generator[Prediction, None, None]", recognizer.stream(source))
 
 
-def sustained(recognizer: Recognizer, video: Path, seconds: float) -> dict[str, float]:
-    """Windows per second of a file that plays for ever, decoding and inference overlapping.
+def measure_throughput(recognizer: Recognizer, video: Path, seconds: float) -> dict[str, float]:
+    """Stream a video that plays for ever, decoding and inference overlapping.
 
     Returns:
-        `windows_per_s`; `video_s_per_s`, seconds of video in a second; `cpu_share`, of all that
-        this process may use, 0 to 1.
+        `windows_per_s`; `video_s_per_s`, seconds of video in a second; `cpu_share`, of all cores
+        that this process may use, 0 to 1.
     """
-    with closing(Loop(video)) as loop, closing(_stream(recognizer, loop)) as predictions:
+    with closing(LoopedVideo(video)) as loop, closing(_stream(recognizer, loop)) as predictions:
         next(predictions)
         begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
         count = 0
@@ -56,20 +57,20 @@ def sustained(recognizer: Recognizer, video: Path, seconds: float) -> dict[str, 
 
 
 @dataclass(frozen=True)
-class Trial:
-    """So many cameras at once.
+class CameraTrial:
+    """How a model keeps up with so many cameras at once.
 
     Attributes:
         streams: cameras of 30 pictures per second.
-        due: windows that they give in the time.
+        due: windows that their frames make in the time.
         got: results that came.
-        dropped: part of the frames that no result shows.
-        p50_ms: from the newest picture of a window to its result, median; `None` without any.
-            The picture lies half of a T-th of the window before its end, which is part of it.
-        p99_ms: of 99 in 100.
-        cpu_share: of all that this process may use, 0 to 1.
-        ok: nearly all windows came, nearly no frame was dropped, and no result was later than the
-            next window.
+        dropped: share of the frames that are in no result.
+        p50_ms: median time from the newest frame in a clip to its result; `None` without results.
+            That frame is half of a T-th of the window older than the window's end.
+        p99_ms: what 99 of 100 results do not exceed.
+        cpu_share: of all cores that this process may use, 0 to 1.
+        ok: nearly all windows came, nearly no frame was dropped, and 99 of 100 results came before
+            the next window.
     """
 
     streams: int
@@ -82,12 +83,13 @@ class Trial:
     ok: bool
 
 
-def trial(recognizer: Recognizer, video: Path, streams: int, seconds: float) -> Trial:
-    """Streams that many cameras for so long, after a first window of each."""
+def try_cameras(recognizer: Recognizer, video: Path, seconds: float, count: int) -> CameraTrial:
+    """Stream from `count` cameras for so long, after a first window of each."""
     spec = recognizer.spec
     hop_s, span_s = spec.window_s / 4, spec.window_s + seconds
     cameras = [
-        LiveSource(f"camera {k}", Camera(video, FPS, phase=k / streams)) for k in range(streams)
+        LiveSource(f"camera {k}", SimulatedCamera(video, FPS, phase=k / count))
+        for k in range(count)
     ]
     begin_s, begin_cpu_s = time.perf_counter(), time.process_time()
     found: list[Prediction] = []
@@ -100,60 +102,60 @@ def trial(recognizer: Recognizer, video: Path, streams: int, seconds: float) -> 
         elapsed_s = time.perf_counter() - begin_s
     for camera in cameras:
         camera.close()
-    due = streams * max(1, int((span_s - spec.window_s - 1 / FPS) / hop_s))
-    dropped = sum(p.dropped_frames for p in found) / (streams * span_s * FPS)
+    # a window is complete with the first frame after it, so the time of one frame is taken off
+    due = count * max(1, int((span_s - spec.window_s - 1 / FPS) / hop_s))
+    dropped = sum(p.dropped_frames for p in found) / (count * span_s * FPS)
     share = round(cpu_s / elapsed_s / usable_cpus(), 3)
     if not found:
-        return Trial(streams, due, 0, round(dropped, 4), None, None, share, ok=False)
+        return CameraTrial(count, due, 0, round(dropped, 4), None, None, share, ok=False)
     p50, p99 = (float(v) for v in np.percentile([p.latency_ms for p in found], [50, 99]))
     ok = len(found) >= LEAST_WINDOWS * due and dropped <= MOST_DROPPED and p99 <= hop_s * 1e3
-    seen = (streams, due, len(found), round(dropped, 4))
-    return Trial(*seen, round(p50, 2), round(p99, 2), share, ok=ok)
+    seen = (count, due, len(found), round(dropped, 4))
+    return CameraTrial(*seen, round(p50, 2), round(p99, 2), share, ok=ok)
 
 
-def most_streams(
-    run: Callable[[int], Trial], guess: int, limit: int = MAX_STREAMS
-) -> tuple[int, list[Trial]]:
-    """Looks for the most cameras that can be kept up with, beginning at a guess.
+def find_most_cameras(
+    attempt: Callable[[int], CameraTrial], guess: int, limit: int = MAX_CAMERAS
+) -> tuple[int, list[CameraTrial]]:
+    """Search for the most cameras that can be kept up with, beginning at a guess.
 
     Returns:
         The number, 0 if not even one, and all trials in their order.
     """
-    trials: list[Trial] = []
-    low, high = 0, limit + 1
-    streams = min(max(1, guess), limit)
+    trials: list[CameraTrial] = []
+    low, high = 0, limit + 1  # kept up with; not kept up with
+    count = min(max(1, guess), limit)
     while low + 1 < high and len(trials) < MAX_TRIALS:
-        trials.append(run(streams))
+        trials.append(attempt(count))
         if trials[-1].ok:
-            low = streams
+            low = count
         else:
-            high = streams
-        streams = max(1, min(2 * low if low else high // 2, (low + high) // 2))
+            high = count
+        # halve the gap, but never more than double or halve what was tried
+        count = max(1, min(2 * low if low else high // 2, (low + high) // 2))
     return low, trials
 
 
-def live(recognizer: Recognizer, video: Path, seconds: float, guess: float) -> dict[str, Any]:
-    """One camera, and as many as can be kept up with.
+def measure_cameras(
+    recognizer: Recognizer, video: Path, seconds: float, guess: float
+) -> dict[str, Any]:
+    """Measure one camera, and the most that can be kept up with.
 
     Args:
         recognizer: the model.
         video: what the cameras show.
-        seconds: of each trial, behind its first window.
-        guess: how many they may be: where to begin to look.
+        seconds: of each trial, after its first window.
+        guess: how many they may be, where the search begins.
 
     Returns:
-        JSON-ready: the trial of one camera, the most cameras, and every trial.
+        Ready for JSON: the trial of one camera, the most cameras, and every trial.
     """
-    one = trial(recognizer, video, 1, seconds)
-    count, trials = 0, list[Trial]()
-    if one.ok:
-        count, trials = most_streams(
-            lambda streams: one if streams == 1 else trial(recognizer, video, streams, seconds),
-            int(guess),
-        )
+    attempt = cache(partial(try_cameras, recognizer, video, seconds))
+    one = attempt(1)
+    most, trials = find_most_cameras(attempt, int(guess)) if one.ok else (0, [])
     return {
         "fps": FPS,
         "one_camera": asdict(one),
-        "most_cameras": count,
-        "trials": [asdict(t) for t in trials],
+        "most_cameras": most,
+        "trials": [asdict(trial) for trial in trials],
     }

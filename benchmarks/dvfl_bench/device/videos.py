@@ -1,8 +1,9 @@
-"""Videos that never end: played as fast as they are read, or at a camera's pace."""
+"""Videos to measure with: played for ever, at a camera's pace, or written in another size."""
 
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,13 +13,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dvfl_runtime import Frame
+from dvfl_runtime import Frame, Source
 from dvfl_runtime.draw.encoding import VideoFile, to_yuv
 from dvfl_runtime.sources import Grabbed, open_source
 
 
-class Loop:
-    """A video that plays for ever, on a clock that goes on from round to round."""
+class LoopedVideo:
+    """A source that plays a video for ever, on a clock that goes on from round to round.
+
+    Attributes:
+        rounds: how often the video has ended.
+    """
 
     live = False
     rewindable = False
@@ -31,7 +36,7 @@ class Loop:
         self._closed = False
 
     def frames(self) -> Iterator[Frame]:
-        """Yields its frames again and again until it is closed."""
+        """Yield the frames of the video again and again until it is closed."""
         index, begin_s, last_s, step_s = 0, 0.0, 0.0, 0.04
         while not self._closed:
             with closing(open_source(self._path)) as source:
@@ -47,36 +52,36 @@ class Loop:
             self.rounds += 1
 
     def close(self) -> None:
-        """Ends it at its next frame."""
+        """End it at its next frame."""
         self._closed = True
 
 
-class Camera:
-    """A video that plays for ever at a camera's pace; a `Grabber` for `LiveSource`.
+class SimulatedCamera:
+    """A `Grabber` for `LiveSource` that plays a video for ever at a camera's pace.
 
     Each picture is decoded before it is due, as the driver of a camera has it ready, and handed out
-    at its time, or late if decoding is.
+    at its time, or later if decoding takes longer.
 
     Args:
         path: the video.
         fps: pictures per second, whatever the video's own.
-        phase: part of the time between two pictures by which this camera is late.
+        phase: share of the time between two pictures by which this camera starts late.
     """
 
     def __init__(self, path: Path, fps: float, phase: float = 0.0) -> None:
         self._path, self._step_s, self._phase = path, 1 / fps, phase
-        self._loop: Loop | None = None
+        self._loop: LoopedVideo | None = None
         self._frames: Iterator[Frame] = iter(())
         self._due_s = 0.0
 
     def open(self) -> None:
-        """Begins to play."""
-        self._loop = Loop(self._path)
+        """Begin to play."""
+        self._loop = LoopedVideo(self._path)
         self._frames = self._loop.frames()
         self._due_s = time.perf_counter() + self._phase * self._step_s
 
     def read(self) -> Grabbed | None:
-        """Returns the next picture when it is due."""
+        """Return the next picture when it is due."""
         frame = next(self._frames)
         wait_s = self._due_s - time.perf_counter()
         if wait_s > 0:
@@ -85,16 +90,27 @@ class Camera:
         return Grabbed(partial(getattr, frame, "image"))
 
     def close(self) -> None:
-        """Ends it."""
+        """End it."""
         if self._loop is not None:
             self._loop.close()
 
 
-def scaled(video: Path, size: tuple[int, int], path: Path) -> Path:
-    """Writes the video again at (width, height) px, both even, as H.264; returns `path`."""
+def write_scaled(
+    source: Source, size: tuple[int, int], path: Path, *, seconds: float = math.inf
+) -> Path:
+    """Write a source as H.264 in another size and close it; return `path`.
+
+    Args:
+        source: of the frames.
+        size: (width, height) px, both even.
+        path: of the file to write.
+        seconds: how much of the source is written.
+    """
     file = VideoFile(path)
-    with closing(open_source(video)) as source, closing(file):
+    with closing(source), closing(file):
         for frame in source.frames():
+            if frame.time_s >= seconds:
+                break
             file.size = size
             picture = cv2.resize(frame.image, size, interpolation=cv2.INTER_CUBIC)
             file.add(to_yuv(np.asarray(picture, np.uint8)), frame.time_s)
@@ -103,14 +119,14 @@ def scaled(video: Path, size: tuple[int, int], path: Path) -> Path:
 
 
 def size_of(video: Path) -> str:
-    """Size of a video's first picture, such as "1280x720"."""
+    """Return the size of a video's first frame, such as "1280x720"."""
     with closing(open_source(video)) as source:
         height, width = next(iter(source.frames())).image.shape[:2]
     return f"{width}x{height}"
 
 
 def width_and_height(text: str) -> tuple[int, int]:
-    """Reads "1920x1080", for argparse; both sides even, as H.264 wants them."""
+    """Read "1920x1080", for argparse; both sides even, as H.264 wants them."""
     width, _, height = text.partition("x")
     if not (width.isdigit() and height.isdigit()):
         raise argparse.ArgumentTypeError(f"must be like 1920x1080, got {text!r}")

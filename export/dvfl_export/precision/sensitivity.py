@@ -79,7 +79,7 @@ class Sensitivity:
         return "\n".join(lines)
 
 
-def measure(
+def measure_sensitivity(
     model: onnx.ModelProto,
     ranges: Ranges,
     clips: Sequence[Images],

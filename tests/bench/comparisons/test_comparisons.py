@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from shared import ROOT
 from torch import nn
 
-from dvfl_bench.comparisons import family
-from dvfl_bench.comparisons.charts import main as charts_main
+from dvfl_bench.comparisons import charts, family
 from dvfl_bench.comparisons.family import Case, cases, exponents, export_models, run_case
 from dvfl_bench.comparisons.forms import compare
 from dvfl_bench.comparisons.naive import main as naive_main
@@ -68,14 +67,14 @@ def test_every_file_of_the_family_is_exported_once() -> None:
 def test_a_result_stays_where_its_picture_cannot_be_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(_result: dict[str, Any], path: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(arguments[-1]))
 
     monkeypatch.setattr(family, "measure", lambda _repeats: {"rows": []})
-    monkeypatch.setattr(family, "save_plot", full)
+    monkeypatch.setattr(charts, "save_panels", full)
     result, picture = tmp_path / "result.json", tmp_path / "picture.png"
     assert family.main(["--json", str(result), "--plot", str(picture)]) == 2
-    assert json.loads(result.read_text()) == {"rows": []}
+    assert json.loads(result.read_text())["rows"] == []
 
 
 def test_growth_and_its_picture(tmp_path: Path) -> None:
@@ -92,7 +91,7 @@ def test_growth_and_its_picture(tmp_path: Path) -> None:
         {"frames": 1.0, "size": 2.0, "gmacs": 1.0, "batch": 1.0, "one_over_two_threads": 2.0}
     )
     result = {"rows": rows, "exponents": found, "machine": describe_machine(2)}
-    family.save_plot(result, tmp_path / "family.png")
+    charts.save_chart("family", result, tmp_path / "family.png")
     assert (tmp_path / "family.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -145,16 +144,16 @@ def test_the_fused_form_and_int8_are_as_fast_as_they_were() -> None:
     raise AssertionError(f"now, then: {worse}")
 
 
-@pytest.mark.parametrize("name", ["forms_nano", "peers", "naive_nano"])
+@pytest.mark.parametrize("name", ["forms_nano", "peers", "naive_nano", "family"])
 def test_committed_results_are_drawn(name: str, tmp_path: Path) -> None:
     path = tmp_path / f"{name}.json"
     path.write_text((RESULTS / "epyc-2core" / path.name).read_text())
-    assert charts_main([str(tmp_path)]) == 0
+    assert charts.main([str(tmp_path)]) == 0
     assert (tmp_path / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_folder_without_results_is_an_error(tmp_path: Path) -> None:
-    assert charts_main([str(tmp_path)]) == 2
+    assert charts.main([str(tmp_path)]) == 2
 
 
 @pytest.mark.parametrize(

@@ -14,12 +14,12 @@ from shared import REFERENCE, needs_shared
 from dvfl_bench.comparisons.forms import (
     FORMS,
     build_runs,
-    describe_machine,
     summarize,
     table,
-    time_in_turn,
 )
 from dvfl_bench.comparisons.official import official_form
+from dvfl_bench.device.machine import describe_machine
+from dvfl_bench.device.timing import paired_times
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig
 from dvfl_runtime.clips.spec import ClipSpec
 
@@ -62,7 +62,7 @@ def test_comparison_of_both_forms(tmp_path: Path) -> None:
     counts = {form: Counter(node.op_type for node in nodes[form]) for form in FORMS}
     assert counts["official"]["Erf"] == counts["deploy"]["Gelu"] == 35
     assert counts["official"]["Gelu"] == counts["deploy"]["Erf"] == 0
-    result = {**summarize(time_in_turn(runs, repeats=2), gmacs), "failed": failed}
+    result = {**summarize(paired_times(runs, 2), gmacs), "failed": failed}
     engines = {"onnxruntime", "openvino", "openvino, batch fixed", "pytorch eager"}
     assert set(result["engines"]) == engines
     row = result["engines"]["onnxruntime"]

@@ -7,7 +7,7 @@ import pytest
 from streams import RtspServer, encode, number_of
 
 from dvfl_bench.comparisons.soak import main, soak
-from dvfl_bench.device.videos import Loop
+from dvfl_bench.device.videos import LoopedVideo
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.sources import open_source
@@ -23,7 +23,7 @@ def test_a_looped_file(tmp_path: Path) -> None:
 
 
 def test_a_loop_goes_on_in_time_and_is_opened_again() -> None:
-    loop = Loop(DEMO_CLIP)
+    loop = LoopedVideo(DEMO_CLIP)
     once = sum(1 for _ in open_source(DEMO_CLIP).frames())
     frames = list(itertools.islice(loop.frames(), 2 * once + 1))
     loop.close()
@@ -43,7 +43,7 @@ def test_a_minute_of_rtsp_and_a_loop(tmp_path: Path) -> None:
     )
     try:
         with Recognizer(engine="onnxruntime") as recognizer:
-            result = soak(recognizer, [live, Loop(DEMO_CLIP)], 60.0)
+            result = soak(recognizer, [live, LoopedVideo(DEMO_CLIP)], 60.0)
     finally:
         server.kill()
     assert len(seen) > 500

@@ -14,8 +14,8 @@ from shared import ROOT
 
 from dvfl_bench.baseline import compare
 from dvfl_bench.cli import main
-from dvfl_bench.device.streams import Trial, most_streams
-from dvfl_bench.device.timing import WarmUp, drift, in_turn, percentiles
+from dvfl_bench.device.streams import CameraTrial, find_most_cameras
+from dvfl_bench.device.timing import WarmUp, drift, percentiles, times_in_turn
 from dvfl_runtime.app.cli import DEMO_CLIP
 
 README = ROOT / "benchmarks" / "README.md"
@@ -164,10 +164,10 @@ def test_an_old_result_stays_after_an_error(
 
 @pytest.mark.parametrize(("can", "guess"), [(0, 5), (1, 1), (3, 20), (7, 7), (9, 4), (16, 5)])
 def test_the_search_for_the_most_cameras(can: int, guess: int) -> None:
-    def run(streams: int) -> Trial:
-        return Trial(streams, 1, 1, 0.0, 1.0, 1.0, 0.5, ok=streams <= can)
+    def run(streams: int) -> CameraTrial:
+        return CameraTrial(streams, 1, 1, 0.0, 1.0, 1.0, 0.5, ok=streams <= can)
 
-    found, trials = most_streams(run, guess)
+    found, trials = find_most_cameras(run, guess)
     assert len(trials) <= 5
     assert found <= can
     assert found >= can * 0.6  # a few trials find it, or nearly
@@ -176,7 +176,7 @@ def test_the_search_for_the_most_cameras(can: int, guess: int) -> None:
 
 def test_times_are_taken_in_turn_and_none_is_thrown_away() -> None:
     order: list[str] = []
-    times = in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 0.01)
+    times = times_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 0.01)
     assert order[:4] == ["a", "b", "a", "b"]
     assert len(times["a"]) == len(times["b"]) == order.count("a")
     found = percentiles(np.array([1.0] * 99 + [50.0]))

@@ -11,7 +11,7 @@ import pytest
 
 from dvfl_bench.device.jetson import clocks_held, describe_jetson, temperatures_c
 from dvfl_bench.device.machine import describe_machine
-from dvfl_bench.device.power import Energy, Ina, Rapl, Tegrastats
+from dvfl_bench.device.power import Energy, Ina3221Meter, RaplMeter, TegrastatsMeter
 
 RELEASE = (
     "# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64, "
@@ -115,14 +115,14 @@ def test_rapl_counts_over_a_turn_of_the_counter(tmp_path: Path) -> None:
             },
         )
     times = iter([0.0, 2.0])
-    found = Rapl.find(tmp_path)
+    found = RaplMeter.find(tmp_path)
     assert found is not None
-    meter = Rapl(found._zones, lambda: next(times))
+    meter = RaplMeter(found._zones, lambda: next(times))
     assert meter.name == "rapl package-0"
     meter.start()
     write(tmp_path, {f"{zone}/energy_uj": "5000000\n"})
     assert meter.stop() == pytest.approx(3.0)  # 6 J in 2 s
-    assert Rapl.find(tmp_path / "none") is None
+    assert RaplMeter.find(tmp_path / "none") is None
 
 
 def test_the_sensors_of_a_jetson_are_volts_times_amperes(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_the_sensors_of_a_jetson_are_volts_times_amperes(tmp_path: Path) -> None
         files[f"{sensor}/in{number}_label"] = name
         files[f"{sensor}/in{number}_input"] = f"{millivolts}\n"
         files[f"{sensor}/curr{number}_input"] = f"{milliamperes}\n"
-    meter = Ina.find(write(tmp_path, files))
+    meter = Ina3221Meter.find(write(tmp_path, files))
     assert meter is not None
     assert meter.power_w() == 5.0
     meter.start()
@@ -147,7 +147,7 @@ def test_tegrastats_is_read_until_it_is_stopped(tmp_path: Path) -> None:
     lines = "\\n".join([line.format(4000), line.format(6000), "RAM 1/2MB CPU [1%"])
     script.write_text(f"#!/bin/sh\nprintf '{lines.replace('%', '%%')}\\n'\nexec sleep 30\n")
     script.chmod(0o755)
-    meter = Tegrastats([str(script)])
+    meter = TegrastatsMeter([str(script)])
     meter.start()
     time.sleep(0.5)
     assert meter.stop() == pytest.approx(5.0)
