@@ -13,7 +13,6 @@ from videos import shared_clip, write_video
 
 from dvfl_runtime import Recognizer, recognizer
 from dvfl_runtime.app import cli
-from dvfl_runtime.console import output
 
 RUN = [sys.executable, "-m", "dvfl_runtime.app.cli"]
 
@@ -295,27 +294,6 @@ def test_progress_is_shown_on_a_terminal_only(run, tmp_path, monkeypatch, capsys
     assert "100%" in err
     assert "ETA 0:0" in err
     assert err.endswith("\r\x1b[K")
-
-
-@pytest.mark.parametrize(
-    ("time_s", "text"),
-    [
-        (0, "0.00"),
-        (59.996, "1:00.00"),
-        (63.5, "1:03.50"),
-        (7263.5, "2:01:03.50"),
-        (-0.001, "0.00"),
-        (-1.5, "-1.50"),
-    ],
-)
-def test_times_are_shown_as_people_read_them(time_s, text):
-    assert output.format_time(time_s) == text
-
-
-def test_an_empty_segment_document_is_valid():
-    stream = io.StringIO()
-    output.JsonSegments(stream).finish()
-    assert json.loads(stream.getvalue()) == {"schema": 1, "segments": []}
 
 
 def test_the_colours_are_the_labels():

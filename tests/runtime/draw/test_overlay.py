@@ -290,15 +290,3 @@ def test_the_panel_fits_any_picture(size):
     if panel.body_px:
         image, opacity = panel.body(prediction("red", 0, 1))
         assert image.shape[:2] == opacity.shape == (panel.body_px, width)
-
-
-def test_a_file_source_still_ends_when_its_observed_source_is_closed(tmp_path):
-    video = write_video(tmp_path / "v.mp4", coloured(("red", 50)))
-    writer = OverlayVideo(tmp_path / "o.mkv", LABELS)
-    source = ObservedSource(open_source(video), writer.add)
-    frames = source.frames()
-    assert next(frames).index == 0
-    source.close()
-    assert list(frames) == []
-    assert (source.name, source.live, source.rewindable) == (str(video), False, True)
-    assert source.duration_s == pytest.approx(2.0)

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from dvfl_runtime import OutputError
-from dvfl_runtime.errors import ArgumentError
-from dvfl_runtime.files import RowFile, cache_folder, check_places, read_text, replacing
+from dvfl_runtime.files import RowFile, check_places, replacing
 
 
 def names(folder):
@@ -343,28 +342,3 @@ def test_a_full_disk_leaves_whole_rows_and_the_old_file(tmp_path):
     assert "o.json: File too large" in on_a_small_disk(replaced, tmp_path / "o.json", row * 4)
     assert (tmp_path / "o.json").read_text() == "old"
     assert names(tmp_path) == ["o.json", "r.csv"]
-
-
-def test_the_cache_folder_follows_the_environment(monkeypatch):
-    monkeypatch.setenv("DVFL_CACHE_DIR", "/chosen")
-    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
-    assert cache_folder() == Path("/chosen")
-    monkeypatch.delenv("DVFL_CACHE_DIR")
-    assert cache_folder() == Path("/xdg/dvfl")
-    for useless in ("", "relative"):
-        monkeypatch.setenv("XDG_CACHE_HOME", useless)
-        assert cache_folder() == Path.home() / ".cache" / "dvfl"
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
-def test_texts_of_others_have_byte_order_marks(tmp_path, encoding):
-    path = tmp_path / "labels.txt"
-    path.write_bytes("idle\r\nwälk\rrun\n".encode(encoding))
-    assert read_text(path) == "idle\nwälk\nrun\n"
-
-
-def test_a_text_in_another_encoding_is_one_clear_line(tmp_path):
-    path = tmp_path / "labels.txt"
-    path.write_bytes("wälk".encode("latin-1"))
-    with pytest.raises(ArgumentError, match=r"labels\.txt is not a text in UTF-8; save it"):
-        read_text(path)
