@@ -51,7 +51,7 @@ class Served:
         return self.process.wait(TIMEOUT_S)
 
     def errors(self) -> str:
-        """Returns what it wrote to standard error since, up to its end."""
+        """Return what it wrote to standard error since, up to its end."""
         assert self.process.stderr is not None
         return self.process.stderr.read()
 
@@ -67,7 +67,7 @@ class Served:
 
 @contextlib.contextmanager
 def ask(port: int, path: str, **headers: str) -> Iterator[http.client.HTTPResponse]:
-    """Yields the answer to a request, whose body may never end."""
+    """Yield the answer to a request, whose body may never end."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
     with contextlib.closing(connection):
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -77,13 +77,13 @@ def ask(port: int, path: str, **headers: str) -> Iterator[http.client.HTTPRespon
 
 
 def status(port: int, path: str, **headers: str) -> int:
-    """Returns the status of the answer."""
+    """Return the status of the answer."""
     with ask(port, path, **headers) as answer:
         return answer.status
 
 
 def events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str, Any]]:
-    """Yields the type, the identity and the data of server-sent events."""
+    """Yield the type, the identity and the data of server-sent events."""
     kind, number = "message", ""
     for line in answer:
         name, _, value = line.decode().rstrip("\n").partition(": ")
@@ -97,7 +97,7 @@ def events(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str, Any]]:
 
 
 def stuck_client(port: int, path: str) -> socket.socket:
-    """Returns a connection that asks for something and never reads the answer."""
+    """Return a connection that asks for something and never reads the answer."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     connection.connect(("127.0.0.1", port))
@@ -106,7 +106,7 @@ def stuck_client(port: int, path: str) -> socket.socket:
 
 
 def chromium() -> Path | None:
-    """Returns the system's Chromium, `None` where there is none."""
+    """Return the system's Chromium, `None` where there is none."""
     return next((p for p in [Path("/usr/bin/chromium")] if p.is_file()), None)
 
 

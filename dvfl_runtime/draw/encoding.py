@@ -45,9 +45,6 @@ class VideoFile:
     Args:
         path: the file; its suffix names the container.
 
-    Attributes:
-        size: (width, height) of the pictures, px, both even; `None` until it is set.
-
     Raises:
         OutputError: if PyAV is not installed.
     """
@@ -57,28 +54,25 @@ class VideoFile:
             import av
         self._av = av
         self._path = path
-        self.size: tuple[int, int] | None = None
         self._first: tuple[Planes, float] | None = None
         self._first_s = 0.0
         self._last_tick = -1
         self._last: Planes | None = None
-        self._container: OutputContainer | None = None
-        self._stream: VideoStream | None = None
+        self._output: tuple[OutputContainer, VideoStream] | None = None
         self._finished = False
 
     def add(self, planes: Planes, time_s: float) -> None:
-        """Write a picture that is shown from `time_s` on.
+        """Write a picture that is shown from `time_s` on; all have one size.
 
         Raises:
             OSError: if the file cannot be written.
         """
-        if self._stream is not None:
-            self._encode(planes, time_s)
-        elif self._first is None:
+        if self._first is None:
             self._first = planes, time_s
-        else:
-            self._begin(time_s - self._first[1])
-            self._encode(planes, time_s)
+            return
+        if self._output is None:
+            self._begin(*self._first, time_s - self._first[1])
+        self._encode(planes, time_s)
 
     def finish(self) -> None:
         """Complete the file; further calls do nothing.
@@ -89,11 +83,9 @@ class VideoFile:
         """
         if self._finished:
             return
-        if self._stream is None and self._first is not None:
-            self._begin(SINGLE_PICTURE_S)
-        container, stream = self._container, self._stream
-        if container is None or stream is None:
+        if self._first is None:
             raise OutputError(f"no video to write to {self._path.name}: there was no picture")
+        container, stream = self._output or self._begin(*self._first, SINGLE_PICTURE_S)
         with self._reporting():
             container.mux(stream.encode())
             self._finished = True
@@ -101,31 +93,32 @@ class VideoFile:
 
     def close(self) -> None:
         """Close the file, complete or not."""
-        if self._container is not None and not self._finished:
+        if self._output is not None and not self._finished:
             self._finished = True
             with contextlib.suppress(self._av.FFmpegError):  # the error has been reported
-                self._container.close()
+                self._output[0].close()
 
-    def _begin(self, step_s: float) -> None:
-        assert self.size is not None
-        assert self._first is not None
+    def _begin(
+        self, planes: Planes, time_s: float, step_s: float
+    ) -> tuple[OutputContainer, VideoStream]:
+        """Open the file and encode the first picture."""
         rate = Fraction(min(max(1 / step_s, 1e-3), MAX_RATE_HZ)).limit_denominator(1001)
         codec = next(name for name in ENCODERS if name in self._av.codecs_available)
         with self._reporting():
             # "file:" keeps a colon in a name from being read as a protocol
             options = {"movflags": "faststart"} if self._path.suffix.lower() != ".mkv" else {}
-            self._container = self._av.open(f"file:{self._path}", "w", options=options)
-            stream = self._container.add_stream(codec, rate=rate, options=ENCODERS[codec])
+            container = self._av.open(f"file:{self._path}", "w", options=options)
+            stream = container.add_stream(codec, rate=rate, options=ENCODERS[codec])
             assert isinstance(stream, self._av.VideoStream)
-            stream.width, stream.height = self.size
+            self._output = container, stream
+            stream.width, stream.height = planes.shape[1], planes.shape[0] * 2 // 3
             stream.pix_fmt = "yuv420p"
             stream.codec_context.time_base = Fraction(1, TICKS_HZ)
             stream.codec_context.colorspace = BT601
             stream.codec_context.color_range = STUDIO
-        self._stream = stream
-        planes, self._first_s = self._first
-        self._first = None
-        self._encode(planes, self._first_s)
+        self._first_s = time_s
+        self._encode(planes, time_s)
+        return self._output
 
     def _encode(self, planes: Planes, time_s: float) -> None:
         tick = max(round((time_s - self._first_s) * TICKS_HZ), self._last_tick + 1)
@@ -134,14 +127,14 @@ class VideoFile:
         self._encode_at(planes, tick)
 
     def _encode_at(self, planes: Planes, tick: int) -> None:
-        assert self._stream is not None
-        assert self._container is not None
+        assert self._output is not None
+        container, stream = self._output
         self._last, self._last_tick = planes, tick
         frame = self._av.VideoFrame.from_ndarray(planes, format="yuv420p")
         frame.pts, frame.time_base = tick, Fraction(1, TICKS_HZ)
         frame.colorspace, frame.color_range = BT601, STUDIO
         with self._reporting():
-            self._container.mux(self._stream.encode(frame))
+            container.mux(stream.encode(frame))
 
     @contextlib.contextmanager
     def _reporting(self) -> Iterator[None]:

@@ -66,6 +66,7 @@ class OverlayVideo:
         self._labels = tuple(labels)
         self._duration_s = duration_s
         self._panel: Panel | None = None
+        self._size: tuple[int, int] | None = None  # (width, height) of all pictures, both even
         self._waiting: deque[tuple[Planes, float]] = deque()  # (picture, its time in seconds)
         self._early = 0  # frames that could not wait for their prediction
         self._newest: Prediction | None = None
@@ -80,12 +81,11 @@ class OverlayVideo:
 
     def add(self, frame: Frame) -> None:
         """Take a frame, which is drawn on when its prediction is known."""
-        planes = to_yuv(frame.image, self._video.size)
+        planes = to_yuv(frame.image, self._size)
         with self._replacement.explaining(), self._lock:
             if self._panel is None:
-                height, width = planes.shape[0] * 2 // 3, planes.shape[1]
-                self._panel = Panel(width, height, self._labels)
-                self._video.size = width, height
+                self._size = planes.shape[1], planes.shape[0] * 2 // 3
+                self._panel = Panel(*self._size, self._labels)
             self._waiting.append((planes, frame.time_s))
             if len(self._waiting) * planes.nbytes > MAX_WAITING_BYTES:
                 self._encode_oldest(self._newest)

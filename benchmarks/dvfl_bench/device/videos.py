@@ -111,7 +111,6 @@ def write_scaled(
         for frame in source.frames():
             if frame.time_s >= seconds:
                 break
-            file.size = size
             picture = cv2.resize(frame.image, size, interpolation=cv2.INTER_CUBIC)
             file.add(to_yuv(np.asarray(picture, np.uint8)), frame.time_s)
         file.finish()

@@ -29,7 +29,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder, capsys):
-    """Runs the command on files of `folder`; returns status, standard output and error."""
+    """Run the command on files of `folder`; return status, standard output and error."""
 
     def call(*args, model="m.onnx"):
         words = [str(folder / a) if (folder / a).is_file() else a for a in map(str, args)]

@@ -45,7 +45,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def run(folder, capsys, tmp_path, monkeypatch):
-    """Runs the command on files of `folder`, in `tmp_path`; returns status, output and error."""
+    """Run the command on files of `folder`, in `tmp_path`; return status, output and error."""
     monkeypatch.chdir(tmp_path)
 
     def call(*args):
@@ -333,7 +333,7 @@ def test_a_reader_that_stopped_reading_does_not_keep_it(folder, tmp_path):
 
 
 def pending(stream):
-    """Returns how many bytes wait in a pipe."""
+    """Return how many bytes wait in a pipe."""
     return struct.unpack("i", fcntl.ioctl(stream, termios.FIONREAD, b"\0" * 4))[0]
 
 
@@ -346,7 +346,7 @@ def camera(tmp_path_factory):
 
 
 def kill_at_random(camera, folder, rows, seed):
-    """Kills a run once some predictions have been told; returns all that were."""
+    """Kill a run once some predictions have been told; return all that were."""
     words = (camera, "--model", folder / "m.onnx", "--window-s", "0.2", "-o", rows, "--append")
     dice = random.Random(seed)
     with Served(*words, "--serve", "0") as served, ask(served.port, "/events") as answer:

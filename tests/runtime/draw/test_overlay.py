@@ -27,7 +27,7 @@ def model(tmp_path_factory):
 
 
 def overlaid(source, out, model):
-    """Runs the command and returns the pictures (H, W, 3) and the times of what it wrote."""
+    """Run the command and return the pictures (H, W, 3) and the times of what it wrote."""
     assert cli.main([str(source), "--model", str(model), "--overlay", str(out), "-o", "x.txt"]) == 0
     return decoded(out)
 
@@ -227,7 +227,6 @@ def test_every_encoder_here_gives_a_playable_video(tmp_path, monkeypatch):
     for codec in set(ENCODERS) & av.codecs_available:
         monkeypatch.setattr("dvfl_runtime.draw.encoding.ENCODERS", {codec: ENCODERS[codec]})
         file = VideoFile(tmp_path / f"{codec}.mp4")
-        file.size = (64, 48)
         for n in range(10):
             file.add(to_yuv(np.full((48, 64, 3), 100, np.uint8)), n / 29.97)
         file.finish()
@@ -238,7 +237,6 @@ def test_the_colours_survive(tmp_path):
     image = np.zeros((32, 96, 3), np.uint8)
     image[:, :32], image[:, 32:64], image[:, 64:] = (200, 40, 40), (40, 200, 40), (40, 40, 200)
     file = VideoFile(tmp_path / "c.mp4")
-    file.size = (96, 32)
     for n in range(3):
         file.add(to_yuv(image), n / 25)
     file.finish()

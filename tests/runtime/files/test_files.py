@@ -214,7 +214,7 @@ def test_what_cannot_be_a_file_is_one_error_before_the_work(places, place, reaso
 
 @pytest.fixture
 def as_nobody():
-    """Runs as a user with no rights, where the tests run as root."""
+    """Run as a user with no rights, where the tests run as root."""
     if not hasattr(os, "setresuid"):
         pytest.skip("this system does not let the tests be another user for a while")
     folder = Path(tempfile.mkdtemp())  # unlike tmp_path, others may enter its parents
@@ -317,7 +317,7 @@ def test_a_new_file_without_rows_stays_unless_the_work_fails(tmp_path):
 
 
 def on_a_small_disk(work, *args):
-    """Runs work where no file may have more than 1,000 bytes; returns the OutputErrors."""
+    """Run work where no file may have more than 1,000 bytes; return the OutputErrors."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
     try:

@@ -31,7 +31,7 @@ def recognizer(folder):
 
 @pytest.fixture
 def serve(recognizer):
-    """Starts servers in this process."""
+    """Start servers in this process."""
     with contextlib.ExitStack() as stack:
 
         def start(host="127.0.0.1", token=None):
