@@ -40,20 +40,20 @@ class Recognizer:
             for prediction in recognizer.stream("video.mp4"):
                 print(prediction.start_s, prediction.label, prediction.confidence)
 
-    `predict` may be called from several threads at once, and `close` while they run. A process
-    that was forked or spawned needs a Recognizer of its own.
+    `predict` may be called from several threads at once, and `close` while they run. A forked or
+    spawned process needs a Recognizer of its own.
 
     Args:
-        model: an artifact written by dvfl-export; the bundled model if left out. With an engine
-            of one's own it may be an `Artifact`.
+        model: a file written by dvfl-export; by default the bundled model. With an engine of your
+            own it may be an `Artifact`.
         engine: name of an engine, "auto" for the fastest one installed, or an `Engine`, which is
             closed with the recognizer.
         device: "cpu", "cuda" or "auto".
-        num_threads: for CPU work; by default as many as this process may use.
+        num_threads: threads for CPU work; by default as many as this process may use.
 
     Raises:
         ArtifactError: if the model file is missing, damaged, foreign or too new, or does not do
-            what it says about itself.
+            what its metadata say.
         EngineUnavailable: if the engine or the device is unknown or not usable here.
         ArgumentError: if `num_threads` is not from 1 to 1024.
     """
@@ -86,7 +86,7 @@ class Recognizer:
 
     @property
     def info(self) -> Info:
-        """What really runs: engine, provider, device, precision, versions."""
+        """The engine, provider, device, precision and versions that really run."""
         return self._scorer.info
 
     @property
@@ -101,7 +101,7 @@ class Recognizer:
 
     @property
     def artifact(self) -> Artifact:
-        """What the model file says about itself: training data, accuracy, parity, tools."""
+        """The metadata of the model file: training data, accuracy, parity, tools."""
         return self._scorer.artifact
 
     def __enter__(self) -> Recognizer:
@@ -118,7 +118,7 @@ class Recognizer:
         )
 
     def close(self) -> None:
-        """Releases the model and ends what is running on it; further calls do nothing."""
+        """Release the model and end the streams that run on it; further calls do nothing."""
         self._scorer.close()
         with self._lock:
             running = list(self._running)
@@ -126,7 +126,7 @@ class Recognizer:
             scheduler.stop()
 
     def predict(self, clip: NDArray[np.uint8], *, top_k: int = 5) -> Prediction:
-        """Recognises the action in one clip.
+        """Recognise the action in one clip.
 
         Args:
             clip: (T, H, W, 3) RGB uint8 with the model's T and any H and W.
@@ -145,14 +145,14 @@ class Recognizer:
         return self._scorer.prediction(scores[0], top_k, latency_ms=latency_ms)
 
     def classify(self, source: SourceLike, *, views: int | str = 1, top_k: int = 5) -> Prediction:
-        """Recognises the one action of a whole trimmed video, by the published protocol.
+        """Recognise the one action of a whole trimmed video, by the published protocol.
 
-        The frames are picked uniformly over all that can be decoded; the scores of several views
-        are averaged.
+        Frames are picked uniformly over all that can be decoded; the scores of several views are
+        averaged.
 
         Args:
             source: a file or its address, bytes, a binary file object, a folder of images, an array
-                or an iterable of frames; not a live one.
+                or an iterable of frames; not a live source.
             views: 1, or "4x3" for 4 temporal times 3 spatial views.
             top_k: how many labels `Prediction.top` lists.
 
@@ -193,26 +193,27 @@ class Recognizer:
         max_batch: int | None = None,
         max_wait_ms: float = 10.0,
     ) -> Iterator[Prediction]:
-        """Recognises window after window; lazy: the source is opened when the first is asked for.
+        """Yield a prediction for each window; the sources are opened when the first is asked for.
 
-        Every frame of a file lies in a window (where `hop_s` is not longer than one); of a live
-        source the newest window wins. No window spans a gap: what lies between two gaps has windows
-        of its own, the last of which ends with its last frame, and what is shorter than a window
-        gives one over what there is. A thread per source reads ahead while the engine works. Of
-        several sources, one that fails is logged as a warning and the others go on.
+        Every frame of a file is in a window, unless `hop_s` is longer than a window; of a live
+        source the newest window wins. No window spans a gap: the stretch between two gaps has
+        windows of its own, the last of which ends with its last frame, and a stretch shorter than
+        a window has one over its whole length. A thread per source reads ahead while the engine
+        works. If one of several sources fails, that is logged as a warning and the others go on.
 
         Args:
             source: a file, bytes, binary file object, folder of images, camera, address, array or
-                iterable of frames, or a `Source`, which stays open; or a list of such.
+                iterable of frames, or a `Source`, which stays open; or a list of these.
             window_s: length of a window, seconds; the model's own by default.
-            hop_s: distance of two windows, seconds; a quarter of the window by default.
-            pad: "repeat" gives windows from the first hop on, and from the first hop after each
-                gap, by repeating the first frame; by default the first window is a full one.
+            hop_s: time between the starts of two windows, seconds; a quarter of a window by
+                default.
+            pad: "repeat" adds windows that end from the first hop on, at the beginning and after
+                each gap, and repeats the first frame in them; by default the first window is full.
             top_k: how many labels `Prediction.top` lists.
-            fps: frames per second of what has no timestamps: folders, arrays and iterables of
-                arrays (25 by default), and files of bare video, such as .h264 (what their headers
-                tell by default).
-            max_batch: windows in one inference at most; as many as sources by default, up to 8.
+            fps: frames per second of sources without timestamps: folders, arrays and iterables of
+                arrays (25 by default), and files of bare video, such as .h264 (by default the rate
+                in their headers).
+            max_batch: the most windows in one inference; by default the number of sources, up to 8.
             max_wait_ms: how long an inference waits for windows of the other sources.
 
         Raises:
@@ -238,23 +239,26 @@ class Recognizer:
         max_batch: int | None = None,
         max_wait_ms: float = 10.0,
     ) -> Iterator[Segment]:
-        """Recognises actions with start and end; lazy, and each is final when it is given.
+        """Yield actions with start and end, each when it is final; opens the sources as `stream`.
 
         The segments of one source are in order of time; those of several sources come as they
         become final.
 
         Args:
-            source: as in `stream`.
-            window_s: as in `stream`.
-            hop_s: as in `stream`.
-            pad: as in `stream`.
+            source: one source or a list of sources, of any kind that `stream` takes.
+            window_s: length of a window, seconds; the model's own by default.
+            hop_s: time between the starts of two windows, seconds; a quarter of a window by
+                default.
+            pad: "repeat" adds windows that end from the first hop on, at the beginning and after
+                each gap, and repeats the first frame in them.
             smoothing: how strongly predictions are smoothed.
-            fps: as in `stream`.
-            max_batch: as in `stream`.
-            max_wait_ms: as in `stream`.
+            fps: frames per second of sources without timestamps.
+            max_batch: the most windows in one inference; by default the number of sources, up to 8.
+            max_wait_ms: how long an inference waits for windows of the other sources.
 
         Raises:
-            SourceError: (on iteration) as in `stream`.
+            SourceError: (on iteration) if the source, or each of several, cannot be opened, fails
+                or has no frame.
             ClipError: (on iteration) if a frame is not (H, W, 3) uint8.
             DvflError: after `close`.
             ArgumentError: if a number is out of its range.
@@ -267,10 +271,7 @@ class Recognizer:
     def _recognise(
         self, source: SourceLike | Sequence[SourceLike], options: StreamOptions, top_k: int
     ) -> SourcePredictions:
-        """Return the predictions of the sources; nothing is opened before the first is asked for.
-
-        Options and state are checked at once, though.
-        """
+        """Return the lazy predictions of the sources; options and state are checked at once."""
         self._scorer.check_open()
         if self._scorer.fixed_batch is not None:
             options = dataclasses.replace(options, max_batch=self._scorer.fixed_batch)

@@ -1,4 +1,4 @@
-"""What the runtime hands back."""
+"""The results of recognition: predictions, segments, and what ran."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class Prediction:
         top: the `top_k` best (label, score) pairs, best first.
         start_s: where the clip's window starts on the source's clock, seconds.
         end_s: where it ends, seconds.
-        latency_ms: until the scores are there, milliseconds: for a live source from the arrival of
-            the newest picture in the clip, so that waiting is part of it; otherwise from the
-            moment at which the engine takes the clip (`predict`: resizing is part of it).
+        latency_ms: time until the scores are known, milliseconds. For a live source it counts from
+            the arrival of the newest picture in the clip, so it includes waiting; otherwise from
+            the moment at which the engine takes the clip (for `predict` it includes resizing).
         source: name of the source, "" for `predict`; where several would share a name, each is
             followed by its place in the list, like "frames [2]".
         dropped_frames: frames of a live source since its last prediction that no prediction shows:
-            dropped by the source, or in windows that newer ones overtook.
+            dropped by the source, or in windows that were replaced by newer ones.
     """
 
     label: str
@@ -46,7 +46,7 @@ class Prediction:
     dropped_frames: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what a row of `--format jsonl` tells, in JSON's types; `scores` are not in it."""
+        """Return a row of `--format jsonl` in JSON's types, without `scores`."""
         return {
             "source": self.source,
             "start_s": round(float(self.start_s), 6),
@@ -71,7 +71,7 @@ class Segment:
 
     Attributes:
         start_s: first moment of the action on the source's clock, seconds.
-        end_s: the moment it is over, seconds.
+        end_s: the moment at which it is over, seconds.
         label: name of the class.
         confidence: mean smoothed score of the class over the segment, 0 to 1.
         source: name of the source.
@@ -84,7 +84,7 @@ class Segment:
     source: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the segment in JSON's types, as `--segments FILE.json` lists it."""
+        """Return the segment in JSON's types, as `--segments FILE.json` lists it."""
         return {
             "start_s": round(float(self.start_s), 6),
             "end_s": round(float(self.end_s), 6),
@@ -96,16 +96,16 @@ class Segment:
 
 @dataclass(frozen=True)
 class Info:
-    """What really runs, as opposed to what was asked for.
+    """The engine and device that really run, as opposed to those asked for.
 
     Attributes:
         model: path of the model file, or the artifact's name where there is no file.
         name: the artifact's own name.
         engine: such as "onnxruntime".
-        provider: what inside the engine executes, such as "CPUExecutionProvider".
+        provider: the part of the engine that executes, such as "CPUExecutionProvider".
         device: "cpu" or "cuda".
         precision: "fp32", "fp16" or "int8".
-        fused_ops: custom operators that run by a native kernel.
+        fused_ops: custom operators that a native kernel executes.
         versions: of dvfl, of the engine and of the tools that made the model file.
     """
 
@@ -119,5 +119,5 @@ class Info:
     versions: Mapping[str, str]
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns all of it in JSON's types."""
+        """Return all fields in JSON's types."""
         return {**vars(self), "fused_ops": list(self.fused_ops), "versions": dict(self.versions)}

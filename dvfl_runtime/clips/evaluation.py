@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.clips.preprocess import spatial_views
 from dvfl_runtime.clips.sampling import uniform_indices
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.checks import wrong
 from dvfl_runtime.sources import Frame, Image, Source
@@ -23,8 +23,8 @@ class Views:
     """How many views of a video are averaged.
 
     Attributes:
-        temporal: clips along time.
-        spatial: crops of each, 1 or 3.
+        temporal: number of clips along time.
+        spatial: number of crops of each clip, 1 or 3.
     """
 
     temporal: int = 1
@@ -32,7 +32,7 @@ class Views:
 
     @classmethod
     def parse(cls, views: int | str) -> Views:
-        """Reads 1, or "4x3" for 4 temporal times 3 spatial views.
+        """Parse 1, or "4x3" for 4 temporal times 3 spatial views.
 
         Raises:
             ArgumentError: if it is neither, or the spatial views are not 1 or 3.
@@ -50,21 +50,21 @@ class WholeVideo:
     Attributes:
         clips: temporal x spatial clips, each (T, H, W, 3) uint8.
         start_s: time of the first frame.
-        end_s: time at which the last frame has been shown.
+        end_s: time until which the last frame is shown.
         source: name of the source.
     """
 
-    clips: list[Image]
+    clips: list[Clip]
     start_s: float
     end_s: float
     source: str
 
 
 def sample_video(source: Source, spec: ClipSpec, views: Views) -> WholeVideo:
-    """Picks frames uniformly over all the frames that can really be decoded.
+    """Pick frames uniformly over all the frames that can really be decoded.
 
-    A rewindable source is decoded twice, so that only the picked frames are in memory. Of another
-    one every preprocessed frame is kept until its end is known.
+    A rewindable source is decoded twice, so that only the picked frames are kept in memory. Of any
+    other source every preprocessed frame is kept until the number of frames is known.
 
     Raises:
         SourceError: if the source is live, or no frame can be decoded.
@@ -90,12 +90,13 @@ def sample_video(source: Source, spec: ClipSpec, views: Views) -> WholeVideo:
     if wanted is not None and len(cut) < len(wanted):
         raise SourceError(f"{source.name} gave fewer frames when it was read again; copy it first")
     rows = _rows(len(times), spec, views)
+    # T pictures (H, W, 3) -> (T, H, W, 3), the spatial views of one temporal view side by side
     clips = [np.stack([cut[int(i)][s] for i in row]) for row in rows for s in range(views.spatial)]
-    return WholeVideo(clips, times[0], times[-1] + _interval(times, spec), source.name)
+    return WholeVideo(clips, times[0], times[-1] + _interval_s(times, spec), source.name)
 
 
 def frames_of(source: Source) -> Generator[Frame, None, None]:
-    """Yields the frames of a source; closing this ends the source's own pass at once.
+    """Yield the frames of a source; closing the generator ends the source's own pass at once.
 
     Raises:
         SourceError: if there is none.
@@ -116,7 +117,7 @@ def frames_of(source: Source) -> Generator[Frame, None, None]:
 
 
 def _rows(total: int, spec: ClipSpec, views: Views) -> list[NDArray[np.int64]]:
-    """Returns the (T,) frame indices of each temporal view."""
+    """Return the (T,) frame indices of each temporal view."""
     # the official test of several views has its interval fixed to 1, whatever the config says
     interval = spec.frame_interval if views.temporal == 1 else 1
     return [
@@ -125,7 +126,8 @@ def _rows(total: int, spec: ClipSpec, views: Views) -> list[NDArray[np.int64]]:
     ]
 
 
-def _interval(times: list[float], spec: ClipSpec) -> float:
+def _interval_s(times: list[float], spec: ClipSpec) -> float:
+    """Return the time between two frames; of a single frame, a T-th of a window."""
     if len(times) < 2:
         return spec.window_s / spec.num_frames
     return float(np.median(np.diff(times)))

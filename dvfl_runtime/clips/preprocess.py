@@ -1,9 +1,9 @@
-"""From a decoded picture to what the model sees: resize and crop, written once for all users.
+"""From a decoded picture to the model's input: resize and crop, written once for all users.
 
 Training's validation, int8 calibration, export verification and the device call these same
-functions. `crop="center"` never antialiases, because the official pipeline does not and its weights
-were trained on that; `crop="letterbox"` averages over areas when it shrinks, so that a camera of
-any resolution gives a small input the same picture.
+functions. `crop="center"` never antialiases, because the official weights were trained without it;
+`crop="letterbox"` averages over areas when it shrinks a picture, so that a small input looks the
+same whatever the resolution of the camera.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_ASPECT = 100  # beyond it a resized picture would need gigabytes; no camera 
 
 
 def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
-    """Returns (width, height), px, of a picture scaled so that its short side is `short_side`."""
+    """Return (width, height), px, of a picture scaled so that its short side is `short_side`."""
     scale = short_side / min(width, height)
     if width <= height:
         return short_side, int(height * scale + 0.5)
@@ -28,7 +28,7 @@ def resized_size(width: int, height: int, short_side: int) -> tuple[int, int]:
 
 
 def preprocess_frame(image: Image, spec: ClipSpec, *, out: Image | None = None) -> Image:
-    """Resizes and crops one picture to the model's input.
+    """Resize and crop one picture to the model's input.
 
     Args:
         image: (h, w, 3) RGB uint8 of any size.
@@ -36,7 +36,7 @@ def preprocess_frame(image: Image, spec: ClipSpec, *, out: Image | None = None) 
         out: (H, W, 3) uint8 memory for the result; fresh memory by default.
 
     Returns:
-        (H, W, 3) RGB uint8, which is `out` if that was given.
+        (H, W, 3) RGB uint8: `out`, if it was passed.
 
     Raises:
         ClipError: if the picture is not an (h, w, 3) uint8 array.
@@ -51,12 +51,13 @@ def preprocess_frame(image: Image, spec: ClipSpec, *, out: Image | None = None) 
     resized = _resize(image, resized_size(width, height, spec.resize))
     (h, w), (rh, rw) = spec.size, resized.shape[:2]
     y, x = (rh - h) // 2, (rw - w) // 2
+    # the centre: (rh, rw, 3) -> (H, W, 3); copied, so that `out` does not keep the larger picture
     out[:] = resized[y : y + h, x : x + w]
     return out
 
 
 def preprocess_clip(clip: Clip, spec: ClipSpec) -> Clip:
-    """Preprocesses each frame of a clip: (T, h, w, 3) -> (T, H, W, 3).
+    """Preprocess each frame of a clip: (T, h, w, 3) -> (T, H, W, 3).
 
     Raises:
         ClipError: if the clip is not (T, h, w, 3) uint8 with T = `spec.num_frames`.
@@ -67,7 +68,7 @@ def preprocess_clip(clip: Clip, spec: ClipSpec) -> Clip:
 
 
 def spatial_views(image: Image, spec: ClipSpec, views: int) -> list[Image]:
-    """Cuts the spatial views that the published evaluation averages over.
+    """Cut the spatial views that the published evaluation averages over.
 
     Args:
         image: (h, w, 3) RGB uint8.
@@ -94,7 +95,7 @@ def spatial_views(image: Image, spec: ClipSpec, views: int) -> list[Image]:
     resized = _resize(image, resized_size(image.shape[1], image.shape[0], side))
     rh, rw = resized.shape[:2]
     step_y, step_x = (rh - side) // 2, (rw - side) // 2  # one of them is 0
-    corners = [(k * step_y, k * step_x) for k in (0, 2, 1)]
+    corners = [(k * step_y, k * step_x) for k in (0, 2, 1)]  # left, right, middle
     return [resized[y : y + side, x : x + side].copy() for y, x in corners]
 
 
@@ -128,7 +129,7 @@ def _letterbox(image: Image, spec: ClipSpec, canvas: Image) -> None:
 
 
 def _resize(image: Image, size: tuple[int, int], *, antialias: bool = False) -> Image:
-    """Scales to `size` = (width, height): bilinear with half-pixel centres, or by area means."""
+    """Scale to `size` = (width, height): bilinear with half-pixel centres, or by area means."""
     with needed("resizing frames", *MEDIA):
         import cv2
     how = cv2.INTER_AREA if antialias else cv2.INTER_LINEAR

@@ -17,7 +17,7 @@ def uniform_indices(
     view: int = 0,
     num_views: int = 1,
 ) -> NDArray[np.int64]:
-    """Picks frames spread evenly over a trimmed video, as the official validation does.
+    """Pick frames spread evenly over a trimmed video, as the official validation does.
 
     The video is cut into `num_frames` equal parts; temporal view k of K takes the frame at
     (k + 0.5) / K of each part, so the only view of one is the centre.
@@ -30,7 +30,7 @@ def uniform_indices(
         num_views: K.
 
     Returns:
-        (T,) indices in [0, total_frames), not decreasing; all 0 if the video is shorter than
+        (T,) indices in [0, total_frames), never decreasing; all 0 if the video is shorter than
         the interval.
 
     Raises:
@@ -53,7 +53,7 @@ def uniform_indices(
 
 
 def window_targets(start_s: float, window_s: float, num_frames: int) -> NDArray[np.float64]:
-    """Returns the (T,) centres, seconds, of the T equal parts of [start_s, start_s + window_s).
+    """Return the (T,) centres, seconds, of the T equal parts of [start_s, start_s + window_s).
 
     Raises:
         ArgumentError: if `num_frames` < 1 or `window_s` <= 0.
@@ -65,13 +65,14 @@ def window_targets(start_s: float, window_s: float, num_frames: int) -> NDArray[
 
 
 def nearest(times: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
-    """Returns, for each of the (T,) targets, the index of the time nearest to it.
+    """Return, for each of the (T,) targets, the index of the time nearest to it.
 
-    Of two equally near times the earlier wins. This is what makes clips independent of the
-    frame rate: a pick is never further than half a frame interval from its target.
+    Of two equally near times the earlier wins. Picking by time makes clips independent of the
+    frame rate: within the span of the times, a pick is never further than half a frame interval
+    from its target.
 
     Args:
-        times: (N,) seconds, not decreasing.
+        times: (N,) seconds, never decreasing.
         targets: (T,) seconds.
 
     Raises:

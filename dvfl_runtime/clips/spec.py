@@ -1,4 +1,4 @@
-"""ClipSpec: how a model wants its clips, as data that travels inside the model file."""
+"""ClipSpec: how the clips of a model are made, as data that travels inside the model file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dvfl_runtime.errors.checks import check_choice, check_number, check_type, c
 
 Clip: TypeAlias = NDArray[np.uint8]  # (T, H, W, 3) RGB: the frames of one forward pass
 
-# what no model has: a file that asks for more is damaged, and would take all memory or never end
+# no model has more: a file that asks for more is damaged, and would take all memory or never end
 MAX_FRAMES = 1024
 MAX_SIDE_PX = 4096
 MAX_CLIP_PX = 1 << 28  # 1024 frames of 512 x 512
@@ -32,7 +32,7 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """The contract between a model and whoever feeds it.
+    """How clips are made for a model, wherever it is trained, checked or run.
 
     Attributes:
         num_frames: T, the frames of one clip.
@@ -91,12 +91,12 @@ class ClipSpec:
         object.__setattr__(self, "resize", resize)  # the class is frozen
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns the spec as JSON-ready values."""
+        """Return the spec as JSON-ready values."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClipSpec:
-        """Reads what `to_dict` wrote, after a trip through JSON.
+        """Return the spec that `to_dict` was called on, also after its values went through JSON.
 
         Raises:
             ArgumentError: on an unknown or missing name, or a value out of range.
@@ -108,7 +108,7 @@ class ClipSpec:
         if missing := sorted(names - set(values)):
             raise ArgumentError(f"missing ClipSpec fields {missing}")
         crop = values["crop"]
-        if values["resize"] is None and crop == "center":  # a file says what it means
+        if values["resize"] is None and crop == "center":  # files state every value
             raise ArgumentError("resize must be a size in px with crop='center', got None")
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()

@@ -1,4 +1,4 @@
-"""A model in an engine: preprocessed clips in, scores out, and no surprises between them."""
+"""A model in an engine: preprocessed clips in, checked scores and predictions out."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class Scorer:
         self._usable_engine()
 
     def close(self) -> None:
-        """Releases the model once running calls are done; further calls do nothing."""
+        """Release the model once running calls are done; further calls do nothing."""
         engine, self._engine = self._engine, None
         if engine is not None and os.getpid() == self._pid:
             engine.close()
 
     def scores(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Runs preprocessed clips: (B, T, H, W, 3) -> (B, num_classes) softmax scores.
+        """Run preprocessed clips: (B, T, H, W, 3) -> (B, num_classes) softmax scores.
 
         Raises:
             ArtifactError: if the logits are not finite, or not as many as there are labels.
@@ -83,8 +83,18 @@ class Scorer:
         source: str = "",
         dropped_frames: int = 0,
     ) -> Prediction:
-        """Says what (num_classes,) scores mean."""
+        """Return the (num_classes,) scores of a clip as a prediction.
+
+        Args:
+            scores: of all classes.
+            top_k: how many of the best labels the prediction lists.
+            latency_ms: how long it took to get the scores.
+            span_s: start and end of the clip's window, seconds.
+            source: name of the source.
+            dropped_frames: frames since the last prediction that no prediction shows.
+        """
         labels = self.artifact.labels
+        # stable: of equal scores the class that the file lists first wins
         order = np.argsort(-scores, kind="stable")[:top_k]
         best = int(order[0])
         return Prediction(
@@ -113,7 +123,8 @@ class Scorer:
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Returns the scores of (..., num_classes) logits, computed in float64."""
+    """Return the scores of (..., num_classes) logits, computed in float64."""
+    # the largest logit is subtracted so that exp() cannot overflow
     exact = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     scores: NDArray[np.float32] = (exact / exact.sum(axis=-1, keepdims=True)).astype(np.float32)
     return scores
@@ -123,9 +134,9 @@ _open: weakref.WeakSet[Scorer] = weakref.WeakSet()
 
 
 def _keep_engines_after_fork() -> None:
-    """Makes the engines of a forked child immortal.
+    """Keep a forked child from destroying its engines.
 
-    Their destructors wait for threads that the child does not have, so that it would hang when it
+    Their destructors wait for threads that the child does not have, so the child would hang when it
     exits (seen with OpenVINO 2026.4).
     """
     for scorer in _open:

@@ -2,10 +2,10 @@
 
     scores -> EMA -> hysteresis, "unknown" below a threshold -> minimum duration -> Segment
 
-Windows overlap, so each speaks only for its slot: from midway to the previous window's centre
-until midway to the next one's, but never where the other lies alone (`boundary_s`). The first slot
-begins with the first window and the last one ends with the last window. Slots touch, except at a
-gap in time, which also ends a segment.
+Windows overlap, so each decides only about its slot: from midway to the previous window's centre
+until midway to the next one's, but never about a time that only the other window covers
+(`boundary_s`). The first slot begins with the first window and the last one ends with the last
+window. Slots touch, except at a gap in time, which also ends a segment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from dvfl_runtime.results import Prediction, Segment
 Scores = NDArray[np.float64]
 
 EPS_S = 1e-6  # times that are equal may differ by rounding
-RESTING = ("idle", "unknown")  # labels for nothing in particular; a model may have one of them
 
 
 @dataclass(frozen=True)
@@ -37,8 +36,8 @@ class Smoothing:
             between `leave` and `enter` the current label stays.
         unknown_below: where no label's smoothed score reaches this when one has to be chosen, the
             segment is "idle" if the model has that label, else "unknown". 0 always chooses a label.
-        min_duration_s: no shorter segment is given, except where the stream (or the stretch
-            between two gaps) is itself shorter.
+        min_duration_s: no segment is shorter, unless the stream (or the stretch between two gaps)
+            is itself shorter.
 
     Raises:
         ArgumentError: if a value is out of its range.
@@ -66,11 +65,11 @@ def segments(
     labels: Sequence[str],
     smoothing: Smoothing | None = None,
 ) -> Iterator[Segment]:
-    """Merges the predictions of one source, in order of time, into segments.
+    """Merge the predictions of one source, in order of time, into segments.
 
-    Segments are ordered, do not overlap, touch where nothing is missing, and are final: one is
-    given as soon as no later window can change it. Every label gives segments, idle included, and
-    so does "unknown", whose confidence is what is missing to the best label's score.
+    Segments are ordered, do not overlap, touch where nothing is missing, and are final: each comes
+    as soon as no later window can change it. Every label has segments, idle included, and so has
+    "unknown", whose confidence is 1 minus the best label's score.
 
     Raises:
         ArgumentError: if the predictions are not in order of time.
@@ -82,7 +81,7 @@ def segments(
 
 
 @dataclass
-class _Run:
+class _OpenSegment:
     """Slots in a row that are, or may become, one segment."""
 
     start_s: float
@@ -92,18 +91,20 @@ class _Run:
     seen: set[int]  # the labels that hysteresis chose in these slots
     label: int = -1
 
-    def add(self, other: _Run) -> None:
+    def add(self, other: _OpenSegment) -> None:
+        """Append the slots of the segment that follows."""
         self.end_s = other.end_s
         self.total = self.total + other.total
         self.count += other.count
         self.seen |= other.seen
 
     def best(self) -> int:
+        """Return the label, among those that hysteresis chose, with the highest score."""
         return max(sorted(self.seen), key=lambda c: float(self.total[c]))
 
 
 class Segmenter:
-    """`segments`, one prediction at a time, for one source.
+    """Does what `segments` does, one prediction at a time, for one source.
 
     Args:
         labels: names of the classes.
@@ -113,21 +114,21 @@ class Segmenter:
     def __init__(self, labels: Sequence[str], smoothing: Smoothing | None = None) -> None:
         self.labels = (*labels, "unknown")
         self.smoothing = smoothing or Smoothing()
-        resting = [self.labels.index(label) for label in RESTING if label in labels]
-        self._resting = resting[0] if resting else len(labels)
+        # the label for nothing in particular; a model may have a class "unknown" of its own
+        self._resting = self.labels.index("idle" if "idle" in labels else "unknown")
         self._source = ""
         self._last: Prediction | None = None  # its slot's end is not known yet
         self._slot_start_s = 0.0
         self._smoothed: Scores | None = None
         self._state = -1  # the label that hysteresis holds
-        self._current: _Run | None = None  # a segment for certain; its end may still move
-        self._pending: _Run | None = None  # slots since it was left, not long enough yet
+        self._current: _OpenSegment | None = None  # a segment for certain; its end may still move
+        self._pending: _OpenSegment | None = None  # the slots after it, not long enough yet
 
     def push(self, prediction: Prediction) -> list[Segment]:
-        """Takes the next prediction and returns the segments that it makes final.
+        """Take the next prediction and return the segments that it makes final.
 
         Raises:
-            ArgumentError: if it does not lie after the previous one.
+            ArgumentError: if its window is not after the previous one.
         """
         last = self._last
         out: list[Segment] = []
@@ -149,23 +150,23 @@ class Segmenter:
         return out
 
     def finish(self) -> list[Segment]:
-        """Ends the stream, or the stretch before a gap, and returns what was still open."""
+        """End the stream, or the stretch before a gap, and return the segments still open."""
         if self._last is None:
             return []
         out = self._close_slot(self._last.end_s)
-        if self._current is None and self._pending is not None:  # shorter than the minimum
-            self._current, self._pending = self._pending, None
-            self._current.label = self._current.best()
-        if self._current is not None:
-            if self._pending is not None:
-                self._current.add(self._pending)
-            out.append(self._segment(self._current))
+        last = self._current or self._pending
+        assert last is not None  # one of them has the slot
+        if self._current is None:  # the stretch is shorter than the minimum
+            last.label = last.best()
+        elif self._pending is not None:
+            last.add(self._pending)
+        out.append(self._segment(last))
         self._current = self._pending = self._last = self._smoothed = None
         self._state = -1
         return out
 
     def _update(self, scores: Scores) -> None:
-        """Moves the average and decides which label holds now."""
+        """Update the average and decide which label holds now."""
         if self._smoothed is None:
             self._smoothed = scores
         else:
@@ -178,13 +179,13 @@ class Segmenter:
             self._state = best if sure >= self.smoothing.unknown_below else self._resting
 
     def _close_slot(self, end_s: float) -> list[Segment]:
-        """Gives the slot [_slot_start_s, end_s) to a run; returns the segment it ends, if any."""
+        """Add the slot [_slot_start_s, end_s) to a segment; return the segment it ends, if any."""
         assert self._smoothed is not None
-        slot = _Run(self._slot_start_s, end_s, self._with_unknown(), 1, {self._state})
+        slot = _OpenSegment(self._slot_start_s, end_s, self._with_unknown(), 1, {self._state})
         self._slot_start_s = end_s
         current = self._current
         if current is not None and current.label == self._state:
-            if self._pending is not None:  # it came back: too short an excursion to count
+            if self._pending is not None:  # the label came back after too short an interruption
                 current.add(self._pending)
                 self._pending = None
             current.add(slot)
@@ -202,32 +203,32 @@ class Segmenter:
         return [] if current is None else [self._segment(current)]
 
     def _with_unknown(self) -> Scores:
-        """Returns the (num_classes + 1,) smoothed scores, the last one that of "unknown"."""
+        """Return the (num_classes + 1,) smoothed scores, the last one that of "unknown"."""
         assert self._smoothed is not None
         return np.append(self._smoothed, 1 - self._smoothed.max())
 
-    def _segment(self, run: _Run) -> Segment:
-        confidence = float(run.total[run.label]) / run.count
+    def _segment(self, ended: _OpenSegment) -> Segment:
+        confidence = float(ended.total[ended.label]) / ended.count
         return Segment(
-            run.start_s,
-            run.end_s,
-            self.labels[run.label],
+            ended.start_s,
+            ended.end_s,
+            self.labels[ended.label],
             min(max(confidence, 0.0), 1.0),
             self._source,
         )
 
 
 def centre_s(prediction: Prediction) -> float:
-    """Returns the middle of the prediction's window, seconds."""
+    """Return the middle of the prediction's window, seconds."""
     return (prediction.start_s + prediction.end_s) / 2
 
 
 def boundary_s(before: Prediction, after: Prediction) -> float:
-    """Returns the time, seconds, at which the word passes from one window to the next.
+    """Return the time, seconds, until which one window decides, and from which the next one does.
 
-    That is midway between their centres. Windows of different lengths, as on both sides of a gap,
-    may have it where only one of them lies: then it is the nearest moment of their overlap, or of
-    the gap between them.
+    That is midway between their centres. Between windows of different lengths, as on both sides of
+    a gap, that moment may be in only one of them: then it is the nearest moment of their overlap,
+    or of the gap between them.
     """
     midway_s = (centre_s(before) + centre_s(after)) / 2
     low_s, high_s = sorted((after.start_s, before.end_s))
