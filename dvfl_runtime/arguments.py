@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -138,7 +139,7 @@ def _path(text: str) -> Path:
     return Path(text)
 
 
-def whole(text: str, least: int = 1, most: int = sys.maxsize) -> int:
+def whole(text: str, *, least: int = 1, most: int = sys.maxsize) -> int:
     """Read a whole number from `least` to `most`, for argparse."""
     value = int(text) if re.fullmatch(r"[0-9]{1,99}", text) else -1
     if not least <= value <= most:
@@ -147,19 +148,9 @@ def whole(text: str, least: int = 1, most: int = sys.maxsize) -> int:
     return value
 
 
-def threads(text: str) -> int:
-    """Read a number of threads, for argparse."""
-    return whole(text, most=MAX_THREADS)
-
-
-def workers(text: str) -> int:
-    """Read a number of worker processes, for argparse."""
-    return whole(text, 0, MAX_THREADS)
-
-
-def natural(text: str) -> int:
-    """Read a whole number >= 0, for argparse."""
-    return whole(text, 0)
+natural = partial(whole, least=0)
+threads = partial(whole, most=MAX_THREADS)
+workers = partial(whole, least=0, most=MAX_THREADS)  # further processes
 
 
 def at_least(least: float) -> Callable[[str], float]:

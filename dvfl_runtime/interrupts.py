@@ -39,7 +39,7 @@ class Requests:
         self._waiting = False
         self._raised_s = -REPEAT_S
 
-    def arrive(self, number: int, _: FrameType | None) -> None:
+    def handle(self, number: int, _: FrameType | None) -> None:
         """Handle a signal: raise `Interrupted`, at once or after a block of `uninterrupted`."""
         if self.number is None:
             self.number = number
@@ -60,13 +60,13 @@ class Requests:
         self._held = False
 
     def defer(self) -> None:
-        """Hold requests back until `heed` has been called once for each `defer`."""
+        """Hold requests back until `end_deferring` has been called as often."""
         self._deferring += 1
 
-    def heed(self, *, now: bool) -> None:
-        """End one `defer`; if `now`, raise `Interrupted` for a request that arrived since."""
+    def end_deferring(self, *, raise_now: bool) -> None:
+        """End one `defer`; if `raise_now`, raise `Interrupted` for a request that was held back."""
         self._deferring -= 1
-        if now and self._waiting and not (self._deferring or self._held):
+        if raise_now and self._waiting and not (self._deferring or self._held):
             self._waiting = False
             self._raised_s = time.monotonic()
             assert self.number is not None
@@ -91,7 +91,7 @@ def interruptible() -> Iterator[Requests]:
     outer, _requests = _requests, Requests()
     handled = [number for number, handler in before.items() if handler != signal.SIG_IGN]
     for number in handled:
-        signal.signal(number, _requests.arrive)
+        signal.signal(number, _requests.handle)
     try:
         yield _requests
     finally:
@@ -115,7 +115,7 @@ def uninterrupted() -> Iterator[None]:
         yield
         succeeded = True
     finally:
-        requests.heed(now=succeeded)  # an error of the block comes first
+        requests.end_deferring(raise_now=succeeded)  # an error of the block comes first
 
 
 def asked_to_end() -> bool:

@@ -56,6 +56,7 @@ class OpenedTask:
 
     Args:
         source: the opened source; it shows its frames to the overlay.
+        labels: names of the classes.
 
     Attributes:
         recognised: whether there was a prediction.
@@ -93,7 +94,7 @@ class OpenedTask:
         return self.source.error is not None
 
     def finish(self) -> None:
-        """Complete the files that have a content.
+        """Complete the files, except those with nothing to show.
 
         Raises:
             OutputError: if one of them cannot be completed.

@@ -18,17 +18,14 @@ BAR_WIDTH = 20
 
 
 class TextStream(Protocol):
-    """Where text goes: an open text file, or anything with these two methods."""
+    """Where text goes: standard output, a file of rows, or an open text file."""
 
     def write(self, text: str, /) -> object:
         """Write text."""
 
-    def flush(self) -> object:
-        """Make sure that the text has left this process."""
-
 
 class PredictionWriter(Protocol):
-    """Writes predictions one by one, each complete when `write` returns."""
+    """Writes predictions one by one."""
 
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
@@ -54,7 +51,6 @@ class JsonlWriter:
     def write(self, prediction: Prediction) -> None:
         """Write one prediction."""
         self._stream.write(to_json_row(prediction) + "\n")
-        self._stream.flush()
 
 
 class _Table:
@@ -80,7 +76,6 @@ class _Table:
             row = f"{title}{heads}\n{row}"
             self._source = source
         self._stream.write(f"{row}\n")
-        self._stream.flush()
 
     def _columns(self, start: str, end: str, label: str) -> str:
         return f"{start:>9}  {end:>9}  {label:<{self._label_width}}"
@@ -148,7 +143,6 @@ class CsvSegments(SegmentWriter):
             self._heads = False
         rows.writerow([*times, segment.label, f"{segment.confidence:.4f}", segment.source])
         self._stream.write(text.getvalue())
-        self._stream.flush()
 
 
 class JsonSegments(SegmentWriter):

@@ -117,9 +117,6 @@ class RowStream:
             self.reader_gone = True
             raise OutputError(f"cannot write to {self._name}: {err.strerror}") from err
 
-    def flush(self) -> None:
-        """Do nothing: `write` keeps nothing back."""
-
     def _write_bytes(self, data: bytes) -> bool:
         return self._out.write(data)
 

@@ -59,48 +59,41 @@ def make_app(state: PageState, token: str | None, host: str) -> Starlette:
 
 class _Routes:
     def __init__(self, state: PageState) -> None:
+        from starlette import responses
+
+        self._responses = responses
         self._state = state
         self._page = PAGE.read_text(encoding="utf-8")
 
     async def page(self, _: Request) -> Response:
         """Answer with the page, which loads nothing from elsewhere and runs only its own script."""
-        from starlette.responses import HTMLResponse
-
         nonce = secrets.token_urlsafe(16)
         policy = (
             "default-src 'none'; img-src 'self' data:; connect-src 'self'; base-uri 'none'; "
             f"form-action 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'"
         )
         page = re.sub(r"<(style|script)>", rf'<\1 nonce="{nonce}">', self._page)
-        return HTMLResponse(page, headers={"Content-Security-Policy": policy})
+        return self._responses.HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
     async def state(self, _: Request) -> Response:
         """Answer with what runs and the states of the sources, as JSON."""
-        from starlette.responses import JSONResponse
-
-        return JSONResponse(self._state.snapshot())
+        return self._responses.JSONResponse(self._state.snapshot())
 
     async def events(self, request: Request) -> Response:
         """Answer with predictions and states as they come."""
-        from starlette.responses import StreamingResponse
-
         events = self._state.events(request.headers.get("last-event-id", ""))
-        return StreamingResponse(events, media_type="text/event-stream")
+        return self._responses.StreamingResponse(events, media_type="text/event-stream")
 
     async def picture(self, request: Request) -> Response:
         """Answer with the next picture of a source; without content as long as there was none."""
-        from starlette.responses import Response
-
         jpeg = await self._source(request).next_picture(PICTURE_WAIT_S)
         if jpeg is None:
-            return Response(status_code=204)
-        return Response(jpeg, media_type="image/jpeg")
+            return self._responses.Response(status_code=204)
+        return self._responses.Response(jpeg, media_type="image/jpeg")
 
     async def pictures(self, request: Request) -> Response:
         """Answer with the pictures of a source, one after the other (MJPEG)."""
-        from starlette.responses import StreamingResponse
-
-        return StreamingResponse(
+        return self._responses.StreamingResponse(
             self._parts(self._source(request)),
             media_type=f"multipart/x-mixed-replace; boundary={BOUNDARY}",
         )
