@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from dvfl_runtime.artifact import Artifact, read_artifact
 from dvfl_runtime.clips.evaluation import Views, sample_video
 from dvfl_runtime.clips.preprocess import preprocess_clip
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import ClipOrigin, ClipSpec
 from dvfl_runtime.clips.windows import Pad
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import ArtifactError, DvflError
@@ -139,10 +139,9 @@ class Recognizer:
         """
         check_whole("top_k", top_k)
         self._scorer.check_open()
-        begin_ns = time.monotonic_ns()
+        origin = ClipOrigin(since_ns=time.monotonic_ns())
         scores = self._scorer.scores(preprocess_clip(clip, self.spec)[None])
-        latency_ms = (time.monotonic_ns() - begin_ns) / 1e6
-        return self._scorer.prediction(scores[0], top_k, latency_ms=latency_ms)
+        return self._scorer.prediction(scores[0], top_k, origin, time.monotonic_ns())
 
     def classify(self, source: SourceLike, *, views: int | str = 1, top_k: int = 5) -> Prediction:
         """Recognise the one action of a whole trimmed video, by the published protocol.
@@ -167,19 +166,13 @@ class Recognizer:
         self._scorer.check_open()
         opened = open_source(source)
         try:
-            video = sample_video(opened, self.spec, parsed)
+            clips, origin = sample_video(opened, self.spec, parsed)
         finally:
             if opened is not source:
                 opened.close()
-        begin_ns = time.monotonic_ns()
-        every = np.concatenate([self._scorer.scores(clip[None]) for clip in video.clips])
-        return self._scorer.prediction(
-            every.mean(axis=0),  # (views, num_classes) -> (num_classes,)
-            top_k,
-            latency_ms=(time.monotonic_ns() - begin_ns) / 1e6,
-            span_s=(video.start_s, video.end_s),
-            source=video.source,
-        )
+        every = np.concatenate([self._scorer.scores(clip[None]) for clip in clips])
+        mean = every.mean(axis=0)  # (views, num_classes) -> (num_classes,)
+        return self._scorer.prediction(mean, top_k, origin, time.monotonic_ns())
 
     def stream(  # noqa: PLR0913 - public, and all but the first are keywords with defaults
         self,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.clips.preprocess import spatial_views
 from dvfl_runtime.clips.sampling import uniform_indices
-from dvfl_runtime.clips.spec import Clip, ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipOrigin, ClipSpec
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.checks import wrong
 from dvfl_runtime.sources import Frame, Image, Source
@@ -43,28 +44,15 @@ class Views:
         return cls(int(match[1]), int(match[2] or 1))
 
 
-@dataclass(frozen=True, eq=False)
-class WholeVideo:
-    """The clips of a whole video.
-
-    Attributes:
-        clips: temporal x spatial clips, each (T, H, W, 3) uint8.
-        start_s: time of the first frame.
-        end_s: time until which the last frame is shown.
-        source: name of the source.
-    """
-
-    clips: list[Clip]
-    start_s: float
-    end_s: float
-    source: str
-
-
-def sample_video(source: Source, spec: ClipSpec, views: Views) -> WholeVideo:
+def sample_video(source: Source, spec: ClipSpec, views: Views) -> tuple[list[Clip], ClipOrigin]:
     """Pick frames uniformly over all the frames that can really be decoded.
 
     A rewindable source is decoded twice, so that only the picked frames are kept in memory. Of any
     other source every preprocessed frame is kept until the number of frames is known.
+
+    Returns:
+        The temporal x spatial clips, and their common origin: the whole video, which ends when its
+        last frame has been shown.
 
     Raises:
         SourceError: if the source is live, or no frame can be decoded.
@@ -92,7 +80,12 @@ def sample_video(source: Source, spec: ClipSpec, views: Views) -> WholeVideo:
     rows = _rows(len(times), spec, views)
     # T pictures (H, W, 3) -> (T, H, W, 3), the spatial views of one temporal view side by side
     clips = [np.stack([cut[int(i)][s] for i in row]) for row in rows for s in range(views.spatial)]
-    return WholeVideo(clips, times[0], times[-1] + _interval_s(times, spec), source.name)
+    return clips, ClipOrigin(
+        source=source.name,
+        start_s=times[0],
+        end_s=times[-1] + _interval_s(times, spec),
+        since_ns=time.monotonic_ns(),
+    )
 
 
 def frames_of(source: Source) -> Generator[Frame, None, None]:

@@ -36,13 +36,10 @@ def uniform_indices(
     Raises:
         ArgumentError: if a number is out of its range.
     """
-    for name, value in (
-        ("total_frames", total_frames),
-        ("num_frames", num_frames),
-        ("frame_interval", frame_interval),
-        ("num_views", num_views),
-    ):
-        check_whole(name, value)
+    check_whole("total_frames", total_frames)
+    check_whole("num_frames", num_frames)
+    check_whole("frame_interval", frame_interval)
+    check_whole("num_views", num_views)
     check_whole("view", view, 0, num_views - 1)
     if total_frames <= frame_interval - 1:
         return np.zeros(num_frames, np.int64)

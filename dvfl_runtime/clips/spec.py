@@ -1,4 +1,7 @@
-"""ClipSpec: how the clips of a model are made, as data that travels inside the model file."""
+"""What a clip is, where it comes from, and how it is made for a model.
+
+The last is the ClipSpec: data that travels inside the model file.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,28 @@ Crop = Literal["center", "letterbox"]
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class ClipOrigin:
+    """Where a clip comes from.
+
+    Attributes:
+        source: name of the source.
+        number: place of the source among those that are read together.
+        start_s: start of the clip's window on the source's clock, seconds.
+        end_s: end of the window, seconds.
+        since_ns: when the clip was ready for the engine or, of a live source, when its newest
+            picture arrived; `time.monotonic_ns`.
+        dropped_frames: frames since the last clip of the source that no clip shows.
+    """
+
+    source: str = ""
+    number: int = 0
+    start_s: float = 0.0
+    end_s: float = 0.0
+    since_ns: int = 0
+    dropped_frames: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,12 +132,10 @@ class ClipSpec:
             raise ArgumentError(f"unknown ClipSpec fields {unknown}; known are {sorted(names)}")
         if missing := sorted(names - set(values)):
             raise ArgumentError(f"missing ClipSpec fields {missing}")
-        crop = values["crop"]
-        if values["resize"] is None and crop == "center":  # files state every value
+        if values["resize"] is None and values["crop"] == "center":  # files state every value
             raise ArgumentError("resize must be a size in px with crop='center', got None")
-        fields: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-        }
+        fields: dict[str, Any] = dict(values)
+        fields.update({k: tuple(v) for k, v in values.items() if isinstance(v, list)})  # of JSON
         return cls(**fields)
 
 

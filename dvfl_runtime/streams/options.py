@@ -42,8 +42,10 @@ def as_sources(source: SourceLike | Sequence[SourceLike]) -> Sequence[SourceLike
 
     A list of frames, which are (H, W, 3) arrays or Frames, is a single source.
     """
-    if not isinstance(source, (list, tuple)) or not source:
-        return [cast(SourceLike, source)]
-    if any(isinstance(s, Frame) or (isinstance(s, np.ndarray) and s.ndim != 4) for s in source):
-        return [cast(SourceLike, source)]
-    return source
+    if isinstance(source, (list, tuple)) and source and not any(map(_is_frame, source)):
+        return source
+    return [cast(SourceLike, source)]
+
+
+def _is_frame(item: object) -> bool:
+    return isinstance(item, Frame) or (isinstance(item, np.ndarray) and item.ndim != 4)

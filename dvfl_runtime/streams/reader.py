@@ -16,7 +16,7 @@ _logger = logging.getLogger(__name__)
 JOIN_S = 5.0  # how long the thread of a closed source may take to end
 
 
-class SourceReader:
+class SourceReader(threading.Thread):
     """Reads one source while the engine works.
 
     Args:
@@ -27,7 +27,7 @@ class SourceReader:
         fps: frames per second of sources without timestamps.
 
     Attributes:
-        name: of the source; until it is open, the name that it is known by.
+        source_name: name of the source; before it is open, its display name.
     """
 
     def __init__(
@@ -38,20 +38,14 @@ class SourceReader:
         queue: WindowQueue,
         fps: float | None,
     ) -> None:
-        self.name = display_name(source) + suffix
+        self.source_name = display_name(source) + suffix
+        super().__init__(name=f"dvfl-reader {self.source_name}", daemon=True)
         self._source = source
         self._suffix = suffix
         self._windows = windows
         self._queue = queue
         self._fps = fps
         self._opened: Source | None = None
-        self._thread = threading.Thread(
-            target=self._read, name=f"dvfl-reader {self.name}", daemon=True
-        )
-
-    def start(self) -> None:
-        """Begin to read."""
-        self._thread.start()
 
     def end_pause(self) -> None:
         """Hand over the last windows of a live source that has paused."""
@@ -62,25 +56,27 @@ class SourceReader:
         if self._opened is not None and self._opened is not self._source:
             self._opened.close()
 
-    def join(self, give_up_s: float) -> None:
-        """Wait for the thread, whose queue and source are closed, to end.
+    def wait_for_end(self, give_up_s: float) -> None:
+        """Block until the thread, whose queue and source are closed, has ended.
 
         Args:
             give_up_s: on the monotonic clock; a source of the caller's that still keeps the thread
                 waiting then is closed too.
         """
-        if self._thread is threading.current_thread():  # the stream is collected as garbage there
+        if self is threading.current_thread():  # the stream is collected as garbage there
             return
         if self._opened is not None and self._opened is self._source:
-            self._thread.join(max(0.0, give_up_s - time.monotonic()))
-            if self._thread.is_alive():
+            self.join(max(0.0, give_up_s - time.monotonic()))
+            if self.is_alive():
                 self._opened.close()
-        self._thread.join(JOIN_S)
-        if self._thread.is_alive():
-            _logger.warning("%s does not end; its thread goes on in the background", self.name)
+        self.join(JOIN_S)
+        if self.is_alive():
+            _logger.warning(
+                "%s does not end; its thread goes on in the background", self.source_name
+            )
 
-    def _read(self) -> None:
-        """Run the thread."""
+    def run(self) -> None:
+        """Read the source to its end, in the thread."""
         error: Exception | None = None
         try:
             try:
@@ -96,7 +92,7 @@ class SourceReader:
         opened = open_source(self._source, fps=self._fps)
         try:
             self._opened = opened
-            self.name = opened.name + self._suffix
+            self.source_name = opened.name + self._suffix
             hand_over = self._queue.replace if opened.live else self._queue.put
             with closing(self._windows.read(opened)) as found:
                 while not self._queue.closed and (windows := next(found, None)) is not None:

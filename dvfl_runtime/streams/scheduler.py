@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.clips.source_windows import SourceWindows
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import ClipOrigin, ClipSpec
 from dvfl_runtime.clips.windows import Window, Windower
 from dvfl_runtime.errors import DvflError, SourceError
 from dvfl_runtime.sources import SourceLike, display_name
@@ -27,26 +27,6 @@ _logger = logging.getLogger(__name__)
 DEFAULT_MAX_BATCH = 8  # for eight sources and more; one window of each for fewer
 GRACE_S = 2.0  # at the end: how long sources of the caller's may take for one more frame
 PAUSE_CHECK_S = 1.0  # how often live sources are asked whether they have paused
-
-
-@dataclass(frozen=True)
-class ClipOrigin:
-    """Where a clip of a batch comes from.
-
-    Attributes:
-        source: number of the source.
-        name: name of the source.
-        span_s: start and end of the clip's window, seconds on the source's clock.
-        since_ns: when its newest picture arrived, for a live source, or when it was put into the
-            batch, for a file; `time.monotonic_ns`.
-        dropped_frames: frames since the last clip of the source that no clip shows.
-    """
-
-    source: int
-    name: str
-    span_s: tuple[float, float]
-    since_ns: int
-    dropped_frames: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +62,6 @@ class Scheduler:
     def __init__(
         self, sources: Sequence[SourceLike], spec: ClipSpec, options: StreamOptions
     ) -> None:
-        self._spec = spec
         self._max_batch = options.max_batch or min(DEFAULT_MAX_BATCH, len(sources))
         self._max_wait_s = options.max_wait_ms / 1e3
         self._changed = threading.Condition()
@@ -101,12 +80,12 @@ class Scheduler:
         ]
         self._next = 0  # number of the source whose turn it is
         self._pid = os.getpid()
-        self._clips = np.empty((0, spec.num_frames, *spec.size, 3), np.uint8)  # (B, T, H, W, 3)
+        # (B, T, H, W, 3)
+        self._clips = np.empty((self._max_batch, spec.num_frames, *spec.size, 3), np.uint8)
         self.stopped = False
 
     def start(self) -> None:
         """Begin to read."""
-        self._clips = np.empty((self._max_batch, *self._clips.shape[1:]), np.uint8)
         for reader in self._readers:
             reader.start()
 
@@ -129,7 +108,7 @@ class Scheduler:
             reader.close_source()
         give_up_s = time.monotonic() + GRACE_S
         for reader in self._readers:
-            reader.join(give_up_s)
+            reader.wait_for_end(give_up_s)
 
     def take(self) -> Batch | None:
         """Block until a source has a clip or has ended; `None` when nothing is left.
@@ -141,9 +120,11 @@ class Scheduler:
             SourceError: if each of several sources failed.
         """
         with self._changed:
-            self._end_pauses()
-            while not self._changed.wait_for(self._is_due, PAUSE_CHECK_S):
-                self._end_pauses()
+            due = False
+            while not due:
+                for reader in self._readers:
+                    reader.end_pause()
+                due = self._changed.wait_for(self._is_due, PAUSE_CHECK_S)
             if len(self._queues) > 1:
                 self._changed.wait_for(self._is_full, self._max_wait_s)
             if self.stopped:
@@ -153,10 +134,6 @@ class Scheduler:
             self._raise_if_all_failed()
             return None
         return self._gather(turns)
-
-    def _end_pauses(self) -> None:
-        for reader in self._readers:
-            reader.end_pause()
 
     def _is_due(self) -> bool:
         """Return whether `take` has something to do."""
@@ -194,9 +171,10 @@ class Scheduler:
             window.take(self._clips[len(origins)])
             origins.append(
                 ClipOrigin(
-                    source=number,
-                    name=self._readers[number].name,
-                    span_s=(window.start_s, window.end_s),
+                    source=self._readers[number].source_name,
+                    number=number,
+                    start_s=window.start_s,
+                    end_s=window.end_s,
                     since_ns=window.arrival_ns or begin_ns,
                     dropped_frames=window.dropped,
                 )
@@ -209,7 +187,7 @@ class Scheduler:
         if error is not None and len(self._queues) > 1:
             _logger.warning(
                 "%s ended with an error, the other sources go on: %s",
-                *(self._readers[number].name, reason_of(error)),
+                *(self._readers[number].source_name, reason_of(error)),
                 exc_info=None if isinstance(error, DvflError) else error,
             )
 

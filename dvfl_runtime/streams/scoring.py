@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import Artifact
+from dvfl_runtime.clips.spec import ClipOrigin
 from dvfl_runtime.engines import Engine
 from dvfl_runtime.errors import ArtifactError, DvflError
 from dvfl_runtime.results import Info, Prediction
@@ -74,24 +75,15 @@ class Scorer:
         return softmax(logits)
 
     def prediction(
-        self,
-        scores: NDArray[np.float32],
-        top_k: int,
-        *,
-        latency_ms: float,
-        span_s: tuple[float, float] = (0.0, 0.0),
-        source: str = "",
-        dropped_frames: int = 0,
+        self, scores: NDArray[np.float32], top_k: int, origin: ClipOrigin, done_ns: int
     ) -> Prediction:
         """Return the (num_classes,) scores of a clip as a prediction.
 
         Args:
             scores: of all classes.
             top_k: how many of the best labels the prediction lists.
-            latency_ms: how long it took to get the scores.
-            span_s: start and end of the clip's window, seconds.
-            source: name of the source.
-            dropped_frames: frames since the last prediction that no prediction shows.
+            origin: where the clip comes from.
+            done_ns: when its scores were known, `time.monotonic_ns`.
         """
         labels = self.artifact.labels
         # stable: of equal scores the class that the file lists first wins
@@ -103,11 +95,11 @@ class Scorer:
             confidence=float(scores[best]),
             scores=scores,
             top=tuple((labels[i], float(scores[i])) for i in order),
-            start_s=span_s[0],
-            end_s=span_s[1],
-            latency_ms=latency_ms,
-            source=source,
-            dropped_frames=dropped_frames,
+            start_s=origin.start_s,
+            end_s=origin.end_s,
+            latency_ms=(done_ns - origin.since_ns) / 1e6,
+            source=origin.source,
+            dropped_frames=origin.dropped_frames,
         )
 
     def _usable_engine(self) -> Engine:

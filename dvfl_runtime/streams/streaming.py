@@ -38,15 +38,7 @@ def recognise(scorer: Scorer, scheduler: Scheduler, top_k: int) -> SourcePredict
             scores = scorer.scores(batch.clips) if batch.origins else ()
             done_ns = time.monotonic_ns()
             for row, origin in zip(scores, batch.origins, strict=True):
-                prediction = scorer.prediction(
-                    row,
-                    top_k,
-                    latency_ms=(done_ns - origin.since_ns) / 1e6,
-                    span_s=origin.span_s,
-                    source=origin.name,
-                    dropped_frames=origin.dropped_frames,
-                )
-                yield origin.source, prediction
+                yield origin.number, scorer.prediction(row, top_k, origin, done_ns)
             yield from ((number, None) for number in batch.ended)
         if scheduler.stopped:
             scorer.check_open()  # it was closed while the scheduler waited

@@ -152,4 +152,4 @@ def _views_of(
         return [clip], class_id
     entry = clips.entries[index]
     with closing(open_source(entry.path)) as source:
-        return sample_video(source, spec, views).clips, entry.class_id
+        return sample_video(source, spec, views)[0], entry.class_id

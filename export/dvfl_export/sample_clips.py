@@ -58,7 +58,7 @@ def clips_of(
     problems = []
     for video in videos:
         try:
-            clips += sample_video(open_source(video), spec, Views(views)).clips
+            clips += sample_video(open_source(video), spec, Views(views))[0]
         except SourceError as err:
             problems.append(str(err))
     if not clips:

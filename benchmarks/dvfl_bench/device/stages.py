@@ -12,6 +12,7 @@ import numpy as np
 from dvfl_bench.device.timing import percentiles
 from dvfl_bench.device.videos import LoopedVideo
 from dvfl_runtime.artifact import Artifact
+from dvfl_runtime.clips.spec import ClipOrigin
 from dvfl_runtime.clips.windows import Windower
 from dvfl_runtime.engines import Engine
 from dvfl_runtime.streams.scoring import Scorer, softmax
@@ -54,7 +55,7 @@ def stage_times(
                 mark = _add(spent, "preprocess", mark)
                 logits = engine.run(clip)
                 mark = _add(spent, "infer", mark)
-                scorer.prediction(softmax(logits)[0], 5, latency_ms=0.0)
+                scorer.prediction(softmax(logits)[0], 5, ClipOrigin(), 0)
                 mark = _add(spent, "post", mark)
                 rows.append(list(spent.values()))
                 spent = dict.fromkeys(STAGES, 0)
