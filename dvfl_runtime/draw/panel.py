@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dvfl_runtime.draw.lettering import fitting_size, put_text
 from dvfl_runtime.draw.palette import Rgb, class_colour
@@ -53,15 +54,15 @@ class Panel:
 
     def __init__(self, width: int, height: int, labels: Sequence[str]) -> None:
         self._colours = {label: class_colour(n) for n, label in enumerate(labels)}
-        self._unit = max(10, round(min(width, height) * 0.036))
+        self._unit = max(10, round(min(width, height) * 0.036))  # height of the letters, px
         self._width = width
         self.strip_px = _even(min(self._unit * 0.8, height * MAX_PART))
-        self._row = round(self._unit * 1.5)
+        self._row = round(self._unit * 1.5)  # height of a bar with its letters, px
         room = (height * MAX_PART - self.strip_px - self._unit) / self._row
         self._rows = max(0, min(MAX_BARS, int(room)))
         self.body_px = _even(self._rows * self._row + self._unit) if self._rows else 0
 
-    def body(self, prediction: Prediction) -> tuple[Image, Image]:
+    def body(self, prediction: Prediction) -> tuple[Image, NDArray[np.uint8]]:
         """Draw the label and the bars.
 
         Returns:
@@ -72,6 +73,7 @@ class Panel:
         if self._rows:
             self._draw_label(image, prediction)
             self._draw_bars(image, prediction.top[: self._rows])
+        # letters and bars are opaque, and the picture shines through the rest
         drawn = (image != np.array(BACK, np.uint8)).any(axis=2)
         return image, np.where(drawn, 255, BACK_ALPHA).astype(np.uint8)
 
@@ -103,7 +105,7 @@ class Panel:
     def _draw_label(self, image: Image, prediction: Prediction) -> None:
         unit, height = self._unit, len(image)
         size = min(round(unit * 1.9), round(height * 0.6))
-        chip = max(3, unit // 3)
+        chip = max(3, unit // 3)  # width of a mark in the class's colour, left of the label
         top = (height - size) // 2
         image[top : top + size, unit // 2 : unit // 2 + chip] = class_colour(prediction.class_id)
         left = unit // 2 + chip + unit // 2
@@ -113,6 +115,7 @@ class Panel:
 
     def _draw_bars(self, image: Image, top: Sequence[tuple[str, float]]) -> None:
         unit, row = self._unit, self._row
+        # from left to right: names, bars, numbers
         left = round(self._width * LABEL_PART)
         name_px = round(self._width * NAME_PART)
         number_px = round(unit * 2.6)
