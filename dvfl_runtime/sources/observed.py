@@ -27,7 +27,7 @@ class ObservedSource:
         live: whether frames may be dropped to keep up.
         rewindable: whether the frames can be read again.
         observers: see above; more can be added before the source is read.
-        error: what ended the reading, if that was an error.
+        error: why the reading failed, without secrets; `None` if it did not.
         closed: set by `close`.
     """
 
@@ -37,7 +37,7 @@ class ObservedSource:
         self.live = source.live
         self.rewindable = source.rewindable
         self.observers = list(observers)
-        self.error: Exception | None = None
+        self.error: str | None = None
         self.closed = threading.Event()
         self._begun = self._ended = False
 
@@ -59,12 +59,10 @@ class ObservedSource:
 
     @property
     def problem(self) -> str | None:
-        """What ended the source, or why a live one cannot be reached now; without secrets."""
-        if self.error is not None:
-            return reason_of(self.error)
-        if isinstance(self._source, LiveSource) and self.state != "ended":
+        """The error, or why a live source cannot be reached now; `None` if all is well."""
+        if self.error is None and isinstance(self._source, LiveSource) and self.state != "ended":
             return self._source.outage
-        return None
+        return self.error
 
     @property
     def reconnects(self) -> int:
@@ -82,7 +80,8 @@ class ObservedSource:
                         observe(frame)
                 yield frame
         except Exception as err:
-            self.error = err
+            # the text alone: an exception would tie the last pictures into a reference circle
+            self.error = reason_of(err)
             raise
         finally:
             self._ended = True
