@@ -14,7 +14,7 @@ from typing import NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.artifact import Artifact, read_artifact
+from dvfl_runtime.artifact import Artifact, ModelFile
 from dvfl_runtime.clips.evaluation import Views, sample_video
 from dvfl_runtime.clips.preprocess import preprocess_clip
 from dvfl_runtime.clips.spec import ClipOrigin, ClipSpec
@@ -74,12 +74,11 @@ class Recognizer:
                     "or an engine of your own"
                 )
         else:
-            path = _model_path(model)
-            artifact, name = read_artifact(path), str(path)
-        if not isinstance(engine, str):
-            check_type("engine", engine, Engine, "the name of an engine or an Engine")
-        else:
-            engine = open_engine(engine, name, device=device, num_threads=num_threads)
+            file = ModelFile(_model_path(model))
+            artifact, name = file.artifact, str(file.path)
+            if isinstance(engine, str):
+                engine = open_engine(engine, file, device=device, num_threads=num_threads)
+        check_type("engine", engine, Engine, "the name of an engine or an Engine")
         self._scorer = Scorer(artifact, engine, name)
         self._lock = threading.Lock()
         self._running: weakref.WeakSet[Scheduler] = weakref.WeakSet()

@@ -35,13 +35,14 @@ def main(path: Path, *arguments: str) -> dict[str, Any]:
     """Builds for the compute capabilities among the arguments."""
     import tensorrt_rtx as trt
 
+    from dvfl_runtime.artifact import ModelFile
     from dvfl_runtime.engines.plans import PlanBuilder
     from dvfl_runtime.errors import DvflError
 
     capabilities = [name for name in arguments if name != "--parse"]
     shares: list[float] = []
     try:
-        builder = PlanBuilder(trt, path)
+        builder = PlanBuilder(trt, ModelFile(path))
         if "--parse" in arguments:
             return {"plan_bytes": 0}
         builder.config.num_compute_capabilities = len(capabilities)

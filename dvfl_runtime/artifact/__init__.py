@@ -1,21 +1,6 @@
 """The model file: an ONNX graph that carries everything needed to use it."""
 
-from dvfl_runtime.artifact.description import (
-    FORMAT_VERSION,
-    METADATA_KEY,
-    Artifact,
-    Precision,
-    exported_graph,
-    graph_sha256,
-    read_artifact,
-)
+from dvfl_runtime.artifact.description import METADATA_KEY, Artifact, Precision, Shape
+from dvfl_runtime.artifact.model_file import INPUT, OUTPUT, ModelFile
 
-__all__ = [
-    "FORMAT_VERSION",
-    "METADATA_KEY",
-    "Artifact",
-    "Precision",
-    "exported_graph",
-    "graph_sha256",
-    "read_artifact",
-]
+__all__ = ["INPUT", "METADATA_KEY", "OUTPUT", "Artifact", "ModelFile", "Precision", "Shape"]

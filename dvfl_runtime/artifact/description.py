@@ -1,21 +1,13 @@
-"""The model file: an ONNX graph that carries everything needed to use it.
-
-`metadata_props["dvfl"]` holds one JSON object, read here without an engine and without the onnx
-package.
-"""
+"""What a model file says about itself: one JSON object in its `metadata_props["dvfl"]`."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
-from dvfl_runtime.artifact.onnx_file import INPUT, OUTPUT, OnnxFile
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ArtifactError
 from dvfl_runtime.errors.checks import (
@@ -82,42 +74,38 @@ class Artifact:
             raise wrong("format_version", str(FORMAT_VERSION), self.format_version)
 
     def to_json(self) -> str:
-        """Returns the text for `metadata_props["dvfl"]`."""
+        """Return the text for `metadata_props["dvfl"]`."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["spec"] = self.spec.to_dict()
         values["labels"] = list(self.labels)
         return json.dumps(values, ensure_ascii=False, sort_keys=True, default=dict)
 
-    def check_graph(self, clip: Shape | None, logits: Shape | None) -> None:
-        """Checks that a graph takes the clips and gives the logits that this describes.
+    def check_graph(self, clip_shape: Shape, num_classes: int | None) -> None:
+        """Raise ArtifactError unless a graph takes the clips and gives the logits described here.
 
         Args:
-            clip: (B, T, H, W, 3) as the graph has it, None in it for what it leaves open; None for
-                a graph that does not say.
-            logits: (B, num_classes), likewise.
-
-        Raises:
-            ArtifactError: if it does not.
+            clip_shape: (B, T, H, W, 3) of the graph's input, None for a dimension that is open.
+            num_classes: width of the graph's logits, None if it is open.
         """
-        if logits is not None and logits[-1:] not in ((), (None,), (len(self.labels),)):
+        if num_classes not in (None, len(self.labels)):
             raise ArtifactError(
-                f"it has {len(self.labels)} labels for {logits[-1]} logits; export it again with "
+                f"it has {len(self.labels)} labels for {num_classes} logits; export it again with "
                 f"the right --labels"
             )
         wanted = (1, self.spec.num_frames, *self.spec.size, 3)
-        if clip is None or len(clip) != len(wanted):
-            return  # the engines say what is wrong with it
-        if any(n not in (None, w) for n, w in zip(clip[1:], wanted[1:], strict=True)):
+        if len(clip_shape) != len(wanted):
+            return  # of an engine of the user's own, which need not know
+        if any(n not in (None, w) for n, w in zip(clip_shape[1:], wanted[1:], strict=True)):
             raise ArtifactError(
-                f"its graph takes clips of shape {clip} and its ClipSpec makes {wanted}; export it "
-                f"again"
+                f"its graph takes clips of shape {clip_shape} and its ClipSpec makes {wanted}; "
+                f"export it again"
             )
-        if clip[0] not in (None, 1):
-            raise ArtifactError(f"the batch of its graph is fixed to {clip[0]}, not 1")
+        if clip_shape[0] not in (None, 1):
+            raise ArtifactError(f"the batch of its graph is fixed to {clip_shape[0]}, not 1")
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Artifact:
-        """Reads what `to_json` wrote. Names that it does not know are left out.
+        """Read the text that `to_json` wrote; unknown names in it are ignored.
 
         Raises:
             ArtifactError: if the text is damaged or its format version is newer.
@@ -150,68 +138,6 @@ class Artifact:
             raise ArtifactError(
                 f"its dvfl metadata is wrong: {_brief(err)}; export it again"
             ) from err
-
-
-def read_artifact(path: str | os.PathLike[str]) -> Artifact:
-    """Reads a model file's description.
-
-    Raises:
-        ArtifactError: if the file is missing, empty, truncated, not ONNX, without dvfl metadata,
-            takes weights from another file, or if its metadata is damaged, of a newer format, or
-            does not fit its graph.
-    """
-    with _naming(path):
-        file = OnnxFile(path)
-        text = file.metadata(METADATA_KEY)
-        if text is None:
-            raise ArtifactError(
-                "it has no dvfl metadata because it was not exported by dvfl-export; "
-                "run: dvfl-export CHECKPOINT -o FILE.onnx"
-            )
-        artifact = Artifact.from_json(text)
-        # before an engine makes room for what the graph says
-        artifact.check_graph(file.shape(INPUT, "clip"), file.shape(OUTPUT, "logits"))
-        return artifact
-
-
-def graph_sha256(path: str | os.PathLike[str]) -> str:
-    """Returns a digest of everything in a model file that takes part in the computation.
-
-    Labels and reports are left out: what was made from the graph stays good when they change.
-
-    Raises:
-        ArtifactError: if the file cannot be read, is truncated or is not ONNX, or takes weights
-            from another file.
-    """
-    with _naming(path):
-        return OnnxFile(path).graph_sha256()
-
-
-def exported_graph(path: str | os.PathLike[str]) -> str:
-    """Returns the digest of a file's graph if dvfl-export wrote the file, "" if it did not.
-
-    `Artifact.tools` says so: it names the dvfl that made the file.
-    """
-    with contextlib.suppress(OSError, ValueError, ArtifactError):
-        file = OnnxFile(path)
-        text = file.metadata(METADATA_KEY)
-        if text is not None and "dvfl" in Artifact.from_json(text).tools:
-            return file.graph_sha256()
-    return ""
-
-
-@contextlib.contextmanager
-def _naming(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Puts the name of the file before what is wrong with it."""
-    if not os.fspath(path):
-        raise wrong("path", "that of a model file", path)
-    try:
-        yield
-    except (OSError, ValueError) as err:  # a ValueError: the path holds a null character
-        reason = getattr(err, "strerror", None) or err
-        raise ArtifactError(f"cannot read model {Path(path)}: {reason}; check the path") from err
-    except ArtifactError as err:
-        raise ArtifactError(f"cannot use model {Path(path)}: {err}") from err.__cause__
 
 
 def _brief(value: object) -> str:

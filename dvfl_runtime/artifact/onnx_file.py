@@ -1,21 +1,19 @@
-"""The bytes of an ONNX file: its metadata, and a digest of everything else.
+"""The bytes of an ONNX file: its metadata, what its graph declares, a digest of all but metadata.
 
-Read by walking over the protobuf, which needs neither an engine nor the onnx package, and notices
-a truncated file and weights that lie in another one. Wire format:
+They are read by walking over the protobuf, which needs neither an engine nor the onnx package and
+notices a truncated file and weights in another file. Wire format:
 https://protobuf.dev/programming-guides/encoding/; field numbers: onnx.proto.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import stat
 from collections.abc import Iterator
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
+from dvfl_runtime.artifact.description import Shape
 from dvfl_runtime.errors import ArtifactError
 
-MAX_FILE_BYTES = 2**31 - 1  # of any protobuf message
 MAX_METADATA_BYTES = 1 << 20  # of the dvfl entry; one with 1,000 labels has 30 kB
 MAX_FIELDS = 250_000  # an int8 file of "base" has 50,000; to walk over so many takes 0.3 s
 MAX_OPSET = 1000  # ONNX is at 28; OpenVINO 2026.4 counts down from 2147483647, for minutes
@@ -28,7 +26,9 @@ MODEL_FIELDS = {
     **{8: BYTES, 14: BYTES, 20: BYTES, 25: BYTES},
 }
 IR_VERSION, GRAPH, OPSET_IMPORT, METADATA_PROPS = 1, 7, 8, 14
-INPUT, OUTPUT = 11, 12  # of a graph
+INPUTS, OUTPUTS = 11, 12  # of a graph
+# of tensors that model files take and give; TensorProto.DataType has more
+ELEMENT_TYPES = {1: "float32", 2: "uint8", 10: "float16"}
 # where tensors can be: message -> field -> the message in it
 PARTS = {
     "model": {GRAPH: "graph", 20: "training", 25: "function"},
@@ -45,19 +45,26 @@ Span: TypeAlias = tuple[int, int]  # where a message begins and ends
 Field: TypeAlias = tuple[int, int, int, int]  # number, wire type, where its content begins and ends
 
 
+class DeclaredTensor(NamedTuple):
+    """An input or output as a graph declares it; shape: None where the graph names none."""
+
+    name: str
+    element_type: str
+    shape: Shape | None
+
+
 class OnnxFile:
-    """An ONNX file, read once.
+    """The content of an ONNX file.
 
     Args:
-        path: of the file.
+        content: all bytes of the file.
 
     Raises:
-        OSError: if it cannot be read.
-        ArtifactError: if it is empty, truncated or not ONNX, or takes weights from other files.
+        ArtifactError: if it is truncated or not ONNX, or takes weights from other files.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._data = _content(path)
+    def __init__(self, content: bytes) -> None:
+        self._data = content
         self._left = MAX_FIELDS
         try:
             self._top = list(self._fields(0, len(self._data)))
@@ -69,7 +76,7 @@ class OnnxFile:
             raise
 
     def metadata(self, key: str) -> bytes | None:
-        """Returns the value of an entry of the model's metadata, the last one with this key.
+        """Return the value of an entry of the model's metadata, the last one with this key.
 
         Raises:
             ArtifactError: if it is damaged, or larger than MAX_METADATA_BYTES.
@@ -89,20 +96,13 @@ class OnnxFile:
             )
         return None if found is None else self._data[found]
 
-    def shape(self, side: int, name: str) -> tuple[int | None, ...] | None:
-        """Returns the shape that the graph declares for its INPUT or OUTPUT of a name.
-
-        None stands for what is left open; None alone for a value or a shape that is not there.
-        """
-        for value in self._parts((0, len(self._data)), GRAPH, side):
-            if name.encode() not in [self._data[begin:end] for begin, end in self._parts(value, 1)]:
-                continue
-            for shape in self._parts(value, 2, 1, 2):  # of the type, of tensor_type
-                return tuple(map(self._dim, self._parts(shape, 1)))
-        return None
+    def declared(self, side: int) -> list[DeclaredTensor]:
+        """Return the INPUTS or OUTPUTS of the graph, without running anything of it."""
+        whole = (0, len(self._data))
+        return [self._declared_tensor(value) for value in self._messages(whole, GRAPH, side)]
 
     def graph_sha256(self) -> str:
-        """Returns a digest of all but the metadata."""
+        """Return a digest of all but the metadata."""
         digest = hashlib.sha256()
         content = memoryview(self._data)
         for number, _, begin, end in self._top:
@@ -121,7 +121,7 @@ class OnnxFile:
             raise ArtifactError("it is not an ONNX file, or was truncated")
 
     def _check_opset(self, begin: int, end: int) -> None:
-        """Checks an OperatorSetIdProto (domain 1, version 2)."""
+        """Check an OperatorSetIdProto (domain 1, version 2)."""
         for number, wire, at, _ in self._fields(begin, end):
             if number == 2 and wire == VARINT:
                 version, _ = _varint(self._data, at, end)
@@ -131,7 +131,7 @@ class OnnxFile:
                     )
 
     def _check_tensors(self) -> None:
-        """Raises ArtifactError if a tensor lies in another file.
+        """Raise ArtifactError if the values of a tensor are in another file.
 
         No digest would cover that file, and it could be any that this user may read.
         """
@@ -149,24 +149,46 @@ class OnnxFile:
                     )
 
     def _is_outside(self, number: int, begin: int, end: int) -> bool:
-        """Whether a field of a tensor says that its values lie elsewhere."""
-        said = bool(self._data[begin:end].strip(b"\x80\x00"))  # no zero, however it is written
-        return number == EXTERNAL_DATA or (number == DATA_LOCATION and said)
+        """Return whether a field of a tensor places its values in another file."""
+        nonzero = bool(self._data[begin:end].strip(b"\x80\x00"))  # however a zero is encoded
+        return number == EXTERNAL_DATA or (number == DATA_LOCATION and nonzero)
 
-    def _parts(self, span: Span, number: int, *rest: int) -> Iterator[Span]:
-        """Yields where the messages of a field number are, or those at a path of them."""
+    def _declared_tensor(self, value: Span) -> DeclaredTensor:
+        """Read a ValueInfoProto: name 1, type 2; in it tensor_type 1: elem_type 1, shape 2.
+
+        Raises:
+            ArtifactError: if one of them is there twice: libraries then differ in what they take.
+        """
+        names, tensor_types, shapes = (
+            list(self._messages(value, *fields)) for fields in ((1,), (2, 1), (2, 1, 2))
+        )
+        if max(map(len, (names, tensor_types, shapes))) > 1:
+            raise _Truncated
+        name = b"".join(self._data[begin:end] for begin, end in names)
+        number = self._number(tensor_types[0], 1) if tensor_types else None
+        return DeclaredTensor(
+            name.decode(errors="replace"),
+            ELEMENT_TYPES.get(number or 0, f"type {number}"),
+            # dim 1 of the shape, dim_value 1 of the dim
+            tuple(self._number(dim, 1) for dim in self._messages(shapes[0], 1)) if shapes else None,
+        )
+
+    def _messages(self, span: Span, number: int, *path: int) -> Iterator[Span]:
+        """Yield where the messages in a field are, or those at a path of fields below it."""
         for found, wire, begin, end in self._fields(*span):
             if found == number and wire == BYTES:
-                yield from self._parts((begin, end), *rest) if rest else [(begin, end)]
+                yield from self._messages((begin, end), *path) if path else [(begin, end)]
 
-    def _dim(self, span: Span) -> int | None:
-        for number, wire, at, end in self._fields(*span):
-            if number == 1 and wire == VARINT:
-                return _varint(self._data, at, end)[0]
-        return None
+    def _number(self, span: Span, number: int) -> int | None:
+        """Return the value of a VARINT field, None where the message has none."""
+        value = None
+        for found, wire, at, end in self._fields(*span):
+            if found == number and wire == VARINT:
+                value = _varint(self._data, at, end)[0]  # the last one counts, as in protobuf
+        return value
 
     def _fields(self, at: int, end: int) -> Iterator[Field]:
-        """Yields the fields of a message.
+        """Yield the fields of a message.
 
         Raises:
             ArtifactError: if the file has more than MAX_FIELDS.
@@ -201,25 +223,8 @@ class _Truncated(ArtifactError):
         super().__init__("it is truncated or damaged; copy or export it again")
 
 
-def _content(path: str | os.PathLike[str]) -> bytes:
-    with open(path, "rb", opener=_without_waiting) as stream:
-        about = os.fstat(stream.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise ArtifactError("it is not a regular file; copy it to one")
-        if about.st_size == 0:
-            raise ArtifactError("it is empty; copy it again")
-        if about.st_size > MAX_FILE_BYTES:
-            raise ArtifactError("it has more than 2 GB, and no ONNX file has; check the path")
-        return stream.read(about.st_size)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    """Opens a pipe, too, without waiting for a writer."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-
-
 def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
-    """Returns a number of variable length and where it ends."""
+    """Return a number of variable length and where it ends."""
     if at < end and data[at] < 0x80:
         return data[at], at + 1
     value = 0

@@ -1,21 +1,61 @@
-"""Files that nobody else may write. A TensorRT plan is code: whoever writes it, runs it."""
+"""What this machine keeps for its user from one start to the next: measurements and plans.
+
+All of it is in `dvfl_runtime.files.cache_folder`, in files that nobody else may write: a TensorRT
+plan is code, so whoever writes it, runs it. A measurement is a small JSON file. If the folder is
+missing or cannot be written, or if another user has written the file, it is measured again.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import logging
 import os
 import re
 import secrets
 import stat
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TypeAlias
 
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.files import cache_folder
 
-MINE, MY_FILE = 0o700, 0o600
+logger = logging.getLogger(__name__)
+
+MY_FOLDER, MY_FILE = 0o700, 0o600
+
+Key: TypeAlias = Mapping[str, object]
+
+
+def recall(kind: str, key: Key) -> dict[str, Any]:
+    """Return what was remembered of this kind under exactly this key, {} if nothing was."""
+    with suppress(OSError, ValueError, KeyError, TypeError, OutputError):
+        about: dict[str, Any] = json.loads(read_private(_memory(kind, key)))
+        if about["key"] == key:
+            return about
+    return {}
+
+
+def remember(kind: str, key: Key, facts: Mapping[str, object]) -> None:
+    """Write facts down, in place of those before them.
+
+    Args:
+        kind: what they are about; the file's name begins with it.
+        key: all that they depend on, as JSON has it.
+        facts: JSON-ready.
+    """
+    try:
+        file = _memory(kind, key)
+        file.parent.mkdir(MY_FOLDER, parents=True, exist_ok=True)
+        write_private(file, (json.dumps({**facts, "key": key}, indent=1) + "\n").encode())
+    except (OSError, OutputError) as err:
+        logger.info("the %s is not remembered: %s", kind, err)
 
 
 def private_folder(name: str) -> Path:
-    """Returns a folder of this user in the cache; it is made if it is not there.
+    """Return a folder of this user in the cache; it is made if it is not there.
 
     Raises:
         OutputError: if it cannot be made, is a link, another user owns or may write it, or every
@@ -23,8 +63,8 @@ def private_folder(name: str) -> Path:
     """
     folder = cache_folder() / name
     try:
-        for each in (folder.parent, folder):
-            each.mkdir(MINE, parents=True, exist_ok=True)
+        for level in (folder.parent, folder):  # `parents` would make the outer one for all to read
+            level.mkdir(MY_FOLDER, parents=True, exist_ok=True)
         about, above = folder.lstat(), folder.parent.stat()
     except OSError as err:
         raise OutputError(
@@ -45,14 +85,14 @@ def private_folder(name: str) -> Path:
 
 
 def read_private(path: Path) -> bytes:
-    """Returns the content of a file; a link is not followed.
+    """Return the content of a file; a link is not followed.
 
     Raises:
         OSError: if it cannot be read, or is a link.
         OutputError: if another user owns or may write it.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
-    flags |= getattr(os, "O_NONBLOCK", 0)  # a pipe that somebody put there would be waited for
+    flags |= getattr(os, "O_NONBLOCK", 0)  # or a pipe would block until it has a writer
     with open(os.open(path, flags), "rb") as stream:
         about = os.fstat(stream.fileno())
         if problem := _problem(about):
@@ -61,7 +101,7 @@ def read_private(path: Path) -> bytes:
 
 
 def write_private(path: Path, content: bytes) -> None:
-    """Writes a file that this user alone may read, complete or not at all, in place of any other.
+    """Write a file that this user alone may read, complete or not at all, in place of any other.
 
     Raises:
         OutputError: if it cannot be written.
@@ -80,14 +120,14 @@ def write_private(path: Path, content: bytes) -> None:
 
 
 def slug(name: str) -> str:
-    """Returns a name as a part of a file's name."""
+    """Return a name as a part of a file's name."""
     return re.sub(r"[^A-Za-z0-9.]+", "_", name).strip("_.") or "unnamed"
 
 
 def _anybody_may_rename_in(about: os.stat_result) -> bool:
-    """Says whether any user may give another name to what others have in this folder.
+    """Return whether any user may rename what others have in this folder.
 
-    Not so where it is sticky, as /tmp is, unless it belongs to somebody else.
+    In a sticky folder, as /tmp is, only its owner may.
     """
     if not hasattr(os, "geteuid") or not about.st_mode & stat.S_IWOTH:
         return False
@@ -95,9 +135,14 @@ def _anybody_may_rename_in(about: os.stat_result) -> bool:
 
 
 def _problem(about: os.stat_result) -> str:
-    """Returns why others could have written something, "" if only this user and root could."""
+    """Return why others could have written something, "" if only this user and root could."""
     if not hasattr(os, "geteuid"):  # Windows, where the folders of a user are the user's alone
         return ""
     if about.st_uid not in (os.geteuid(), 0):
         return "another user owns it"
     return "other users may write it" if about.st_mode & 0o022 else ""
+
+
+def _memory(kind: str, key: Key) -> Path:
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / f"{kind}-{digest[:16]}.json"

@@ -1,10 +1,11 @@
-"""How many CPUs this process may use, often fewer than the machine has, and what they can do."""
+"""The CPUs: how many this process may use, often fewer than there are, and what they can do."""
 
 from __future__ import annotations
 
 import contextlib
 import math
 import os
+import platform
 from pathlib import Path
 
 CGROUP = Path("/sys/fs/cgroup")
@@ -14,11 +15,11 @@ BYTE_PRODUCTS = {"avx_vnni", "avx512_vnni", "amx_int8"}  # flags of x86
 
 
 def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
-    """Returns the CPUs allowed by affinity and by the quotas of the control groups, at least 1.
+    """Return the CPUs allowed by affinity and by the quotas of the control groups, at least 1.
 
     Args:
         cgroup: where the control groups are mounted.
-        membership: the file that says which of them this process is in.
+        membership: the file that lists which of them this process is in.
     """
     affinity = getattr(os, "sched_getaffinity", None)  # Linux only
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
@@ -26,8 +27,17 @@ def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
     return max(1, min([cpus, *(math.ceil(quota) for quota in quotas)]))
 
 
+def cpu_name(cpuinfo: Path = CPUINFO) -> str:
+    """Return the CPU's name, which belongs to the key of what was measured on it."""
+    with contextlib.suppress(OSError):
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
 def lacks_byte_products(cpuinfo: Path = CPUINFO) -> bool:
-    """Whether this is an x86 CPU with AVX2 and without instructions for dot products of bytes.
+    """Return whether this is an x86 CPU with AVX2 that has no dot products of bytes.
 
     Args:
         cpuinfo: the file that lists its flags; where there is none (not Linux), the answer is no.
@@ -41,7 +51,7 @@ def lacks_byte_products(cpuinfo: Path = CPUINFO) -> bool:
 
 
 def _groups(cgroup: Path, membership: Path) -> set[Path]:
-    """Returns the folders of this process's groups and of all groups above them.
+    """Return the folders of this process's groups and of all groups above them.
 
     In a container they are mounted as its root; a service of systemd is far below.
     """
@@ -58,7 +68,7 @@ def _groups(cgroup: Path, membership: Path) -> set[Path]:
 
 
 def _quotas(folder: Path) -> list[float]:
-    """Returns the quota of a group in CPUs (cgroup v2, else v1), nothing where there is none."""
+    """Return the quota of a group in CPUs (cgroup v2, else v1), [] where there is none."""
     with contextlib.suppress(OSError, ValueError):
         quota, period = (folder / "cpu.max").read_text().split()
         return [] if quota == "max" else [int(quota) / int(period)]

@@ -1,4 +1,7 @@
-"""Whether an NVIDIA GPU can really be used: the driver is asked, not the packages."""
+"""Whether an NVIDIA GPU can really be used: the driver is asked, not the packages.
+
+Experimental: not yet run on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ MULTIPROCESSOR_COUNT = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
 
 
 def cuda_problem() -> str | None:
-    """Returns why CUDA cannot be used here, None if it can.
+    """Return why CUDA cannot be used here, None if it can.
 
     onnxruntime-gpu lists its CUDA provider on machines without any GPU; only the driver knows.
     """
@@ -23,7 +26,7 @@ def cuda_problem() -> str | None:
 
 
 def gpu_model() -> str:
-    """Returns which GPU CUDA shows first, such as "Orin with 8 multiprocessors".
+    """Return the model of the GPU that CUDA lists first, such as "Orin with 8 multiprocessors".
 
     The name alone is "Orin" on all of the modules, from Orin Nano (4 or 8) to AGX Orin (16).
 

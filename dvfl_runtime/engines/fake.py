@@ -41,7 +41,7 @@ class FakeEngine:
             self.num_classes = len(scores)
 
     def run(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Returns logits whose softmax is the given scores.
+        """Return logits whose softmax is the given scores.
 
         Raises:
             DvflError: after `close`.
@@ -53,5 +53,5 @@ class FakeEngine:
         return np.log(scores).astype(np.float32)
 
     def close(self) -> None:
-        """Ends the engine; further calls do nothing."""
+        """Close the engine; further calls do nothing."""
         self._closed = True

@@ -1,7 +1,7 @@
 """One NVIDIA GPU by way of the CUDA driver: its memory, copies and a stream.
 
 `cuda.bindings.driver` needs the driver alone, no CUDA toolkit, and its names are the same from
-cuda-bindings 12 to 13. Not yet run on a GPU.
+cuda-bindings 12 to 13. Experimental: not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -45,35 +45,35 @@ class Gpu:
         self.stream = int(self._stream)
 
     def make_current(self) -> None:
-        """Binds this GPU to the calling thread; every thread that uses it must do so once."""
+        """Bind this GPU to the calling thread; every thread that uses it must do so once."""
         self._call("cuCtxSetCurrent", self._context)
 
     def free_bytes(self) -> int:
-        """Returns how much memory of the GPU is free now."""
+        """Return how many bytes of the GPU's memory are free now."""
         free, _total = self._call("cuMemGetInfo")
         return int(free)
 
     def allocate(self, size_bytes: int) -> int:
-        """Returns the address of new memory on the GPU."""
+        """Return the address of new memory on the GPU."""
         return int(self._call("cuMemAlloc", size_bytes))
 
     def release(self, address: int) -> None:
-        """Gives memory back."""
+        """Give memory back."""
         self._call("cuMemFree", address)
 
     def upload(self, address: int, values: NDArray[Any]) -> None:
-        """Copies a contiguous array to the GPU, in the order of the stream."""
+        """Copy a contiguous array to the GPU, in the order of the stream."""
         args = address, values.ctypes.data, values.nbytes, self._stream
         self._call("cuMemcpyHtoDAsync", *args)
 
     def download(self, values: NDArray[np.float32], address: int) -> None:
-        """Fills a contiguous array from the GPU; waits for all that is on the stream."""
+        """Fill a contiguous array from the GPU; block until all work on the stream is done."""
         args = values.ctypes.data, address, values.nbytes, self._stream
         self._call("cuMemcpyDtoHAsync", *args)
         self._call("cuStreamSynchronize", self._stream)
 
     def close(self) -> None:
-        """Ends the stream and gives the context back; call it once."""
+        """End the stream and give the context back; call it once."""
         self.make_current()
         self._call("cuStreamDestroy", self._stream)
         self._call("cuDevicePrimaryCtxRelease", self._device)
@@ -83,7 +83,7 @@ class Gpu:
         return int(self._call("cuDeviceGetAttribute", which, self._device))
 
     def _call(self, name: str, *args: Any) -> Any:
-        """Calls the driver; returns what comes behind the status: nothing, a value or a tuple."""
+        """Call the driver; return its results without the status: None, a value or a tuple."""
         status, *values = getattr(self._driver, name)(*args)
         if int(status) != 0:
             raise EngineUnavailable(

@@ -1,8 +1,8 @@
 """TensorRT plans: made from a model file on the device, kept, and made again when stale.
 
 A plan works with the TensorRT and the kind of GPU that it was built with, and nowhere else. The
-module `trt` comes in as an argument: the tests build with TensorRT for RTX, whose parser and
-builder need no GPU.
+module `trt` is an argument: the tests build with TensorRT for RTX, whose parser and builder need
+no GPU. Experimental: not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from dvfl_runtime.artifact import Precision
+from dvfl_runtime.artifact import INPUT, ModelFile, Precision
 from dvfl_runtime.engines.cache import private_folder, read_private, slug, write_private
-from dvfl_runtime.engines.signature import INPUT, Value, check_signature
 from dvfl_runtime.errors import ArtifactError, OutputError
 
 logger = logging.getLogger(__name__)
@@ -33,14 +32,14 @@ Progress: TypeAlias = Callable[[float], None]  # takes the share that is done, 0
 
 @dataclass(frozen=True)
 class PlanKey:
-    """What a plan belongs to. Another value of any of them makes a plan stale.
+    """What a plan was built for. Another value of any of them makes a plan stale.
 
     Attributes:
         tensorrt: version.
-        gpu: which one, see `dvfl_runtime.engines.cuda.gpu_model`.
+        gpu: its model, see `dvfl_runtime.engines.cuda.gpu_model`.
         compute_capability: of the GPU, such as "8.7".
         precision: of the model.
-        model_sha256: of the model's graph, see `dvfl_runtime.artifact.graph_sha256`.
+        model_sha256: of the model's graph, see `dvfl_runtime.artifact.ModelFile`.
         max_batch: the largest batch that the plan takes.
     """
 
@@ -53,14 +52,14 @@ class PlanKey:
 
 
 class PlanCache:
-    """Plans of this user: FILE.plan as trtexec loads it, and FILE.json, which says what it is for.
+    """Plans of this user: FILE.plan as trtexec loads it, and FILE.json with its PlanKey.
 
     Args:
         model: name of the model, for people who look into the folder.
         key: what the plan must be for.
 
     Attributes:
-        plan: where it is kept; None where nothing can be kept.
+        plan: its path; None if nothing can be kept.
     """
 
     def __init__(self, model: str, key: PlanKey) -> None:
@@ -77,9 +76,9 @@ class PlanCache:
         self._timings = folder / f"{slug(key.gpu)}.timing"
 
     def load(self) -> bytes | None:
-        """Returns the plan, None if there is none, or if it is damaged, stale or not trusted.
+        """Return the plan, None if there is none, or if it is damaged, stale or not trusted.
 
-        The log says which.
+        The reason is logged.
         """
         if self.plan is None or not os.path.lexists(self.plan):
             return None
@@ -105,7 +104,7 @@ class PlanCache:
         return plan
 
     def keep(self, plan: bytes, timings: bytes) -> None:
-        """Writes a plan, its description and the timing cache, each complete or not at all.
+        """Write a plan, its description and the timing cache, each complete or not at all.
 
         Raises:
             OutputError: if there is no folder for them that can be written and is this user's own.
@@ -118,7 +117,7 @@ class PlanCache:
         write_private(self._timings, timings)
 
     def timings(self) -> bytes:
-        """Returns what earlier builds on this GPU have measured, b"" if there is nothing."""
+        """Return what earlier builds on this GPU have measured, b"" if there is nothing."""
         if self.plan is not None:
             with suppress(OSError, OutputError):
                 return read_private(self._timings)
@@ -130,7 +129,7 @@ class PlanBuilder:
 
     Args:
         trt: the module `tensorrt`.
-        path: the model file.
+        model: the file.
         max_batch: the largest batch that the plan takes, if the model's batch is dynamic.
 
     Raises:
@@ -140,17 +139,18 @@ class PlanBuilder:
         config: TensorRT's `IBuilderConfig`.
     """
 
-    def __init__(self, trt: Any, path: Path, *, max_batch: int = MAX_BATCH) -> None:
+    def __init__(self, trt: Any, model: ModelFile, *, max_batch: int = MAX_BATCH) -> None:
         self._trt = trt
-        self._path = path
+        self._path = model.path
         self._log = tensorrt_log(trt)
         self._builder = trt.Builder(self._log)
         strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._network = self._builder.create_network(strongly_typed)
         self._parser = trt.OnnxParser(self._network, self._log)
-        if not self._parser.parse(path.read_bytes()):
-            raise ArtifactError(f"{self._who()} cannot read model {path}: {self._parser_error()}")
-        self._check_signature()
+        if not self._parser.parse(model.content):
+            raise ArtifactError(
+                f"{self._version()} cannot read model {self._path}: {self._parser_error()}"
+            )
         self.config = self._builder.create_builder_config()
         # TF32 keeps ten bits of the mantissa: fp32 logits would be off by more than 1e-3
         self.config.clear_flag(trt.BuilderFlag.TF32)
@@ -163,7 +163,7 @@ class PlanBuilder:
         timings: bytes = b"",
         progress: Progress | None = None,
     ) -> tuple[bytes, bytes]:
-        """Builds the plan, which takes from seconds to many minutes.
+        """Build the plan, which takes from seconds to many minutes.
 
         Args:
             workspace_bytes: memory that a layer may use for its work.
@@ -191,11 +191,11 @@ class PlanBuilder:
             raise monitor.error
         if plan is None:
             reason = self._log.errors[0] if self._log.errors else "it gives no reason"
-            raise ArtifactError(f"{self._who()} cannot build model {self._path}: {reason}")
+            raise ArtifactError(f"{self._version()} cannot build model {self._path}: {reason}")
         timing_cache = config.get_timing_cache()
         return bytes(plan), b"" if timing_cache is None else bytes(timing_cache.serialize())
 
-    def _who(self) -> str:
+    def _version(self) -> str:
         return f"TensorRT {self._trt.__version__}"
 
     def _parser_error(self) -> str:
@@ -205,22 +205,8 @@ class PlanBuilder:
         where = f"node {parser_error.node_name()!r} ({parser_error.node_operator()})"
         return f"{where}: {_one_line(parser_error.desc())}; export it again with --ops standard"
 
-    def _check_signature(self) -> None:
-        network, trt = self._network, self._trt
-        types = {trt.DataType.UINT8: "uint8", trt.DataType.FLOAT: "float32"}
-
-        def value(tensor: Any) -> Value:
-            shape = tuple(None if n == -1 else n for n in tensor.shape)
-            return tensor.name, types.get(tensor.dtype, str(tensor.dtype)), shape
-
-        check_signature(
-            self._path,
-            [value(network.get_input(index)) for index in range(network.num_inputs)],
-            [value(network.get_output(index)) for index in range(network.num_outputs)],
-        )
-
     def _add_profile(self, max_batch: int) -> None:
-        """Tells the batches to be ready for, fastest for a single clip, where the batch is open."""
+        """Where the batch is open, ask for 1 to `max_batch` clips, and the best time for one."""
         batch, *clip = tuple(self._network.get_input(0).shape)
         if batch != -1:
             return
@@ -230,7 +216,7 @@ class PlanBuilder:
 
 
 def tensorrt_log(trt: Any) -> Any:
-    """Returns a `trt.ILogger` that writes to `logging` and keeps the errors in `.errors`."""
+    """Return a `trt.ILogger` that writes to `logging` and keeps the errors in `.errors`."""
     errors = (trt.ILogger.INTERNAL_ERROR, trt.ILogger.ERROR)
 
     class Log(trt.ILogger):  # type: ignore[misc]
@@ -248,9 +234,10 @@ def tensorrt_log(trt: Any) -> Any:
 
 
 def progress_monitor(trt: Any, progress: Progress) -> Any:
-    """Returns a `trt.IProgressMonitor` that tells the share done of all phases known so far.
+    """Return a `trt.IProgressMonitor` that reports the share done of all phases known so far.
 
-    An exception must not reach TensorRT: it is kept in `.error` and the build is told to stop.
+    An exception of `progress` must not reach TensorRT: it is kept in `.error`, and the build is
+    asked to stop.
     """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
@@ -258,29 +245,29 @@ def progress_monitor(trt: Any, progress: Progress) -> Any:
             trt.IProgressMonitor.__init__(self)
             self.error: BaseException | None = None
             self._open: dict[str | None, tuple[float, float, int]] = {}  # begin, length, steps
-            self._told = 0.0
+            self._reported = 0.0
 
         def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
             begin, length = 0.0, 1.0
-            if parent_phase in self._open:  # it fills one step of that, from where all stands now
+            if parent_phase in self._open:  # it fills one step of its parent, from now on
                 above, parent_length, parent_steps = self._open[parent_phase]
-                begin, length = max(above, self._told), parent_length / parent_steps
+                begin, length = max(above, self._reported), parent_length / parent_steps
             self._open[phase_name] = (begin, length, max(num_steps, 1))
 
         def step_complete(self, phase_name: str, step: int) -> bool:
             begin, length, steps = self._open.get(phase_name, (0.0, 1.0, 1))
-            return self._tell(begin + length * min(step + 1, steps) / steps)
+            return self._report(begin + length * min(step + 1, steps) / steps)
 
         def phase_finish(self, phase_name: str) -> None:
             begin, length, _steps = self._open.pop(phase_name, (0.0, 0.0, 1))
-            self._tell(begin + length)
+            self._report(begin + length)
 
-        def _tell(self, done: float) -> bool:
+        def _report(self, done: float) -> bool:
             if self.error is not None:
                 return False
-            self._told = max(self._told, min(done, 1.0))
+            self._reported = max(self._reported, min(done, 1.0))
             try:
-                progress(self._told)
+                progress(self._reported)
             except BaseException as err:
                 self.error = err
             return self.error is None

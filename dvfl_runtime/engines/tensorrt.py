@@ -1,7 +1,7 @@
 """TensorRT on an NVIDIA GPU, by a plan that is built here from the model file and kept.
 
-Not yet run on a GPU. Reading models and building plans are tested with TensorRT for RTX, the names
-that are called here against the bindings of TensorRT 10.3, 10.16 and 11.4.
+Experimental: not yet run on a GPU. Reading models and building plans are tested with TensorRT for
+RTX, and the names that are called here with the bindings of TensorRT 10.3, 10.16 and 11.4.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import threading
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.artifact import graph_sha256, read_artifact
+from dvfl_runtime.artifact import INPUT, OUTPUT, ModelFile
 from dvfl_runtime.engines.cuda import cuda_problem, gpu_model
 from dvfl_runtime.engines.gpu import Gpu
 from dvfl_runtime.engines.plans import (
@@ -30,7 +29,6 @@ from dvfl_runtime.engines.plans import (
     Progress,
     tensorrt_log,
 )
-from dvfl_runtime.engines.signature import INPUT, OUTPUT
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
 from dvfl_runtime.errors.packages import needed
 
@@ -40,43 +38,39 @@ OLDEST, NEWEST_MAJOR = (10, 3), 11
 
 
 def open_engine(
-    path: str | os.PathLike[str],
+    model: ModelFile,
     device: str,
     num_threads: int | None,
     *,
     progress: Progress | None = None,
 ) -> TensorRtEngine:
-    """Loads a model file into TensorRT; see `dvfl_runtime.engines.open_engine`.
+    """Load a model file into TensorRT; see `dvfl_runtime.engines.open_engine`.
 
     The first time on a GPU it builds a plan, which takes from seconds to many minutes, and keeps it
     in the folder of `dvfl_runtime.files.cache_folder`.
 
     Args:
-        path: the model file.
-        device: "auto" or "cuda".
-        num_threads: means nothing here; the GPU does the work.
+        model: the file.
+        device: "auto" or "cuda", which are the same here.
+        num_threads: not used; the GPU does the work.
         progress: called with the share of a build that is done; by default it is logged.
     """
-    trt, gpu = open_device(device)
+    trt, gpu = open_device()
     try:
-        return TensorRtEngine(trt, gpu, Path(path), progress or _log_progress())
+        return TensorRtEngine(trt, gpu, model, progress or _log_progress())
     except BaseException:
         with contextlib.suppress(Exception):  # the first error says more
             gpu.close()
         raise
 
 
-def open_device(device: str) -> tuple[ModuleType, Gpu]:
-    """Returns the module `tensorrt` and the GPU.
+def open_device() -> tuple[ModuleType, Gpu]:
+    """Return the module `tensorrt` and the GPU.
 
     Raises:
         EngineUnavailable: if there is no GPU (found out before TensorRT is loaded), a package is
             missing, or TensorRT is older than 10.3 or newer than 11.
     """
-    if device not in ("auto", "cuda"):
-        raise EngineUnavailable(
-            f"tensorrt does not run on device {device!r}; pass device='cuda', or another engine"
-        )
     if problem := cuda_problem():
         raise EngineUnavailable(
             f"tensorrt needs an NVIDIA GPU: {problem}; "
@@ -113,17 +107,17 @@ class TensorRtEngine:
     device = "cuda"
     fused_ops: tuple[str, ...] = ()
 
-    def __init__(self, trt: ModuleType, gpu: Gpu, path: Path, progress: Progress) -> None:
+    def __init__(self, trt: ModuleType, gpu: Gpu, model: ModelFile, progress: Progress) -> None:
         self.version: str = trt.__version__
         self.plan: Path | None = None  # where it is kept, from `_load` on
-        self._path = path
+        self._path = model.path
         self._lock = threading.Lock()
         self._log = tensorrt_log(trt)  # must live as long as the runtime
         self._runtime: Any = trt.Runtime(self._log)
-        self._engine: Any = self._load(trt, gpu, progress)
+        self._engine: Any = self._load(trt, gpu, model, progress)
         self._context: Any = self._engine.create_execution_context()
         if self._context is None:
-            raise EngineUnavailable(f"TensorRT has no memory for {path}: {self._reason()}")
+            raise EngineUnavailable(f"TensorRT has no memory for {model.path}: {self._reason()}")
         batch, *clip = tuple(self._engine.get_tensor_shape(INPUT))
         self.clip_shape: tuple[int | None, ...] = (None if batch == -1 else batch, *clip)
         self.num_classes: int = tuple(self._engine.get_tensor_shape(OUTPUT))[-1]
@@ -136,7 +130,7 @@ class TensorRtEngine:
         self._gpu: Gpu | None = gpu
 
     def run(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Executes the plan: (B, T, H, W, 3) uint8 -> (B, num_classes) float32 logits.
+        """Execute the plan: (B, T, H, W, 3) uint8 -> (B, num_classes) float32 logits.
 
         Raises:
             ArtifactError: if the plan fails.
@@ -159,7 +153,7 @@ class TensorRtEngine:
         return logits
 
     def close(self) -> None:
-        """Releases the plan and its memory once a running call is done; again does nothing."""
+        """Release the plan and its memory once a running call is done; again does nothing."""
         with self._lock:
             gpu, self._gpu = self._gpu, None
             if gpu is None:
@@ -185,17 +179,16 @@ class TensorRtEngine:
             )
         gpu.download(logits, self._logits_at)
 
-    def _load(self, trt: ModuleType, gpu: Gpu, progress: Progress) -> Any:
-        """Returns the deserialised plan: the one kept, or a new one."""
-        artifact = read_artifact(self._path)
+    def _load(self, trt: ModuleType, gpu: Gpu, model: ModelFile, progress: Progress) -> Any:
+        """Return the deserialised plan: the one kept, or a new one."""
         key = PlanKey(
             tensorrt=self.version,
             gpu=gpu_model(),
             compute_capability=gpu.compute_capability,
-            precision=artifact.precision,
-            model_sha256=graph_sha256(self._path),
+            precision=model.artifact.precision,
+            model_sha256=model.graph_sha256,
         )
-        cache = PlanCache(artifact.name, key)
+        cache = PlanCache(model.artifact.name, key)
         self.plan = cache.plan
         kept = cache.load()
         if kept is not None:
@@ -205,12 +198,12 @@ class TensorRtEngine:
                 return engine
             logger.warning("building %s again: %s", cache.plan, self._reason())
         begin_s = time.perf_counter()
-        # a warning, because the first start on a device would else seem to hang
+        # a warning, because the first start on a device would otherwise seem to hang
         logger.warning(
-            "building a TensorRT plan for %s on %s: takes minutes, once", self._path, key.gpu
+            "building a TensorRT plan for %s on %s: takes minutes, once", model.path, key.gpu
         )
-        plan, timings = PlanBuilder(trt, self._path, max_batch=key.max_batch).build(
-            # what is shared with the CPU, as on a Jetson, must not be taken whole
+        plan, timings = PlanBuilder(trt, model, max_batch=key.max_batch).build(
+            # on a Jetson the CPU needs a part of the same memory
             workspace_bytes=min(MAX_WORKSPACE_BYTES, gpu.free_bytes() // 2),
             timings=cache.timings(),
             progress=progress,
@@ -230,13 +223,13 @@ class TensorRtEngine:
 
 
 def _log_progress() -> Progress:
-    """Returns what logs each tenth of a build."""
-    told = 0
+    """Return a function that logs each tenth of a build."""
+    logged = 0
 
     def progress(done: float) -> None:
-        nonlocal told
-        if (tenths := int(done * 10)) > told:
-            told = tenths
+        nonlocal logged
+        if (tenths := int(done * 10)) > logged:
+            logged = tenths
             logger.info("building a TensorRT plan: %d %%", tenths * 10)
 
     return progress

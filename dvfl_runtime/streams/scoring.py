@@ -32,7 +32,7 @@ class Scorer:
 
     def __init__(self, artifact: Artifact, engine: Engine, model: str) -> None:
         try:
-            artifact.check_graph(engine.clip_shape, (None, engine.num_classes))
+            artifact.check_graph(engine.clip_shape, engine.num_classes)
         except ArtifactError as err:
             engine.close()
             raise ArtifactError(f"cannot use model {model}: {err}") from None

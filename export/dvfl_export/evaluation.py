@@ -26,7 +26,7 @@ from dvfl_models.data.video_clips import VideoClips, check_corrupt
 from dvfl_models.network.checkpoint import model_of, read_checkpoint
 from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_models.training.evaluate import Confusion, count, to_batch
-from dvfl_runtime.artifact import read_artifact
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.clips.evaluation import Views, sample_video
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import open_engine
@@ -77,9 +77,9 @@ def open_candidate(
 
 @contextmanager
 def _exported(path: Path, engine: str) -> Iterator[Candidate]:
-    artifact = read_artifact(path)
-    opened = open_engine(engine, path, device="auto")
-    scorer = Scorer(artifact, opened, str(path))
+    file = ModelFile(path)
+    artifact = file.artifact
+    scorer = Scorer(artifact, open_engine(engine, file), str(path))
 
     def scores(clips: Sequence[Images]) -> Scores:
         found = [scorer.scores(clip[None])[0] for clip in clips]

@@ -41,7 +41,7 @@ from dvfl_models.network.checkpoint import (
 from dvfl_models.network.macs import count_macs
 from dvfl_models.network.video_focalnet import VideoFocalNet, check_size
 from dvfl_models.recipe.labels import labels_of, spec_of
-from dvfl_runtime.artifact import METADATA_KEY, Artifact, Precision, read_artifact
+from dvfl_runtime.artifact import METADATA_KEY, Artifact, ModelFile, Precision
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.files import replacing
@@ -164,7 +164,7 @@ def export(
         step("verify")
         wanted = pytorch_logits(model, clips, spec)
         # as a device will make them
-        again = clips_of(videos, read_artifact(part).spec, views=views)
+        again = clips_of(videos, ModelFile(part).artifact.spec, views=views)
         verification = verify(part, wanted, again, engines, skipped=skipped, threshold=threshold)
         if request.target == "tensorrt" and verification.passed:
             step("build the plan")
@@ -177,7 +177,7 @@ def export(
         step("write")
         artifact = dataclasses.replace(artifact, parity=parity)
         _write(proto, artifact, part)
-        read_artifact(part)
+        ModelFile(part)  # raises unless a device can read it
         size = part.stat().st_size
     opset = proto.opset_import[0].version
     return Exported(artifact, verification, times, size, opset, sensitivity)

@@ -1,6 +1,6 @@
 """The target "tensorrt": a plan, built on this device, that says what onnxruntime says.
 
-Not yet run on a GPU.
+Experimental: not yet run on a GPU.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from dvfl_export.sample_clips import Images
 from dvfl_export.verify import Threshold, Verification, verify
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.tensorrt import open_engine as open_tensorrt
 
@@ -33,9 +34,10 @@ def build_and_verify(
         EngineUnavailable: if there is no GPU or no TensorRT.
         ArtifactError: if TensorRT cannot read or build the model.
     """
-    built = open_tensorrt(file, "cuda", None, progress=share)
+    model = ModelFile(file)
+    built = open_tensorrt(model, "cuda", None, progress=share)
     built.close()
-    reference = open_engine("onnxruntime", file, device="cpu")
+    reference = open_engine("onnxruntime", model, device="cpu")
     logits = np.concatenate([reference.run(clip[None]) for clip in clips])
     reference.close()
     verification = verify(file, logits, clips, ["tensorrt"], threshold=threshold)

@@ -24,9 +24,9 @@ from torch import nn
 
 from dvfl_export.sample_clips import Images
 from dvfl_models.training.evaluate import to_batch
-from dvfl_runtime.artifact import Precision
+from dvfl_runtime.artifact import ModelFile, Precision
 from dvfl_runtime.clips.spec import ClipSpec
-from dvfl_runtime.engines import CPU_ENGINES, installed_engines, open_engine
+from dvfl_runtime.engines import installed_engines, open_engine
 from dvfl_runtime.errors import ArgumentError, ArtifactError, EngineUnavailable, ExportError
 from dvfl_runtime.errors.packages import pip_install
 from dvfl_runtime.files import replacing
@@ -206,15 +206,15 @@ def verify(
     rows = []
     left_out = dict(skipped or {})
     failed: EngineUnavailable | None = None
-    precision: Precision = "fp32"
+    model = ModelFile(file)
+    precision = model.artifact.precision
     for name in engines:
         try:
-            engine = open_engine(name, file, device=_device(name))
+            engine = open_engine(name, model, device=_device(name))
         except EngineUnavailable as err:  # such as a package that cannot be imported
             left_out[name], failed = str(err), err
             continue
-        with Recognizer(file, engine=engine) as recognizer:  # opened as a user opens it
-            precision = recognizer.artifact.precision
+        with Recognizer(file, engine=engine):  # opened as a user opens it
             logits = np.concatenate([engine.run(clip[None]) for clip in clips])
         if logits.shape != pytorch.shape:
             raise ArtifactError(
@@ -233,7 +233,7 @@ def verify(
 
 def engines_for(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
     """The engines of this machine's CPU to verify a file in, and why others are left out."""
-    names = [name for name in installed_engines() if name in CPU_ENGINES]
+    names = list(installed_engines("cpu"))
     if not proto.functions:
         return names, {}
     skipped = {"openvino": "it does not expand the functions of domain dvfl"}
@@ -254,8 +254,9 @@ def median_ms(
 ) -> dict[str, float]:
     """Returns each engine's median time for one clip on this machine, ms."""
     medians = {}
+    model = ModelFile(file)
     for name in engines:
-        engine = open_engine(name, file, device=_device(name))
+        engine = open_engine(name, model, device=_device(name))
         times_ns = []
         for _ in range(warm_up + runs):
             begin_ns = time.perf_counter_ns()

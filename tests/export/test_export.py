@@ -290,8 +290,9 @@ def test_the_target_tensorrt_builds_keeps_and_verifies(folder: Path, tmp_path: P
     program = (
         "import logging, sys\n"
         "logging.basicConfig(level=logging.INFO, stream=sys.stdout)\n"
+        "from dvfl_runtime.artifact import ModelFile\n"
         "from dvfl_runtime.engines import open_engine\n"
-        "open_engine('tensorrt', sys.argv[1]).close()\n"
+        "open_engine('tensorrt', ModelFile(sys.argv[1])).close()\n"
     )
     again = subprocess.run(
         [sys.executable, "-c", program, out],
@@ -314,9 +315,9 @@ def test_a_plan_that_computes_something_else_is_deleted(
         "from dvfl_export.sample_clips import clips_of, rendered_videos\n"
         "from dvfl_export.plan import build_and_verify\n"
         "from dvfl_export.verify import THRESHOLDS\n"
-        "from dvfl_runtime.artifact import read_artifact\n"
+        "from dvfl_runtime.artifact import ModelFile\n"
         "file = Path(sys.argv[1])\n"
-        "spec = read_artifact(file).spec\n"
+        "spec = ModelFile(file).artifact.spec\n"
         "clips = clips_of(rendered_videos(spec, count=3), spec)\n"
         "shares = []\n"
         "found = build_and_verify(file, clips, THRESHOLDS['fp32'], shares.append)\n"

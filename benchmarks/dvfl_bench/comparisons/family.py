@@ -26,6 +26,7 @@ from dvfl_bench.comparisons.charts import save_chart
 from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
 from dvfl_bench.device.cold_start import peak_mb
 from dvfl_bench.device.timing import elapsed_ms
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.engines import open_engine
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,8 @@ def run_case(case: Case, folder: Path, repeats: int) -> Cost:
     shape = (case.batch, case.frames, case.size, case.size, 3)
     clips = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     before = peak_mb() or math.nan  # known on Linux alone
-    engine = open_engine(case.engine, folder / case.file, device="cpu", num_threads=case.threads)
+    model = ModelFile(folder / case.file)
+    engine = open_engine(case.engine, model, device="cpu", num_threads=case.threads)
     # the first run warms up
     times = [elapsed_ms(lambda: engine.run(clips)) for _ in range(repeats + 1)][1:]
     peak = peak_mb() or math.nan

@@ -42,7 +42,6 @@ from dvfl_export.onnx_model import quiet_exporter
 from dvfl_models import VARIANTS
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
-from dvfl_runtime.artifact import METADATA_KEY, Artifact
 from dvfl_runtime.clips.spec import ClipSpec
 
 log = logging.getLogger(__name__)
@@ -129,12 +128,7 @@ def export_both(variant: str, spec: ClipSpec, folder: Path) -> tuple[Path, Path]
             external_data=False,
             verbose=False,
         )
-    proto = deploy_graph(net, spec)
-    labels = tuple(f"class {k}" for k in range(5))
-    described = Artifact(name=variant, variant=variant, labels=labels, spec=spec)
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, described.to_json()
-    onnx.save(proto, ours)
+    onnx.save(deploy_graph(net, spec), ours)
     return first, ours
 
 

@@ -10,6 +10,7 @@ from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.precision.quantise import layers_of
 from dvfl_models import build_model
 from dvfl_models.network.video_focalnet import VideoFocalNet, init_weights
+from dvfl_runtime.artifact import METADATA_KEY, Artifact
 from dvfl_runtime.clips.spec import ClipSpec
 
 FRAMES = 8
@@ -35,7 +36,11 @@ def random_network(variant: str, *, num_classes: int = 101) -> VideoFocalNet:
 
 def deploy_graph(net: VideoFocalNet, spec: ClipSpec) -> onnx.ModelProto:
     """Return the deploy form of a network, as dvfl-export writes it."""
-    return onnx_from_model(deploy_form(net, spec), spec)
+    graph = onnx_from_model(deploy_form(net, spec), spec)
+    labels = tuple(f"class {k}" for k in range(net.config.num_classes))
+    described = Artifact(name="random weights", variant="", labels=labels, spec=spec)
+    graph.metadata_props.add(key=METADATA_KEY, value=described.to_json())
+    return graph
 
 
 def floats_of(model: onnx.ModelProto, variant: str) -> list[str]:

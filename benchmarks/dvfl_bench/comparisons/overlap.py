@@ -24,6 +24,7 @@ from dvfl_bench.device.timing import in_turn
 from dvfl_bench.device.videos import size_of, width_and_height, write_scaled
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.clips.preprocess import preprocess_frame
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.cpus import usable_cpus
@@ -40,7 +41,7 @@ class Stopwatch:
         self._recognizer = Recognizer(model, engine=engine, num_threads=threads)
         self._spec, self.info = self._recognizer.spec, self._recognizer.info
         # an engine of its own, so that nothing of the stream is part of the bare inference
-        self._engine = open_engine(self.info.engine, model, num_threads=threads)
+        self._engine = open_engine(self.info.engine, ModelFile(model), num_threads=threads)
         shape = (1, self._spec.num_frames, *self._spec.size, 3)
         self._clip = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         self._video = video

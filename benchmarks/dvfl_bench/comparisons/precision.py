@@ -47,7 +47,7 @@ from dvfl_export.sample_clips import Images, clips_of
 from dvfl_export.verify import compare
 from dvfl_models import VARIANTS
 from dvfl_models.rendered.synthetic import render_clip
-from dvfl_runtime.artifact import read_artifact
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.recognizer import BUNDLED_MODEL
@@ -84,7 +84,7 @@ def logits_in(engine: str, model: onnx.ModelProto, clips: Sequence[Images]) -> n
     """Run N clips (T, H, W, 3) in an engine; return logits (N, num_classes)."""
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, Path(folder) / "m.onnx")
-        opened = open_engine(engine, Path(folder) / "m.onnx", device="cpu")
+        opened = open_engine(engine, ModelFile(Path(folder) / "m.onnx"), device="cpu")
     batches = [np.stack(clips[i : i + BATCH]) for i in range(0, len(clips), BATCH)]
     logits = np.concatenate([opened.run(batch) for batch in batches])
     opened.close()
@@ -107,7 +107,7 @@ def rendered_clips(actions: Sequence[str], spec: ClipSpec) -> list[Images]:
 
 def quality(file: Path, videos: Sequence[Path], rendered: int) -> Result:
     """Compare quantisers on one model, each with the same layers kept in float32."""
-    artifact = read_artifact(file)
+    artifact = ModelFile(file).artifact
     spec, labels = artifact.spec, artifact.labels
     model = onnx.load(file)
     data: CalibrationSet = calibration_set(videos, spec)

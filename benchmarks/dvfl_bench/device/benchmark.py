@@ -23,7 +23,7 @@ from dvfl_bench.device.timing import WarmUp, drift, percentiles, sgemm_gflops, t
 from dvfl_bench.device.videos import size_of, write_scaled
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
-from dvfl_runtime.artifact import Artifact, read_artifact
+from dvfl_runtime.artifact import Artifact, ModelFile
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.sources import open_source
@@ -87,7 +87,9 @@ class LoadedModel:
         Raises:
             DvflError: if this engine or device cannot run it here.
         """
-        engine = open_engine(name, path, device=request.device, num_threads=request.threads)
+        engine = open_engine(
+            name, ModelFile(path), device=request.device, num_threads=request.threads
+        )
         recognizer = Recognizer(path, engine=engine)
         spec, info = recognizer.spec, recognizer.info
         shape = (1, spec.num_frames, *spec.size, 3)
@@ -137,7 +139,7 @@ def measure(request: BenchRequest, step: Step = log.info) -> dict[str, Any]:
         DvflError: if a file cannot be read, or no engine can run any.
     """
     for path in request.models:
-        read_artifact(path)  # raises its errors before any work
+        ModelFile(path)  # raises its errors before any work
     machine = describe_machine(request.threads)  # the load before this run adds its own
     before_c = temperatures_c()
     skipped: list[dict[str, str]] = []

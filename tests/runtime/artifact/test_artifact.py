@@ -1,6 +1,9 @@
 import contextlib
 import json
 import os
+import shutil
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -11,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dvfl_runtime import ArgumentError, Artifact, ArtifactError, ClipSpec
-from dvfl_runtime.artifact import graph_sha256, read_artifact
+from dvfl_runtime.artifact import ModelFile
 
 
 def test_json_round_trip():
@@ -25,7 +28,7 @@ def test_json_round_trip():
 def test_a_file_is_read_without_an_engine(tmp_path):
     path = write_colour_model(tmp_path / "m.onnx")
     onnx.checker.check_model(onnx.load(path), full_check=True)
-    got = read_artifact(path)
+    got = ModelFile(path).artifact
     assert got == artifact()
     assert got.labels == LABELS
     assert got.spec == SPEC
@@ -37,7 +40,7 @@ def test_metadata_in_front_of_the_graph_is_found_too(tmp_path):
     head = onnx.ModelProto(ir_version=9, metadata_props=model.metadata_props)
     del model.metadata_props[:]
     path.write_bytes(head.SerializeToString() + model.SerializeToString())
-    assert read_artifact(path) == artifact()
+    assert ModelFile(path).artifact == artifact()
 
 
 def test_every_cut_of_a_file_is_noticed(tmp_path):
@@ -46,10 +49,10 @@ def test_every_cut_of_a_file_is_noticed(tmp_path):
     for cut in range(0, len(whole), 3):
         part.write_bytes(whole[:cut])
         with pytest.raises(ArtifactError, match=r"part\.onnx"):
-            read_artifact(part)
+            ModelFile(part)
     part.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(ArtifactError, match="truncated"):
-        read_artifact(part)
+        ModelFile(part)
 
 
 @settings(max_examples=200, deadline=None)
@@ -61,7 +64,7 @@ def test_a_damaged_file_is_read_or_refused(tmp_path_factory, data):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     (folder / "m.onnx").write_bytes(raw)
     with contextlib.suppress(ArtifactError):  # and no other error
-        assert isinstance(read_artifact(folder / "m.onnx"), Artifact)
+        assert isinstance(ModelFile(folder / "m.onnx").artifact, Artifact)
 
 
 @pytest.mark.parametrize(
@@ -78,22 +81,22 @@ def test_foreign_files_are_refused(tmp_path, content, message):
     path = tmp_path / "m.onnx"
     path.write_bytes(content)
     with pytest.raises(ArtifactError, match=message):
-        read_artifact(path)
+        ModelFile(path)
 
 
 def test_missing_files_and_folders_are_refused(tmp_path):
     with pytest.raises(ArtifactError, match="No such file"):
-        read_artifact(tmp_path / "m.onnx")
+        ModelFile(tmp_path / "m.onnx")
     with pytest.raises(ArtifactError, match="directory"):
-        read_artifact(tmp_path)
+        ModelFile(tmp_path)
     with pytest.raises(ArgumentError, match="path must be that of a model file, got ''"):
-        read_artifact("")
+        ModelFile("")
 
 
 def test_a_model_from_elsewhere_is_refused_with_the_command_to_run(tmp_path):
     path = save(colour_graph(), tmp_path / "m.onnx", {})
     with pytest.raises(ArtifactError, match=r"run: dvfl-export CHECKPOINT -o FILE\.onnx"):
-        read_artifact(path)
+        ModelFile(path)
 
 
 def changed(**values):
@@ -131,14 +134,14 @@ def without(name):
 def test_wrong_metadata_is_refused(tmp_path, text, message):
     path = save(colour_graph(), tmp_path / "m.onnx", {"dvfl": text})
     with pytest.raises(ArtifactError, match=message):
-        read_artifact(path)
+        ModelFile(path)
 
 
 def test_metadata_that_is_no_text_is_refused(tmp_path):
     path = write_colour_model(tmp_path / "m.onnx")
     path.write_bytes(path.read_bytes().replace(b'"colours"', b'"\xff\xfeours"'))
     with pytest.raises(ArtifactError, match="damaged"):
-        read_artifact(path)
+        ModelFile(path)
 
 
 def test_names_of_a_later_minor_addition_are_left_out():
@@ -171,7 +174,7 @@ def test_values_out_of_range_are_refused():
 def test_labels_that_could_not_be_shown_are_refused(tmp_path, labels, message):
     path = save(colour_graph(), tmp_path / "m.onnx", {"dvfl": changed(labels=labels)})
     with pytest.raises(ArtifactError, match=message) as refused:
-        read_artifact(path)
+        ModelFile(path)
     assert len(str(refused.value)) < 1000
     assert "\n" not in str(refused.value)
 
@@ -234,9 +237,8 @@ def test_weights_in_another_file_are_refused(tmp_path, place):
     model = colour_graph()
     hide(model, place)
     path = save(model, tmp_path / "m.onnx", {"dvfl": artifact().to_json()})
-    for read in (read_artifact, graph_sha256):
-        with pytest.raises(ArtifactError, match=r"m\.onnx: it takes weights from another file"):
-            read(path)
+    with pytest.raises(ArtifactError, match=r"m\.onnx: it takes weights from another file"):
+        ModelFile(path)
 
 
 def test_a_tensor_that_says_it_is_inside_is_read(tmp_path):
@@ -244,7 +246,7 @@ def test_a_tensor_that_says_it_is_inside_is_read(tmp_path):
     model.graph.initializer[0].data_location = onnx.TensorProto.DEFAULT
     path = save(model, tmp_path / "m.onnx", {"dvfl": artifact().to_json()})
     assert b"\x70\x00" in path.read_bytes()
-    assert read_artifact(path) == artifact()
+    assert ModelFile(path).artifact == artifact()
 
 
 @pytest.mark.parametrize(
@@ -261,7 +263,7 @@ def test_a_file_of_millions_of_fields_is_refused_at_once(tmp_path, more):
     path.write_bytes(path.read_bytes() + more)
     begin = time.process_time()
     with pytest.raises(ArtifactError, match="more than 250000 fields"):
-        read_artifact(path)
+        ModelFile(path)
     assert time.process_time() - begin < 1
 
 
@@ -277,7 +279,7 @@ def test_a_huge_description_is_refused_at_once(tmp_path, values):
     path = save(colour_graph(), tmp_path / "m.onnx", {"dvfl": changed(**values)})
     begin = time.process_time()
     with pytest.raises(ArtifactError, match=r"its dvfl metadata has \d+ bytes, and 1048576 are"):
-        read_artifact(path)
+        ModelFile(path)
     assert time.process_time() - begin < 1
 
 
@@ -285,7 +287,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/zero"):
         with pytest.raises(ArtifactError, match="not a regular file"):
-            read_artifact(path)
+            ModelFile(path)
 
 
 @pytest.mark.parametrize(
@@ -296,7 +298,7 @@ def test_clips_that_no_memory_holds_are_refused(tmp_path, spec):
     values = {**json.loads(artifact().to_json())["spec"], "resize": 4096, **spec}
     path = save(colour_graph(), tmp_path / "m.onnx", {"dvfl": changed(spec=values)})
     with pytest.raises(ArtifactError, match="must be a whole number from 1 to") as refused:
-        read_artifact(path)
+        ModelFile(path)
     assert "\n" not in str(refused.value)
 
 
@@ -324,12 +326,106 @@ def test_a_graph_that_does_not_fit_its_description_is_refused_before_an_engine_o
     values[0].type.tensor_type.shape.dim[axis].dim_value = value
     path = save(model, tmp_path / "m.onnx", {"dvfl": artifact().to_json()})
     with pytest.raises(ArtifactError, match=message):
-        read_artifact(path)
+        ModelFile(path)
 
 
-def test_a_graph_may_leave_its_shapes_open(tmp_path):
+def test_a_graph_may_leave_the_shape_of_its_logits_open(tmp_path):
     model = colour_graph()
-    for value in (*model.graph.input, *model.graph.output):
-        value.type.tensor_type.ClearField("shape")
+    model.graph.output[0].type.tensor_type.ClearField("shape")
     path = save(model, tmp_path / "m.onnx", {"dvfl": artifact().to_json()})
-    assert read_artifact(path) == artifact()
+    assert ModelFile(path).artifact == artifact()
+
+
+def open_frames(graph):
+    graph.input[0].type.tensor_type.shape.dim[1].dim_param = "frames"
+
+
+def no_shape(graph):
+    graph.input[0].type.tensor_type.ClearField("shape")
+
+
+def other_name(graph):
+    graph.output[0].name = graph.node[-1].output[0] = "result"
+
+
+def other_type(graph):
+    graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+
+
+def other_rank(graph):
+    del graph.input[0].type.tensor_type.shape.dim[4]
+
+
+def second_input(graph):
+    graph.input.add().CopyFrom(graph.input[0])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (open_frames, r"shape \(None, None, 8, 8, 3\), wanted fixed numbers .*dvfl-export"),
+        (no_shape, r"maps \[\('clip', 'uint8', None\)\] to .*wanted \[\('clip', 'uint8', 5\)\]"),
+        (other_name, r"to \[\('result', 'float32', 2\)\], wanted .*'logits'.*dvfl-export"),
+        (other_type, r"maps \[\('clip', 'float32', 5\)\]"),
+        (other_rank, r"maps \[\('clip', 'uint8', 4\)\]"),
+        (second_input, r"maps \[\('clip', 'uint8', 5\), \('clip', 'uint8', 5\)\]"),
+    ],
+)
+def test_a_graph_that_is_not_ours_is_refused(tmp_path, change, message):
+    model = colour_graph()
+    change(model.graph)
+    path = save(model, tmp_path / "m.onnx", {"dvfl": artifact().to_json()})
+    with pytest.raises(ArtifactError, match=rf"cannot use model .*m\.onnx: its graph .*{message}"):
+        ModelFile(path)
+
+
+def test_a_graph_that_declares_two_shapes_for_one_input_is_refused(tmp_path):
+    """Protobuf joins them to one of ten dimensions."""
+    model = colour_graph()
+    path = save(model, tmp_path / "m.onnx", {"dvfl": artifact().to_json()})
+    clip = model.graph.input[0]
+    twice = clip.SerializeToString() + onnx.ValueInfoProto(type=clip.type).SerializeToString()
+    graph = onnx.GraphProto()
+    graph.CopyFrom(model.graph)
+    del graph.input[:]
+    content = graph.SerializeToString() + field(11, twice)
+    model.ClearField("graph")
+    path.write_bytes(model.SerializeToString() + field(7, content))
+    with pytest.raises(ArtifactError, match="damaged"):
+        ModelFile(path)
+
+
+def field(number, content):
+    """A protobuf field of bytes."""
+    size, length = len(content), b""
+    while size >= 128:
+        length += bytes([size & 127 | 128])
+        size >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+def test_the_digest_of_a_graph_leaves_the_description_out(tmp_path):
+    first = write_colour_model(tmp_path / "a.onnx")
+    other = write_colour_model(tmp_path / "b.onnx", tools={"dvfl": "2"})
+    assert first.read_bytes() != other.read_bytes()
+    assert ModelFile(first).graph_sha256 == ModelFile(other).graph_sha256
+    changed = save(colour_graph(gain=19.0), tmp_path / "c.onnx", {"dvfl": artifact().to_json()})
+    assert ModelFile(changed).graph_sha256 != ModelFile(first).graph_sha256
+    assert onnx.load(first).graph == onnx.load(other).graph
+
+
+@pytest.mark.parametrize("engine", ["auto", "onnxruntime", "openvino"])
+def test_a_start_reads_the_file_once(tmp_path, engine):
+    """With nothing remembered, so that the engines are measured and the graph is hashed."""
+    pytest.importorskip("openvino")
+    model = write_colour_model(tmp_path / "m.onnx")
+    trace = ["strace", "-f", "-qq", "-e", "trace=open,openat", "-o", str(tmp_path / "trace")]
+    program = f"from dvfl_runtime import Recognizer; Recognizer({str(model)!r}, engine={engine!r})"
+    subprocess.run(
+        [*(trace if shutil.which("strace") else []), sys.executable, "-c", program],
+        env={**os.environ, "DVFL_CACHE_DIR": str(tmp_path / "cache")},
+        timeout=100,
+        check=True,
+    )
+    if shutil.which("strace"):
+        assert (tmp_path / "trace").read_text().count(f'"{model}"') == 1

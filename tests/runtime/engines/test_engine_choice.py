@@ -20,8 +20,10 @@ from dvfl_runtime import (
     Recognizer,
     engines,
 )
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.engines import choice, open_engine
-from dvfl_runtime.engines.choice import Candidates, open_fastest
+from dvfl_runtime.engines.candidates import Candidates
+from dvfl_runtime.engines.choice import measure, open_fastest
 from dvfl_runtime.files import cache_folder
 
 
@@ -54,7 +56,6 @@ class Shelf:
     def __init__(self, **engines):
         self.engines = engines
         self.opened = []
-        self.failed = []
 
     def open_one(self, name):
         self.opened.append(name)
@@ -63,15 +64,22 @@ class Shelf:
         return self.engines[name]
 
     def fastest(self, model, **options):
-        del self.opened[:], self.failed[:]
-        settings = {"device": "cpu", "num_threads": 1, "failed": self.failed, **options}
-        engine = open_fastest(tuple(self.engines), model, self.open_one, **settings)
+        del self.opened[:]
+        settings = {"device": "cpu", "num_threads": 1, **options}
+        candidates = Candidates(self.open_one, run_once=settings["device"] == "cuda")
+        engine = open_fastest(tuple(self.engines), candidates, model, **settings)
+        self.failed = candidates.failed
         return engine and engine.name
 
 
 @pytest.fixture
 def model(tmp_path):
-    return write_colour_model(tmp_path / "m.onnx")
+    return ModelFile(write_colour_model(tmp_path / "m.onnx"))
+
+
+@pytest.fixture(autouse=True)
+def versions(monkeypatch):
+    monkeypatch.setattr(choice, "installed_version", lambda name: "8")
 
 
 @pytest.fixture
@@ -104,12 +112,12 @@ def test_another_model_device_version_or_number_of_threads_is_measured_anew(
         shelf.fastest(model, **changed)
         assert shelf.opened == ["a", "b"]
     relabelled = write_colour_model(tmp_path / "labels.onnx", labels=("x", "y", "z"))
-    shelf.fastest(relabelled)
+    shelf.fastest(ModelFile(relabelled))
     assert shelf.opened == ["a"]  # the graph is the same
-    relabelled.write_bytes(model.read_bytes().replace(b"colours", b"Colours"))
-    shelf.fastest(relabelled)
+    relabelled.write_bytes(model.content.replace(b"colours", b"Colours"))
+    shelf.fastest(ModelFile(relabelled))
     assert shelf.opened == ["a", "b"]
-    monkeypatch.setattr(choice, "_version", lambda name: "9")
+    monkeypatch.setattr(choice, "installed_version", lambda name: "9")
     shelf.fastest(model)
     assert shelf.opened == ["a", "b"]
 
@@ -164,7 +172,7 @@ def test_when_all_fail_there_is_one_line(tmp_path, caplog):
     model = write_colour_model(tmp_path / "m.onnx")
     model.write_bytes(model.read_bytes().replace(b"ReduceMean", b"ReduceNean"))
     with pytest.raises(ArtifactError, match=r"onnxruntime .* cannot load model"):
-        open_engine("auto", model, device="cpu")
+        open_engine("auto", ModelFile(model), device="cpu")
     assert not caplog.records
 
 
@@ -264,10 +272,11 @@ def test_a_single_engine_is_not_measured(model, cache):
 
 def test_engines_are_measured_in_turn_and_slow_ones_run_twice():
     shelf = Shelf(a=Timed("a", 0), b=Timed("b", 0.25))
-    candidates = Candidates(shelf.open_one, shelf.failed)
-    assert candidates.open(["a", "b"])
+    candidates = Candidates(shelf.open_one)
+    assert candidates.open("a")
+    assert candidates.open("b")
     shelf.engines["b"].log = shelf.engines["a"].log
-    times = candidates.measure()
+    times = measure(candidates)
     assert times["b"] >= 250
     assert times["a"] < 50
     assert shelf.engines["a"].log == ["a", "b", "a", "b", "a", "b"]
@@ -314,7 +323,7 @@ def test_a_winner_of_two_weeks_and_ten_percent_still_counts(model, cache):
 
 def test_the_real_engines_are_measured_once(model, cache, monkeypatch, caplog):
     pytest.importorskip("openvino")
-    with caplog.at_level(logging.INFO, "dvfl_runtime"), Recognizer(model) as r:
+    with caplog.at_level(logging.INFO, "dvfl_runtime"), Recognizer(model.path) as r:
         first = r.info.engine
     assert "ms per clip: openvino" in caplog.text
     assert first in ("openvino", "onnxruntime")
@@ -322,7 +331,7 @@ def test_the_real_engines_are_measured_once(model, cache, monkeypatch, caplog):
     file, about = remembered(cache)
     times = {"engine": other, "ms_per_clip": {first: 2.0, other: 1.0}}
     file.write_text(json.dumps({**about, **times}))
-    monkeypatch.setattr(choice.Candidates, "measure", None)  # no measurement any more
+    monkeypatch.setattr(choice, "measure", None)  # no measurement any more
     assert open_engine("auto", model).name == other
     assert engines.open_engine(first, model).name == first
 
@@ -338,7 +347,7 @@ def test_a_user_without_a_home_folder_is_no_error(model, monkeypatch, caplog):
     monkeypatch.setattr("pwd.getpwuid", unknown)
     with pytest.raises(OutputError, match=r"no home folder .*; set DVFL_CACHE_DIR"):
         cache_folder()
-    with caplog.at_level(logging.INFO, "dvfl_runtime"), Recognizer(model) as r:
+    with caplog.at_level(logging.INFO, "dvfl_runtime"), Recognizer(model.path) as r:
         assert r.info.engine in ("openvino", "onnxruntime")
     # the first import of openvino fails without a home folder, and the next engine is taken
     said = [record.getMessage() for record in caplog.records if record.levelname != "INFO"]

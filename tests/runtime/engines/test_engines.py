@@ -4,21 +4,21 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import onnx
 import onnxruntime
 import pytest
-from artifacts import clips, colour_graph, save, write_colour_model
+from artifacts import artifact, clips, colour_graph, save, write_colour_model
 from onnx import TensorProto, helper
 
 from dvfl_runtime import ArtifactError, DvflError, EngineUnavailable, FakeEngine
-from dvfl_runtime.engines import cuda, open_engine, opening
+from dvfl_runtime.artifact import ModelFile
+from dvfl_runtime.engines import cuda, open_engine, opening, table
 from dvfl_runtime.engines import onnxruntime as ort_engine
 from dvfl_runtime.engines.openvino import shared_core
 
 
 @pytest.fixture
 def model(tmp_path):
-    return write_colour_model(tmp_path / "m.onnx")
+    return ModelFile(write_colour_model(tmp_path / "m.onnx"))
 
 
 each_engine = pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
@@ -78,7 +78,7 @@ def test_results_outlive_later_calls(name, model):
 
 
 def test_auto_takes_the_only_one_installed_and_logs_it(model, caplog, monkeypatch):
-    monkeypatch.setattr(opening, "installed_engines", lambda: ("onnxruntime",))
+    monkeypatch.setattr(table, "is_installed", lambda package: package == "onnxruntime")
     with caplog.at_level(logging.INFO, "dvfl_runtime"):
         engine = open_engine("auto", model)
     assert engine.name == "onnxruntime"
@@ -90,7 +90,7 @@ def test_auto_takes_the_only_one_installed_and_logs_it(model, caplog, monkeypatc
 
 
 def test_auto_tries_what_can_use_an_nvidia_gpu_first(model, monkeypatch, caplog):
-    monkeypatch.setattr(opening, "installed_engines", lambda: ("openvino", "onnxruntime"))
+    monkeypatch.setattr(table, "is_installed", lambda package: package != "tensorrt")
     monkeypatch.setattr(opening, "cuda_problem", lambda: None)
     assert open_engine("auto", model).device == "cpu"
     (record,) = caplog.records
@@ -108,11 +108,11 @@ def test_auto_goes_on_to_an_engine_that_can_load_the_file(tmp_path, caplog):
     model.graph.node.append(node)
     model.functions.append(helper.make_function("dvfl", "Twice", ["x"], ["y"], body, opset))
     model.opset_import.append(helper.make_opsetid("dvfl", 1))
-    path = save(model, tmp_path / "m.onnx", {})
+    file = ModelFile(save(model, tmp_path / "m.onnx", {"dvfl": artifact().to_json()}))
     with pytest.raises(ArtifactError, match=r"openvino .* cannot load model .*m\.onnx"):
-        open_engine("openvino", path)
+        open_engine("openvino", file)
     with caplog.at_level(logging.INFO, "dvfl_runtime"):
-        engine = open_engine("auto", path)
+        engine = open_engine("auto", file)
     assert engine.name == "onnxruntime"
     assert "not using openvino" in caplog.text
     assert engine.run(clips(1)) == pytest.approx(np.array([[40.0, 0.0, 8.0]]), rel=1e-5)
@@ -186,7 +186,7 @@ def test_a_provider_that_falls_back_is_refused(model, monkeypatch):
 def test_the_tensorrt_provider_is_never_replaced_silently(model, monkeypatch):
     with pytest.raises(EngineUnavailable, match=r"without TensorRT; .*'onnxruntime-gpu\["):
         open_engine("onnxruntime-tensorrt", model)
-    with pytest.raises(EngineUnavailable, match="runs on device 'cuda' alone, got 'cpu'"):
+    with pytest.raises(EngineUnavailable, match="does not run on device 'cpu'; pass device='cuda'"):
         open_engine("onnxruntime-tensorrt", model, device="cpu")
     listed = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: listed)
@@ -231,28 +231,30 @@ def test_the_driver_is_asked(monkeypatch):
 @each_engine
 def test_a_damaged_graph_is_an_artifact_error(name, model):
     pytest.importorskip(name)
-    model.write_bytes(model.read_bytes().replace(b"ReduceMean", b"ReduceNean"))
+    model.path.write_bytes(model.content.replace(b"ReduceMean", b"ReduceNean"))
+    damaged = ModelFile(model.path)
     with pytest.raises(ArtifactError, match=r"cannot load model .*m\.onnx"):
-        open_engine(name, model)
+        open_engine(name, damaged)
 
 
 @each_engine
-def test_a_graph_with_open_frames_or_size_is_refused(name, tmp_path):
-    model = onnx.load(write_colour_model(tmp_path / "m.onnx"))
-    model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "frames"
-    onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(ArtifactError, match=r"shape \(None, None, 8, 8, 3\), wanted fixed"):
-        open_engine(name, tmp_path / "m.onnx")
-
-
-@each_engine
-def test_a_graph_of_another_shape_is_refused(name, tmp_path):
+def test_an_engine_runs_the_content_that_was_checked(name, model):
+    """Also when the file has been replaced by another one or removed since."""
     pytest.importorskip(name)
-    model = colour_graph()
-    model.graph.output[0].name = model.graph.node[-1].output[0] = "result"
-    onnx.save(model, tmp_path / "m.onnx")
-    with pytest.raises(ArtifactError, match=r"result.*wanted.*logits.*dvfl-export"):
-        open_engine(name, tmp_path / "m.onnx")
+    model.path.unlink()
+    engine = open_engine(name, model, device="cpu")
+    assert engine.run(clips(1)) == pytest.approx(np.array([[20.0, 0.0, 4.0]]), rel=1e-5)
+
+
+@each_engine
+def test_an_engine_does_not_hold_the_content_of_the_file(name, model):
+    pytest.importorskip(name)
+    engine = open_engine(name, model, device="cpu")
+    content = model.content
+    del model.content, model._onnx
+    holders = sys.getrefcount(content)
+    assert holders == 2  # this function, and getrefcount itself
+    engine.close()
 
 
 def test_a_graph_that_fails_when_it_runs_is_an_artifact_error(tmp_path):
@@ -266,8 +268,8 @@ def test_a_graph_that_fails_when_it_runs_is_an_artifact_error(tmp_path):
     model.graph.output[0].CopyFrom(
         helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["B", "N"])
     )
-    onnx.save(model, tmp_path / "m.onnx")
-    engine = open_engine("onnxruntime", tmp_path / "m.onnx")
+    path = save(model, tmp_path / "m.onnx", {"dvfl": artifact().to_json()})
+    engine = open_engine("onnxruntime", ModelFile(path))
     assert engine.num_classes in (None, 7)
     with pytest.raises(ArtifactError, match="fails on clips of shape"):
         engine.run(clips(1))

@@ -9,23 +9,28 @@ import onnxruntime
 import pytest
 from artifacts import clips, write_colour_model
 
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.engines import onnxruntime as ort_engine
 from dvfl_runtime.engines import open_engine
 
 
 @pytest.fixture
 def model(tmp_path):
-    return write_colour_model(tmp_path / "m.onnx")
+    return ModelFile(write_colour_model(tmp_path / "m.onnx"))
 
 
 class Session:
     """What onnxruntime would make of a model on a GPU: it remembers what it was given."""
 
-    def __init__(self, path, options, providers):
+    def __init__(self, source, options, providers):
+        self.source = source
         self.options = options
         self.providers = dict(p if isinstance(p, tuple) else (p, {}) for p in providers)
         self.batches = []
         Session.made = self
+
+    def disable_fallback(self):
+        self.falls_back = False
 
     def get_providers(self):
         return [*self.providers, "CPUExecutionProvider"]
@@ -65,6 +70,8 @@ def test_cuda_computes_in_full_float32(model, on_a_gpu, capfd, caplog):
     assert (engine.device, engine.provider) == ("cuda", "CUDAExecutionProvider")
     assert "CUDA's libraries: Failed to load x" in caplog.text
     assert capfd.readouterr().out == ""  # where the results are
+    assert Session.made.source == model.content
+    assert not Session.made.falls_back  # onnxruntime would go on on the CPU
     engine.run(clips(20))
     assert Session.made.batches == [20]
 
@@ -99,6 +106,7 @@ def test_the_tensorrt_provider_knows_its_batches_and_has_a_folder(model, on_a_gp
         },
         "CUDAExecutionProvider": {"use_tf32": "0"},
     }
+    assert Session.made.source == str(model.path)  # it names what it keeps after the file
     assert engine.provider == "TensorrtExecutionProvider+CUDAExecutionProvider"
     given = np.concatenate([clips(1, (n, 0, 0)) for n in range(20)])
     np.testing.assert_allclose(engine.run(given)[:, 0], np.arange(20))

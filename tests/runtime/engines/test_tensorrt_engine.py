@@ -9,13 +9,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from artifacts import SPEC, artifact, colour_graph, save, write_colour_model
+from artifacts import artifact, colour_graph, save, write_colour_model
 from fake_gpu import fake_gpu, needs_fake_gpu
 
-from dvfl_runtime import ArtifactError, EngineUnavailable, OutputError
-from dvfl_runtime.artifact import graph_sha256
+from dvfl_runtime import EngineUnavailable, OutputError
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.engines.plans import PlanCache, PlanKey
@@ -28,6 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ctypes
 import numpy as np
 from dvfl_runtime import DvflError, Recognizer
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.engines import open_engine
 
 class Lines(logging.Handler):
@@ -39,7 +39,7 @@ logging.basicConfig(level=logging.INFO, handlers=[Lines()])
 model, batches = sys.argv[1], json.loads(sys.argv[2])
 with Recognizer(model, engine="auto") as recognizer:
     info = recognizer.info
-engine = open_engine("tensorrt", model)
+engine = open_engine("tensorrt", ModelFile(model))
 def run(colour):
     return engine.run(np.full((batches[colour % len(batches)], 4, 8, 8, 3), colour, np.uint8))
 with ThreadPoolExecutor(4) as pool:
@@ -114,7 +114,7 @@ def test_logits_come_from_the_plan_in_parts_and_from_many_threads(machine: Machi
 @needs_fake_gpu
 def test_a_plan_is_built_once_and_lies_beside_its_description(machine: Machine) -> None:
     assert "building a TensorRT plan for" in machine.built()
-    digest = graph_sha256(machine.model)
+    digest = ModelFile(machine.model).graph_sha256
     gpu = "Pretend_Orin_with_8_multiprocessors"
     name = f"colours-{digest[:12]}-{gpu}"
     assert machine.files() == [f"{gpu}.timing", f"{name}.json", f"{name}.plan"]
@@ -303,7 +303,7 @@ def test_a_cache_that_cannot_be_written_costs_a_build_only(machine: Machine) -> 
 
 @no_gpu
 def test_without_a_gpu_tensorrt_is_not_even_loaded(tmp_path: Path) -> None:
-    model = write_colour_model(tmp_path / "m.onnx")
+    model = ModelFile(write_colour_model(tmp_path / "m.onnx"))
     with pytest.raises(EngineUnavailable, match=r"tensorrt needs an NVIDIA GPU: no NVIDIA driver"):
         open_engine("tensorrt", model)
     with pytest.raises(EngineUnavailable, match="does not run on device 'cpu'; pass device='cuda'"):
@@ -316,7 +316,7 @@ def test_missing_and_old_packages_are_named(
 ) -> None:
     from dvfl_runtime.engines import tensorrt
 
-    model = write_colour_model(tmp_path / "m.onnx")
+    model = ModelFile(write_colour_model(tmp_path / "m.onnx"))
     monkeypatch.setattr(tensorrt, "cuda_problem", lambda: None)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     with pytest.raises(EngineUnavailable, match=r"tensorrt cannot be imported .*; on a Jetson"):
@@ -330,21 +330,3 @@ def test_missing_and_old_packages_are_named(
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(EngineUnavailable, match="pip install cuda-bindings"):
         open_engine("tensorrt", model)
-
-
-def test_the_digest_of_a_graph_leaves_the_description_out(tmp_path: Path) -> None:
-    first = write_colour_model(tmp_path / "a.onnx")
-    other = write_colour_model(tmp_path / "b.onnx", tools={"dvfl": "2"})
-    assert first.read_bytes() != other.read_bytes()
-    assert graph_sha256(first) == graph_sha256(other)
-    changed = colour_graph(SPEC, gain=19.0)
-    assert graph_sha256(save(changed, tmp_path / "c.onnx", {})) != graph_sha256(first)
-    assert onnx.load(first).graph == onnx.load(other).graph
-    for content, message in ((b"\x08\x09\x3a\xff", "truncated"), (None, "cannot read model")):
-        broken = tmp_path / "broken.onnx"
-        if content is None:
-            broken.unlink()
-        else:
-            broken.write_bytes(content)
-        with pytest.raises(ArtifactError, match=message):
-            graph_sha256(broken)

@@ -1,0 +1,112 @@
+"""The engines: how each is opened, which package it needs, on which devices it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from dvfl_runtime.artifact import ModelFile
+from dvfl_runtime.engines.engine import Engine
+from dvfl_runtime.errors import DvflError, EngineUnavailable
+from dvfl_runtime.errors.packages import is_installed
+
+DEVICES = ("auto", "cpu", "cuda", "gpu")
+MAX_MESSAGE = 300  # characters that are kept of an error of another library
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """What is known about an engine before its package is imported.
+
+    Attributes:
+        open: loads a model file on a device with a number of threads.
+        package: what it needs, by the name that Python imports.
+        devices: where it runs.
+        measured: whether "auto" measures it; if not, it is used by name alone.
+        distributions: what pip calls the package, if not by its own name.
+    """
+
+    open: Callable[[ModelFile, str, int | None], Engine]
+    package: str
+    devices: tuple[str, ...]
+    measured: bool = True
+    distributions: tuple[str, ...] = ()
+
+
+def _open_tensorrt(model: ModelFile, device: str, num_threads: int | None) -> Engine:
+    from dvfl_runtime.engines import tensorrt
+
+    return tensorrt.open_engine(model, device, num_threads)
+
+
+def _open_openvino(model: ModelFile, device: str, num_threads: int | None) -> Engine:
+    from dvfl_runtime.engines import openvino
+
+    return openvino.open_engine(model, device, num_threads)
+
+
+def _open_onnxruntime(model: ModelFile, device: str, num_threads: int | None) -> Engine:
+    from dvfl_runtime.engines import onnxruntime
+
+    return onnxruntime.open_engine(model, device, num_threads)
+
+
+def _open_onnxruntime_tensorrt(model: ModelFile, device: str, num_threads: int | None) -> Engine:
+    from dvfl_runtime.engines import onnxruntime
+
+    return onnxruntime.open_on_tensorrt(model, device, num_threads)
+
+
+# the first one wins a tie of "auto"
+ENGINES = {
+    "tensorrt": EngineEntry(_open_tensorrt, "tensorrt", devices=("cuda",)),
+    "openvino": EngineEntry(_open_openvino, "openvino", devices=("cpu", "gpu")),
+    "onnxruntime": EngineEntry(
+        _open_onnxruntime,
+        "onnxruntime",
+        devices=("cpu", "cuda"),
+        distributions=("onnxruntime", "onnxruntime-gpu"),
+    ),
+    # it builds for minutes when a model is first opened
+    "onnxruntime-tensorrt": EngineEntry(
+        _open_onnxruntime_tensorrt, "onnxruntime", devices=("cuda",), measured=False
+    ),
+}
+
+
+def engines_for(device: str | None = None) -> tuple[str, ...]:
+    """Return the names of the engines that "auto" measures on a device; None for any device."""
+    return tuple(
+        name
+        for name, entry in ENGINES.items()
+        if entry.measured and device in (None, *entry.devices)
+    )
+
+
+def installed_engines(device: str | None = None) -> tuple[str, ...]:
+    """Return those of `engines_for` whose packages are installed."""
+    return tuple(name for name in engines_for(device) if is_installed(ENGINES[name].package))
+
+
+def installed_version(name: str) -> str:
+    """Return the version of an engine without importing it, "" where it is not known."""
+    import importlib.metadata  # takes 28 ms, and not every start needs it
+
+    entry = ENGINES[name]
+    for distribution in entry.distributions or (entry.package,):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            return importlib.metadata.version(distribution)
+    return ""
+
+
+def engine_error(name: str, err: Exception) -> DvflError:
+    """Return an error of an engine as a `DvflError`; a broken package may raise anything."""
+    if isinstance(err, DvflError):
+        return err
+    message = " ".join(str(err).split())[:MAX_MESSAGE]
+    package = ENGINES[name].package if name in ENGINES else name
+    return EngineUnavailable(
+        f"engine {name!r} fails here with {type(err).__name__}: {message or 'no reason'}; install "
+        f"its package {package!r} again, or choose another engine"
+    )
