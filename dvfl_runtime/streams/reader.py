@@ -20,9 +20,9 @@ class SourceReader(threading.Thread):
     """Reads one source while the engine works.
 
     Args:
-        source: the source; one that comes open from the caller stays open.
-        suffix: added to its name, to tell it from others of the same name.
-        windows: cuts it into windows.
+        source: what to read; a `Source` of the caller's stays open.
+        suffix: text after its name, to tell it from others of the same name.
+        windows: reads its frames and cuts them into windows.
         queue: where the windows wait; nothing more is read when it is closed.
         fps: frames per second of sources without timestamps.
 
@@ -48,11 +48,14 @@ class SourceReader(threading.Thread):
         self._opened: Source | None = None
 
     def end_pause(self) -> None:
-        """Hand over the last windows of a live source that has paused."""
+        """Hand over the last windows of a live source that has paused.
+
+        The caller holds the lock of the queue, so that they cannot come after the end.
+        """
         self._queue.put(self._windows.end_pause(), wait=False)
 
     def close_source(self) -> None:
-        """Close the source, unless it came open from the caller."""
+        """Close the source, unless it is a `Source` of the caller's."""
         if self._opened is not None and self._opened is not self._source:
             self._opened.close()
 
@@ -60,11 +63,11 @@ class SourceReader(threading.Thread):
         """Block until the thread, whose queue and source are closed, has ended.
 
         Args:
-            give_up_s: on the monotonic clock; a source of the caller's that still keeps the thread
-                waiting then is closed too.
+            give_up_s: the time, `time.monotonic`, at which a source of the caller's is closed too,
+                because it keeps the thread waiting.
         """
-        if self is threading.current_thread():  # the stream is collected as garbage there
-            return
+        if self is threading.current_thread() or not self.is_alive():
+            return  # the reader itself ends the stream if it collects it as garbage
         if self._opened is not None and self._opened is self._source:
             self.join(max(0.0, give_up_s - time.monotonic()))
             if self.is_alive():

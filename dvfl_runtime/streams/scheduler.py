@@ -80,7 +80,7 @@ class Scheduler:
         ]
         self._next = 0  # number of the source whose turn it is
         self._pid = os.getpid()
-        # (B, T, H, W, 3)
+        # (B, T, H, W, 3), reused by every batch
         self._clips = np.empty((self._max_batch, spec.num_frames, *spec.size, 3), np.uint8)
         self.stopped = False
 
@@ -97,9 +97,9 @@ class Scheduler:
                 queue.close()
 
     def close(self) -> None:
-        """Stop, and wait for all threads; a source that came open from the caller stays open.
+        """Stop, and wait until all threads have ended; a `Source` of the caller's stays open.
 
-        It is closed too if it keeps its reader waiting for more than `GRACE_S`.
+        Such a source is closed too if it keeps its reader waiting for more than `GRACE_S`.
         """
         if os.getpid() != self._pid:  # a forked child has neither the threads nor their locks
             return
@@ -111,7 +111,7 @@ class Scheduler:
             reader.wait_for_end(give_up_s)
 
     def take(self) -> Batch | None:
-        """Block until a source has a clip or has ended; `None` when nothing is left.
+        """Block until a source has a clip or has ended; return `None` when nothing is left.
 
         A batch has up to `max_batch` clips, one from each source in turn.
 
@@ -148,7 +148,7 @@ class Scheduler:
         )
 
     def _take_turns(self) -> list[tuple[int, Window | None]]:
-        """Take a window, or the end, of one source after the other, each with its number."""
+        """Take the next window, or the end, of one source after the other, with its number."""
         turns: list[tuple[int, Window | None]] = []
         count = len(self._queues)
         while len(turns) < self._max_batch and any(map(len, self._queues)):

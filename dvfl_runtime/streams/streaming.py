@@ -12,16 +12,15 @@ from dvfl_runtime.streams.scheduler import Scheduler
 from dvfl_runtime.streams.scoring import Scorer
 from dvfl_runtime.streams.smoothing import Segmenter, Smoothing
 
-# the number of a source, and its next prediction, or None at its end
+# the number of a source with its next prediction, or with None at its end
 SourcePredictions: TypeAlias = Generator[tuple[int, Prediction | None], None, None]
 
 
 def recognise(scorer: Scorer, scheduler: Scheduler, top_k: int) -> SourcePredictions:
     """Yield the predictions of all sources as they come, and the end of each source.
 
-    The engine runs in the caller's thread, while the sources are decoded and preprocessed in
-    theirs: the windows that wait are always the newest of a live source, and an interrupt reaches
-    the caller.
+    The engine runs in the caller's thread, where Ctrl-C interrupts it, while each source is decoded
+    and preprocessed in a thread of its own, so that of a live source the newest windows wait.
 
     Raises:
         DvflError: if the scorer is closed, or was opened by the parent of this process.

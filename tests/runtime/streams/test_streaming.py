@@ -16,7 +16,6 @@ from artifacts import LABELS, artifact, coloured, write_colour_model
 from videos import write_video
 
 from dvfl_runtime import ClipError, DvflError, FakeEngine, Frame, Recognizer, SourceError
-from dvfl_runtime.streams.options import as_sources
 
 
 class Camera:
@@ -333,15 +332,6 @@ def test_numbers_out_of_range_are_refused_before_iteration(r, bad):
     for use in (r.stream, r.segments):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
             use([], **bad)
-
-
-def test_a_list_of_sources_is_told_from_a_list_of_frames():
-    image, video = np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 4, 3), np.uint8)
-    frame, camera = Frame(image, 0.0, 0), Camera("cam")
-    for one in ("a.mp4", 0, video, [image, image], [frame], [], iter([image]), camera, (image,)):
-        assert as_sources(one) == [one] or as_sources(one)[0] is one
-    for some in (["a.mp4"], [0, "rtsp://x"], (camera, "a"), [video, video], [[image], "a.mp4"]):
-        assert as_sources(some) is some
 
 
 INTERRUPTED = """
