@@ -28,7 +28,7 @@ from dvfl_runtime.sources.live.rtsp import RtspGrabber
 from dvfl_runtime.sources.live.source import LiveSource, SourceState
 from dvfl_runtime.sources.recorded.file import FileSource
 from dvfl_runtime.sources.recorded.images import ImagesSource
-from dvfl_runtime.sources.recorded.media import FileObject, Readable, is_media, media_name
+from dvfl_runtime.sources.recorded.media import FileObject, Readable, media_name
 from dvfl_runtime.sources.recorded.memory import MemorySource
 from dvfl_runtime.sources.recorded.stills import is_still
 from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS
@@ -56,6 +56,7 @@ LIVE_ADDRESSES: dict[str, Callable[[str], Grabber]] = {
     "jetson:rtsps:": lambda address: jetson_rtsp_grabber(address[len("jetson:") :]),
 }
 HTTP = ("http:", "https:")
+BYTES = (bytes, bytearray, memoryview)
 _UNSUPPORTED = re.compile(r"(rtmps?|udp|tcp|srt|mms)(://|:(?=[^/]))", re.I)
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]+://", re.I)  # two letters or more: C:// is a drive
 _NAMES = (
@@ -140,7 +141,7 @@ def display_name(source: SourceLike) -> str:
         return source.name
     if isinstance(source, (str, int, os.PathLike)):
         return shown(f"camera {source}" if isinstance(source, int) else os.fsdecode(source))
-    return media_name(source) if is_media(source) else "frames"
+    return media_name(source) if isinstance(source, (*BYTES, Readable)) else "frames"
 
 
 def _stripped(text: str) -> str:
@@ -176,7 +177,7 @@ def _open_http(url: str, fps: float | None) -> Source | Grabber:
 
 
 def _open_object(source: object, fps: float | None) -> Source:
-    if isinstance(source, (bytes, bytearray, memoryview)):
+    if isinstance(source, BYTES):
         source = io.BytesIO(source)
     if isinstance(source, Readable):
         return FileSource(FileObject(source), fps)
@@ -188,19 +189,20 @@ def _open_object(source: object, fps: float | None) -> Source:
     )
 
 
+def _address_problem(text: str) -> str:
+    """Return why an address cannot be opened; "" if it is none, but a path."""
+    if _UNSUPPORTED.match(text):
+        return f"of addresses only rtsp:// and http:// are supported; pass {_NAMES}"
+    if _begins_with(text, ["file://"]):
+        return "pass the path without file://"
+    scheme = _SCHEME.match(text)
+    return f"unknown scheme {scheme[0]}; pass {_NAMES}" if scheme else ""
+
+
 def _open_path(text: str, fps: float | None) -> Source:
     name = shown(text)
-    if _UNSUPPORTED.match(text):
-        raise SourceError(
-            f"cannot open {name}: of addresses only rtsp:// and http:// are supported; "
-            f"pass {_NAMES}"
-        )
-    if scheme := _SCHEME.match(text):
-        is_file = scheme[0].lower() == "file://"
-        problem = f"unknown scheme {scheme[0]}; pass {_NAMES}"
-        raise SourceError(
-            f"cannot open {name}: {'pass the path without file://' if is_file else problem}"
-        )
+    if problem := _address_problem(text):
+        raise SourceError(f"cannot open {name}: {problem}")
     if not text.strip():
         raise SourceError(f"the source is an empty text; pass {_NAMES}")
     path = Path(text.removeprefix("jetson:"))

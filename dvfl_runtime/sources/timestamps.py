@@ -120,22 +120,20 @@ class LiveTimestamps:
         if self._first_ns is None:
             self._first_ns = arrival_ns
         arrival_s = (arrival_ns - self._first_ns) / 1e9
+        time_s = max(arrival_s, self._last_s + MIN_STEP_S)
         if stamp_s is None or not 0 <= stamp_s < math.inf:
             self.repaired += 1
-            self._last_s = max(arrival_s, self._last_s + MIN_STEP_S)
-            return self._last_s
-        last_stamp_s, self._last_stamp_s = self._last_stamp_s, stamp_s
-        if self._offset_s is not None:
-            time_s = stamp_s + self._offset_s
-            error_s = arrival_s - time_s
-            is_later = stamp_s > last_stamp_s and time_s > self._last_s
-            if is_later and abs(error_s) <= MAX_ERROR_S:
-                slew_s = MAX_SLEW * (time_s - self._last_s)
-                time_s += min(max(error_s, -slew_s), slew_s)
-                self._offset_s = time_s - stamp_s
-                self._last_s = time_s
-                return time_s
-            self.repaired += 1
-        self._last_s = max(arrival_s, self._last_s + MIN_STEP_S)
-        self._offset_s = self._last_s - stamp_s
-        return self._last_s
+        else:
+            if self._offset_s is not None:
+                stamped_s = stamp_s + self._offset_s
+                error_s = arrival_s - stamped_s
+                is_later = stamp_s > self._last_stamp_s and stamped_s > self._last_s
+                if is_later and abs(error_s) <= MAX_ERROR_S:
+                    slew_s = MAX_SLEW * (stamped_s - self._last_s)
+                    time_s = stamped_s + min(max(error_s, -slew_s), slew_s)
+                else:
+                    self.repaired += 1
+            self._last_stamp_s = stamp_s
+            self._offset_s = time_s - stamp_s
+        self._last_s = time_s
+        return time_s

@@ -37,13 +37,9 @@ def packets_of(container: InputContainer, stream: VideoStream) -> Iterator[av.Pa
     Raises:
         av.FFmpegError: if one cannot be read.
     """
-    packets = container.demux(stream)
     while True:
         try:
-            packet = next(packets, None)
-        except IndexError:  # PyAV raises it where another stream appears in the file
-            packets = container.demux(stream)
-            continue
-        if packet is None:
+            yield from container.demux(stream)
             return
-        yield packet
+        except IndexError:  # PyAV raises it where another stream appears in the file
+            continue

@@ -24,13 +24,11 @@ MISSING = "a part of it is missing, or it is cut off"
 BEGINS = "it begins between two key pictures"
 
 # Decoders that mark keyframes; all others are trusted from their first picture on.
-MARK_KEYFRAMES = frozenset(
-    {
-        *("av1", "flv", "h263", "h264", "hevc", "libdav1d", "mpeg1video", "mpeg2video", "mpeg4"),
-        *("msmpeg4", "msmpeg4v1", "msmpeg4v2", "theora", "vc1", "vp8", "vp9", "vvc"),
-        *("wmv1", "wmv2", "wmv3"),
-    }
-)
+MARK_KEYFRAMES = frozenset({
+    *("av1", "flv", "h263", "h264", "hevc", "libdav1d", "mpeg1video", "mpeg2video", "mpeg4"),
+    *("msmpeg4", "msmpeg4v1", "msmpeg4v2", "theora", "vc1", "vp8", "vp9", "vvc"),
+    *("wmv1", "wmv2", "wmv3"),
+})  # fmt: skip
 # Decoders that report lost data only if told to treat every fault as an error, even one in the side
 # data of a picture. All others mark the pictures that they had to conceal.
 SILENT = frozenset({"hevc", "mjpeg", "vvc"})

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from dvfl_runtime.sources.frame import Image
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -20,7 +21,7 @@ class Orientation(NamedTuple):
     left_to_right: bool = False
     upside_down: bool = False
 
-    def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def apply(self, image: Image) -> Image:
         """Return the upright picture, contiguous.
 
         Args:
@@ -65,7 +66,7 @@ class Orientations:
         return self._last
 
 
-def upright_rgb(raw: VideoFrame, orientation: Orientation) -> NDArray[np.uint8]:
+def upright_rgb(raw: VideoFrame, orientation: Orientation) -> Image:
     """Return (H, W, 3) uint8 RGB, by the colour matrix and the range that the stream states."""
     try:
         # by default PyAV 17 starts threads for each picture: 4.0 ms instead of 0.6 at 1280 x 720 px

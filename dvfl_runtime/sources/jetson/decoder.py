@@ -6,8 +6,7 @@ Experimental: not yet run on a Jetson.
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import closing, suppress
 from fractions import Fraction
 from heapq import heappop, heappush
@@ -31,6 +30,7 @@ from dvfl_runtime.sources.live.capture import (
 )
 from dvfl_runtime.sources.live.rtsp import RtspGrabber, check_address
 from dvfl_runtime.sources.opencv import rgb_from_bgr
+from dvfl_runtime.sources.recorded.source import RecordedSource
 from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS, open_video, shown_s
 from dvfl_runtime.sources.timestamps import REORDER_DEPTH, next_time
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-class JetsonFileSource:
+class JetsonFileSource(RecordedSource):
     """A video file, decoded by hardware: every frame, upright, when a player shows it.
 
     PyAV reads the codec, the orientation and the times of the frames; GStreamer decodes. Times from
@@ -54,50 +54,38 @@ class JetsonFileSource:
         SourceError: if this is no Jetson, OpenCV has no GStreamer, or the file is of another kind.
     """
 
-    live = False
-    rewindable = True
-
     def __init__(self, path: Path) -> None:
         check_jetson()
-        self.name = printable(str(path))
+        name = printable(str(path))
         self._path = path
-        self._closed = threading.Event()
         container, stream = open_video(path)
         import av  # after open_video, which raises the error of a missing PyAV
 
         with container:
             if stream.index != container.streams.video[0].index:
                 raise SourceError(
-                    f"the hardware decoder reads the first video of a file, and of {self.name} "
+                    f"the hardware decoder reads the first video of a file, and of {name} "
                     "another one is shown; pass the path without jetson:"
                 )
             kind, codec = container.format.name, stream.codec_context.name
             rate = stream.average_rate or stream.guessed_rate
             self._step_s = float(1 / (rate or DEFAULT_FPS))
-            self.duration_s = container.duration / 1e6 if container.duration else None
+            duration_s = container.duration / 1e6 if container.duration else None
             try:
                 first = next(container.decode(stream))
             except (av.FFmpegError, StopIteration) as err:
-                raise SourceError(
-                    f"no frame of {self.name} can be decoded; record it again"
-                ) from err
+                raise SourceError(f"no frame of {name} can be decoded; record it again") from err
             self._orientation = Orientations().of(first)
         pipeline = file_pipeline(path, kind, codec)
         if pipeline is None:
             raise SourceError(
                 f"the hardware decoder reads {' or '.join(PARSERS)} in MP4, MOV or Matroska, and "
-                f"{self.name} is {codec} in {kind}; pass the path without jetson:"
+                f"{name} is {codec} in {kind}; pass the path without jetson:"
             )
         self._pipeline = pipeline
+        super().__init__(name, duration_s)
 
-    def frames(self) -> Iterator[Frame]:
-        """Yield every frame.
-
-        Raises:
-            SourceError: if the pipeline does not start or gives no frame.
-        """
-        if self._closed.is_set():
-            raise SourceError(f"{self.name} is closed; open it again")
+    def _read(self) -> Generator[Frame, None, None]:
         index, time_s = 0, 0.0
         capture = open_pipeline(self._pipeline)
         try:
@@ -125,10 +113,6 @@ class JetsonFileSource:
                 "%s ended after %.1f s of %.1f s: it is damaged or cut off",
                 *(self.name, time_s, self.duration_s),
             )
-
-    def close(self) -> None:
-        """End a running `frames()` at its next frame."""
-        self._closed.set()
 
 
 def times_shown(path: Path) -> Generator[float, None, None]:

@@ -52,22 +52,13 @@ class CaptureGrabber:
         self._capture: cv2.VideoCapture | None = None
 
     def open(self) -> None:
-        """Open the device.
-
-        Raises:
-            SourceError: if there is no such device, or its use is not permitted.
-            OSError: if it cannot be used now.
-        """
+        """Open the device; raise SourceError if it is missing or its use is not permitted."""
         self._capture = self._open_capture()
         if not self._capture.isOpened():
             raise ConnectionError(f"{self._name} cannot be opened; {self._hint}")
 
     def read(self) -> Grabbed | None:
-        """Return the next picture, or `None` at the end of a recording.
-
-        Raises:
-            OSError: if none came.
-        """
+        """Return the next picture, or `None` at the end of a recording."""
         import cv2
 
         assert self._capture is not None

@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
+from dvfl_runtime.sources.frame import Image
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +21,7 @@ class Grabbed:
         stamp_s: the device's own time of the picture, seconds from any origin; `None` if unknown.
     """
 
-    image: NDArray[np.uint8] | Callable[[], NDArray[np.uint8]] = field(repr=False)
+    image: Image | Callable[[], Image] = field(repr=False)
     stamp_s: float | None = None
 
 

@@ -46,17 +46,6 @@ class SourceStats:
 
 
 @dataclass(frozen=True, eq=False)
-class _WaitingFrame:
-    """The newest frame, and what was dropped since the one before it was handed out."""
-
-    grabbed: Grabbed
-    time_s: float
-    arrival_ns: int
-    dropped: int
-    after_gap: bool
-
-
-@dataclass(frozen=True, eq=False)
 class _Reader:
     """The thread of one `frames()`, and the event that ends it."""
 
@@ -110,11 +99,10 @@ class LiveSource:
         self._state: SourceState = "connecting"
         self._error: Exception | None = None
         self._outage: str | None = None
-        self._waiting: _WaitingFrame | None = None
-        self._outage_logged = False
+        self._waiting: Frame | None = None  # the newest one
         self._last_ns = 0  # arrival of the last frame
         self._stats = SourceStats()
-        self._index = 0
+        self._index = 0  # of the next frame that is handed out
         self._new_states: deque[SourceState] = deque()  # the listener has not yet been told
         self._notifying = threading.RLock()  # one thread at a time tells the listener, in order
 
@@ -147,16 +135,8 @@ class LiveSource:
         """
         reader = self._start_reader()
         try:
-            while (waiting := self._next_frame(reader)) is not None:
-                index, self._index = self._index, self._index + 1
-                yield Frame(
-                    partial(_image_of, waiting.grabbed, index),
-                    waiting.time_s,
-                    index,
-                    arrival_ns=waiting.arrival_ns,
-                    dropped=waiting.dropped,
-                    after_gap=waiting.after_gap,
-                )
+            while (frame := self._next_frame(reader)) is not None:
+                yield frame
         finally:
             self._stop_reader(reader)
 
@@ -205,15 +185,16 @@ class LiveSource:
         if reader.thread is not threading.current_thread():
             reader.thread.join(CLOSE_WAIT_S)
 
-    def _next_frame(self, reader: _Reader) -> _WaitingFrame | None:
+    def _next_frame(self, reader: _Reader) -> Frame | None:
         """Block until a frame is there and take it; return `None` at the end."""
         while True:
             with self._changed:
                 if reader.stop.is_set():
                     return None
                 if self._waiting is not None:
-                    waiting, self._waiting = self._waiting, None
-                    return waiting
+                    frame, self._waiting = self._waiting, None
+                    self._index += 1
+                    return frame
                 if self._state == "ended":
                     if self._error is not None:
                         raise self._error
@@ -248,9 +229,8 @@ class LiveSource:
     def _note_outage(self, reason: Exception, pause_s: float) -> None:
         text = reason_of(reason)
         with self._changed:
+            level = logging.WARNING if self._outage is None else logging.INFO
             self._outage = text
-            level = logging.INFO if self._outage_logged else logging.WARNING
-            self._outage_logged = True
             if self._state != "ended":
                 self._set_state("connecting")
         self._notify_listener()
@@ -268,27 +248,29 @@ class LiveSource:
         with self._changed:
             if stop.is_set():
                 return
-            stats, dropped = self._stats, self._waiting
+            stats, before = self._stats, self._waiting
+            dropped, after_gap = (before.dropped + 1, before.after_gap) if before else (0, False)
             is_reconnect = is_first and stats.frames > 0
             was_stalled = stats.frames > 0 and now_ns - self._last_ns > self._options.stall_s * 1e9
             if is_reconnect:
                 self._timestamps.reconnected()
             if isinstance(grabbed.image, np.ndarray):  # the grabber may write into it again
                 grabbed = Grabbed(grabbed.image.copy(), grabbed.stamp_s)
-            self._waiting = _WaitingFrame(
-                grabbed,
+            self._waiting = Frame(
+                partial(_image_of, grabbed, self._index),
                 self._timestamps.time_s(grabbed.stamp_s, now_ns),
-                now_ns,
-                0 if dropped is None else dropped.dropped + 1,
-                is_reconnect or was_stalled or (dropped is not None and dropped.after_gap),
+                self._index,  # the same as that of a dropped one
+                arrival_ns=now_ns,
+                dropped=dropped,
+                after_gap=after_gap or is_reconnect or was_stalled,
             )
             self._stats = SourceStats(
                 frames=stats.frames + 1,
-                dropped_frames=stats.dropped_frames + (dropped is not None),
+                dropped_frames=stats.dropped_frames + (before is not None),
                 repaired_timestamps=self._timestamps.repaired,
                 reconnects=stats.reconnects + is_reconnect,
             )
-            self._last_ns, self._outage_logged, self._outage = now_ns, False, None
+            self._last_ns, self._outage = now_ns, None
             self._set_state("live")
             self._changed.notify_all()
         self._notify_listener()

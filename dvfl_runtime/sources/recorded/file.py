@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from functools import partial
 from itertools import chain, pairwise
 from pathlib import Path
@@ -16,6 +16,7 @@ from dvfl_runtime.sources.decoding.decoder import BEGINS, Decoder
 from dvfl_runtime.sources.decoding.picture import Orientations, upright_rgb
 from dvfl_runtime.sources.frame import Frame
 from dvfl_runtime.sources.recorded.media import Video, advice_of, name_of
+from dvfl_runtime.sources.recorded.source import RecordedSource
 from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS, VideoFile
 from dvfl_runtime.sources.timestamps import FileTimestamps
 
@@ -30,7 +31,7 @@ UNTIMED = (
 MAX_THREADS = 4  # each thread of the codec holds one more decoded picture
 
 
-class FileSource:
+class FileSource(RecordedSource):
     """A video file.
 
     A frame's time is that of a player: 0.0 is where the file begins, even if only its sound begins
@@ -52,36 +53,28 @@ class FileSource:
         SourceError: if it cannot be opened, or has no video in it.
     """
 
-    live = False
-    rewindable = True
-
     def __init__(self, video: Video, fps: float | None = None) -> None:
-        self.name = name_of(video)
         self._video = video
         self._fps = fps
-        self._closed = threading.Event()
         self._warned = False
-        file = VideoFile(video, 1, fps)
-        self._is_timed = file.is_timed
-        self.duration_s = file.duration_s
-        file.close()
+        with closing(VideoFile(video, 1, fps)) as file:
+            super().__init__(name_of(video), file.duration_s)
+            self._is_timed = file.is_timed
 
-    def frames(self) -> Iterator[Frame]:
-        """Yield every frame that can be decoded.
+    def close(self) -> None:
+        """End a running `frames()` at its next frame."""
+        super().close()
+        if not isinstance(self._video, Path):
+            self._video.stop()
 
-        Raises:
-            SourceError: if there is none.
-        """
-        if self._closed.is_set():
-            raise SourceError(f"{self.name} is closed; open it again")
+    def _read(self) -> Generator[Frame, None, None]:
         reader = _PictureReader(self._video, self._fps)
         timestamps: FileTimestamps | None = None
         orientations = Orientations()
         try:
             pictures: Iterator[_Picture | None] = chain(reader.pictures(), [None])
             for index, (picture, following) in enumerate(pairwise(pictures)):
-                if self._closed.is_set() or picture is None:
-                    return
+                assert picture is not None  # it is the last one's `following` alone
                 raw, ticks, left_out = picture
                 timestamps = timestamps or reader.file.timestamps_from(raw)
                 time_s = timestamps.time_s(ticks, following.ticks if following else None, left_out)
@@ -107,12 +100,6 @@ class FileSource:
                 *(self.name, f"after frame {after}" if after >= 0 else "at its beginning"),
                 *(reader.damage, reader.count, reader.left_out),
             )
-
-    def close(self) -> None:
-        """End a running `frames()` at its next frame."""
-        self._closed.set()
-        if not isinstance(self._video, Path):
-            self._video.stop()
 
 
 class _Picture(NamedTuple):

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import printable
 from dvfl_runtime.sources.folders import images_in, other_images_in
 from dvfl_runtime.sources.frame import Frame
+from dvfl_runtime.sources.recorded.source import RecordedSource
 from dvfl_runtime.sources.recorded.stills import TOO_LARGE, UNREADABLE, decode_still
 
 _logger = logging.getLogger(__name__)
 
 
-class ImagesSource:
+class ImagesSource(RecordedSource):
     """The images of a folder in natural order: frame2 comes before frame10.
 
     The image at position `i` is shown at `i / fps`. Images may differ in size. One that cannot be
@@ -30,27 +30,14 @@ class ImagesSource:
         SourceError: if the folder cannot be listed, holds no image, or holds videos.
     """
 
-    live = False
-    rewindable = True
-
     def __init__(self, path: Path, fps: float) -> None:
-        self.name = printable(str(path))
         self._warned = False
         self._paths = images_in(path) if path.is_dir() else [path]
         self._others = other_images_in(path) if path.is_dir() else []
-        self.duration_s: float | None = len(self._paths) / fps
         self._fps = fps
-        self._closed = threading.Event()
+        super().__init__(printable(str(path)), len(self._paths) / fps)
 
-    def frames(self) -> Iterator[Frame]:
-        """Yield the images as frames.
-
-        Raises:
-            SourceError: if not one image can be read.
-            DvflError: if OpenCV is missing.
-        """
-        if self._closed.is_set():
-            raise SourceError(f"{self.name} is closed; open it again")
+    def _read(self) -> Generator[Frame, None, None]:
         index = 0
         problems: dict[str, list[str]] = {}  # problem -> names of the files that have it
         for position, path in enumerate(self._paths):
@@ -88,7 +75,3 @@ class ImagesSource:
                 "%s: %d images of kinds that cannot be read are left out, beginning with %s",
                 *(self.name, len(self._others), printable(self._others[0].name)),
             )
-
-    def close(self) -> None:
-        """End a running `frames()` before its next image."""
-        self._closed.set()

@@ -118,11 +118,6 @@ class _CheckedReader:
         """Do nothing: the object is the caller's."""
 
 
-def is_media(source: object) -> bool:
-    """Return whether these are bytes or a file object."""
-    return isinstance(source, (bytes, bytearray, memoryview, Readable))
-
-
 def media_name(source: object) -> str:
     """Return the name of bytes or of a file object."""
     name = getattr(source, "name", None)

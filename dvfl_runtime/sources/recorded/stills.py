@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.decoding.picture import MAX_PIXELS
 from dvfl_runtime.sources.folders import OTHER_IMAGE_SUFFIXES, is_image
+from dvfl_runtime.sources.frame import Image
 from dvfl_runtime.sources.opencv import quiet_opencv, rgb_from_bgr
 
 UNREADABLE = "cannot be read"
@@ -24,7 +24,7 @@ _PIXMAP = re.compile(rb"P[1-6]\s+(?:#[^\n]*\n\s*)*(\d+)\s+(?:#[^\n]*\n\s*)*(\d+)
 TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
 
 
-def decode_still(data: bytes) -> tuple[NDArray[np.uint8] | None, str]:
+def decode_still(data: bytes) -> tuple[Image | None, str]:
     """Decode the content of an image file.
 
     Returns:

@@ -54,7 +54,8 @@ class VideoFile:
         self._stream.codec_context.thread_count = num_threads
         self._path = video if isinstance(video, Path) else None
         self._is_avi = self._container.format.name == "avi"
-        self._is_bare = is_bare(self._container)
+        form = self._container.format  # bare video: pictures without timestamps
+        self._is_bare = bool(int(form.flags) & NO_TIMESTAMPS) or form.name.endswith("_pipe")
         self._fps = fps if self._is_bare else None
 
     @property
@@ -112,17 +113,12 @@ class VideoFile:
         """Yield the packets of the video stream, up to the first that cannot be read."""
         import av
 
-        packets = packets_of(self._container, self._stream)
-        while True:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except (av.FFmpegError, OSError) as err:  # OSError: from an object that is no path
-                self.error = err.strerror or str(err) or type(err).__name__
-                return
-            if packet.size:  # an empty packet would tell the decoder that the file is over
-                yield packet
+        try:
+            for packet in packets_of(self._container, self._stream):
+                if packet.size:  # an empty packet would tell the decoder that the file is over
+                    yield packet
+        except (av.FFmpegError, OSError) as err:  # OSError: from an object that is no path
+            self.error = err.strerror or str(err) or type(err).__name__
 
     def close(self) -> None:
         """Close the file."""
@@ -191,12 +187,6 @@ def _best_stream(container: InputContainer) -> VideoStream | None:
 
 def _pixels(stream: VideoStream) -> int:
     return stream.codec_context.width * stream.codec_context.height
-
-
-def is_bare(container: InputContainer) -> bool:
-    """Return whether the format is bare video, pictures without timestamps."""
-    form = container.format
-    return bool(int(form.flags) & NO_TIMESTAMPS) or form.name.endswith("_pipe")
 
 
 def shown_s(container: InputContainer, stream: VideoStream, stamp: int | None) -> float:

@@ -85,9 +85,7 @@ class WebFile:
         self._answer: HTTPResponse | None = None
         self._answer_position = 0  # of the next byte that the connection sends
         self._has_ranges = True
-        self._request()
-        assert self._answer is not None
-        self.is_page: bool = self._answer.headers.get_content_type() == "text/html"
+        self.is_page: bool = self._request().headers.get_content_type() == "text/html"
 
     def seekable(self) -> bool:
         """Return whether the size is known."""
@@ -148,15 +146,16 @@ class WebFile:
         self._answer_position += len(data)
         return data
 
-    def _request(self) -> None:
+    def _request(self) -> HTTPResponse:
         """Request the file from the position of the next read on."""
         self.close()
-        self._answer = request(self._url, self._position)
-        headers = self._answer.headers
+        self._answer = answer = request(self._url, self._position)
+        headers = answer.headers
         found = re.fullmatch(r"bytes ([0-9]+)-[0-9]+/([0-9]+)", headers.get("Content-Range", ""))
-        if found and self._answer.status == 206:
+        if found and answer.status == 206:
             self._answer_position, self._size = int(found[1]), int(found[2])
         else:  # the whole file
             self._has_ranges = not self._position
             length = headers.get("Content-Length", "")
             self._answer_position, self._size = 0, int(length) if length.isdecimal() else None
+        return answer
