@@ -76,7 +76,7 @@ def test_the_rows_of_a_file_cover_it_from_its_first_frame_to_its_last(r, count):
     assert all(start_s <= end_s for (_, end_s), (start_s, _) in itertools.pairwise(spans))
 
 
-# --- bare video: no stamps ---------------------------------------------------------------------
+# --- bare video: no timestamps -----------------------------------------------------------------
 
 
 def bare(path, rate, codec="libx264", **options):
@@ -213,7 +213,7 @@ def test_a_file_begins_where_its_container_does(tmp_path):
 
 
 def refilled(colours):
-    """Yields one array again and again, filled anew for each picture."""
+    """Yield one array again and again, filled anew for each picture."""
     buffer = np.empty((16, 16, 3), np.uint8)
     for colour in colours:
         buffer[:] = coloured((colour, 1))[0][0, 0]

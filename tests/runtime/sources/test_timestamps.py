@@ -43,7 +43,7 @@ def test_next_time_is_later(stamp_s, last_s, step_s):
 
 
 def test_repairs():
-    assert times([0, 40, 40, 80], 0.04) == [0, 0.04, 0.06, 0.08]  # a repeated stamp
+    assert times([0, 40, 40, 80], 0.04) == [0, 0.04, 0.06, 0.08]  # a repeated timestamp
     assert times([0, None, 80], 0.04) == [0, 0.04, 0.08]  # a missing one
     assert times([None, None, 500, 540], 0.04) == pytest.approx([0, 0.04, 0.08, 0.12])
     restarted = times([0, 40, 2000, 0, 40], 0.04)

@@ -19,7 +19,7 @@ from dvfl_runtime.sources.decoding import picture
 from dvfl_runtime.sources.decoding.picture import Orientation, upright_rgb
 from dvfl_runtime.sources.recorded import video_file
 
-ONE = 1 << 16  # of a fixed-point number with 16 bits behind the point
+ONE = 1 << 16  # of a fixed-point number with 16 bits after the point
 PLAIN = {"preset": "ultrafast", "bf": "0"}
 
 
@@ -46,7 +46,7 @@ TURNS = {
 
 
 def test_no_picture_outlives_its_use(video):
-    """PyAV can tie pictures into circles, whose memory only a garbage collection gives back."""
+    """PyAV can make reference cycles of pictures, which only a garbage collection frees."""
 
     def count() -> int:
         return sum(type(found) is av.VideoFrame for found in gc.get_objects())
@@ -141,7 +141,7 @@ MATRICES = {1: (0.2126, 0.0722), 5: (0.299, 0.114), 7: (0.212, 0.087), 9: (0.262
 
 
 def bars(matrix: int, *, full: bool, width: int, height: int) -> av.VideoFrame:
-    """Returns colour bars as YCbCr by the formulas of the standards."""
+    """Return colour bars as YCbCr by the formulas of the standards."""
     kr, kb = MATRICES.get(matrix, MATRICES[5])
     r, g, b = BARS.T
     y = kr * r + (1 - kr - kb) * g + kb * b

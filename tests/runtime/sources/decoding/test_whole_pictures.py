@@ -35,7 +35,7 @@ CODECS = {
     "refresh": ("libx264", {"g": "20", **REFRESH}),
 }
 COUNT = 65
-# FFmpeg 7 paints over a missing picture of HEVC and tells nobody
+# FFmpeg 7 conceals a missing picture of HEVC and does not report it
 MISSED_BEFORE_16 = pytest.param(
     "hevc without B",
     marks=pytest.mark.skipif(av.__version__ < "16", reason="needs PyAV 16 (FFmpeg 8)"),
@@ -44,7 +44,7 @@ MISSED_BEFORE_16 = pytest.param(
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory) -> Callable[[str, str], Path]:
-    """Returns a function that gives a video of a codec in a container, written once."""
+    """Return a function that writes a video of a codec in a container, written once."""
     folder = tmp_path_factory.mktemp("videos")
 
     def make(name: str, suffix: str = ".ts") -> Path:
@@ -59,7 +59,7 @@ def video(tmp_path_factory) -> Callable[[str, str], Path]:
 
 
 def left_out(caplog: pytest.LogCaptureFixture) -> int:
-    """Returns how many frames the one warning says were left out; 0 without a warning."""
+    """Return how many frames the one warning says were left out; 0 without a warning."""
     messages = [m for m in warnings_of(caplog) if "not used" not in m]  # PyAV's of the container
     caplog.clear()
     assert len(messages) <= 1
@@ -219,7 +219,7 @@ def test_packets_that_give_no_picture(tmp_path, caplog, monkeypatch, threads):
 
 def test_a_broken_note_beside_a_picture_is_no_damage(video, tmp_path, caplog):
     """Cameras write supplemental messages (SEI) of their own, not all of them well formed."""
-    note = b"\0\0\1\x06\x05\xff\xff\x20\1\2\x80"  # it says to be longer than it is
+    note = b"\0\0\1\x06\x05\xff\xff\x20\1\2\x80"  # its length field is larger than it is
     data = b""
     with av.open(str(video("h264"))) as container:
         for number, packet in enumerate(p for p in container.demux(video=0) if p.size):

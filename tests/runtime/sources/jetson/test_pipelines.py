@@ -131,7 +131,7 @@ def test_hardware_decoding_is_for_a_jetson(source, tmp_path, monkeypatch):
 
 @pytest.fixture
 def software(monkeypatch):
-    """Decodes by OpenCV's FFmpeg what the pipeline names, in place of the hardware."""
+    """Decode the file of the pipeline by OpenCV's FFmpeg instead of the hardware."""
 
     def opened(pipeline: str) -> cv2.VideoCapture:
         path = pipeline.split('location="')[1].split('"', maxsplit=1)[0]
@@ -227,7 +227,7 @@ print(count)
 
 
 def count_in_software(pipeline: str, at_most: int) -> int:
-    """Returns how many frames a pipeline gives with a decoder of the processor in it."""
+    """Return how many frames a pipeline gives with a software decoder in it."""
     done = run_system_python(COUNT, pipeline.replace(HARDWARE, SOFTWARE), str(at_most))
     assert done.returncode == 0, done.stderr
     return int(done.stdout)

@@ -16,7 +16,7 @@ IMAGE = np.zeros((4, 6, 3), np.uint8)
 
 
 class Plan:
-    """A grabber that follows a plan: an exception from `open`, or pictures and what ends them."""
+    """A grabber that follows a plan: an error from `open`, or pictures and the error after them."""
 
     def __init__(self, *connections: Exception | tuple[int, Exception | None]) -> None:
         self.connections = list(connections)

@@ -54,7 +54,7 @@ def start(tmp_path, streams) -> Iterator[Start]:
 
 @contextlib.contextmanager
 def opened(url: str, **kwargs: object) -> Iterator[tuple[LiveSource, list[tuple[str, float]]]]:
-    """Yields the source, and its states with the seconds at which they began."""
+    """Yield the source, and its states with the seconds at which they began."""
     states: list[tuple[str, float]] = []
     began_s = time.monotonic()
 
@@ -277,7 +277,7 @@ def test_lost_packets_cost_pictures_and_not_the_stream(start, caplog):
 
 
 def test_a_second_client_of_a_stream_that_refreshes_bit_by_bit(tmp_path):
-    """There is one key picture, long before it connects, and then a column of each picture."""
+    """There is one keyframe, long before it connects, and then each picture refreshes a column."""
     refresh = {"x264-params": "intra-refresh=1:keyint=20:bframes=0:repeat-headers=1"}
     stream = encode(tmp_path / "stream", range(250), *SMALL, more=refresh)
     server = RtspServer(tmp_path, stream)
@@ -312,7 +312,7 @@ def test_one_dead_source_does_not_stop_another(start):
 
 
 def lags_of_a_slow_consumer(server: RtspServer, duration_s: float) -> tuple[list[float], int]:
-    """Reads five times slower than the stream; returns how old each picture was, and the drops."""
+    """Read five times slower than the stream; return how old each picture was, and the drops."""
     lags_s = []
     dropped = 0
     with opened(server.url) as (source, _):

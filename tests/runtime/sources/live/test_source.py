@@ -134,7 +134,7 @@ def test_a_slow_consumer_sees_newer_frames_and_never_older_ones(duration_s):
                 break
         stats = source.stats
     third = len(lags_s) // 3
-    # behind by all it missed, it would be late by four fifths of the whole time
+    # a source that queued every frame would be late by four fifths of the whole time
     assert abs(np.median(lags_s[:third]) - np.median(lags_s[-third:])) < 0.1
     assert np.median(lags_s) < 0.2
     assert waiting <= 4  # the one in hand, the one that waits, and the one that is being read

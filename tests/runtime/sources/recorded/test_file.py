@@ -21,10 +21,10 @@ from dvfl_runtime.sources.decoding.container import packets_of
 from dvfl_runtime.sources.decoding.picture import Orientation, upright_rgb
 
 # True counts: packets of the video stream, and the pictures that a plain single-threaded PyAV loop
-# decodes; cv2 reads as many, but for AV1 (none). Where the header says something else, it is noted.
+# decodes; cv2 reads as many, but for AV1 (none). Other counts in headers are noted.
 FRAME_COUNTS = {
-    # header 50: packet 30 is damaged and packet 29 with it, and no key frame follows; one of the
-    # good pictures waits in the decoder, behind the damage
+    # header 50: packet 30 is damaged and packet 29 with it, and no keyframe follows; one of the
+    # good pictures waits in the decoder, after the damage
     "dec_corrupted.mp4": 29,
     "dec_pancake.mkv": 310,  # no count in the header; cv2 guesses 311 from the duration
     "dec_unordered.mov": 4,
@@ -43,7 +43,7 @@ FRAME_COUNTS = {
     "felix_exercise.avi": 393,
     "mm_demo.mp4": 280,
     "mm_demo_skeleton.mp4": 72,
-    "mm_ntu.avi": 103,  # 42 of its presentation stamps run backwards
+    "mm_ntu.avi": 103,  # 42 of its presentation timestamps run backwards
     "mm_spatiotemporal.mp4": 57,
     "tc_av1_video.mkv": 125,  # no count in the header
     "tc_bt709_full_range.mp4": 30,
@@ -51,7 +51,7 @@ FRAME_COUNTS = {
     "tc_h265_10bits.mp4": 30,
     "tc_h265_video.mp4": 10,
     "tc_nasa_13013.mp4": 390,  # of the larger one of its two video streams
-    "ucf_ApplyEyeMakeup.avi": 164,  # 54 of its presentation stamps run backwards
+    "ucf_ApplyEyeMakeup.avi": 164,  # 54 of its presentation timestamps run backwards
     "ucf_BaseballPitch.avi": 107,
 }
 
@@ -156,7 +156,7 @@ def test_file_source_describes_itself(tmp_path):
 
 
 def test_a_stream_that_comes_later_does_not_end_in_an_index_error():
-    """PyAV then looks for it at the end of the file, behind the list of those that it knew."""
+    """PyAV then looks for it at the end of the file, after the list of the known streams."""
 
     class Container:
         calls = 0

@@ -84,7 +84,7 @@ def as_file(path: Path, content: bytes) -> Path:
 
 
 def png(width: int, height: int) -> bytes:
-    """Returns a black picture of one bit a pixel."""
+    """Return a black picture of one bit a pixel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return (
