@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 
 from dvfl_runtime.app.outputs import Outputs
@@ -164,15 +164,11 @@ class Recognition:
         Raises:
             OutputError: if one of them cannot be completed.
         """
-        errors: list[OutputError] = []
-        with _collecting(errors):
+        with ExitStack() as stack:  # calls all, also after an error
+            if self.recognised:  # otherwise the files of an earlier run stay
+                for segments in self._outputs.segments:
+                    stack.callback(segments.finish)
             self._finish_opened()
-        if self.recognised:  # otherwise the files of an earlier run stay
-            for segments in self._outputs.segments:
-                with _collecting(errors):
-                    segments.finish()
-        if errors:
-            raise errors[0]
 
     def _open(self, task: Task, stack: ExitStack) -> None:
         """Open a source and the files about it."""
@@ -242,19 +238,11 @@ class Recognition:
     def _finish_opened(self) -> None:
         """Complete the files about the sources that are at their end."""
         opened, self._opened = list(self._opened.values()), {}
-        errors: list[OutputError] = []
-        for task in opened:
-            with task.files, _collecting(errors):
-                self._write_segments(task, task.segmenter.finish())
-                task.finish()
-        if errors:
-            raise errors[0]
+        with ExitStack() as stack:  # calls all, also after an error
+            for task in reversed(opened):
+                stack.callback(self._finish_task, task)
 
-
-@contextmanager
-def _collecting(errors: list[OutputError]) -> Iterator[None]:
-    """Add an OutputError of the block to a list, so that the other outputs are completed."""
-    try:
-        yield
-    except OutputError as err:
-        errors.append(err)
+    def _finish_task(self, task: OpenedTask) -> None:
+        with task.files:
+            self._write_segments(task, task.segmenter.finish())
+            task.finish()

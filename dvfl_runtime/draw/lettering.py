@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import functools
 import unicodedata
-from typing import Any, Protocol
+from typing import Any
 
 from dvfl_runtime.draw.palette import Rgb
 from dvfl_runtime.sources import Image
 
 MIN_LETTER_PX = 7
-
-
-class Pen(Protocol):
-    """Writes lines of text."""
-
-    def width(self, text: str, size: int) -> int:
-        """Return the width of a line, px."""
-
-    def write(self, image: Image, text: str, at: tuple[int, int], size: int, colour: Rgb) -> None:
-        """Write a line; `at` is (x, y) of the left end of its base line."""
 
 
 def put_text(
@@ -51,7 +41,7 @@ def fitting_size(text: str, size: int, room: int) -> int:
 
 
 @functools.cache
-def _pen() -> Pen:
+def _pen() -> _FontPen | _StrokePen:
     import cv2
 
     return _FontPen(cv2) if hasattr(cv2, "FontFace") else _StrokePen(cv2)
@@ -67,10 +57,12 @@ class _FontPen:
         self._face = cv2.FontFace("sans")
 
     def width(self, text: str, size: int) -> int:
+        """Return the width of a line, px."""
         box = self._cv2.getTextSize((0, 0), text, (0, 0), self._face, size, self.WEIGHT)
         return int(box[0] + box[2])
 
     def write(self, image: Image, text: str, at: tuple[int, int], size: int, colour: Rgb) -> None:
+        """Write a line; `at` is (x, y) of the left end of its base line."""
         self._cv2.putText(image, text, at, colour, self._face, size, self.WEIGHT)
 
 
