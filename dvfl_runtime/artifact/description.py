@@ -1,4 +1,4 @@
-"""What a model file says about itself: one JSON object in its `metadata_props["dvfl"]`."""
+"""The description that a model file carries: one JSON object in its `metadata_props["dvfl"]`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_MESSAGE = 300  # characters of an error that quotes a file
 
 @dataclass(frozen=True)
 class Artifact:
-    """What a model file says about itself.
+    """The description that a model file carries.
 
     Attributes:
         name: of the model, for people.
@@ -41,7 +41,7 @@ class Artifact:
         source_sha256: of the checkpoint that it was exported from.
         training: data and measured accuracy.
         parity: how far the export is from PyTorch.
-        tools: versions of what made it; dvfl-export puts its own there, under "dvfl".
+        tools: versions of the tools that made it; that of dvfl-export is under "dvfl".
         macs: multiply-accumulates of one clip, as published for the architecture; 0 if unknown.
         format_version: of this description.
 

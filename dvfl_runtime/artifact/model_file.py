@@ -19,7 +19,7 @@ MAX_FILE_BYTES = 2**31 - 1  # of any protobuf message
 
 
 class ModelFile:
-    """The content of a model file, read once, so that what was checked is what runs.
+    """The content of a model file, read once, so that an engine runs the content that was checked.
 
     It holds all bytes of the file: drop it when an engine has been opened.
 
@@ -34,7 +34,7 @@ class ModelFile:
     Attributes:
         path: where it was read from.
         content: all bytes of the file.
-        artifact: what the file says about itself.
+        artifact: the description that it carries.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -57,7 +57,7 @@ class ModelFile:
     def graph_sha256(self) -> str:
         """A digest of everything in the file that takes part in the computation.
 
-        Labels and reports are left out: what was made from the graph stays good when they change.
+        Labels and reports are left out: plans and measurements stay valid when they change.
         """
         return self._onnx.graph_sha256()
 
@@ -112,7 +112,7 @@ def _without_waiting(path: str, flags: int) -> int:
 
 @contextlib.contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Put the name of the file before what is wrong with it."""
+    """Put the name of the file in front of the messages of errors."""
     try:
         yield
     except (OSError, ValueError) as err:  # a ValueError: the path holds a null character

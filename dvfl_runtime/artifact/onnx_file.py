@@ -20,7 +20,7 @@ MAX_OPSET = 1000  # ONNX is at 28; OpenVINO 2026.4 counts down from 2147483647, 
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 LENGTHS = {FIXED64: 8, FIXED32: 4}
-# fields of ModelProto; what has one of these numbers with another wire type is not ONNX
+# fields of ModelProto; a file that has one of these numbers with another wire type is not ONNX
 MODEL_FIELDS = {
     **{1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES},
     **{8: BYTES, 14: BYTES, 20: BYTES, 25: BYTES},
@@ -157,7 +157,7 @@ class OnnxFile:
         """Read a ValueInfoProto: name 1, type 2; in it tensor_type 1: elem_type 1, shape 2.
 
         Raises:
-            ArtifactError: if one of them is there twice: libraries then differ in what they take.
+            ArtifactError: if one of them is there twice: libraries differ in which one counts.
         """
         names, tensor_types, shapes = (
             list(self._messages(value, *fields)) for fields in ((1,), (2, 1), (2, 1, 2))

@@ -1,4 +1,4 @@
-"""What executes a model's graph. One file per engine, one small protocol for all of them."""
+"""Engines execute a model's graph: a module for each, one interface for all, a table of them."""
 
 from dvfl_runtime.engines.engine import Engine
 from dvfl_runtime.engines.opening import open_engine

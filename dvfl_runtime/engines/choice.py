@@ -46,7 +46,7 @@ def open_fastest(
         names: of the engines; the first one wins a tie.
         candidates: opens them, and keeps those that fail apart.
         model: which file they open.
-        device: what they were asked to run on.
+        device: that they were asked to run on.
         num_threads: for CPU work; None for as many as this process may use.
     """
     if len(names) < 2:

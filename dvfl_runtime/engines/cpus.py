@@ -28,7 +28,7 @@ def usable_cpus(cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
 
 
 def cpu_name(cpuinfo: Path = CPUINFO) -> str:
-    """Return the CPU's name, which belongs to the key of what was measured on it."""
+    """Return the CPU's name, which belongs to the key of each measurement."""
     with contextlib.suppress(OSError):
         for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):

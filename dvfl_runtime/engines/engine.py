@@ -1,4 +1,4 @@
-"""What the recognizer asks of an engine, whichever library executes the graph."""
+"""The one interface of all engines, whichever library executes the graph."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Engine(Protocol):
 
     @property
     def provider(self) -> str:
-        """What inside the engine really executes, such as "CPUExecutionProvider"."""
+        """The part of the engine that really executes, such as "CPUExecutionProvider"."""
 
     @property
     def device(self) -> str:

@@ -12,7 +12,7 @@ from dvfl_runtime.errors.checks import check_number, check_type
 
 
 class FakeEngine:
-    """Gives the scores it was told to give.
+    """An engine that gives the scores it was made with.
 
         artifact = Artifact(name="test", variant="fake", labels=("idle", "wave"), spec=ClipSpec())
         with Recognizer(artifact, engine=FakeEngine([0.1, 0.9])) as r:

@@ -39,7 +39,7 @@ def open_engine(model: ModelFile, device: str, num_threads: int | None) -> OnnxR
 
 
 def open_on_tensorrt(model: ModelFile, device: str, num_threads: int | None) -> OnnxRuntimeEngine:
-    """Load a model file into the TensorRT provider; what that cannot run, the CUDA provider does.
+    """Load a model file into the TensorRT provider; nodes that it lacks run on the CUDA provider.
 
     TensorRT builds its engine when the model is first opened, which takes minutes; it is kept in a
     folder of this user in the cache. The provider has no option against TF32, which the engine
@@ -76,7 +76,7 @@ def _cuda_provider(ort: ModuleType) -> tuple[str, dict[str, str]]:
 
 
 def _tensorrt_options(model: ModelFile) -> dict[str, str]:
-    """Return the TensorRT provider's options: its batches, and where it keeps what it builds.
+    """Return the TensorRT provider's options: its batches, and where it keeps its engines.
 
     Without the batches it builds again for each batch that is larger than all before.
     """
@@ -114,12 +114,13 @@ def _open(
     options.inter_op_num_threads = 1
     # threads that spin between two runs gain nothing here and take the CPU from the decoder
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    options.log_severity_level = 4  # what is fatal also raises, and is reported from there
+    options.log_severity_level = 4  # fatal errors alone; the others are raised as well
     if device != "cpu":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     wanted = [p if isinstance(p, str) else p[0] for p in providers]
-    # bytes, so that what was checked is what runs: 240 ms instead of 205 ms for 85 MB. The TensorRT
-    # provider names what it keeps after the file: from bytes, two models would share one engine.
+    # bytes, so that the content that was checked is the one that runs: 240 ms instead of 205 ms for
+    # 85 MB. The TensorRT provider names the engines that it keeps after the file: from bytes, two
+    # models of one architecture would share one.
     source = os.fspath(model.path) if TENSORRT in wanted else model.content
     try:
         session = ort.InferenceSession(source, options, providers=providers)
@@ -139,7 +140,7 @@ def _open(
             f"onnxruntime fell back from {wanted[0]} to {found[0]}; "
             f"pass device='cpu' if that is meant"
         )
-    # it would keep the bytes to open the model again on another device, which is not wanted
+    # by default it keeps the bytes, and opens them on the CPU when another device fails
     session.disable_fallback()
     session._model_bytes = None
     return OnnxRuntimeEngine(session, ort.__version__, device, wanted, model)

@@ -52,7 +52,7 @@ def open_engine(model: ModelFile, device: str, num_threads: int | None) -> OpenV
         "INFERENCE_PRECISION_HINT": "f32",
     }
     if chosen == AUTO:
-        config["ENABLE_STARTUP_FALLBACK"] = False  # what is reported at first stays true
+        config["ENABLE_STARTUP_FALLBACK"] = False  # so that `provider` stays true
     if chosen == "CPU":
         config["INFERENCE_NUM_THREADS"] = num_threads or usable_cpus()
     compiler = _Compiler(ov, core, chosen, config, model.path)
@@ -67,7 +67,7 @@ def _open_rewritten(compiler: _Compiler, graph: Any, model: ModelFile) -> OpenVi
     """Open a file of dvfl-export as it runs faster here, if it then computes the same.
 
     Once for each file, machine and version both are compiled and run on one clip, which takes as
-    long as to open the file another time; the outcome is remembered.
+    long as to open the file once more; the outcome is remembered.
 
     Args:
         compiler: for the CPU.
@@ -109,7 +109,7 @@ def _difference(plain: OpenVinoEngine, faster: OpenVinoEngine) -> float:
     clip = noise_clip(plain)
     wanted, found = plain.run(clip), faster.run(clip)
     if not np.isfinite(wanted).all():
-        return 0.0  # a fault of the file, which is told when it is used
+        return 0.0  # a fault of the file, which is reported when it is used
     share = np.abs(found - wanted).max() / max(np.abs(wanted).max(), TINY)
     return float(np.nan_to_num(share, nan=1.0, posinf=1.0))
 
@@ -134,7 +134,7 @@ class OpenVinoEngine:
         self._graph: Any = graph  # with its own batch
         self._compiler: _Compiler | None = compiler
         first = self.clip_shape[0] or 1
-        self._compiled = {first: compiler.compile(graph, first)}  # batch -> what runs it
+        self._compiled = {first: compiler.compile(graph, first)}  # by batch
         self.provider = self._compiled[first].provider
         self.device = "gpu" if "GPU" in self.provider else "cpu"
 
@@ -168,7 +168,7 @@ class OpenVinoEngine:
             self._compiled = {}
 
     def _model_for(self, batch: int) -> _CompiledModel:
-        """Return what runs batches of this size; it is compiled when it is first used."""
+        """Return the model for batches of this size; it is compiled when it is first used."""
         with self._lock:
             if self._compiler is None:
                 raise DvflError("this engine is closed; open another one")
@@ -192,9 +192,9 @@ class _Compiler:
     def read(self, content: bytes) -> Any:
         """Return the `openvino.Model` of an ONNX file.
 
-        By the ONNX front end alone: `Core.read_model` tries the others as well and prints what each
-        of them dislikes. From bytes, so that what was checked is what runs: it takes no more memory
-        than from the path, and 410 ms instead of 370 ms to open a file of 85 MB.
+        The ONNX front end alone reads it: `Core.read_model` tries the others too and prints the
+        objections of each. It reads bytes, so that the content that was checked is the one that
+        runs: no more memory than from the path, and 410 ms instead of 370 ms for 85 MB.
 
         Raises:
             ArtifactError: if OpenVINO cannot read it.

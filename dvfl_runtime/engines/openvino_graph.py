@@ -1,21 +1,22 @@
-"""What OpenVINO computes faster on x86 CPUs than what stands in the file.
+"""Rewrites a graph so that OpenVINO computes the same in less time on x86 CPUs.
 
 A mean over frames becomes a pooling, which takes a fifth of the time.
 
-CPUs with AVX2 and without instructions for dot products of bytes: there OpenVINO (2026.4)
-multiplies int8 matrices no faster than float32 ones, but its int8 convolutions take half of the
-time. So each product with int8 weights becomes a 1x1 convolution, which computes the bias and the
-Gelu behind it too:
+On CPUs with AVX2 and without instructions for dot products of bytes, OpenVINO (2026.4) multiplies
+int8 matrices no faster than float32 ones, but its int8 convolutions take half of the time. So each
+product with int8 weights becomes a 1x1 convolution, which computes the bias and the Gelu after it
+too:
 
     before  x -> FakeQuantize -> (B, N, I) -> MatMul [W int8] -> Add -> Gelu
     after   x -> FakeQuantize -> (B, I, T, N/T) -> Convolution 1x1 [W int8] -> Add -> Gelu
 
 - The transposes cost nothing, because OpenVINO computes with channels last.
-- The file quantises a tensor for each layer that reads it, and what convolutions give as well, for
-  onnxruntime's sake alone. Here a tensor is quantised once, where it is computed rather than where
-  it has been reshaped, and what convolutions give is not.
+- For onnxruntime's sake alone, the file quantises a tensor for each layer that reads it, and the
+  results of convolutions as well. Here a tensor is quantised once, where it is computed and not
+  where it has been reshaped, and the results of convolutions are not quantised.
 - OpenVINO computes int8 values q as bytes q + 128 with a zero point, and then visits the padding of
-  a convolution too. Here they are q + 128 without one, and what the 128 add is taken off behind.
+  a convolution too. Here they are q + 128 without a zero point, and the amount that the 128 add to
+  the result is subtracted from it.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ FRAMES = 2  # the axis, of (B, C, T, H*W)
 
 
 class _Dequantised(NamedTuple):
-    """A tensor that comes out of int8: what was quantised, or is int8 in the file, and how."""
+    """A float32 tensor computed from int8 values: those of a quantised tensor or of the file."""
 
-    source: Any  # an output of a node
+    source: Any  # the tensor before it was quantised, or the int8 constant; an output of a node
     scale: NDArray[np.float32]  # the factor that turns int8 into float32
 
 
@@ -53,14 +54,14 @@ class _Layer(NamedTuple):
 
 
 def rewrite_for_cpu(model: Any) -> int:
-    """Rewrites a model in place for the CPU of this machine; it computes the same up to rounding.
+    """Rewrite a model in place for the CPU of this machine; it computes the same up to rounding.
 
     Args:
-        model: an `openvino.Model` read from a file that dvfl-export wrote. What looks otherwise
-            than there stays, but it was made for those files and is tested on them alone.
+        model: an `openvino.Model` read from a file that dvfl-export wrote. Other patterns than
+            those of such files stay as they are, but only such files have been tested.
 
     Returns:
-        how many places were rewritten.
+        The number of places that were rewritten.
     """
     if platform.machine() not in X86:
         return 0  # not measured
@@ -71,7 +72,7 @@ def rewrite_for_cpu(model: Any) -> int:
 
 
 def means_as_pooling(model: Any) -> int:
-    """Replaces means over the frames of (B, C, T, H*W); returns how many."""
+    """Replace means over the frames of (B, C, T, H*W); return how many were replaced."""
     from openvino import opset13 as ops
 
     count = 0
@@ -90,13 +91,13 @@ def means_as_pooling(model: Any) -> int:
 
 
 def as_convolutions(model: Any) -> int:
-    """Rewrites int8 layers in place; what does not look as above stays.
+    """Rewrite int8 layers in place; layers of another pattern than above stay as they are.
 
     Args:
         model: an `openvino.Model` read from a file with QuantizeLinear and DequantizeLinear.
 
     Returns:
-        how many products and convolutions were rewritten.
+        The number of products and convolutions that were rewritten.
     """
     frames = model.input(0).partial_shape[1].get_length()  # T
     shifted: dict[str, Any] = {}  # see _shifted
@@ -117,10 +118,10 @@ def as_convolutions(model: Any) -> int:
 
 
 def _shifted(tensor: _Dequantised, known: dict[str, Any]) -> Any:
-    """Returns a tensor that went through int8 before it was reshaped, plus SHIFT times its scale.
+    """Return a tensor rounded to int8 before it is reshaped, plus SHIFT times its scale.
 
-    `known` holds those tensors by their names and scales. The scales of one tensor differ in the
-    file by less than one in a million, see `dvfl_export.precision.quantise`.
+    `known` holds such tensors by their names and scales. The scales of one tensor in the file
+    differ by less than one in a million, see `dvfl_export.precision.quantise`.
     """
     from openvino import opset13 as ops
 
@@ -144,7 +145,7 @@ def _shifted(tensor: _Dequantised, known: dict[str, Any]) -> Any:
 
 
 def _convolution(x: Any, layer: _Layer) -> Any:
-    """Returns a node that computes a layer of a shifted (B, I, T, H*W), without the shift."""
+    """Return a node that computes a layer of a shifted (B, I, T, H*W) and removes the shift."""
     from openvino import opset13 as ops
 
     outer, _, taps = layer.weight.shape
@@ -152,7 +153,7 @@ def _convolution(x: Any, layer: _Layer) -> Any:
     kernel = ops.multiply(kernel, layer.scales.reshape(outer, 1, 1, 1))
     padding = [taps // 2, 0]
     y = ops.convolution(x, kernel, [1, 1], padding, padding, [1, 1])
-    # with one tap, the same is added to all frames
+    # the amount to subtract: with one tap the same for all frames, else less beside the padding
     ones = np.ones(x.get_output_partial_shape(0)[FRAMES].get_length() if taps > 1 else 1)
     windows = sliding_window_view(np.pad(ones, taps // 2), taps)  # (T, taps), 0 in the padding
     added = layer.weight.sum(1, dtype=np.float64) @ windows.T * layer.scales[:, None]
@@ -161,12 +162,13 @@ def _convolution(x: Any, layer: _Layer) -> Any:
 
 
 def _replace_product(node: Any, layer: _Layer, x: Any, frames: int) -> None:
-    """Puts a convolution in the place of a product, of its bias and of its Gelu."""
+    """Put a convolution in the place of a product, of its bias and of its Gelu."""
     from openvino import opset13 as ops
 
     outer, inner, _ = layer.weight.shape
     number = node.input_value(0).get_partial_shape()[1].get_length()
     rows = frames if number % frames == 0 else 1
+    # (B, N, I) -> (B, rows, N/rows, I) -> (B, I, rows, N/rows)
     x = ops.reshape(x, np.array([-1, rows, number // rows, inner]), False)
     y = _convolution(ops.transpose(x, np.array([0, 3, 1, 2])), layer)
     replaced = node.output(0)
@@ -181,12 +183,13 @@ def _replace_product(node: Any, layer: _Layer, x: Any, frames: int) -> None:
         else:
             break
         replaced = reader.output(0)
+    # (B, O, rows, N/rows) -> (B, rows, N/rows, O) -> (B, N, O)
     y = ops.transpose(y, np.array([0, 2, 3, 1]))
     replaced.replace(ops.reshape(y, np.array([-1, number, outer]), False).output(0))
 
 
 def _float_from_convolution(node: Any) -> None:
-    """Lets what reads a convolution's result through int8 read it directly."""
+    """Connect the readers of a convolution's result to it directly, without rounding to int8."""
     found = _dequantised(node)
     if found is None:
         return
@@ -198,7 +201,7 @@ def _float_from_convolution(node: Any) -> None:
 
 
 def _layer(node: Any) -> _Layer | None:
-    """Takes a node apart that can be rewritten."""
+    """Return the parts of a node that can be rewritten, None for any other node."""
     take_apart = {"MatMul": _taps_of_product, "Convolution": _taps_over_frames}
     if node.get_type_name() not in take_apart:
         return None
@@ -209,7 +212,7 @@ def _layer(node: Any) -> _Layer | None:
     if values is None:
         return None
     taps, axis = take_apart[node.get_type_name()](node, values)
-    scales = [1] * values.ndim  # one for each of the outputs, which lie along this axis
+    scales = [1] * values.ndim  # one for each output, and this is the axis of outputs
     scales[axis] = values.shape[axis]
     if taps is None or list(weight.scale.shape) != scales or _constant(tokens.source) is not None:
         return None
@@ -217,7 +220,7 @@ def _layer(node: Any) -> _Layer | None:
 
 
 def _taps_of_product(node: Any, values: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
-    """Returns the (O, I, 1) of tokens (B, N, I) times (I, O), and the axis of O."""
+    """Return the weights (O, I, 1) of tokens (B, N, I) times (I, O), and the axis of O."""
     shape = node.input_value(0).get_partial_shape()
     if any(node.get_attributes().values()) or len(shape) != 3 or values.ndim != 2:
         return None, -1
@@ -226,7 +229,7 @@ def _taps_of_product(node: Any, values: NDArray[Any]) -> tuple[NDArray[Any] | No
 
 
 def _taps_over_frames(node: Any, values: NDArray[Any]) -> tuple[NDArray[Any] | None, int]:
-    """Returns the (O, I, k) of a convolution over frames alone, with as many frames behind it."""
+    """Return the weights (O, I, k) of a convolution over frames that keeps T, and the axis of O."""
     if values.ndim != 4 or values.shape[2] % 2 == 0 or values.shape[3] != 1:
         return None, 0
     if node.input_value(0).get_partial_shape()[FRAMES].is_dynamic:
@@ -239,7 +242,7 @@ def _taps_over_frames(node: Any, values: NDArray[Any]) -> tuple[NDArray[Any] | N
 
 
 def _dequantised(node: Any) -> _Dequantised | None:
-    """Takes (q - 0) * scale apart, q being int8: values in the file, or a tensor quantised so."""
+    """Return the parts of (q - 0) * scale, where q is an int8 constant or a quantised tensor."""
     if node.get_type_name() != "Multiply":
         return None
     scale, subtract = _constant(node.input_value(1)), node.input_value(0).get_node()
@@ -258,9 +261,9 @@ def _dequantised(node: Any) -> _Dequantised | None:
 
 
 def _quantised(convert: Any, scale: NDArray[np.float32]) -> Any:
-    """Returns what was quantised to -128 ... 127 with this scale, None if it was otherwise.
+    """Return the tensor that was quantised to -128 ... 127 with this scale, None if there is none.
 
-    With other bounds, FakeQuantize would be a ReLU or another scale as well.
+    With other bounds, FakeQuantize would also act as a ReLU or change the scale.
     """
     if convert.get_type_name() != "Convert" or scale.size != 1:
         return None
@@ -276,7 +279,7 @@ def _quantised(convert: Any, scale: NDArray[np.float32]) -> Any:
 
 
 def _constant(output: Any) -> NDArray[Any] | None:
-    """Returns the values behind conversions and reshapes, None where they are not constant."""
+    """Return the values of a constant, converted and reshaped; None for any other node."""
     node, wrappers = output.get_node(), []
     while node.get_type_name() in WRAPPERS:
         wrappers.append(node)

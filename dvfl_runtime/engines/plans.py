@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 MAX_BATCH = 8  # larger batches are run in parts
 MAX_WORKSPACE_BYTES = 1 << 30
 
-Progress: TypeAlias = Callable[[float], None]  # takes the share that is done, 0 to 1
+Progress: TypeAlias = Callable[[float], None]  # called with the share that is done, 0 to 1
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class PlanCache:
 
     Args:
         model: name of the model, for people who look into the folder.
-        key: what the plan must be for.
+        key: of the plan that is wanted.
 
     Attributes:
         plan: its path; None if nothing can be kept.
@@ -168,8 +168,8 @@ class PlanBuilder:
         Args:
             workspace_bytes: memory that a layer may use for its work.
             timings: the timing cache of an earlier build.
-            progress: called with the share of the build that is done. What it raises ends the
-                build and comes out of this call.
+            progress: called with the share of the build that is done. An exception of it ends the
+                build and is raised here.
 
         Returns:
             The plan and the timing cache.

@@ -21,10 +21,10 @@ class EngineEntry:
 
     Attributes:
         open: loads a model file on a device with a number of threads.
-        package: what it needs, by the name that Python imports.
+        package: that it needs, by the name that Python imports.
         devices: where it runs.
         measured: whether "auto" measures it; if not, it is used by name alone.
-        distributions: what pip calls the package, if not by its own name.
+        distributions: names of pip for the package, if not its own.
     """
 
     open: Callable[[ModelFile, str, int | None], Engine]

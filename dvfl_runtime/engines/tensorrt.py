@@ -59,7 +59,7 @@ def open_engine(
     try:
         return TensorRtEngine(trt, gpu, model, progress or _log_progress())
     except BaseException:
-        with contextlib.suppress(Exception):  # the first error says more
+        with contextlib.suppress(Exception):  # the first error tells more
             gpu.close()
         raise
 
