@@ -53,7 +53,7 @@ class Recognizer:
 
     Raises:
         ArtifactError: if the model file is missing, damaged, foreign or too new, or does not do
-            what its metadata say.
+            what its metadata says.
         EngineUnavailable: if the engine or the device is unknown or not usable here.
         ArgumentError: if `num_threads` is not from 1 to 1024.
     """

@@ -1,4 +1,4 @@
-"""The results of recognition: predictions, segments, and what ran."""
+"""The results of recognition: predictions and segments, and the engine that made them."""
 
 from __future__ import annotations
 

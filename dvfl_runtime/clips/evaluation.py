@@ -78,7 +78,7 @@ def sample_video(source: Source, spec: ClipSpec, views: Views) -> tuple[list[Cli
     if wanted is not None and len(cut) < len(wanted):
         raise SourceError(f"{source.name} gave fewer frames when it was read again; copy it first")
     rows = _rows(len(times), spec, views)
-    # T pictures (H, W, 3) -> (T, H, W, 3), the spatial views of one temporal view side by side
+    # T x (H, W, 3) -> (T, H, W, 3); the spatial views of a temporal view follow each other
     clips = [np.stack([cut[int(i)][s] for i in row]) for row in rows for s in range(views.spatial)]
     return clips, ClipOrigin(
         source=source.name,

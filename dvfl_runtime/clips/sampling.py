@@ -20,10 +20,10 @@ def uniform_indices(
     """Pick frames spread evenly over a trimmed video, as the official validation does.
 
     The video is cut into `num_frames` equal parts; temporal view k of K takes the frame at
-    (k + 0.5) / K of each part, so the only view of one is the centre.
+    (k + 0.5) / K of each part, so a single view takes the centres.
 
     Args:
-        total_frames: frames that were really decoded, not what a header claims.
+        total_frames: frames that were really decoded, not the number in a header.
         num_frames: T.
         frame_interval: the official sampler's interval, frames.
         view: k, counted from 0.

@@ -1,4 +1,4 @@
-"""The windows of one source, for a thread that reads and another one that waits for them."""
+"""The windows of one source, cut while it is read, or when it pauses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class SourceWindows:
     One thread iterates over `read` and then calls `finish`; any thread may call `end_pause`.
 
     Args:
-        windower: cuts the windows; nobody else may use it.
+        windower: cuts the windows; used here alone.
     """
 
     def __init__(self, windower: Windower) -> None:
@@ -70,5 +70,5 @@ class SourceWindows:
 
 
 def _with_arrival(frame: Frame) -> Frame:
-    """Return a frame that has a time of arrival; a live source of the caller's may give none."""
+    """Return a frame with a time of arrival, which a live source of the caller's may leave out."""
     return frame if frame.arrival_ns else frame.replace(arrival_ns=time.monotonic_ns())

@@ -25,7 +25,7 @@ MAX_SIDE_PX = 4096
 MAX_CLIP_PX = 1 << 28  # 1024 frames of 512 x 512
 MAX_WINDOW_S = 3600.0
 
-RESIZE_RATIO = 256 / 224  # of the short side before the crop to the crop: the official one
+RESIZE_RATIO = 256 / 224  # short side before the crop : crop, as in the official pipeline
 
 Crop = Literal["center", "letterbox"]
 

@@ -19,7 +19,7 @@ from dvfl_runtime.sources import Frame
 Pad = Literal["repeat"]
 
 MIN_HOP_S = 0.001  # a guard against a hop that is a typing error, not a limit of the method
-PER_PART = 16  # pictures kept per T-th part of a stretch that may turn out to be a short one
+PER_PART = 16  # pictures kept per T-th part of a stretch that may turn out to be short
 MAX_TIME_S = 1e10  # beyond it a float cannot tell one frame from the next (Unix time is 2e9)
 
 
@@ -281,7 +281,7 @@ class Windower:
     def _forget_the_old(self) -> None:
         """Drop the times and pictures that no later window can need."""
         oldest_s = self._oldest_start_s()
-        # three stay in any case: their distances decide what is picked and what an interval is
+        # three stay in any case: the picks and the interval follow from their distances
         old = min(bisect_left(self._times, oldest_s) - 1, len(self._times) - 3)
         if old > 0:
             del self._times[:old]

@@ -1,4 +1,4 @@
-"""Frame and Source: what every source yields, and the protocol that users may implement."""
+"""Frame, which every source yields, and Source, the protocol that users may implement."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Frame:
         return f"Frame({', '.join(about)})"
 
     def __getstate__(self) -> dict[str, object]:
-        """Return what is pickled: a frame travels with its picture, not with the function."""
+        """Return the state to pickle: a frame travels with its picture, not with the function."""
         return {**vars(self), "_image": self.image}
 
 

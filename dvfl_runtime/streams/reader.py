@@ -20,7 +20,7 @@ class SourceReader(threading.Thread):
     """Reads one source while the engine works.
 
     Args:
-        source: what to read; a `Source` of the caller's stays open.
+        source: the source; a `Source` of the caller's stays open.
         suffix: text after its name, to tell it from others of the same name.
         windows: reads its frames and cuts them into windows.
         queue: where the windows wait; nothing more is read when it is closed.
@@ -84,7 +84,7 @@ class SourceReader(threading.Thread):
         try:
             try:
                 self._read_windows()
-            finally:  # what was read counts, whatever ended it, and nothing newer replaces it
+            finally:  # the frames read so far count, whatever ended the source
                 self._queue.put(self._windows.finish())
         except Exception as err:  # raised again in the thread that asks for predictions
             error = err

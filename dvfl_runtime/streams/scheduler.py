@@ -24,8 +24,8 @@ from dvfl_runtime.streams.window_queue import WindowQueue
 
 _logger = logging.getLogger(__name__)
 
-DEFAULT_MAX_BATCH = 8  # for eight sources and more; one window of each for fewer
-GRACE_S = 2.0  # at the end: how long sources of the caller's may take for one more frame
+DEFAULT_MAX_BATCH = 8  # clips; with fewer sources, one of each
+GRACE_S = 2.0  # how long, at the end, sources of the caller's may take for one more frame
 PAUSE_CHECK_S = 1.0  # how often live sources are asked whether they have paused
 
 
@@ -182,7 +182,7 @@ class Scheduler:
         return Batch(self._clips[: len(origins)], origins, ended)
 
     def _log_error(self, number: int) -> None:
-        """Log the error that ended one of several sources; that of the only one is raised."""
+        """Log the error of one of several sources; `take` raises that of a single source."""
         error = self._queues[number].error
         if error is not None and len(self._queues) > 1:
             _logger.warning(

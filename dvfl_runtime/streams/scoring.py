@@ -19,15 +19,15 @@ from dvfl_runtime.version import __version__
 
 
 class Scorer:
-    """An engine that does what its model file says.
+    """Runs clips through an engine, checks the logits, and makes predictions of them.
 
     Args:
-        artifact: what the file says about itself.
-        engine: what executes it; closed with the scorer, and if the scorer cannot be made.
+        artifact: the metadata of the model file.
+        engine: executes the model; closed with the scorer, and if the graph does not fit.
         model: path of the file, or the artifact's name.
 
     Raises:
-        ArtifactError: if the graph does not do what the file says.
+        ArtifactError: if the graph does not fit the metadata.
     """
 
     def __init__(self, artifact: Artifact, engine: Engine, model: str) -> None:

@@ -104,7 +104,7 @@ class _OpenSegment:
 
 
 class Segmenter:
-    """Does what `segments` does, one prediction at a time, for one source.
+    """Merges the predictions of one source into segments, one at a time; see `segments`.
 
     Args:
         labels: names of the classes.
@@ -155,7 +155,7 @@ class Segmenter:
             return []
         out = self._close_slot(self._last.end_s)
         last = self._current or self._pending
-        assert last is not None  # one of them has the slot
+        assert last is not None  # the closed slot is in one of them
         if self._current is None:  # the stretch is shorter than the minimum
             last.label = last.best()
         elif self._pending is not None:

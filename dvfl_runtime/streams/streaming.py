@@ -52,7 +52,7 @@ def predictions_of(recognised: SourcePredictions) -> Iterator[Prediction]:
 def segments_of(
     recognised: SourcePredictions, labels: Sequence[str], smoothing: Smoothing | None
 ) -> Iterator[Segment]:
-    """Yield the segments of each source; its last ones come when the source has ended."""
+    """Yield the segments of all sources; the last ones of a source come when it has ended."""
     segmenters: dict[int, Segmenter] = {}
     with closing(recognised):
         for number, prediction in recognised:

@@ -1,4 +1,4 @@
-"""The windows of one source that wait for their turn, and the count of the frames that are lost."""
+"""The windows of one source that wait for their turn, and the count of lost frames."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class WindowQueue:
         capacity: windows that may wait.
 
     Attributes:
-        closed: whether nobody will take windows any more.
+        closed: whether no more windows will be taken.
         done: whether the end was taken.
         error: the error that ended the source, if there was one.
     """
@@ -80,7 +80,7 @@ class WindowQueue:
                 return None
             self._covered = max(self._covered, window.frames[1])
             lost, self._lost = self._lost, 0
-            return dataclasses.replace(window, dropped=window.dropped + lost)
+            return dataclasses.replace(window, dropped=window.dropped + lost) if lost else window
 
     def close(self) -> None:
         """End the waiting of the reader."""

@@ -37,7 +37,7 @@ class Numbered:
         return self.windower.push(frame)
 
     def numbers(self, window):
-        """Returns the numbers of the pictures of a window, and lets go of them."""
+        """Return the numbers of the pictures of a window, which is taken."""
         clip = np.empty((len(window.slots), 1, 2, 3), np.uint8)
         window.take(clip)
         return [int.from_bytes(image.tobytes()[:4], "little") for image in clip]
@@ -49,12 +49,12 @@ class Numbered:
 
 
 def run(times, num_frames=4, window_s=1.0, hop_s=None, gaps=(), **options):
-    """Returns the windows as (start, end, numbers of the pictures)."""
+    """Return the windows as (start, end, numbers of the pictures)."""
     return Numbered(num_frames, window_s, hop_s, **options).run(times, gaps)
 
 
 def spans(got):
-    """Returns the (start, end) of windows, to the microsecond."""
+    """Return the (start, end) of windows, to the microsecond."""
     return [(round(float(start_s), 6), round(float(end_s), 6)) for start_s, end_s, _ in got]
 
 
@@ -102,9 +102,9 @@ def test_no_pictures_give_no_window():
 
 @pytest.mark.parametrize("gap_s", [1.01, 1000])
 def test_no_window_spans_a_hole_longer_than_a_window(gap_s):
-    behind = 1.9 + gap_s + np.arange(20) / 10
-    got = run([*(np.arange(20) / 10), *behind], hop_s=0.5)
-    assert [w[0] for w in got] == pytest.approx([0, 0.5, 1, *(behind[0] + [0, 0.5, 1])])
+    after = 1.9 + gap_s + np.arange(20) / 10
+    got = run([*(np.arange(20) / 10), *after], hop_s=0.5)
+    assert [w[0] for w in got] == pytest.approx([0, 0.5, 1, *(after[0] + [0, 0.5, 1])])
     assert all(max(picks) < 20 or min(picks) >= 20 for _, _, picks in got)
 
 
@@ -144,7 +144,7 @@ def test_pictures_further_apart_than_a_window_have_one_each(step_s):
 
 @pytest.mark.parametrize("hop_s", [0.25, 0.5, 1.0])
 @pytest.mark.parametrize("count", [21, 24, 29])
-def test_what_is_behind_the_last_full_window_gets_one_that_ends_with_the_stretch(count, hop_s):
+def test_frames_after_the_last_full_window_get_one_that_ends_with_the_stretch(count, hop_s):
     start_s, end_s, picks = run(np.arange(count) / 10, hop_s=hop_s)[-1]
     assert (start_s, end_s) == pytest.approx((count / 10 - 1, count / 10))
     targets = window_targets(start_s, 1.0, 4)
@@ -303,7 +303,7 @@ def test_windows_are_regular_and_every_frame_lies_in_one(
 
 
 def are_near(picked, known, targets, slack_s):
-    """Says whether no known time is nearer to its target by more than the slack."""
+    """Return whether no known time is nearer to its target by more than the slack."""
     best = np.abs(known[None] - targets[:, None]).min(axis=1)
     return (np.abs(picked - targets) <= best + slack_s + 1e-6).all()
 

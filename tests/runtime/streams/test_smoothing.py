@@ -21,7 +21,7 @@ def prediction(scores, start_s, end_s):
 
 
 def windows(letters, hop_s=0.5, window_s=2.0, sure=0.9, start_s=0.0):
-    """Returns one prediction per letter: i, w or b."""
+    """Return one prediction per letter: i, w or b."""
     out = []
     for k, letter in enumerate(letters):
         scores = np.full(3, (1 - sure) / 2)

@@ -1,4 +1,4 @@
-"""Several sources, live sources, and the threads behind them."""
+"""Several sources, live sources, and the threads that read them."""
 
 import gc
 import itertools
@@ -71,7 +71,7 @@ def no_thread_is_left_behind():
 
 
 def counting(batches=None, sleep_s=0.0):
-    """Returns a recogniser whose engine notes the sizes of its batches and takes its time."""
+    """Return a recogniser whose engine notes the sizes of its batches and takes its time."""
 
     def scores(clips):
         if batches is not None:
@@ -253,8 +253,8 @@ def test_frames_that_no_prediction_shows_are_counted():
     assert len(rest) <= 2
     # 200 frames in 10 s: the first window shows 20 of them and the others 20 each
     shown = {n for p in [first, *rest] for n in range(round(p.start_s * 20), round(p.end_s * 20))}
-    behind = round(rest[-1].end_s * 20)
-    assert sum(p.dropped_frames for p in rest) == behind - len(shown)
+    count = round(rest[-1].end_s * 20)
+    assert sum(p.dropped_frames for p in rest) == count - len(shown)
 
 
 def test_latency_of_a_live_source_counts_from_the_newest_picture():
