@@ -136,7 +136,7 @@ def is_live(name: str) -> bool:
 
 
 def display_name(source: SourceLike) -> str:
-    """Return the name by which people are told of a source, which need not be open."""
+    """Return the name of a source in messages; it need not be open."""
     if isinstance(source, Source):
         return source.name
     if isinstance(source, (str, int, os.PathLike)):
@@ -190,7 +190,7 @@ def _open_object(source: object, fps: float | None) -> Source:
 
 
 def _address_problem(text: str) -> str:
-    """Return why an address cannot be opened; "" if it is none, but a path."""
+    """Return why an address cannot be opened; "" for a path."""
     if _UNSUPPORTED.match(text):
         return f"of addresses only rtsp:// and http:// are supported; pass {_NAMES}"
     if _begins_with(text, ["file://"]):

@@ -196,9 +196,9 @@ class Decoder:
         """Note that pictures are damaged from a packet on; return the whole ones before it.
 
         Args:
-            number: of the packet.
-            reason: why.
-            pictures: came out of the decoder and were not yet accepted.
+            number: number of the packet.
+            reason: what is wrong.
+            pictures: pictures that came out of the decoder and were not yet accepted.
         """
         self.doubtful = True
         if not self._is_exact:

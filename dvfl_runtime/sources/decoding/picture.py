@@ -36,7 +36,7 @@ class Orientation(NamedTuple):
         return np.ascontiguousarray(image)
 
 
-class Orientations:
+class OrientationTracker:
     """Follows the orientation of the pictures of a stream.
 
     A container states one for all its pictures. Inside an H.264 or H.265 stream a keyframe states
@@ -51,7 +51,7 @@ class Orientations:
         # memory of every picture until Python's next full garbage collection: 150 MB after 30 s
         self._side_data: Any = SideDataContainer
 
-    def of(self, raw: VideoFrame) -> Orientation:
+    def update(self, raw: VideoFrame) -> Orientation:
         """Return the orientation of the next picture, to the nearest quarter of a turn."""
         data = self._side_data(raw).get("DISPLAYMATRIX")
         if data is not None:

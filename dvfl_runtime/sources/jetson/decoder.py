@@ -19,7 +19,7 @@ import numpy as np
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import printable, shown
 from dvfl_runtime.sources.decoding.container import packets_of
-from dvfl_runtime.sources.decoding.picture import Orientations
+from dvfl_runtime.sources.decoding.picture import OrientationTracker
 from dvfl_runtime.sources.frame import Frame
 from dvfl_runtime.sources.jetson.pipelines import PARSERS, file_pipeline, is_jetson, rtsp_pipeline
 from dvfl_runtime.sources.live.capture import (
@@ -75,7 +75,7 @@ class JetsonFileSource(RecordedSource):
                 first = next(container.decode(stream))
             except (av.FFmpegError, StopIteration) as err:
                 raise SourceError(f"no frame of {name} can be decoded; record it again") from err
-            self._orientation = Orientations().of(first)
+            self._orientation = OrientationTracker().update(first)
         pipeline = file_pipeline(path, kind, codec)
         if pipeline is None:
             raise SourceError(

@@ -29,12 +29,12 @@ _EVERY_BGR = f"{BGR} ! appsink drop=false max-buffers=4 sync=false"
 
 @dataclass(frozen=True)
 class CsiCamera:
-    """A camera on the CSI connector, as csi://0?width=1280&height=720&fps=30 names it.
+    """A camera on the CSI connector, such as csi://0?width=1280&height=720&fps=30.
 
     Attributes:
-        sensor: its number.
-        width: of the pictures, pixels.
-        height: of the pictures, pixels.
+        sensor: number of the sensor.
+        width: width of the pictures, pixels.
+        height: height of the pictures, pixels.
         fps: frames per second; the sensor must have a mode with this rate and size.
         flip: nvvidconv's flip-method: 0 none, 2 upside down, 1 and 3 a quarter of a turn.
     """

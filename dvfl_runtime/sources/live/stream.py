@@ -13,7 +13,7 @@ from dvfl_runtime.errors.addresses import shown
 from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.decoding.container import packets_of
 from dvfl_runtime.sources.decoding.decoder import Decoder
-from dvfl_runtime.sources.decoding.picture import Orientations, upright_rgb
+from dvfl_runtime.sources.decoding.picture import OrientationTracker, upright_rgb
 from dvfl_runtime.sources.live.grabber import Grabbed
 from dvfl_runtime.sources.web import READ_TIMEOUT_S
 
@@ -51,7 +51,7 @@ class StreamGrabber:
         self._name = shown(url)
         self._timeout_s = read_timeout_s
         self._container: InputContainer | None = None
-        self._orientations = Orientations()
+        self._orientation = OrientationTracker()
         self._pictures: Iterator[VideoFrame] = iter(())
 
     @property
@@ -89,7 +89,7 @@ class StreamGrabber:
         raw = next(self._pictures, None)
         if raw is None:
             raise ConnectionError("the server ended the stream")
-        return Grabbed(partial(upright_rgb, raw, self._orientations.of(raw)), self._stamp_s(raw))
+        return Grabbed(partial(upright_rgb, raw, self._orientation.update(raw)), self._stamp_s(raw))
 
     def close(self) -> None:
         """Disconnect."""
@@ -142,7 +142,7 @@ class StreamGrabber:
 
 
 def libav_reason(err: av.FFmpegError) -> str:
-    """Return what an error of libav says, in words for a user."""
+    """Return the reason in an error of libav, in words for a user."""
     if err.strerror == "Immediate exit requested":  # what libav calls a read that took too long
         return "no answer in time"
     return err.strerror or type(err).__name__

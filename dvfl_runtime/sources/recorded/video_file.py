@@ -1,17 +1,19 @@
-"""Reads the packets of a video file, and what its container says of times."""
+"""Reads the whole pictures of a video file, and their times as its container states them."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from fractions import Fraction
+from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.decoding.container import open_container, packets_of
-from dvfl_runtime.sources.decoding.decoder import Decoder
+from dvfl_runtime.sources.decoding.decoder import BEGINS, Decoder
 from dvfl_runtime.sources.decoding.picture import MAX_PIXELS
 from dvfl_runtime.sources.recorded.media import NAMELESS, Readable, Video, advice_of, name_of
 from dvfl_runtime.sources.timestamps import FileTimestamps
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
+MAX_THREADS = 4  # each thread of the codec holds one more decoded picture
 DEFAULT_FPS = 25  # where nothing states a rate
 NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS, libav's flag of formats that store none
 
@@ -31,11 +34,11 @@ class VideoFile:
 
     Args:
         video: the path of a file, or another object that can be opened again and again.
-        num_threads: of the decoder.
+        num_threads: threads of the decoder.
         fps: the rate of a file that has no timestamps.
 
     Attributes:
-        num_threads: of the decoder.
+        num_threads: threads of the decoder.
         error: why the packets ended before the file did; empty if they did not.
 
     Raises:
@@ -45,7 +48,7 @@ class VideoFile:
     def __init__(self, video: Video, num_threads: int, fps: float | None) -> None:
         self.num_threads = num_threads
         self.error = ""
-        with ExitStack() as stack:  # PyAV closes files that it opened itself, and no other
+        with ExitStack() as stack:  # PyAV closes only files that it opened itself
             data = None if isinstance(video, Path) else stack.enter_context(closing(video.open()))
             self._container, self._stream = open_video(video, data)
             stack.callback(self._container.close)
@@ -54,7 +57,8 @@ class VideoFile:
         self._stream.codec_context.thread_count = num_threads
         self._path = video if isinstance(video, Path) else None
         self._is_avi = self._container.format.name == "avi"
-        form = self._container.format  # bare video: pictures without timestamps
+        form = self._container.format
+        # bare video: pictures one after another, without timestamps
         self._is_bare = bool(int(form.flags) & NO_TIMESTAMPS) or form.name.endswith("_pipe")
         self._fps = fps if self._is_bare else None
 
@@ -123,6 +127,114 @@ class VideoFile:
     def close(self) -> None:
         """Close the file."""
         self._opened.close()
+
+
+class _Picture(NamedTuple):
+    """A whole picture, its timestamp, and how many of the file were left out before it."""
+
+    raw: VideoFrame
+    ticks: int | None
+    left_out: int
+
+
+class _Keyframe(NamedTuple):
+    """A keyframe's packet and number, and how many pictures were left out before it."""
+
+    packet: int = 0
+    picture: int = 0
+    left_out: int = 0
+
+
+class PictureReader:
+    """Reads the whole pictures of a file, in up to three passes.
+
+    The first pass decodes with threads. If anything is wrong it ends, and the next pass goes on
+    from the last keyframe without threads, because only then it is known which pictures are whole.
+    If none is whole, the last pass takes the pictures that the decoder could conceal.
+
+    Attributes:
+        count: pictures handed out.
+        left_out: pictures of the file that are not whole.
+        damage: what was wrong first; empty if nothing was.
+        damaged_after: number of the last good picture before it, -1 for none.
+    """
+
+    def __init__(self, video: Video, fps: float | None) -> None:
+        self.count = self.left_out = 0
+        self.damage, self.damaged_after = "", -1
+        self._video, self._fps = video, fps
+        self._keyframe = _Keyframe()  # where the next pass begins
+        self._file = VideoFile(video, min(MAX_THREADS, os.cpu_count() or 1), fps)
+
+    @property
+    def codec(self) -> str:
+        """FFmpeg's name of the decoder."""
+        return self._file.codec
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the packets ended before the file did."""
+        return bool(self._file.error)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def pictures(self) -> Iterator[tuple[VideoFrame, float]]:
+        """Yield the pictures and their times, seconds, in the order in which they are shown."""
+        timestamps: FileTimestamps | None = None
+        for picture, following in pairwise(chain(self._whole_pictures(), [None])):
+            assert picture is not None  # only `following` can be
+            raw, ticks, left_out = picture
+            timestamps = timestamps or self._file.timestamps_from(raw)
+            yield raw, timestamps.time_s(ticks, following and following.ticks, left_out)
+
+    def _whole_pictures(self) -> Iterator[_Picture]:
+        strict = True
+        while True:
+            start = self._keyframe
+            decoder = self._file.decoder(start.packet, strict=strict)
+            yield from self._one_pass(decoder, start)
+            self.left_out = start.left_out + decoder.left_out
+            if not self._needs_exact_pass(decoder):
+                if not strict or self.count or not self.damage:
+                    return
+                strict = False
+            self._file.close()
+            self._file = VideoFile(self._video, 1, self._fps)
+
+    def _one_pass(self, decoder: Decoder, start: _Keyframe) -> Iterator[_Picture]:
+        number = start.picture
+        for pictures in self._decoded(decoder, start.packet):
+            begins = decoder.reason == BEGINS
+            self._note_damage(decoder.reason, -1 if begins else number + len(pictures) - 1)
+            for raw in pictures:
+                if (packet := decoder.keyframe_packet(raw)) is not None:
+                    self._keyframe = _Keyframe(packet, number, start.left_out + decoder.left_out)
+                number += 1
+                if number > self.count:  # not yet handed out by the pass before
+                    self.count = number
+                    left_out = start.left_out + decoder.left_out
+                    yield _Picture(raw, self._file.timestamp(raw), left_out)
+        self._note_damage(self._file.error, number - 1)
+
+    def _decoded(self, decoder: Decoder, first: int) -> Iterator[list[VideoFrame]]:
+        """Yield the whole pictures after each packet from number `first` on."""
+        for number, packet in enumerate(self._file.packets()):
+            if number >= first:
+                yield decoder.decode(packet)
+                if self._needs_exact_pass(decoder):
+                    return
+        pictures = decoder.finish()
+        if not self._needs_exact_pass(decoder):
+            yield pictures
+
+    def _needs_exact_pass(self, decoder: Decoder) -> bool:
+        return decoder.doubtful and self._file.num_threads > 1
+
+    def _note_damage(self, reason: str, last_good: int) -> None:
+        if reason and not self.damage:
+            self.damage, self.damaged_after = reason, last_good
 
 
 def open_video(video: Video, data: Readable | None = None) -> tuple[InputContainer, VideoStream]:

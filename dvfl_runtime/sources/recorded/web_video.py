@@ -60,7 +60,7 @@ class WebVideo:
 
 
 class WebFile:
-    """A file at an address, with the methods that libav needs to read in it and seek.
+    """A file at an address, with the methods that libav needs: read, seek and tell.
 
     A server without support for ranges is read from the beginning again for each step back.
 
