@@ -76,8 +76,8 @@ def make_plan(args: argparse.Namespace, demo_clip: Path, new_folders: ExitStack)
         check_overlay_suffix(Path(args.overlay))
     is_srt = segment_format == ".srt"
     shared, subtitles = (None, args.segments) if is_srt else (args.segments, None)
-    overlay_files = _files("--overlay", args.overlay, ".mp4", sources, new_folders)
-    subtitle_files = _files("--segments", subtitles, ".srt", sources, new_folders)
+    overlay_files = _output_files("--overlay", args.overlay, ".mp4", sources, new_folders)
+    subtitle_files = _output_files("--segments", subtitles, ".srt", sources, new_folders)
     inputs = [("a source", name) for name in sources if not is_live(name)]
     check_places(
         [
@@ -140,7 +140,7 @@ def _segment_format(args: argparse.Namespace) -> str | None:
     return suffix
 
 
-def _files(
+def _output_files(
     option: str, place: str | None, suffix: str, sources: Sequence[str], new_folders: ExitStack
 ) -> Sequence[Path | None]:
     """Return the file for each source, for an output with one file per source."""
@@ -179,7 +179,7 @@ def _files_in(folder: str, sources: Sequence[str], suffix: str) -> list[Path]:
     """Return a file for each source, named after it; no two are the same."""
     names: dict[str, str] = {}  # without capitals, as some file systems compare names -> name
     for source in sources:
-        stem = name = _stem(source)
+        stem = name = _file_name(source)
         number = 1
         while name.casefold() in names:
             number += 1
@@ -188,7 +188,7 @@ def _files_in(folder: str, sources: Sequence[str], suffix: str) -> list[Path]:
     return [Path(folder, name + suffix) for name in names.values()]
 
 
-def _stem(source: str) -> str:
+def _file_name(source: str) -> str:
     if not is_live(source) and "://" not in source:
         return Path(os.path.abspath(source)).stem or "source"
     name = f"camera_{source}" if source.isdecimal() else display_name(source)

@@ -86,7 +86,7 @@ class VideoFile:
         if self._first is None:
             raise OutputError(f"no video to write to {self._path.name}: there was no picture")
         container, stream = self._output or self._begin(*self._first, SINGLE_PICTURE_S)
-        with self._reporting():
+        with self._translating_errors():
             container.mux(stream.encode())
             self._finished = True
             container.close()
@@ -104,7 +104,7 @@ class VideoFile:
         """Open the file and encode the first picture."""
         rate = Fraction(min(max(1 / step_s, 1e-3), MAX_RATE_HZ)).limit_denominator(1001)
         codec = next(name for name in ENCODERS if name in self._av.codecs_available)
-        with self._reporting():
+        with self._translating_errors():
             # "file:" keeps a colon in a name from being read as a protocol
             options = {"movflags": "faststart"} if self._path.suffix.lower() != ".mkv" else {}
             container = self._av.open(f"file:{self._path}", "w", options=options)
@@ -133,11 +133,11 @@ class VideoFile:
         frame = self._av.VideoFrame.from_ndarray(planes, format="yuv420p")
         frame.pts, frame.time_base = tick, Fraction(1, TICKS_HZ)
         frame.colorspace, frame.color_range = BT601, STUDIO
-        with self._reporting():
+        with self._translating_errors():
             container.mux(stream.encode(frame))
 
     @contextlib.contextmanager
-    def _reporting(self) -> Iterator[None]:
+    def _translating_errors(self) -> Iterator[None]:
         """Turn libav's errors into OSErrors, which the owner of the file explains with its name."""
         try:
             yield
