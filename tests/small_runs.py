@@ -8,7 +8,7 @@ import videos
 
 from dvfl_models import read_checkpoint
 from dvfl_models.recipe.recipe import Recipe, recipe_from
-from dvfl_models.training.starting import TrainOptions
+from dvfl_models.training.launch import TrainOptions
 
 RESUME = TrainOptions(resume=True)
 ON_CPU = TrainOptions(cpu=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dvfl_models.data.clip_sets import clip_set
+from dvfl_models.data.opening import open_clips
 from dvfl_models.recipe.recipe import read_recipe
 from dvfl_models.rendered.demo import DEMO_TIMELINE, demo_label
 from dvfl_runtime import Recognizer
@@ -47,7 +47,7 @@ def test_the_model_says_what_it_was_trained_on_and_how_good_it_is() -> None:
 
 def test_rendered_clips_are_recognised_as_the_file_says() -> None:
     recipe = read_recipe("actions5")
-    clips = clip_set(recipe.test[0], recipe)  # hard scenes
+    clips = open_clips(recipe.test[0], recipe)  # hard scenes
     with Recognizer() as recognizer:
         right = [
             recognizer.predict(clip).class_id == class_id

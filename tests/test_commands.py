@@ -179,7 +179,7 @@ def test_warnings_are_told_from_progress_and_speak_of_options(
     command = Parser(prog="dvfl-train")
     command.add_argument("--device")
     log_lines(command)
-    log = logging.getLogger("dvfl_models.training.train")
+    log = logging.getLogger("dvfl_models.training.trainer")
     monkeypatch.setattr(log, "level", logging.INFO)
     log.info("step %d", 1)
     log.warning("step %d is skipped; pass device='cpu'", 2)

@@ -26,9 +26,9 @@ from dvfl_runtime.version import __version__
 if TYPE_CHECKING:
     from dvfl_export.evaluation import Candidate
     from dvfl_models.data.clips import ClipSet
-    from dvfl_models.recipe.parts import DataPart
     from dvfl_models.recipe.recipe import Recipe
-    from dvfl_models.training.evaluate import Confusion
+    from dvfl_models.recipe.tables import DataTable
+    from dvfl_models.training.confusion import Confusion
 
 EPILOG = """\
 examples:
@@ -123,11 +123,11 @@ def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
     """The test sets, opened with the labels and the clips of the model."""
     import pydantic
 
-    from dvfl_models.data.clip_sets import clip_set
-    from dvfl_models.recipe.parts import VideosPart
+    from dvfl_models.data.opening import open_clips
     from dvfl_models.recipe.recipe import read_recipe
+    from dvfl_models.recipe.tables import VideosTable
 
-    parts: tuple[DataPart, ...]
+    parts: tuple[DataTable, ...]
     if args.dataset in recipe_names() or args.dataset.endswith(".toml"):
         recipe = read_recipe(args.dataset, args.set)
         if recipe.labels != candidate.labels:
@@ -143,15 +143,15 @@ def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
                   "format": args.format, "root": args.root, "split": args.split,
                   "subset": "test"}  # fmt: skip
         try:
-            parts = (VideosPart.model_validate(values),)
+            parts = (VideosTable.model_validate(values),)
         except pydantic.ValidationError as err:
             first = err.errors()[0]
             raise RecipeError(f"--{first['loc'][0]}: {first['msg']}") from err
     opened = _as_recipe(candidate, parts)
-    return [clip_set(part, opened) for part in parts]
+    return [open_clips(part, opened) for part in parts]
 
 
-def _as_recipe(candidate: Candidate, parts: Sequence[DataPart]) -> Recipe:
+def _as_recipe(candidate: Candidate, parts: Sequence[DataTable]) -> Recipe:
     """What `clip_set` needs to know of the model."""
     from dvfl_models.recipe.recipe import recipe_from
 

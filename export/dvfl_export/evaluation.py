@@ -21,11 +21,11 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dvfl_models.data.clips import ClipSet
+from dvfl_models.data.clips import ClipSet, to_batch
 from dvfl_models.data.video_clips import VideoClips, check_corrupt
 from dvfl_models.network.checkpoint import model_of, read_checkpoint
 from dvfl_models.recipe.labels import labels_of, spec_of
-from dvfl_models.training.evaluate import Confusion, count, to_batch
+from dvfl_models.training.confusion import Confusion, count
 from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.clips.evaluation import Views, sample_video
 from dvfl_runtime.clips.spec import ClipSpec

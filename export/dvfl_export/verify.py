@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dvfl_export.sample_clips import Images
-from dvfl_models.training.evaluate import to_batch
+from dvfl_models.data.clips import to_batch
 from dvfl_runtime.artifact import ModelFile, Precision
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import installed_engines, open_engine

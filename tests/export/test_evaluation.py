@@ -16,7 +16,7 @@ from dvfl_export.evaluation import open_candidate
 from dvfl_models import build_model, read_checkpoint
 from dvfl_models.network.checkpoint import save_checkpoint
 from dvfl_models.recipe.labels import read_labels
-from dvfl_models.training.evaluate import wilson
+from dvfl_models.training.confusion import wilson
 from dvfl_runtime import ClipSpec, Recognizer
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 

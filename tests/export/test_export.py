@@ -25,10 +25,10 @@ from dvfl_export import export as export_function
 from dvfl_export.cli import main, parser
 from dvfl_export.deploy.form import CONTEXTS
 from dvfl_models import VARIANTS, build_model, save_checkpoint
+from dvfl_models.data.clips import to_batch
 from dvfl_models.network.video_focalnet import VideoFocalNet, init_weights
 from dvfl_models.recipe.labels import DATASETS, read_labels
 from dvfl_models.rendered.synthetic import render_clip
-from dvfl_models.training.evaluate import to_batch
 from dvfl_runtime import ClipSpec, Recognizer
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.engines.cuda import cuda_problem

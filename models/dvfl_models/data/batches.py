@@ -7,8 +7,7 @@ of processes that share it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,16 +15,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from dvfl_models.data.augment import ClipAugmentation, PairMix, ResizedCrop, degrade
-from dvfl_models.data.clip_sets import clip_set
-from dvfl_models.data.clips import Clip
-from dvfl_models.data.video_clips import VideoClips, files_of
+from dvfl_models.data.augment import ClipAugmentation, ResizedCrop, degrade
+from dvfl_models.data.clips import Sample
+from dvfl_models.data.mixing import PairMix
+from dvfl_models.data.opening import files_of, open_clips
+from dvfl_models.data.video_clips import VideoClips
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.rendered.figures import JOINTS
 from dvfl_runtime.errors import RecipeError
 
-# first numbers of the seeds of what is drawn per clip and per pair; batches begin with the seed
-_CLIP, _PAIR = 1, 2
+# First number of the seeds of a clip, so that no clip draws as a pair of `mixing` (2) or a clip of
+# `train_as_test` (3) does. The seeds of a step begin with the recipe's seed.
+_SEED = 1
 
 
 class Batch(NamedTuple):
@@ -52,25 +53,29 @@ class TrainingBatches(Dataset[Batch]):
     """Item `step` is the batch of that step.
 
     Args:
-        recipe: says how many clips a step has over all processes.
+        recipe: its `batch_size` is the number of clips of a step over all processes.
         process: number of this process; it gets a part of each step's clips.
         processes: how many there are.
+
+    Attributes:
+        recipe: with its steps resolved.
+        sets: the opened `train` tables.
+        files: those of them that read video files.
 
     Raises:
         RecipeError: if a data set is missing, a label has no videos, or a batch cannot be divided.
     """
 
     def __init__(self, recipe: Recipe, process: int = 0, processes: int = 1) -> None:
-        self.sets = [clip_set(part, recipe, training=True) for part in recipe.train]
+        self.sets = [open_clips(table, recipe, training=True) for table in recipe.train]
         self.videos = [clips for clips in self.sets if isinstance(clips, VideoClips)]
         self.files = files_of(self.sets)
         if len(self.videos) == len(self.sets):  # nothing is rendered
             _check_classes(self.videos, recipe.labels)
         self.recipe = recipe.with_epoch_of(sum(map(len, self.videos)))
-        weights = np.asarray([part.weight for part in recipe.train])
+        weights = np.asarray([table.weight for table in recipe.train])
         self.shares = weights / weights.sum()
-        self.degraded, self.variants = recipe.augment.degrade, recipe.augment.seeds
-        self.augment = ClipAugmentation(recipe.augment)
+        self.augmentation = ClipAugmentation(recipe.augment)
         self.crop = ResizedCrop(recipe.augment, recipe.spec.size)
         self.mix = PairMix(recipe.augment, len(recipe.labels))
         self.mine = _part_of(recipe, process, processes, pairs=self.mix.active)
@@ -81,107 +86,70 @@ class TrainingBatches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         joints = None
         if self.recipe.optim.epochs:
-            clips, classes, names = self._by_epoch(step)
+            clips, samples = self._by_epoch(step)
         else:
-            clips, classes, names, joints = self._by_class(step)
-        targets = classes
+            clips, samples, joints = self._by_class(step)
+        targets = classes = torch.tensor([sample.class_id for sample in samples])
         if self.mix.active:
-            clips, targets = self._mixed(step, clips, classes)
+            first = (self.mine.start or 0) // 2
+            clips, targets = self.mix.mix_batch(clips, classes, (self.recipe.seed, step), first)
+        names = [sample.name for sample in samples]
         corrupt = [f"{s.name}\t{path}" for s in self.files for path in sorted(s.corrupt)]
         return Batch(clips, classes, targets, names, corrupt, joints)
 
-    def _by_class(self, step: int) -> tuple[Tensor, Tensor, list[str], Tensor | None]:
+    def _by_class(self, step: int) -> tuple[Tensor, list[Sample], Tensor | None]:
         """Tables by weight, classes equally likely; one generator for all clips of the step.
 
         So every process draws the clips of all: rendering and small cached videos are cheap.
         """
         rng = np.random.default_rng([self.recipe.seed, step])
-        clips, classes, names, joints = [], [], [], []
-        unknown = np.full((self.recipe.spec.num_frames, len(JOINTS), 2), np.nan)
+        clips, samples = [], []
         for _ in range(self.recipe.optim.batch_size):
             sample = self.sets[int(rng.choice(len(self.sets), p=self.shares))].sample(rng)
-            clips.append(self._cropped(degrade(sample.clip, rng, self.degraded), rng))
-            classes.append(sample.class_id)
-            names.append(sample.name)
-            joints.append(unknown if sample.joints is None else sample.joints)
-        batch, found = torch.stack(clips), torch.tensor(classes)[self.mine]
-        if not self.recipe.optim.joints:
-            return self._augmented(batch, rng)[self.mine], found, names[self.mine], None
-        places = torch.from_numpy(np.stack(joints)).float()
-        with _seeded(rng):
-            batch, places = self.augment.with_points(_floats(batch), places)
-        return batch[self.mine], found, names[self.mine], places[self.mine]
+            clips.append(self._cropped(sample, rng))
+            samples.append(sample)
+        joints = self._joints(samples) if self.recipe.optim.joints else None
+        batch, joints = self.augmentation.augment(torch.stack(clips), rng, joints)
+        return batch[self.mine], samples[self.mine], None if joints is None else joints[self.mine]
 
-    def _by_epoch(self, step: int) -> tuple[Tensor, Tensor, list[str]]:
+    def _by_epoch(self, step: int) -> tuple[Tensor, list[Sample]]:
         """Each video once per epoch, in another order each time; one generator per clip.
 
         Of a recipe with `augment.seeds` a video comes back as it was after so many epochs.
         """
-        clips, classes, names = [], [], []
+        clips, samples = [], []
         batch_size, seed = self.recipe.optim.batch_size, self.recipe.seed
         epoch, within = divmod(step, len(self) // self.recipe.optim.epochs)
+        variant = epoch % self.recipe.augment.seeds if self.recipe.augment.seeds else epoch
         order = np.random.default_rng([seed, epoch]).permutation(sum(map(len, self.videos)))
         for position in range(within * batch_size, (within + 1) * batch_size)[self.mine]:
-            where = int(order[position % len(order)])
-            variant = epoch % self.variants if self.variants else epoch
-            rng = np.random.default_rng([_CLIP, seed, variant, where])
+            index = int(order[position % len(order)])  # over the videos of all tables
+            rng = np.random.default_rng([_SEED, seed, variant, index])
             for videos in self.videos:
-                if where < len(videos):
+                if index < len(videos):
                     break
-                where -= len(videos)
-            sample = videos.take(videos.entries, where, rng)
-            clip = self._cropped(degrade(sample.clip, rng, self.degraded), rng)
-            clips.append(self._augmented(clip.unsqueeze(0), rng).squeeze(0))
-            classes.append(sample.class_id)
-            names.append(sample.name)
-        return torch.stack(clips), torch.tensor(classes), names
+                index -= len(videos)
+            sample = videos.sample_of(videos.entries, index, rng)
+            clip = self._cropped(sample, rng)
+            clips.append(self.augmentation.augment(clip.unsqueeze(0), rng)[0].squeeze(0))
+            samples.append(sample)
+        return torch.stack(clips), samples
 
-    def _cropped(self, images: Clip, rng: np.random.Generator) -> Tensor:
-        """(T, h, w, 3) -> (T, H, W, 3) uint8."""
-        clip = torch.from_numpy(images)
-        if self.crop.steps is None:
-            return clip
-        with _seeded(rng):
-            cut: Tensor = self.crop(clip.permute(0, 3, 1, 2).float())
-        return cut.permute(0, 2, 3, 1).round().clamp(0, 255).to(torch.uint8)
+    def _cropped(self, sample: Sample, rng: np.random.Generator) -> Tensor:
+        """(T, h, w, 3) -> (T, H, W, 3) uint8, degraded before the crop."""
+        return self.crop.crop(degrade(sample.clip, rng, self.recipe.augment.degrade), rng)
 
-    def _augmented(self, clips: Tensor, rng: np.random.Generator) -> Tensor:
-        """(B, T, H, W, 3) uint8 -> (B, T, 3, H, W) in 0-1."""
-        with _seeded(rng):
-            out: Tensor = self.augment(_floats(clips))
-            return out
-
-    def _mixed(self, step: int, clips: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        mixed = []
-        first = (self.mine.start or 0) // 2
-        for number, (pair, kinds) in enumerate(_pairs(clips, classes), first):
-            rng = np.random.default_rng([_PAIR, self.recipe.seed, step, number])
-            with _seeded(rng):
-                mixed.append(self.mix(pair, kinds, rng))
-        return torch.cat([pair for pair, _ in mixed]), torch.cat([share for _, share in mixed])
-
-
-@contextmanager
-def _seeded(rng: np.random.Generator) -> Iterator[None]:
-    """Seeds torch's generator, which kornia draws from, and leaves it as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(rng.integers(2**31)))
-        yield
-
-
-def _floats(clips: Tensor) -> Tensor:
-    """(B, T, H, W, 3) uint8 -> (B, T, 3, H, W) in 0-1."""
-    return clips.permute(0, 1, 4, 2, 3).float() / 255
-
-
-def _pairs(clips: Tensor, classes: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    return zip(clips.split(2), classes.split(2), strict=True)
+    def _joints(self, samples: Sequence[Sample]) -> Tensor:
+        """Return the joints of clips, (B, T, 13, 2) in pixels, NaN where they are unknown."""
+        unknown = np.full((self.recipe.spec.num_frames, len(JOINTS), 2), np.nan)
+        joints = [unknown if sample.joints is None else sample.joints for sample in samples]
+        return torch.from_numpy(np.stack(joints)).float()
 
 
 def _check_classes(videos: Sequence[VideoClips], labels: Sequence[str]) -> None:
     found = {class_id for clips in videos for class_id in clips.classes}
     if absent := [label for class_id, label in enumerate(labels) if class_id not in found]:
-        where = ", ".join(clips.part.index for clips in videos)
+        where = ", ".join(clips.table.index for clips in videos)
         raise RecipeError(
             f"no video to train on has a label of {absent} ({where}); add some, or take it out of "
             f"labels"
@@ -189,7 +157,7 @@ def _check_classes(videos: Sequence[VideoClips], labels: Sequence[str]) -> None:
 
 
 def _part_of(recipe: Recipe, process: int, processes: int, *, pairs: bool) -> slice:
-    """Which clips of a step a process computes."""
+    """Return which clips of a step a process computes."""
     unit = processes * recipe.optim.accumulate * (2 if pairs else 1)
     size = recipe.optim.batch_size
     if size % unit:

@@ -1,17 +1,22 @@
-"""What a set of clips is, whatever they come from."""
+"""Clips as training reads them, sets of them, and the form in which a network takes them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+
+from dvfl_runtime.clips.spec import ClipSpec
 
 Clip = NDArray[np.uint8]
 
 
 class Sample(NamedTuple):
-    """A clip of training.
+    """A clip to train on.
 
     Attributes:
         clip: (T, H, W, 3), or as large as the video if a random crop is to follow.
@@ -27,15 +32,33 @@ class Sample(NamedTuple):
 
 
 class ClipSet(Protocol):
-    """Clips of one origin."""
+    """The clips that one table of a recipe describes: random ones to train on, fixed ones to test.
+
+    Attributes:
+        name: of the table.
+    """
 
     name: str
 
     def sample(self, rng: np.random.Generator) -> Sample:
-        """A random clip, classes equally likely."""
+        """Return a random clip; all classes are equally likely."""
 
     def __len__(self) -> int:
-        """Clips of the fixed test set."""
+        """Return the number of clips of the fixed test set."""
 
     def __getitem__(self, index: int) -> tuple[Clip, int]:
-        """Clip (T, H, W, 3) and class of the fixed test set."""
+        """Return a clip (T, H, W, 3) of the fixed test set and its class."""
+
+
+def to_batch(clips: Sequence[Clip], spec: ClipSpec) -> Tensor:
+    """Preprocessed clips (T, H, W, 3) uint8 -> (B, T, 3, H, W) normalised float."""
+    # (B, T, H, W, C) -> (B, T, C, H, W)
+    stacked = torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3)
+    return normalise(stacked.float() / 255, spec)
+
+
+def normalise(clips: Tensor, spec: ClipSpec) -> Tensor:
+    """Clips (..., 3, H, W) in 0-1 -> what the network takes."""
+    mean = torch.tensor(spec.mean, device=clips.device).view(3, 1, 1)
+    std = torch.tensor(spec.std, device=clips.device).view(3, 1, 1)
+    return (clips * 255 - mean) / std

@@ -1,36 +1,19 @@
-"""Lists of labelled videos, in the formats that the published data sets come in.
-
-- index: a CSV with a header, columns `file`, `label` and any others; or a folder without labels.
-- list: lines `path,label` or `path label`; a label is a name or its number.
-- folders: a folder with a folder of videos per class.
-- ucf: UCF101's `trainlist01.txt` and `testlist01.txt`, lines `Class/v_Class_g01_c01.avi [number]`.
-- hmdb: HMDB51's folder of `<class>_test_split<n>.txt`; videos are `<class>/<name>.avi`.
-- kinetics: a CSV with `label`, `youtube_id`, `time_start` and `time_end`; videos are
-  `<id>_<start>_<end>.mp4`, flat or in folders by label.
-- ssv2: a JSON list with `id` and `template` or `label`; videos are `<id>.webm`.
-"""
+"""The labelled videos of a data set: listed, filtered, told apart by their source."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePath
 
-from dvfl_models.recipe.parts import VideosPart
+from dvfl_models.data.list_formats import Row, read_rows
+from dvfl_models.recipe.tables import VideosTable
 from dvfl_runtime.errors import RecipeError
-from dvfl_runtime.files import read_text
-from dvfl_runtime.sources.folders import is_video
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, str]
 
 GROUP_COLUMNS = ("sequence", "person", "cluster")
 _UCF = re.compile(r"v_(\w+?_g\d+)_c\d+$")
@@ -53,7 +36,7 @@ class Entry:
     group: str = ""
 
 
-def list_videos(part: VideosPart, labels: Sequence[str]) -> list[Entry]:
+def list_videos(part: VideosTable, labels: Sequence[str]) -> list[Entry]:
     """The videos of a data set that its filters keep and whose label is one of `labels`.
 
     Raises:
@@ -127,7 +110,7 @@ def fingerprint(entries: Iterable[Entry]) -> str:
 
 
 def _labelled(
-    rows: Iterable[Row], part: VideosPart, labels: Sequence[str]
+    rows: Iterable[Row], part: VideosTable, labels: Sequence[str]
 ) -> Iterable[tuple[Row, int]]:
     """Rows whose label, renamed, is one of `labels`, with its number.
 
@@ -146,7 +129,7 @@ def _words(name: str) -> str:
     return " ".join(re.findall(r"[0-9a-z]+", name.lower()))
 
 
-def _existing(entries: list[Entry], part: VideosPart) -> list[Entry]:
+def _existing(entries: list[Entry], part: VideosTable) -> list[Entry]:
     there = [entry for entry in entries if Path(entry.path).is_file()]
     missing = len(entries) - len(there)
     if not missing:
@@ -164,7 +147,7 @@ def _existing(entries: list[Entry], part: VideosPart) -> list[Entry]:
     )
 
 
-def _root(part: VideosPart) -> Path:
+def _root(part: VideosTable) -> Path:
     if part.root:
         return Path(part.root)
     index = Path(part.index)
@@ -180,124 +163,3 @@ def _located(root: Path, row: Row) -> str:
 
 def _shown(labels: Sequence[str]) -> str:
     return str(list(labels)) if len(labels) <= 10 else f"{list(labels[:10])} and more"
-
-
-def read_rows(part: VideosPart, labels: Sequence[str]) -> list[Row]:
-    """The rows of a list, whatever its format: `file`, `label` and the columns that it has.
-
-    Raises:
-        RecipeError: if it cannot be read.
-    """
-    readers: dict[str, Callable[[], list[Row]]] = {
-        "index": lambda: _index_rows(Path(part.index)),
-        "list": lambda: _list_rows(Path(part.index), labels),
-        "folders": lambda: _folder_rows(Path(part.index)),
-        "ucf": lambda: _ucf_rows(Path(part.index)),
-        "hmdb": lambda: _hmdb_rows(part),
-        "kinetics": lambda: _kinetics_rows(Path(part.index)),
-        "ssv2": lambda: _ssv2_rows(Path(part.index)),
-    }
-    try:
-        return readers[part.format]()
-    except OSError as err:
-        raise RecipeError(
-            f"data set {part.name!r}: cannot read {part.index}: {err.strerror}; "
-            f"check the path (of a recipe: --set train.N.index=... or test.N.index=...)"
-        ) from err
-    except (KeyError, IndexError, ValueError, TypeError) as err:
-        reason = f"{err} is missing" if isinstance(err, KeyError) else err
-        raise RecipeError(
-            f"data set {part.name!r}: {part.index} is not a list of format {part.format!r}: "
-            f"{reason}"
-        ) from err
-
-
-def _index_rows(index: Path) -> list[Row]:
-    if index.is_dir():
-        names = sorted(path.name for path in index.iterdir() if is_video(path))
-        return [{"file": name, "label": ""} for name in names]
-    rows = list(csv.DictReader(io.StringIO(read_text(index))))
-    if rows and not {"file", "label"} <= rows[0].keys():
-        raise ValueError(f"its columns are {list(rows[0])}, file and label are needed")
-    return rows
-
-
-def _list_rows(index: Path, labels: Sequence[str]) -> list[Row]:
-    def row(line: str) -> Row:
-        path, label = line.rsplit("," if "," in line else None, 1)
-        named = labels[int(label)] if label.strip().isdigit() else label.strip()
-        return {"file": path.strip(), "label": named}
-
-    return _rows_of(index, row, f"FILE LABEL, or FILE NUMBER up to {len(labels) - 1}")
-
-
-def _rows_of(index: Path, row: Callable[[str], Row], form: str) -> list[Row]:
-    """The rows of a text file, one a line; `form` says what a line has to be."""
-    rows = []
-    for number, line in enumerate(read_text(index).splitlines(), 1):
-        try:
-            rows += [row(line.strip())] if line.strip() else []
-        except (IndexError, ValueError) as err:
-            raise ValueError(f"line {number} of {index.name} is not {form}: {line[:80]!r}") from err
-    return rows
-
-
-def _folder_rows(index: Path) -> list[Row]:
-    return [
-        _with_ucf_group({"file": f"{folder.name}/{video.name}", "label": folder.name})
-        for folder in sorted(p for p in index.iterdir() if p.is_dir() and p.name[0] != ".")
-        for video in sorted(folder.iterdir())
-        if is_video(video)
-    ]
-
-
-def _ucf_rows(index: Path) -> list[Row]:
-    def row(line: str) -> Row:
-        file = line.split(maxsplit=1)[0]
-        return _with_ucf_group({"file": file, "label": file.split("/")[-2]})
-
-    return _rows_of(index, row, "NAME/FILE NUMBER")
-
-
-def _with_ucf_group(row: Row) -> Row:
-    """Adds the column `group`, the number after _g, so that it can be filtered by."""
-    found = re.search(r"_g(\d+)_c\d+", row["file"])
-    return {**row, "group": found[1] if found else ""}
-
-
-def _hmdb_rows(part: VideosPart) -> list[Row]:
-    suffix, wanted = f"_test_split{part.split}.txt", {"train": "1", "test": "2"}[part.subset]
-    lists = sorted(
-        path
-        for path in Path(part.index).iterdir()
-        if path.name.endswith(suffix) and path.name[0] != "."
-    )
-    if not lists:
-        raise ValueError(f"no *{suffix} in it")
-    rows = []
-    for path in lists:
-        label = path.name.removesuffix(suffix)
-        for row in _rows_of(path, partial(_hmdb_row, label), "FILE 0, FILE 1 or FILE 2"):
-            if row.pop("subset") == wanted:
-                rows.append(row)
-    return rows
-
-
-def _hmdb_row(label: str, line: str) -> Row:
-    file, subset, *_ = line.split()
-    return {"file": f"{label}/{file}", "label": label, "subset": subset}
-
-
-def _kinetics_rows(index: Path) -> list[Row]:
-    rows = []
-    for line in csv.DictReader(io.StringIO(read_text(index))):
-        start_s, end_s = int(float(line["time_start"])), int(float(line["time_end"]))
-        name = f"{line['youtube_id']}_{start_s:06d}_{end_s:06d}.mp4"
-        in_folder = f"{line['label']}/{name}"
-        rows.append({"file": name, "label": line["label"], "in_folder": in_folder})
-    return rows
-
-
-def _ssv2_rows(index: Path) -> list[Row]:
-    items = json.loads(read_text(index))
-    return [{"file": f"{i['id']}.webm", "label": i.get("template") or i["label"]} for i in items]

@@ -1,26 +1,38 @@
-"""The processes that make clips for the training: how they begin, and what is told of their end."""
+"""The processes that make batches ahead of the training: how they begin and how they fail."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
 import cv2
 import torch
+from torch.utils.data import DataLoader, Subset
 
+from dvfl_models.data.batches import Batch, TrainingBatches
 from dvfl_runtime.errors import DvflError
 
 PATIENCE_S = 60  # for the current step of the training, after a request to end
 
 
-def begin_worker(_number: int) -> None:
-    """Sets up such a process.
+def load_batches(batches: TrainingBatches, first: int, workers: int) -> Iterable[Batch]:
+    """Return the batches of step `first` and all later ones, made by so many other processes."""
+    return DataLoader(
+        Subset(batches, range(first, len(batches))),
+        batch_size=None,
+        num_workers=workers,
+        worker_init_fn=_set_up_worker,
+    )
 
-    It uses one thread: the others belong to the training. A request to end, which a terminal or a
-    service manager sends to all processes, is the training's to answer, after the step in hand.
+
+def _set_up_worker(_number: int) -> None:
+    """Set up a process that makes batches.
+
+    It uses one thread: the others belong to the training. A terminal or a service manager sends a
+    request to end to all processes, but the training answers it, after the step in hand.
     """
     torch.set_num_threads(1)
     for name in ("SIGINT", "SIGHUP"):
@@ -28,18 +40,20 @@ def begin_worker(_number: int) -> None:
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     if hasattr(signal, "alarm"):
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(PATIENCE_S) and None)
-    sys.excepthook = _hook
+    sys.excepthook = _hide_broken_pipes
 
 
-def _hook(kind: type[BaseException], err: BaseException, trace: TracebackType | None) -> None:
-    """Leaves out tracebacks about clips that nobody fetches, because the training has ended."""
+def _hide_broken_pipes(
+    kind: type[BaseException], err: BaseException, trace: TracebackType | None
+) -> None:
+    """Print no traceback about batches that nobody fetches, because the training has ended."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, err, trace)
 
 
 @contextmanager
-def safe_workers() -> Iterator[None]:
-    """Makes OpenCV use one thread, and errors of the processes that make clips one line each.
+def plain_worker_errors() -> Iterator[None]:
+    """Make errors of the processes that make batches one line each, and OpenCV use one thread.
 
     In a forked process OpenCV cannot be told to use one thread: `setNumThreads` waits there for
     threads that only the first process has.

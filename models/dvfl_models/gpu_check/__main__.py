@@ -30,8 +30,8 @@ from dvfl_models.gpu_check.distillation import read_plan, summary
 from dvfl_models.gpu_check.training import Row, distillation_rows, parity_rows, training_rows
 from dvfl_models.recipe.recipe import recipe_from
 from dvfl_models.studies.result_files import machine_and_date, write_json
-from dvfl_models.training.starting import TrainOptions
-from dvfl_models.training.train import Trainer
+from dvfl_models.training.launch import TrainOptions
+from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.arguments import Parser, at_least, natural, run_command
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import cannot_write
@@ -159,9 +159,8 @@ def trainer_rows(folder: Path, variant: str, steps: int, *, tiny: bool) -> Itera
         try:
             trainer = kind(recipe, folder / name, TrainOptions(resume=resume))
             trainer.run(workers=workers, progress=False)
-            weights.append(
-                torch.cat([p.detach().flatten().cpu() for p in trainer.model.parameters()])
-            )
+            parameters = trainer.learner.network.parameters()
+            weights.append(torch.cat([p.detach().flatten().cpu() for p in parameters]))
         except _Stopped:
             pass
         except Exception as err:

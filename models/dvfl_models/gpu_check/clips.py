@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dvfl_models.data.augment import ClipAugmentation
-from dvfl_models.data.datasets import list_videos, read_rows
-from dvfl_models.data.video_clips import decode
-from dvfl_models.recipe.parts import AugmentPart, VideosPart
+from dvfl_models.data.datasets import list_videos
+from dvfl_models.data.decoding import decode
+from dvfl_models.data.list_formats import read_rows
+from dvfl_models.recipe.tables import AugmentTable, VideosTable
 from dvfl_runtime.clips.spec import IMAGENET_MEAN, IMAGENET_STD
 from dvfl_runtime.errors import RecipeError
 
@@ -49,10 +50,10 @@ def read_clips(index: Path, folds: int) -> Clips:
         RecipeError: if the list cannot be read or lacks one of these columns, or the sizes differ.
     """
     listed = {"kind": "videos", "name": "clips", "index": str(index), "group": "group"}
-    part = VideosPart.model_validate(listed)
+    part = VideosTable.model_validate(listed)
     labels = sorted({row["label"] for row in read_rows(part, ())})
     whole = list_videos(part, labels)
-    held = VideosPart.model_validate({**listed, "only": {"split": ["val", "test"]}})
+    held = VideosTable.model_validate({**listed, "only": {"split": ["val", "test"]}})
     given = {entry.path for entry in list_videos(held, labels)}
     with ThreadPoolExecutor() as pool:
         videos = list(pool.map(lambda entry: decode(entry.path, 64)[0], whole))
@@ -81,7 +82,7 @@ class Augmented:
         self.frames, self.classes = clips.frames.to(device), clips.classes.to(device)
         self.device, self.num_classes = device, num_classes
         height, width = self.frames.shape[2:4]
-        part = AugmentPart.model_validate(AUGMENT)
+        part = AugmentTable.model_validate(AUGMENT)
         self.steps = ClipAugmentation(part).to(device)
         crop = K.RandomResizedCrop((height, width), scale=(0.5, 1.0), ratio=(0.75, 1.3333))
         self.crop = K.VideoSequential(crop, data_format="BTCHW", same_on_frame=True)

@@ -31,8 +31,8 @@ from dvfl_models.gpu_check.clips import FRAMES, Augmented, Clips, load, normalis
 from dvfl_models.network.checkpoint import StateDict, read_checkpoint
 from dvfl_models.network.initialisation import deepened, widened
 from dvfl_models.network.video_focalnet import VideoFocalNet, build_model
-from dvfl_models.recipe.errors import in_words
-from dvfl_models.recipe.parts import Part
+from dvfl_models.recipe.messages import in_words
+from dvfl_models.recipe.tables import Table
 from dvfl_models.studies.paired import Outcome, Outcomes, difference
 from dvfl_runtime.clips.sampling import uniform_indices
 from dvfl_runtime.errors import RecipeError
@@ -62,7 +62,7 @@ ARMS = {
 }
 
 
-class Plan(Part):
+class Plan(Table):
     """The numbers of the experiment.
 
     Attributes:

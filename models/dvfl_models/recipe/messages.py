@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from dvfl_models.recipe.parts import (
-    AugmentPart,
-    DistillPart,
-    ModelPart,
-    OptimPart,
-    OrderPart,
-    PretextPart,
-    SyntheticPart,
-    VideosPart,
+from dvfl_models.recipe.tables import (
+    AugmentTable,
+    DistillTable,
+    ModelTable,
+    OptimTable,
+    OrderTable,
+    PretextTable,
+    SyntheticTable,
+    VideosTable,
 )
 from dvfl_runtime.clips.spec import ClipSpec
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 KINDS: Mapping[str, type[BaseModel]] = {
-    "synthetic": SyntheticPart,
-    "order": OrderPart,
-    "pretext": PretextPart,
-    "videos": VideosPart,
+    "synthetic": SyntheticTable,
+    "order": OrderTable,
+    "pretext": PretextTable,
+    "videos": VideosTable,
 }
 TABLES: Mapping[str, Sequence[str]] = {
     "clip": [field.name for field in dataclasses.fields(ClipSpec)],
-    "model": list(ModelPart.model_fields),
-    "optim": list(OptimPart.model_fields),
-    "augment": list(AugmentPart.model_fields),
-    "distill": list(DistillPart.model_fields),
+    "model": list(ModelTable.model_fields),
+    "optim": list(OptimTable.model_fields),
+    "augment": list(AugmentTable.model_fields),
+    "distill": list(DistillTable.model_fields),
 }
 
 

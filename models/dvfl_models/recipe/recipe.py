@@ -14,18 +14,18 @@ from pydantic import Field
 
 from dvfl_models.network.video_focalnet import VARIANTS, check_size
 from dvfl_models.recipe.bundled import recipe_names, recipe_text
-from dvfl_models.recipe.errors import TABLES, in_words, unknown
 from dvfl_models.recipe.labels import read_labels
-from dvfl_models.recipe.parts import (
-    AugmentPart,
-    DataPart,
-    DistillPart,
-    ModelPart,
-    OptimPart,
-    Part,
+from dvfl_models.recipe.messages import TABLES, in_words, unknown
+from dvfl_models.recipe.tables import (
+    AugmentTable,
+    DataTable,
+    DistillTable,
+    ModelTable,
+    OptimTable,
     Seed,
-    SyntheticPart,
-    VideosPart,
+    SyntheticTable,
+    Table,
+    VideosTable,
 )
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import CheckpointError, RecipeError
@@ -41,19 +41,19 @@ else:
 TESTS, CHECKPOINTS = 20, 50  # in a run whose recipe does not say how often
 
 
-class Recipe(Part):
+class Recipe(Table):
     """One training run."""
 
     name: str
     labels: tuple[str, ...]  # or the name of a published data set, or a file of names
     seed: Seed = 0
-    model: ModelPart
+    model: ModelTable
     clip: dict[str, Any] = Field(default_factory=dict, validate_default=True)  # of ClipSpec
-    train: tuple[DataPart, ...]
-    test: tuple[DataPart, ...] = ()
-    optim: OptimPart
-    augment: AugmentPart = Field(default_factory=lambda: AugmentPart.model_validate({}))
-    distill: DistillPart | None = None
+    train: tuple[DataTable, ...]
+    test: tuple[DataTable, ...] = ()
+    optim: OptimTable
+    augment: AugmentTable = Field(default_factory=lambda: AugmentTable.model_validate({}))
+    distill: DistillTable | None = None
     test_every: int = Field(0, ge=0)  # steps; 0 = twenty times in the run
     checkpoint_every: int = Field(0, ge=0)  # steps; 0 = fifty times in the run
 
@@ -61,6 +61,11 @@ class Recipe(Part):
     def spec(self) -> ClipSpec:
         """The ClipSpec that `clip` describes."""
         return ClipSpec.from_dict(self.clip)
+
+    @property
+    def crops_whole_pictures(self) -> bool:
+        """Whether random crops are cut from whole pictures, not from the part that a test shows."""
+        return self.augment.crop is not None and self.clip["crop"] == "center"
 
     @pydantic.field_validator("clip")
     @classmethod
@@ -121,7 +126,7 @@ class Recipe(Part):
             raise ValueError(f"labels must be two or more different names, got {self.labels}")
         if not self.train:
             raise ValueError("train must name at least one set of clips")
-        if self.optim.epochs and not all(isinstance(part, VideosPart) for part in self.train):
+        if self.optim.epochs and not all(isinstance(part, VideosTable) for part in self.train):
             raise ValueError("optim.epochs needs listed videos; rendered clips have no end")
         if (self.augment.mixup or self.augment.cutmix) and self.optim.batch_size % 2:
             raise ValueError("mixup and cutmix mix pairs of clips; give an even optim.batch_size")
@@ -130,7 +135,7 @@ class Recipe(Part):
         return self
 
     def _check_joints(self) -> None:
-        if not any(isinstance(part, SyntheticPart) and not part.change for part in self.train):
+        if not any(isinstance(part, SyntheticTable) and not part.change for part in self.train):
             raise ValueError("optim.joints needs rendered clips: a synthetic table without change")
         if self.clip.get("crop") != "letterbox":
             raise ValueError('optim.joints needs clip.crop = "letterbox"')

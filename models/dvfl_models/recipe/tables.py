@@ -12,13 +12,13 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what all generators take
 
 
-class Part(BaseModel):
+class Table(BaseModel):
     """A table of a recipe: unknown names are errors, numbers are finite, values cannot change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
-class ModelPart(Part):
+class ModelTable(Table):
     """Which network, and how its weights start."""
 
     variant: str
@@ -30,13 +30,13 @@ class ModelPart(Part):
     drop_path: float = Field(0.0, ge=0, lt=1)
 
     @pydantic.model_validator(mode="after")
-    def _check(self) -> ModelPart:
+    def _check(self) -> ModelTable:
         if self.widen and not self.start:
             raise ValueError("widen goes with start, the checkpoint of the narrower network")
         return self
 
 
-class SyntheticPart(Part):
+class SyntheticTable(Table):
     """Clips drawn by `dvfl_models.rendered.synthetic`, without end."""
 
     kind: Literal["synthetic"]
@@ -49,7 +49,7 @@ class SyntheticPart(Part):
     first_seed: Seed = 0  # test sets start far from the seeds of training
 
 
-class OrderPart(Part):
+class OrderTable(Table):
     """Clips of `rendered.temporal_order`, whose classes differ in the order of frames alone."""
 
     kind: Literal["order"]
@@ -59,7 +59,7 @@ class OrderPart(Part):
     first_seed: Seed = 0
 
 
-class PretextPart(Part):
+class PretextTable(Table):
     """Unlabelled videos, played at some speed or backwards: how is the class."""
 
     kind: Literal["pretext"]
@@ -71,7 +71,7 @@ class PretextPart(Part):
     test: bool = False
 
 
-class VideosPart(Part):
+class VideosTable(Table):
     """Labelled video files; `data.datasets` says what each format of a list looks like."""
 
     kind: Literal["videos"]
@@ -90,12 +90,12 @@ class VideosPart(Part):
     time_jitter: float = Field(0.25, ge=0, le=0.5)  # of training, in distances between frames
 
 
-DataPart = Annotated[
-    SyntheticPart | OrderPart | PretextPart | VideosPart, Field(discriminator="kind")
+DataTable = Annotated[
+    SyntheticTable | OrderTable | PretextTable | VideosTable, Field(discriminator="kind")
 ]
 
 
-class DistillPart(Part):
+class DistillTable(Table):
     """A teacher; see `dvfl_models.distillation.losses` for the loss."""
 
     teacher: str  # its checkpoint
@@ -105,13 +105,13 @@ class DistillPart(Part):
     cache_mb: float = Field(0, ge=0)  # keep its logits on disk, at most so much; 0 = none
 
     @pydantic.model_validator(mode="after")
-    def _check(self) -> DistillPart:
+    def _check(self) -> DistillTable:
         if self.cache_mb and self.beta:
             raise ValueError("the cache holds logits, not modulators; set cache_mb or beta to 0")
         return self
 
 
-class OptimPart(Part):
+class OptimTable(Table):
     """AdamW or SGD under a linear warm-up and a cosine.
 
     With `epochs` each listed video is seen once per epoch, and `steps` and `warmup_steps` follow
@@ -134,7 +134,7 @@ class OptimPart(Part):
     precision: Literal["no", "bf16", "fp16"] = "no"  # of autocast; fp16 needs a GPU
 
     @pydantic.model_validator(mode="after")
-    def _check(self) -> OptimPart:
+    def _check(self) -> OptimTable:
         if not self.epochs and "steps" not in self.model_fields_set:
             raise ValueError("give steps or epochs")
         if self.warmup_epochs and not self.epochs:
@@ -146,7 +146,7 @@ class OptimPart(Part):
         return self
 
 
-class AugmentPart(Part):
+class AugmentTable(Table):
     """Random changes, the same for all frames of a clip; 0 turns one off."""
 
     seeds: int = Field(0, ge=0)  # augmentations of a listed video; 0 = a new one in each epoch

@@ -27,9 +27,9 @@ from dvfl_models.recipe.recipe import Recipe, read_recipe
 from dvfl_models.studies.command import add_fold_options, add_row_options, run_study
 from dvfl_models.studies.folds import Folds
 from dvfl_models.studies.result_files import accuracy_over_seeds, machine_and_date, write_json
-from dvfl_models.training.evaluate import Confusion
-from dvfl_models.training.starting import TrainOptions
-from dvfl_models.training.train import Trainer
+from dvfl_models.training.confusion import Confusion
+from dvfl_models.training.launch import TrainOptions
+from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.arguments import SIGNALLED, Parser, natural, whole
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import check_places

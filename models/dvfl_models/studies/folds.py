@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from dvfl_models.data.datasets import read_rows
-from dvfl_models.recipe.parts import DataPart, VideosPart
+from dvfl_models.data.list_formats import read_rows
 from dvfl_models.recipe.recipe import Recipe
+from dvfl_models.recipe.tables import DataTable, VideosTable
 from dvfl_runtime.errors import RecipeError
 
 
@@ -32,14 +32,14 @@ class Folds:
         what = f"{self.count} parts of the {self.column}s" if self.count else f"one {self.column}"
         return f"leave {what} out"
 
-    def videos(self, recipe: Recipe) -> VideosPart:
+    def videos(self, recipe: Recipe) -> VideosTable:
         """Return the data set.
 
         Raises:
             RecipeError: if the recipe does not train on it.
         """
         for part in recipe.train:
-            if isinstance(part, VideosPart) and part.name == self.name:
+            if isinstance(part, VideosTable) and part.name == self.name:
                 return part
         raise RecipeError(f"recipe {recipe.name} trains on no videos named {self.name!r}")
 
@@ -72,7 +72,7 @@ class Folds:
         """Return the name of the folder of a fold's run."""
         return f"seed{seed}_{self.column}{'+'.join(groups)}"
 
-    def split(self, part: VideosPart, groups: Sequence[str]) -> tuple[VideosPart, VideosPart]:
+    def split(self, part: VideosTable, groups: Sequence[str]) -> tuple[VideosTable, VideosTable]:
         """Return a data set without some groups, and these groups alone."""
         only = {key: kept for key, kept in part.only.items() if key != self.column}
         exclude = {key: left for key, left in part.exclude.items() if key != self.column}
@@ -88,10 +88,10 @@ class Folds:
         `{fold}` in the paths of the checkpoint to start from and of the teacher becomes the name of
         the fold's folder, so that a student gets the teacher that has not seen its test clips.
         """
-        train: list[DataPart] = []
-        test: list[VideosPart] = []
+        train: list[DataTable] = []
+        test: list[VideosTable] = []
         for part in recipe.train:
-            if isinstance(part, VideosPart) and part.name == self.name:
+            if isinstance(part, VideosTable) and part.name == self.name:
                 rest, held_out = self.split(part, groups)
                 train.append(rest)
                 test.append(held_out)

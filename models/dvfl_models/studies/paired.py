@@ -22,14 +22,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dvfl_models.data.clips import to_batch
 from dvfl_models.data.video_clips import VideoClips
 from dvfl_models.network.checkpoint import model_of, read_checkpoint
 from dvfl_models.recipe.labels import labels_of, spec_of
-from dvfl_models.recipe.parts import VideosPart
 from dvfl_models.recipe.recipe import Recipe, recipe_from
+from dvfl_models.recipe.tables import VideosTable
 from dvfl_models.studies.command import add_row_options, run_study
 from dvfl_models.studies.result_files import machine_and_date, write_json
-from dvfl_models.training.evaluate import to_batch
 from dvfl_runtime.arguments import Parser
 from dvfl_runtime.errors import RecipeError
 
@@ -67,7 +67,7 @@ def outcomes_of_run(run: Path) -> Outcomes:
         raise RecipeError(f"{run} holds no run: {err}") from err
     recipe: Recipe = recipe_from(values, str(run))
     part = recipe.test[0]
-    if not isinstance(part, VideosPart):
+    if not isinstance(part, VideosTable):
         raise RecipeError(f"the first test set of {run} is not of kind 'videos'")
     checkpoint = read_checkpoint(run / "final.pth")
     model, spec = model_of(checkpoint), spec_of(checkpoint)

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from dvfl_models.training.evaluate import wilson
+from dvfl_models.training.confusion import wilson
 from dvfl_runtime.files import replacing
 
 

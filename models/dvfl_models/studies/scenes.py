@@ -22,7 +22,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_models.data.video_clips import decode
+from dvfl_models.data.decoding import decode
 from dvfl_models.studies.command import run_study
 from dvfl_runtime.arguments import Parser, natural
 from dvfl_runtime.errors import RecipeError

@@ -76,8 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(args: argparse.Namespace) -> None:
     from dvfl_models.recipe.recipe import read_recipe
-    from dvfl_models.training.starting import TrainOptions
-    from dvfl_models.training.train import Trainer
+    from dvfl_models.training.launch import TrainOptions
+    from dvfl_models.training.trainer import Trainer
 
     recipe = read_recipe(args.recipe, args.set)
     folder = args.out or Path("runs") / recipe.name

@@ -1,8 +1,7 @@
-"""Accuracy on fixed test sets, and the confusion matrix as numbers and as a picture."""
+"""The result of a test: accuracy with its interval, and the confusion matrix."""
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 from collections.abc import Sequence
@@ -10,27 +9,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
-from dvfl_models.data.clips import ClipSet
-from dvfl_models.data.video_clips import VideoClips
-from dvfl_runtime.clips.spec import ClipSpec
-from dvfl_runtime.errors import SourceError
 from dvfl_runtime.files import replacing
 
-log = logging.getLogger(__name__)
-
-BATCH = 32
 MAX_NAMED = 30  # classes that a confusion matrix can name
-ALL = slice(None)
 
 
 def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share: right / total lies within, also at 0 and 1.
+    """Return Wilson's 95 % interval of a share; it holds right / total, also at 0 and 1.
 
-    It takes clips for independent; where they come from few sources it is too narrow.
+    It treats clips as independent; where they come from few sources it is too narrow.
+
+    Args:
+        right: successes.
+        total: trials; without any, the interval is 0 to 1.
+        z: quantile of the normal distribution; 1.96 is that of 95 %.
     """
     if total == 0:
         return 0.0, 1.0
@@ -42,13 +36,13 @@ def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
 
 @dataclass(frozen=True, eq=False)
 class Confusion:
-    """What became of a test set.
+    """How many clips of each class a network took for which class.
 
     Attributes:
         labels: the classes.
         counts: (true class, predicted class).
-        top5: clips whose class is among the five best.
-        skipped: videos that could not be decoded and are in no count.
+        top5: number of clips whose class is among the five best.
+        skipped: videos that could not be decoded and are not counted.
     """
 
     labels: tuple[str, ...]
@@ -71,7 +65,7 @@ class Confusion:
         return Confusion(self.labels, self.counts + other.counts, top5, skipped)
 
     def report(self) -> dict[str, Any]:
-        """Accuracies with 95 % intervals, overall and per class, ready for JSON."""
+        """Return accuracies with 95 % intervals, overall and per class, ready for JSON."""
         right, clips = int(np.trace(self.counts)), self.clips
         classes = {
             label: _share(int(self.counts[k, k]), int(self.counts[k].sum()))
@@ -83,7 +77,7 @@ class Confusion:
         return {"clips": clips, "skipped": len(self.skipped), **found, "classes": classes}
 
     def save_png(self, path: str | os.PathLike[str], title: str) -> None:
-        """Draws the matrix.
+        """Draw the matrix.
 
         Raises:
             OutputError: if the file cannot be written.
@@ -99,7 +93,8 @@ class Confusion:
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         axes.set_title(title, fontsize=10)
-        ticks = range(len(self.labels)) if few else range(0)  # of hundreds the numbers of classes
+        # hundreds of names would overlap: matplotlib then numbers the classes itself
+        ticks = range(len(self.labels)) if few else range(0)
         if few:
             axes.set_xticks(ticks, self.labels, rotation=35, ha="right")
             axes.set_yticks(ticks, self.labels)
@@ -121,63 +116,10 @@ def _share(right: int, total: int) -> dict[str, Any]:
 def count(
     labels: tuple[str, ...], scores: NDArray[np.float32], classes: Sequence[int]
 ) -> Confusion:
-    """Counts what scores or logits (N, num_classes) say of N clips of known classes."""
+    """Return the confusion of N clips of known classes by their scores or logits (N, classes)."""
     counts = np.zeros((len(labels), len(labels)), np.int64)
     if len(classes) == 0:
         return Confusion(labels, counts)
     np.add.at(counts, (np.asarray(classes), scores.argmax(1)), 1)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
     return Confusion(labels, counts, int((best == np.asarray(classes)[:, None]).sum()))
-
-
-def normalise(clips: Tensor, spec: ClipSpec) -> Tensor:
-    """(..., 3, H, W) in 0-1 -> what the network takes."""
-    mean = torch.tensor(spec.mean, device=clips.device).view(3, 1, 1)
-    std = torch.tensor(spec.std, device=clips.device).view(3, 1, 1)
-    return (clips * 255 - mean) / std
-
-
-def to_batch(clips: Sequence[NDArray[np.uint8]], spec: ClipSpec) -> Tensor:
-    """Preprocessed clips (T, H, W, 3) uint8 -> (B, T, 3, H, W) normalised float."""
-    stacked = torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3)
-    return normalise(stacked.float() / 255, spec)
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module, clips: ClipSet, labels: tuple[str, ...], spec: ClipSpec, part: slice = ALL
-) -> Confusion:
-    """Runs each clip of a fixed test set once, in eval mode; the model's mode is restored.
-
-    Args:
-        model: on whichever device it is.
-        clips: the test set; what cannot be decoded is left out with a warning and counted.
-        labels: of the logits.
-        spec: of the clips.
-        part: the clips to run, where several processes share the work.
-    """
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    total = count(labels, np.zeros((0, len(labels)), np.float32), [])
-    indices = range(len(clips))[part]
-    for first in range(0, len(indices), BATCH):
-        items, skipped = _decodable(clips, indices[first : first + BATCH])
-        if items:
-            logits = model(to_batch([clip for clip, _ in items], spec).to(device))
-            total += count(labels, logits.float().cpu().numpy(), [kind for _, kind in items])
-        total += Confusion(labels, np.zeros_like(total.counts), 0, skipped)
-    model.train(was_training)
-    return total
-
-
-def _decodable(
-    clips: ClipSet, indices: Sequence[int]
-) -> tuple[list[tuple[NDArray[np.uint8], int]], tuple[str, ...]]:
-    items, skipped = [], []
-    for index in indices:
-        try:
-            items.append(clips[index])
-        except SourceError as err:
-            log.warning("test set %r: left out: %s", clips.name, err)
-            skipped.append(clips.entries[index].path if isinstance(clips, VideoClips) else "")
-    return items, tuple(skipped)

@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 from dvfl_models.data.clips import ClipSet
 from dvfl_models.data.video_clips import VideoClips
-from dvfl_models.recipe.parts import SyntheticPart, VideosPart
 from dvfl_models.recipe.recipe import Recipe
-from dvfl_models.training.evaluate import Confusion, wilson
+from dvfl_models.recipe.tables import SyntheticTable, VideosTable
+from dvfl_models.training.confusion import Confusion, wilson
 from dvfl_runtime.clips.spec import ClipSpec
 
 Range = tuple[float, float]
@@ -37,8 +37,8 @@ def doubts(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -
     return [text for text in found if text]
 
 
-def gap(batches: float, fit: Confusion) -> str:
-    """Returns a warning if training clips that are prepared like test clips do much worse, else "".
+def gap_warning(batches: float, fit: Confusion) -> str:
+    """Return a warning if training clips prepared like test clips do much worse, else "".
 
     Args:
         batches: accuracy of the last batches, which are augmented.
@@ -64,9 +64,7 @@ def trained_shares(recipe: Recipe) -> Range:
     """The least and the most that training shows of it, by its crops and changes of scale."""
     augment, (smallest, largest) = recipe.augment, recipe.augment.scale
     least, most = augment.crop or (1.0, 1.0)
-    # with clip.crop "center", random crops are cut from the whole picture, else from a test's
-    whole = augment.crop is not None and recipe.spec.crop == "center"
-    base = 1.0 if whole else shown_share(recipe.spec)
+    base = 1.0 if recipe.crops_whole_pictures else shown_share(recipe.spec)
     return base * least / largest**2, min(1.0, base * most / smallest**2)
 
 
@@ -87,8 +85,8 @@ def _spans(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -
     """Compares the spans of time that clips cover; a test's cover whole videos."""
     ranges = [
         span
-        for part, clips in zip(recipe.train, train, strict=True)
-        if isinstance(part, SyntheticPart | VideosPart) and (span := _span(part, clips))
+        for table, clips in zip(recipe.train, train, strict=True)
+        if isinstance(table, SyntheticTable | VideosTable) and (span := _span(table, clips))
     ]
     if not ranges:
         return []
@@ -115,8 +113,8 @@ def _spans(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -
     return found
 
 
-def _span(part: SyntheticPart | VideosPart, clips: ClipSet) -> Range | None:
-    low, high = part.window_s
+def _span(table: SyntheticTable | VideosTable, clips: ClipSet) -> Range | None:
+    low, high = table.window_s
     length_s = clips.usual_length_s() if isinstance(clips, VideoClips) else math.inf
     return None if length_s is None else (min(low, length_s), min(high, length_s))
 

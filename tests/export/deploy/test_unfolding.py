@@ -20,8 +20,8 @@ from dvfl_export.deploy.unfolding import training_form
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.precision.compress import compress_weights
 from dvfl_models import VARIANTS, VideoFocalNet, read_checkpoint
+from dvfl_models.data.clips import to_batch
 from dvfl_models.training.cli import main as train
-from dvfl_models.training.evaluate import to_batch
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.artifact import Artifact
 from dvfl_runtime.errors import ExportError

@@ -7,11 +7,12 @@ import pytest
 import torch
 import videos
 
-from dvfl_models.data.augment import ClipAugmentation, PairMix, ResizedCrop
+from dvfl_models.data.augment import ClipAugmentation, ResizedCrop
 from dvfl_models.data.batches import TrainingBatches
-from dvfl_models.data.clip_sets import clip_set
-from dvfl_models.recipe.parts import AugmentPart
+from dvfl_models.data.mixing import PairMix
+from dvfl_models.data.opening import open_clips
 from dvfl_models.recipe.recipe import Recipe, recipe_from
+from dvfl_models.recipe.tables import AugmentTable
 from dvfl_models.rendered.temporal_order import ORDER_CLASSES, render_order
 from dvfl_runtime.errors import RecipeError
 
@@ -104,7 +105,7 @@ def test_a_batch_that_cannot_be_divided_is_refused(index: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_shares_of_mixed_clips_are_those_of_the_pixels(kind: str) -> None:
-    mix = PairMix(AugmentPart.model_validate({kind: 1.0}), 3)
+    mix = PairMix(AugmentTable.model_validate({kind: 1.0}), 3)
     pair = torch.stack([torch.zeros(4, 3, 32, 32), torch.ones(4, 3, 32, 32)])
     pair[1, :, 1] = 0.5  # channels differ, frames do not
     rng = np.random.default_rng(0)
@@ -122,19 +123,19 @@ def test_shares_of_mixed_clips_are_those_of_the_pixels(kind: str) -> None:
 
 
 def test_resized_crop_takes_one_part_of_all_frames() -> None:
-    crop = ResizedCrop(AugmentPart.model_validate({"crop": [0.2, 0.5]}), (16, 24))
+    crop = ResizedCrop(AugmentTable.model_validate({"crop": [0.2, 0.5]}), (16, 24))
     ramp = torch.arange(60.0).repeat(2, 3, 40, 1)
     torch.manual_seed(0)
     out = crop(ramp)
     assert out.shape == (2, 3, 16, 24)
     assert torch.equal(out[0], out[1])
     assert out[0, 0, 0, -1] - out[0, 0, 0, 0] < 50
-    untouched = ResizedCrop(AugmentPart.model_validate({}), (16, 24))(ramp)
+    untouched = ResizedCrop(AugmentTable.model_validate({}), (16, 24))(ramp)
     assert untouched is ramp
 
 
 def test_jitter_leaves_a_dark_clip_visible() -> None:
-    augment = ClipAugmentation(AugmentPart.model_validate(PLAIN | {"jitter": 0.4}))
+    augment = ClipAugmentation(AugmentTable.model_validate(PLAIN | {"jitter": 0.4}))
     dark = 0.1 * torch.rand(1, 2, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     for seed in range(40):
         torch.manual_seed(seed)
@@ -159,8 +160,8 @@ def test_training_without_augmentation_shows_the_pictures_of_a_test(
     (tmp_path / "index.csv").write_text("file,label\na.mp4,a\na.mp4,b\n")
     values = recipe(tmp_path / "index.csv").model_dump()
     one = recipe_from({**values, "clip": {"num_frames": 2, **clip}}, "r")
-    tested = clip_set(one.train[0], one)[0][0]
-    trained = clip_set(one.train[0], one, training=True).sample(np.random.default_rng(0)).clip
+    tested = open_clips(one.train[0], one)[0][0]
+    trained = open_clips(one.train[0], one, training=True).sample(np.random.default_rng(0)).clip
     assert np.array_equal(trained, tested)
 
 
@@ -169,7 +170,7 @@ def test_crops_of_training_are_as_sharp_as_the_pictures_of_a_test(tmp_path: Path
     videos.write_video(tmp_path / "a.mp4", [fine] * 2, options={"crf": "1"})
     (tmp_path / "index.csv").write_text("file,label\na.mp4,a\na.mp4,b\n")
     one = recipe(tmp_path / "index.csv", PLAIN | {"crop": [1, 1], "crop_ratio": [1.3, 1.3334]})
-    tested = clip_set(one.train[0], one)[0][0]
+    tested = open_clips(one.train[0], one)[0][0]
     trained = TrainingBatches(one)[0].clips[0].numpy() * 255
     assert trained.std() == pytest.approx(tested.std(), rel=0.35)  # averaged over areas: a sixth
 
@@ -198,7 +199,7 @@ def test_unlabelled_videos_are_played_in_several_ways(tmp_path: Path) -> None:
         "train": [table], "test": [{**table, "test": True}],
     }  # fmt: skip
     pretext = recipe_from(values, "p")
-    train, test = clip_set(pretext.train[0], pretext), clip_set(pretext.test[0], pretext)
+    train, test = open_clips(pretext.train[0], pretext), open_clips(pretext.test[0], pretext)
     assert len(test) == 2 * 3
     slopes = []
     for class_id in range(3):
@@ -212,5 +213,5 @@ def test_unlabelled_videos_are_played_in_several_ways(tmp_path: Path) -> None:
     assert tested == {"0.mp4", "2.mp4"}
     assert {Path(sample.name).name for sample in drawn} == {"1.mp4", "3.mp4"}
     with pytest.raises(RecipeError, match=r"windows_s and labels differ in \{'fast'\}"):
-        clip_set(pretext.train[0].model_copy(update={"windows_s": {"slow": 1, "backward": -1}}),
+        open_clips(pretext.train[0].model_copy(update={"windows_s": {"slow": 1, "backward": -1}}),
                  pretext)  # fmt: skip

@@ -9,12 +9,12 @@ import pytest
 from dvfl_models.data.datasets import Entry, _words, fingerprint, group_of, list_videos
 from dvfl_models.data.leaks import check_leaks, find_leak
 from dvfl_models.recipe.labels import DATASETS, read_labels
-from dvfl_models.recipe.parts import VideosPart
+from dvfl_models.recipe.tables import VideosTable
 from dvfl_runtime.errors import CheckpointError, RecipeError
 
 
-def part(index: Path, **more: object) -> VideosPart:
-    return VideosPart.model_validate(
+def part(index: Path, **more: object) -> VideosTable:
+    return VideosTable.model_validate(
         {"kind": "videos", "name": "some", "index": str(index), **more}
     )
 
@@ -25,7 +25,7 @@ def touch(root: Path, *names: str) -> None:
         (root / name).write_bytes(b"x")
 
 
-def listed(some: VideosPart, labels: list[str]) -> list[tuple[str, int]]:
+def listed(some: VideosTable, labels: list[str]) -> list[tuple[str, int]]:
     root = Path(some.root or some.index)
     return [
         (Path(entry.path).relative_to(root).as_posix(), entry.class_id)

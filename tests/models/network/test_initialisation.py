@@ -11,7 +11,7 @@ from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model
 from dvfl_models.network.checkpoint import save_checkpoint
 from dvfl_models.network.initialisation import init_from_focalnet, widened
 from dvfl_models.recipe.recipe import Recipe, recipe_from
-from dvfl_models.training.starting import new_model
+from dvfl_models.training.initial_weights import new_network
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import CheckpointError, RecipeError
 
@@ -84,8 +84,8 @@ def femto(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_recipe_starts_nano_from_femto(femto: Path) -> None:
-    model = new_model(recipe(variant="nano", start=str(femto), widen=True))
-    twin = new_model(recipe(variant="nano", start=str(femto), widen=True))
+    model = new_network(recipe(variant="nano", start=str(femto), widen=True))
+    twin = new_network(recipe(variant="nano", start=str(femto), widen=True))
     assert model.config == dataclasses.replace(VideoFocalNetConfig(), num_classes=3)
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(one, other)  # the seed decides the shares
@@ -93,7 +93,7 @@ def test_a_recipe_starts_nano_from_femto(femto: Path) -> None:
 
 def test_with_a_new_head(femto: Path) -> None:
     values = recipe(variant="nano", start=str(femto), widen=True, new_head=True)
-    model = new_model(values.model_copy(update={"labels": ["a", "b", "c", "d"]}))
+    model = new_network(values.model_copy(update={"labels": ["a", "b", "c", "d"]}))
     assert model.head.weight.shape == (4, 768)
     assert torch.equal(model.norm.weight, torch.ones(768))
 
@@ -108,19 +108,19 @@ def test_with_a_new_head(femto: Path) -> None:
 )
 def test_what_is_not_a_narrower_network_is_refused(femto: Path, variant: str, message: str) -> None:
     with pytest.raises(CheckpointError, match=re.escape(message)):
-        new_model(recipe(variant=variant, start=str(femto), widen=True))
+        new_network(recipe(variant=variant, start=str(femto), widen=True))
 
 
 def test_other_classes_without_a_new_head_are_refused(femto: Path) -> None:
     values = recipe(variant="nano", start=str(femto), widen=True)
     with pytest.raises(CheckpointError, match=r"knows 3 classes, the recipe has 2; set .*new_head"):
-        new_model(values.model_copy(update={"labels": ["a", "b"]}))
+        new_network(values.model_copy(update={"labels": ["a", "b"]}))
 
 
 def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(3)}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"missing: patch_embed\.proj\.weight"):
-        new_model(recipe(variant="nano", start=str(tmp_path / "x.pth"), widen=True))
+        new_network(recipe(variant="nano", start=str(tmp_path / "x.pth"), widen=True))
 
 
 def test_widening_needs_a_start() -> None:

@@ -12,15 +12,15 @@ import torch
 from dvfl_models import VARIANTS, VideoFocalNet, load_checkpoint
 from dvfl_models.data.augment import ClipAugmentation
 from dvfl_models.data.batches import TrainingBatches
-from dvfl_models.recipe.parts import AugmentPart
 from dvfl_models.recipe.recipe import Recipe, recipe_from
+from dvfl_models.recipe.tables import AugmentTable
 from dvfl_models.rendered import synthetic
 from dvfl_models.rendered.figures import JOINTS, Person
 from dvfl_models.rendered.joints import KINDS, WithJoints, joint_cells, joint_loss
 from dvfl_models.rendered.scene import View
 from dvfl_models.rendered.synthetic import ACTIONS, render_clip
-from dvfl_models.training.starting import TrainOptions
-from dvfl_models.training.train import Trainer
+from dvfl_models.training.launch import TrainOptions
+from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.errors import RecipeError
 
 
@@ -69,7 +69,7 @@ def test_nobody_has_no_joints() -> None:
 
 
 def test_joints_move_with_the_augmented_clip() -> None:
-    part = AugmentPart(degrees=20, translate=0.1, scale=(0.8, 1.2), jitter=0, grey=0)
+    part = AugmentTable(degrees=20, translate=0.1, scale=(0.8, 1.2), jitter=0, grey=0)
     points = torch.tensor([[20.0, 30.0], [40.0, 12.0], [math.nan, math.nan]])
     clips = torch.zeros(6, 2, 3, 64, 64)
     for x, y in ((20, 30), (40, 12)):

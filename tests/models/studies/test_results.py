@@ -12,8 +12,8 @@ import pytest
 import videos
 from shared import ROOT
 
-from dvfl_models.recipe.parts import VideosPart
 from dvfl_models.recipe.recipe import read_recipe, recipe_from
+from dvfl_models.recipe.tables import VideosTable
 from dvfl_models.studies import cost, crossval
 from dvfl_models.studies.baselines import fit_predict, metadata
 from dvfl_models.studies.folds import Folds
@@ -22,7 +22,7 @@ from dvfl_models.studies.paired import main as paired_main
 from dvfl_models.studies.results import collect, fill_tables, read_results
 from dvfl_models.studies.results import main as results_main
 from dvfl_models.studies.scenes import backdrop, cluster, deal
-from dvfl_models.training.evaluate import Confusion
+from dvfl_models.training.confusion import Confusion
 from dvfl_runtime.errors import DvflError, RecipeError
 
 RESULTS = ROOT / "models" / "RESULTS.md"
@@ -102,7 +102,7 @@ def test_a_fold_replaces_the_filter_and_names_its_teacher() -> None:
     recipe = read_recipe("uti_student", settings)
     held = Folds("ut_interaction", "sequence").recipe(recipe, ["3", "11"], 2)
     (test,) = held.test
-    assert isinstance(test, VideosPart)
+    assert isinstance(test, VideosTable)
     assert (test.only, test.exclude) == ({"sequence": ["3", "11"]}, {})
     assert held.train[0].exclude == {"sequence": ["3", "11"]}
     assert held.model.start == "runs/pre/seed2_sequence3+11/final.pth"

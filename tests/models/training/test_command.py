@@ -16,17 +16,17 @@ import videos
 from dvfl_models import read_checkpoint
 from dvfl_models.data.augment import degrade
 from dvfl_models.data.batches import TrainingBatches
-from dvfl_models.data.clip_sets import clip_set
+from dvfl_models.data.opening import open_clips
 from dvfl_models.recipe.recipe import Recipe, recipe_from
 from dvfl_models.studies.crossval import cross_validate
 from dvfl_models.studies.folds import Folds
 from dvfl_models.studies.paired import outcomes_of_run
 from dvfl_models.training import cli
 from dvfl_models.training.cli import main
-from dvfl_models.training.evaluate import Confusion
-from dvfl_models.training.run_files import ProgressLog
-from dvfl_models.training.starting import TrainOptions
-from dvfl_models.training.train import Trainer
+from dvfl_models.training.confusion import Confusion
+from dvfl_models.training.launch import TrainOptions
+from dvfl_models.training.metrics import ProgressLog
+from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.errors import CheckpointError, DvflError, RecipeError
 
 RESUME = TrainOptions(resume=True)
@@ -127,8 +127,8 @@ def test_another_recipe_or_run_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_never_finite_stops_with_the_step(tmp_path: Path) -> None:
     trainer = Trainer(tiny(), tmp_path / "run")
-    measured = trainer._measured
-    trainer._measured = lambda losses, classes: measured(losses, classes) * float("nan")
+    measure = trainer.learner._measure
+    trainer.learner._measure = lambda losses, classes: measure(losses, classes) * float("nan")
     with pytest.raises(DvflError, match=r"loss is nan at step 3, lr .* last of 4 steps in a row"):
         trainer.run(workers=0, progress=False)
     assert read_checkpoint(tmp_path / "run" / "last.pth").trainer["step"] == 2
@@ -155,7 +155,7 @@ def videos_part(index: Path, **more: object) -> dict:
 
 def test_video_files_are_sampled_by_class_and_tested_once_each(labelled: Path) -> None:
     recipe = tiny(train=[videos_part(labelled)])
-    clips = clip_set(recipe.train[0], recipe)
+    clips = open_clips(recipe.train[0], recipe)
     assert len(clips) == 4
     clip, class_id = clips[0]
     assert clip.shape == (2, 32, 32, 3)
@@ -169,10 +169,10 @@ def test_video_files_are_sampled_by_class_and_tested_once_each(labelled: Path) -
 def test_filters_and_renaming(labelled: Path) -> None:
     part = videos_part(labelled, exclude={"person": ["a"]}, rename={"bend": "idle"})
     recipe = tiny(train=[part])
-    clips = clip_set(recipe.train[0], recipe)
+    clips = open_clips(recipe.train[0], recipe)
     assert [class_id for _, class_id in (clips[i] for i in range(len(clips)))] == [0]
     folder = tiny(train=[videos_part(labelled.parent, rename={"": "idle"})])
-    assert len(clip_set(folder.train[0], folder)) == 4
+    assert len(open_clips(folder.train[0], folder)) == 4
 
 
 def test_leave_one_group_out_holds_out_what_it_says(labelled: Path, tmp_path: Path) -> None:

@@ -8,10 +8,11 @@ import pytest
 import videos
 
 from dvfl_models.data.batches import TrainingBatches
-from dvfl_models.data.clip_sets import TrainingSample, clip_set
+from dvfl_models.data.opening import open_clips
+from dvfl_models.data.train_as_test import TrainAsTest
 from dvfl_models.recipe.recipe import Recipe, read_recipe, recipe_from, recipe_names
-from dvfl_models.training.consistency import doubts, gap, shown_share, trained_shares
-from dvfl_models.training.evaluate import Confusion
+from dvfl_models.training.confusion import Confusion
+from dvfl_models.training.consistency import doubts, gap_warning, shown_share, trained_shares
 
 WHOLE = {"window_s": [3600, 3600]}
 
@@ -44,7 +45,7 @@ def recipe(index: Path, table: dict | None = None, **changes: object) -> Recipe:
 
 
 def found(one: Recipe) -> list[str]:
-    return doubts(one, TrainingBatches(one).sets, [clip_set(part, one) for part in one.test])
+    return doubts(one, TrainingBatches(one).sets, [open_clips(part, one) for part in one.test])
 
 
 def test_a_plain_recipe_raises_no_doubt(index: Path) -> None:
@@ -106,22 +107,22 @@ def test_training_on_short_windows_and_testing_on_whole_videos_is_said(index: Pa
 def test_classes_that_are_mirror_images_do_not_go_with_flips(index: Path) -> None:
     labels = ["wave left hand", "wave_right_hand", "a", "b"]
     one = recipe(index).model_copy(update={"labels": tuple(labels)})
-    (text,) = doubts(one, [clip_set(one.train[0], one)], [])
+    (text,) = doubts(one, [open_clips(one.train[0], one)], [])
     assert "'wave left hand' looks like 'wave_right_hand', and augment.flip 0.5" in text
     still = one.model_copy(update={"augment": one.augment.model_copy(update={"flip": 0.0})})
-    assert doubts(still, [clip_set(one.train[0], one)], []) == []
+    assert doubts(still, [open_clips(one.train[0], one)], []) == []
 
 
 def test_the_sample_of_training_has_the_classes_in_turn(index: Path) -> None:
     one = recipe(index, augment={"crop": [0.5, 1.0]})
-    sample = TrainingSample(one, TrainingBatches(one).sets, 4)
+    sample = TrainAsTest(one, TrainingBatches(one).sets, 4)
     assert [class_id for _, class_id in (sample[k] for k in range(4))].count(1) == 1
-    test = clip_set(one.test[0], one)
+    test = open_clips(one.test[0], one)
     for number, index_of in enumerate(i for _, i in sample.items):
         assert np.array_equal(sample[number][0], test[index_of][0])  # as a test makes it
-    assert len(TrainingSample(one, TrainingBatches(one).sets)) == 9
+    assert len(TrainAsTest(one, TrainingBatches(one).sets)) == 9
     drawn = recipe(index, train=[{"kind": "order"}], labels=["left", "right"])
-    few = TrainingSample(drawn, TrainingBatches(drawn).sets, 3)
+    few = TrainAsTest(drawn, TrainingBatches(drawn).sets, 3)
     assert len(few) == 3
     assert np.array_equal(few[2][0], few[2][0])
     assert not np.array_equal(few[1][0], few[2][0])
@@ -129,7 +130,7 @@ def test_the_sample_of_training_has_the_classes_in_turn(index: Path) -> None:
 
 def test_batches_that_are_right_where_tests_are_not_are_said() -> None:
     half = Confusion(("a", "b"), np.array([[50, 50], [52, 48]]))
-    assert "98% in the last batches, but 49% on 200 training clips" in gap(0.98, half)
-    assert gap(0.55, half) == ""
+    assert "98% in the last batches, but 49% on 200 training clips" in gap_warning(0.98, half)
+    assert gap_warning(0.55, half) == ""
     few = Confusion(("a", "b"), np.array([[1, 1], [1, 0]]))
-    assert gap(0.85, few) == ""  # its interval reaches up to 79 %
+    assert gap_warning(0.85, few) == ""  # its interval reaches up to 79 %

@@ -11,7 +11,7 @@ from dvfl_models.distillation.teacher import Teacher
 from dvfl_models.network.checkpoint import save_checkpoint
 from dvfl_models.network.video_focalnet import VideoFocalNet
 from dvfl_models.recipe.recipe import recipe_from
-from dvfl_models.training.starting import new_model
+from dvfl_models.training.initial_weights import new_network
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import CheckpointError
 
@@ -27,7 +27,7 @@ def start(
         "train": [{"kind": "synthetic"}],
         "optim": {"steps": 1},
     }
-    return new_model(recipe_from(values, "start"))
+    return new_network(recipe_from(values, "start"))
 
 
 @pytest.fixture(scope="module")

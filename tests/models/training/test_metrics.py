@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dvfl_models.distillation.teacher_cache import TeacherCache
-from dvfl_models.training.run_files import Metrics
+from dvfl_models.training.metrics import Metrics
 from dvfl_runtime.errors import OutputError
 
 

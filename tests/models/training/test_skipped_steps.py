@@ -11,7 +11,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from small_runs import ON_CPU, RESUME, make_videos, small
 
 from dvfl_models.training.skipped_steps import IN_A_ROW_SCALED
-from dvfl_models.training.train import Trainer
+from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.errors import DvflError
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -21,7 +21,7 @@ def test_a_loss_that_is_never_finite_names_the_clips(tmp_path: Path) -> None:
     index = make_videos(tmp_path / "videos", 4)
     trainer = Trainer(small(index, checkpoint_every=1), tmp_path / "run")
     with torch.no_grad():
-        trainer.model.head.bias[0] = float("inf")
+        trainer.learner.network.head.bias[0] = float("inf")
     with pytest.raises(DvflError, match=r"the weights are not finite after step 1; lower"):
         trainer._after_step(trainer._train_step(trainer.batches[0]))
     assert not (tmp_path / "run" / "last.pth").exists()
@@ -39,7 +39,7 @@ def poisoned(trainer: Trainer, steps: set[int]) -> None:
     def overflow(gradient: torch.Tensor) -> torch.Tensor | None:
         return gradient * float("inf") if trainer.step in steps else None
 
-    trainer.model.head.bias.register_hook(overflow)
+    trainer.learner.network.head.bias.register_hook(overflow)
 
 
 def test_a_gradient_that_is_not_finite_once_is_skipped_and_counted(
@@ -52,8 +52,12 @@ def test_a_gradient_that_is_not_finite_once_is_skipped_and_counted(
     before: list[torch.Tensor] = []
     for step in range(8):
         trainer._after_step(trainer._train_step(trainer.batches[step]))
-        assert trainer.averaged is not None
-        before.append(torch.cat([trainer.model.head.weight, trainer.deployed.head.weight]).clone())
+        assert trainer.learner.averaged is not None
+        before.append(
+            torch.cat(
+                [trainer.learner.network.head.weight, trainer.learner.deployed.head.weight]
+            ).clone()
+        )
     changed = [not torch.equal(*pair) for pair in itertools.pairwise(before)]
     assert changed == [False] * 4 + [True, False, True]
     assert caplog.text.count("is skipped, the gradient is") == 5
@@ -68,16 +72,18 @@ def test_the_scaler_of_fp16_lowers_its_scale_and_goes_on(
     trainer = Trainer(small(make_videos(tmp_path / "videos", 2)), tmp_path / "run", ON_CPU)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     trainer.accelerator.scaler = scaler
-    trainer.optimizer = AcceleratedOptimizer(trainer.optimizer.optimizer, scaler=scaler)
-    trainer.accelerator._optimizers = [trainer.optimizer]
+    trainer.learner.optimizer = AcceleratedOptimizer(
+        trainer.learner.optimizer.optimizer, scaler=scaler
+    )
+    trainer.accelerator._optimizers = [trainer.learner.optimizer]
     trainer.accelerator.state._mixed_precision = "fp16"
     poisoned(trainer, {0, 1})
-    trainer.skipped.most = IN_A_ROW_SCALED
+    trainer.learner.skipped.most = IN_A_ROW_SCALED
     scales = []
     for step in range(3):
         trainer._train_step(trainer.batches[step])
         scales.append(scaler.get_scale())
     assert scales == [2.0**15, 2.0**14, 2.0**14]
-    assert trainer.skipped.count == 2
+    assert trainer.learner.skipped.count == 2
     told = [r for r in caplog.records if r.levelno > logging.INFO and "is skipped" in r.message]
     assert not told  # nothing that anybody has to look at

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from dvfl_models import read_checkpoint
+from dvfl_models.data.loader import plain_worker_errors
 from dvfl_models.recipe.recipe import Recipe, recipe_from, tomllib
 from dvfl_models.training import cli
-from dvfl_models.training.starting import TrainOptions
+from dvfl_models.training.launch import TrainOptions
 from dvfl_models.training.stopping import Stopped
-from dvfl_models.training.train import Trainer
-from dvfl_models.training.workers import safe_workers
+from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.errors import DvflError, SourceError
 
 RESUME = TrainOptions(resume=True)
@@ -65,14 +65,16 @@ def test_a_run_that_is_asked_to_end_again_and_again_ends_as_an_uninterrupted_one
     Trainer(tiny(), tmp_path / "whole").run(workers=0, progress=False)
     run, stops = tmp_path / "parts", []
     for name, when, *numbers in (
-        ("_measured", 1, signal.SIGINT, signal.SIGINT, signal.SIGINT),  # in the first step
-        ("_tested", 1, signal.SIGHUP, signal.SIGINT),  # while it is tested
-        ("_measured", 1, signal.SIGINT),  # in a step between two tests
+        ("learner._measure", 1, signal.SIGINT, signal.SIGINT, signal.SIGINT),  # in the first step
+        ("evaluation._share_work", 1, signal.SIGHUP, signal.SIGINT),  # while it is tested
+        ("learner._measure", 1, signal.SIGINT),  # in a step between two tests
         ("_save_last", 1, signal.SIGINT, signal.SIGTERM),  # while it is saved
     ):
         options = TrainOptions(resume=run.exists())
         trainer = Trainer(tiny(), run, options)
-        setattr(trainer, name, asking(getattr(trainer, name), when, *numbers))
+        *owner, method = name.split(".")
+        holder = getattr(trainer, *owner) if owner else trainer
+        setattr(holder, method, asking(getattr(holder, method), when, *numbers))
         with pytest.raises(Stopped, match=r"at step \d of 4, kept in .*last\.pth; go on with"):
             trainer.run(workers=0, progress=False)
         stops.append((trainer.step, read_checkpoint(run / "last.pth").trainer["step"]))
@@ -95,7 +97,7 @@ def test_the_command_says_where_it_stopped(
 ) -> None:
     (tmp_path / "tiny.toml").write_text(TOML)
     command = [str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "run"), "--workers", "0"]
-    monkeypatch.setattr(Trainer, "_leaks", asking(Trainer._leaks, 1, signal.SIGINT))
+    monkeypatch.setattr(Trainer, "_find_leaks", asking(Trainer._find_leaks, 1, signal.SIGINT))
     assert cli.main(command) == 130
     said = capsys.readouterr().err
     assert said == "dvfl-train: stopped before the first step; there is nothing to keep\n"
@@ -134,9 +136,12 @@ def test_an_error_of_a_process_that_makes_clips_has_no_traceback() -> None:
         "Caught SourceError in DataLoader worker process 0.\nOriginal Traceback (most recent call "
         "last):\n  ...\ndvfl_runtime.errors.SourceError: data set 'v': not one\ncan be read\n"
     )
-    with pytest.raises(SourceError, match=r"^data set 'v': not one\ncan be read$"), safe_workers():
+    with (
+        pytest.raises(SourceError, match=r"^data set 'v': not one\ncan be read$"),
+        plain_worker_errors(),
+    ):
         raise SourceError(told)
-    with pytest.raises(RuntimeError, match=r"^other$"), safe_workers():
+    with pytest.raises(RuntimeError, match=r"^other$"), plain_worker_errors():
         raise RuntimeError("other")
 
 

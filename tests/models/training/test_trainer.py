@@ -17,8 +17,8 @@ from small_runs import ON_CPU, RESUME, command, make_videos, rows_of, small, tom
 
 from dvfl_models import read_checkpoint
 from dvfl_models.distillation.teacher_cache import TeacherCache
-from dvfl_models.training.starting import TrainOptions
-from dvfl_models.training.train import Trainer
+from dvfl_models.training.launch import TrainOptions
+from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.errors import DvflError, OutputError, RecipeError
 
 pytestmark = pytest.mark.usefixtures("fresh_accelerate")
@@ -121,8 +121,8 @@ def test_the_teacher_sees_the_mixed_clips_of_the_student(tmp_path: Path) -> None
     distill = {"teacher": str(tmp_path / "teacher" / "final.pth")}
     recipe = small(index, distill=distill, augment={"mixup": 0.8, "crop": [0.5, 1.0]})
     trainer, seen = Trainer(recipe, tmp_path / "student"), []
-    assert trainer.objective.teacher is not None
-    for model in (trainer.model, trainer.objective.teacher.model):
+    assert trainer.learner.objective.teacher is not None
+    for model in (trainer.learner.network, trainer.learner.objective.teacher.model):
         model.register_forward_pre_hook(lambda _model, inputs: seen.append(inputs[0]))
     trainer._train_step(trainer.batches[0])
     assert len(seen) == 2
@@ -137,10 +137,12 @@ def test_cached_logits_change_nothing_and_spare_the_teacher(tmp_path: Path) -> N
         distill = {"teacher": str(tmp_path / "teacher" / "final.pth"), "cache_mb": cache_mb}
         trainer = Trainer(small(index, distill=distill), tmp_path / name)
         if name == "reads":
-            assert trainer.objective.teacher is not None
-            assert trainer.objective.teacher.cache is not None
-            assert len(trainer.objective.teacher.cache) == 6
-            trainer.objective.teacher.model.head.weight.fill_(float("nan"))  # it is not asked
+            assert trainer.learner.objective.teacher is not None
+            assert trainer.learner.objective.teacher.cache is not None
+            assert len(trainer.learner.objective.teacher.cache) == 6
+            trainer.learner.objective.teacher.model.head.weight.fill_(
+                float("nan")
+            )  # it is not asked
         trainer.run(workers=0, progress=False)
         found.append(weights(tmp_path / name / "final.pth"))
     for other in found[1:]:
@@ -188,7 +190,9 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights(tmp_path: Path) -> None
         optim = {"steps": 2, "batch_size": 2, "precision": precision}
         trainer = Trainer(small(index, optim=optim), tmp_path / precision, ON_CPU)
         trainer.run(workers=0, progress=False)
-        assert all(value.dtype == torch.float32 for value in trainer.model.state_dict().values())
+        assert all(
+            value.dtype == torch.float32 for value in trainer.learner.network.state_dict().values()
+        )
         losses.append(float(trainer.metrics.rows()[0]["loss"]))
     assert losses[0] != losses[1] == pytest.approx(losses[0], rel=0.1)
 

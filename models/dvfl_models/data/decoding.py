@@ -1,0 +1,55 @@
+"""All frames of a short video, in the size that training needs."""
+
+from __future__ import annotations
+
+import functools
+from contextlib import closing
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_models.data.clips import Clip
+from dvfl_runtime.clips.preprocess import preprocess_frame
+from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.sources import open_source
+
+Times = NDArray[np.float64]
+
+SMALL_PX = 112  # up to this side the decoded videos of a model are kept in memory
+CACHED_VIDEOS = 1024  # about 3 GB of videos of 100 frames
+
+
+def decode(path: str, shape: ClipSpec | int, *, antialias: bool = False) -> tuple[Clip, Times]:
+    """Return all frames of a video, (N, h, w, 3), and their times in seconds since the first.
+
+    Args:
+        path: of the file.
+        shape: the ClipSpec of a model, for its resize and crop, or the longest side, px.
+        antialias: whether frames are averaged over areas when they shrink to the longest side.
+            Models with a centred crop never see such pictures (see `preprocess`), so training
+            does not show them either.
+
+    Raises:
+        SourceError: if no frame can be decoded.
+    """
+    images, times = [], []
+    with closing(open_source(path)) as source:
+        for frame in source.frames():
+            if isinstance(shape, ClipSpec):
+                images.append(preprocess_frame(frame.image, shape))
+            else:
+                images.append(_shrunk(frame.image, shape, antialias=antialias))
+            times.append(frame.time_s)
+    return np.stack(images).astype(np.uint8, copy=False), np.asarray(times) - times[0]
+
+
+decode_cached = functools.lru_cache(CACHED_VIDEOS)(decode)
+
+
+def _shrunk(image: Clip, long_px: int, *, antialias: bool) -> Clip:
+    height, width = image.shape[:2]
+    scale = min(1.0, long_px / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    how = cv2.INTER_AREA if antialias else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size, interpolation=how), np.uint8)
