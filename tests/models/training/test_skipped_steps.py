@@ -53,16 +53,14 @@ def test_a_gradient_that_is_not_finite_once_is_skipped_and_counted(
     for step in range(8):
         trainer._after_step(trainer._train_step(trainer.batches[step]))
         assert trainer.learner.averaged is not None
-        before.append(
-            torch.cat(
-                [trainer.learner.network.head.weight, trainer.learner.deployed.head.weight]
-            ).clone()
-        )
+        networks = (trainer.learner.network, trainer.learner.deployed)
+        before.append(torch.cat([network.head.weight for network in networks]).clone())
     changed = [not torch.equal(*pair) for pair in itertools.pairwise(before)]
     assert changed == [False] * 4 + [True, False, True]
     assert caplog.text.count("is skipped, the gradient is") == 5
     assert [row["skipped"] for row in trainer.metrics.rows()] == [*"01234455"]
-    assert Trainer(small(index, optim=optim), tmp_path / "run", RESUME).skipped.count == 5
+    resumed = Trainer(small(index, optim=optim), tmp_path / "run", RESUME)
+    assert resumed.learner.skipped.count == 5
 
 
 def test_the_scaler_of_fp16_lowers_its_scale_and_goes_on(
@@ -72,10 +70,9 @@ def test_the_scaler_of_fp16_lowers_its_scale_and_goes_on(
     trainer = Trainer(small(make_videos(tmp_path / "videos", 2)), tmp_path / "run", ON_CPU)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**16)
     trainer.accelerator.scaler = scaler
-    trainer.learner.optimizer = AcceleratedOptimizer(
-        trainer.learner.optimizer.optimizer, scaler=scaler
-    )
-    trainer.accelerator._optimizers = [trainer.learner.optimizer]
+    learner = trainer.learner
+    learner.optimizer = AcceleratedOptimizer(learner.optimizer.optimizer, scaler=scaler)
+    trainer.accelerator._optimizers = [learner.optimizer]
     trainer.accelerator.state._mixed_precision = "fp16"
     poisoned(trainer, {0, 1})
     trainer.learner.skipped.most = IN_A_ROW_SCALED

@@ -109,9 +109,9 @@ def test_a_student_follows_its_teacher(tmp_path: Path) -> None:
     first = rows[0]
     total = float(first["kd_loss"]) + float(first["modulation_loss"])  # alpha is 1
     assert float(first["loss"]) == pytest.approx(total, rel=1e-3)
-    assert student.objective.teacher is not None
+    assert student.learner.objective.teacher is not None
     kept = weights(tmp_path / "teacher" / "final.pth")
-    now = student.objective.teacher.model.state_dict()
+    now = student.learner.objective.teacher.model.state_dict()
     assert all(torch.equal(now[key], kept[key]) for key in kept)
 
 
