@@ -62,7 +62,11 @@ class OverlayVideo:
         self, path: Path, labels: Sequence[str], *, duration_s: float | None = None
     ) -> None:
         self._replacement = Replacement(path)
-        self._video = VideoFile(self._replacement.part)
+        try:
+            self._video = VideoFile(self._replacement.part)
+        except OutputError:
+            self._replacement.discard()
+            raise
         self._labels = tuple(labels)
         self._duration_s = duration_s
         self._panel: Panel | None = None

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import sys
 from fractions import Fraction
 
 import av
@@ -255,6 +256,13 @@ def test_a_full_disk_is_one_error_with_a_reason(tmp_path):
     with pytest.raises(OutputError, match="No space left"):
         writer.finish()
     writer.close()
+
+
+def test_without_pyav_no_file_is_left(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "av", None)
+    with pytest.raises(OutputError, match="writing video needs av"):
+        OverlayVideo(tmp_path / "o.mp4", LABELS)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_only_containers_that_can_be_written():
