@@ -13,6 +13,8 @@ import shlex
 from itertools import pairwise
 from urllib.parse import quote, urlsplit
 
+from dvfl_runtime.errors import DvflError
+
 # control characters, ends of lines and lone surrogates: they would end a line of a subtitle or a
 # table, control a terminal, or could not be encoded at all
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
@@ -54,6 +56,11 @@ def without_secrets(text: str) -> str:
     text = re.sub(r"\bgst:.*", lambda found: shown(found[0]), text, flags=re.I | re.S)
     text = re.sub(r"(\b[a-z][a-z0-9+.-]+:/+).*@", r"\1", text, flags=re.I | re.S)
     return re.sub(r"\b[a-z][a-z0-9+.-]+:/+\S*", lambda found: shown(found[0]), text, flags=re.I)
+
+
+def reason_of(error: Exception) -> str:
+    """Return the text of an error, without the secrets that a library may repeat."""
+    return str(error) if isinstance(error, DvflError) else without_secrets(str(error))
 
 
 def printable(name: str) -> str:

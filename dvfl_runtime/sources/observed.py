@@ -6,9 +6,9 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from typing import TypeAlias
 
+from dvfl_runtime.errors.addresses import reason_of
 from dvfl_runtime.interrupts import uninterrupted
 from dvfl_runtime.sources.frame import Frame, Source
-from dvfl_runtime.sources.live.reconnect import reason_of
 from dvfl_runtime.sources.live.source import LiveSource
 
 FrameObserver: TypeAlias = Callable[[Frame], object]

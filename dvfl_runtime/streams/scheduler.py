@@ -16,8 +16,8 @@ from dvfl_runtime.clips.source_windows import SourceWindows
 from dvfl_runtime.clips.spec import ClipOrigin, ClipSpec
 from dvfl_runtime.clips.windows import Window, Windower
 from dvfl_runtime.errors import DvflError, SourceError
+from dvfl_runtime.errors.addresses import reason_of
 from dvfl_runtime.sources import SourceLike, display_name
-from dvfl_runtime.sources.live.reconnect import reason_of
 from dvfl_runtime.streams.options import StreamOptions
 from dvfl_runtime.streams.reader import SourceReader
 from dvfl_runtime.streams.window_queue import WindowQueue

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from dvfl_runtime.errors import ArgumentError, DvflError, SourceError
-from dvfl_runtime.errors.addresses import without_secrets
+from dvfl_runtime.errors import ArgumentError, SourceError
+from dvfl_runtime.errors.addresses import reason_of
 from dvfl_runtime.errors.checks import check_number
 from dvfl_runtime.sources.live.grabber import Grabbed, Grabber
 
@@ -113,8 +113,3 @@ def reconnecting(
         on_outage(reason, wait_s)
         stop.wait(wait_s)
         attempt += 1
-
-
-def reason_of(error: Exception) -> str:
-    """Return the text of an error, without the secrets that a library may repeat."""
-    return str(error) if isinstance(error, DvflError) else without_secrets(str(error))

@@ -14,11 +14,11 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.errors.addresses import shown
+from dvfl_runtime.errors.addresses import reason_of, shown
 from dvfl_runtime.errors.checks import check_type
 from dvfl_runtime.sources.frame import Frame, Image, check_rgb
 from dvfl_runtime.sources.live.grabber import Grabbed, Grabber
-from dvfl_runtime.sources.live.reconnect import LiveOptions, reason_of, reconnecting
+from dvfl_runtime.sources.live.reconnect import LiveOptions, reconnecting
 from dvfl_runtime.sources.timestamps import LiveTimestamps
 
 _logger = logging.getLogger(__name__)

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pickle
 import subprocess
 import sys
 import wave
@@ -15,7 +14,7 @@ from frames import read
 from videos import pictures, write_video
 
 from dvfl_runtime.errors import ArgumentError, DvflError, SourceError
-from dvfl_runtime.sources import Frame, LiveOptions, LiveSource, Source, is_live, open_source
+from dvfl_runtime.sources import LiveOptions, LiveSource, Source, is_live, open_source
 from dvfl_runtime.sources.recorded import file
 
 
@@ -135,24 +134,6 @@ def test_import_needs_numpy_alone():
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_a_picture_made_later_is_made_once_and_only_if_asked_for():
-    made = []
-
-    def make():
-        made.append(1)
-        return np.full((2, 3, 3), 7, np.uint8)
-
-    frame = Frame(make, 1.5, 4, dropped=2, after_gap=True)
-    assert (frame.time_s, frame.index, frame.dropped, frame.after_gap) == (1.5, 4, 2, True)
-    assert "image" not in repr(frame)
-    assert made == []
-    copies = [frame, frame.replace(index=9), pickle.loads(pickle.dumps(frame))]
-    assert all((f.image == 7).all() and f.time_s == 1.5 for f in copies)
-    assert made == [1]
-    with pytest.raises(AttributeError, match="'picture'"):
-        frame.picture  # noqa: B018
 
 
 def test_a_file_converts_no_picture_that_nobody_asks_for(tmp_path, monkeypatch):
