@@ -83,7 +83,8 @@ class FileTimestamps:
     def _seconds(self, ticks: int | None) -> float | None:
         if ticks is None or self._origin is None:
             return None
-        return self._begin_s + float((ticks - self._origin) * self._time_base)
+        base = self._time_base  # a product of fractions takes twice as long
+        return self._begin_s + (ticks - self._origin) * base.numerator / base.denominator
 
 
 class LiveTimestamps:

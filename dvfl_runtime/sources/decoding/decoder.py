@@ -252,3 +252,8 @@ class Decoder:
     def _info(self, raw: VideoFrame) -> _PacketInfo:
         info = raw.opaque
         return info if isinstance(info, _PacketInfo) else _PacketInfo(self._next - 1, raw.key_frame)
+
+
+def packet_of(raw: VideoFrame) -> int | None:
+    """Return the number of the packet that became a picture; `None` if it is not known."""
+    return raw.opaque.number if isinstance(raw.opaque, _PacketInfo) else None

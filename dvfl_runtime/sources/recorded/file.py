@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator
+import os
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.decoding.picture import OrientationTracker, upright_rgb
 from dvfl_runtime.sources.frame import Frame
+from dvfl_runtime.sources.recorded.file_map import FileMap, FileMapper, decode_spans, expected_times
 from dvfl_runtime.sources.recorded.media import Video, advice_of, name_of
 from dvfl_runtime.sources.recorded.source import RecordedSource
 from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS, PictureReader, VideoFile
 
 _logger = logging.getLogger(__name__)
+
+MAX_THREADS = 4  # each thread of the codec holds one more decoded picture
 
 UNTIMED = (
     "%s does not say how many frames a second it has; %d is assumed. If that is wrong, pass fps=F"
@@ -40,6 +47,9 @@ class FileSource(RecordedSource):
         video: the path of a file, or another object that can be opened again and again.
         fps: frames per second of a file without timestamps; `None` for the rate in its headers.
 
+    Attributes:
+        num_threads: threads of the decoder; one is faster where several files are read at a time.
+
     Raises:
         SourceError: if it cannot be opened, or has no video in it.
     """
@@ -48,23 +58,65 @@ class FileSource(RecordedSource):
         self._video = video
         self._fps = fps
         self._warned = False
-        with closing(VideoFile(video, 1, fps)) as file:
+        self.num_threads = min(MAX_THREADS, os.cpu_count() or 1)
+        self._demuxed: VideoFile | None = None  # for the next reading
+        with closing(self._open_exact()) as file:
             super().__init__(name_of(video), file.duration_s)
             self._is_timed = file.is_timed
 
     def close(self) -> None:
         """End a running `frames()` at its next frame."""
         super().close()
+        if self._demuxed is not None:
+            self._take_file().close()
         if not isinstance(self._video, Path):
             self._video.stop()
 
-    def _read(self) -> Generator[Frame, None, None]:
+    def mapped_frames(self, mapper: FileMapper) -> Generator[Frame, None, None]:
+        """Yield what `frames()` does, and tell the mapper of each frame and of damage."""
+        return self._until_closed(self._read(mapper))
+
+    def expected_times(self) -> NDArray[np.float64]:
+        """Return the times that frames have if nothing is damaged, learnt without decoding.
+
+        (N,) seconds; empty if the file does not tell them.
+        """
+        file = self._take_file()
+        packets, is_readable = file.demuxed()
+        times_s = expected_times(file, packets)
+        if is_readable:
+            self._demuxed = file
+        else:
+            file.close()
+        return times_s
+
+    def frames_at(self, numbers: Iterable[int], file_map: FileMap) -> Iterator[Frame]:
+        """Yield the frames of these numbers, and decode no more than they need.
+
+        Frames are missing if the file is not the one that was mapped any more.
+        """
+        times_s = file_map.times_s
+        with closing(self._take_file()) as file:
+            for number, raw, orientation in decode_spans(file, file_map.spans(numbers)):
+                yield Frame(partial(upright_rgb, raw, orientation), times_s[number], number)
+
+    def _take_file(self) -> VideoFile:
+        """Return the file, at its beginning; the caller closes it."""
+        file, self._demuxed = self._demuxed, None
+        return file or VideoFile(self._video, self.num_threads, self._fps)
+
+    def _open_exact(self) -> VideoFile:
+        return VideoFile(self._video, 1, self._fps)
+
+    def _read(self, mapper: FileMapper | None = None) -> Generator[Frame, None, None]:
         orientation = OrientationTracker()
-        with closing(PictureReader(self._video, self._fps)) as reader:
+        with closing(PictureReader(self._take_file(), self._open_exact)) as reader:
             for index, (raw, time_s) in enumerate(reader.pictures()):
                 if index == 1 and not self._is_timed:  # a single picture needs no rate
                     self._is_timed = True  # once, however often it is read
                     _logger.warning(UNTIMED, self.name, DEFAULT_FPS)
+                if mapper is not None:
+                    mapper.add(time_s, raw)
                 yield Frame(partial(upright_rgb, raw, orientation.update(raw)), time_s, index)
         if reader.count == 0:
             raise SourceError(
@@ -72,6 +124,8 @@ class FileSource(RecordedSource):
                 f"{reader.damage or 'its video stream is empty'}; "
                 f"{advice_of(self._video, 'record or convert it again')}"
             )
+        if mapper is not None and (reader.left_out or reader.damage):
+            mapper.give_up()
         if (reader.left_out or reader.is_cut_off) and not self._warned:  # once, as above
             self._warned = True
             after = reader.damaged_after

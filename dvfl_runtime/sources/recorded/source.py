@@ -34,18 +34,22 @@ class RecordedSource(ABC):
         Raises:
             SourceError: if there is none, or the source is closed.
         """
+        yield from self._until_closed(self._read())
+
+    def close(self) -> None:
+        """End a running `frames()` at its next frame; may be called from any thread."""
+        self._closed.set()
+
+    def _until_closed(self, frames: Generator[Frame, None, None]) -> Generator[Frame, None, None]:
+        """Yield these frames until the source is closed."""
         if self._closed.is_set():
             raise SourceError(self.closed_error or f"{self.name} is closed; open it again")
-        with closing(self._read()) as frames:
+        with closing(frames):
             while not self._closed.is_set():
                 frame = next(frames, None)
                 if frame is None or self._closed.is_set():
                     return
                 yield frame
-
-    def close(self) -> None:
-        """End a running `frames()` at its next frame; may be called from any thread."""
-        self._closed.set()
 
     @abstractmethod
     def _read(self) -> Generator[Frame, None, None]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from fractions import Fraction
 from itertools import chain, pairwise
@@ -24,9 +24,17 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
 
-MAX_THREADS = 4  # each thread of the codec holds one more decoded picture
 DEFAULT_FPS = 25  # where nothing states a rate
+MAX_KEPT_BYTES = 32 << 20  # of packets in memory
 NO_TIMESTAMPS = 0x80  # AVFMT_NOTIMESTAMPS, libav's flag of formats that store none
+
+
+class PacketTime(NamedTuple):
+    """When the picture of a packet is shown, as `VideoFrame` calls it, and whether it is at all."""
+
+    pts: int | None
+    dts: int | None
+    is_discard: bool
 
 
 class VideoFile:
@@ -48,6 +56,7 @@ class VideoFile:
     def __init__(self, video: Video, num_threads: int, fps: float | None) -> None:
         self.num_threads = num_threads
         self.error = ""
+        self._demuxed: deque[av.Packet[VideoStream]] | None = None
         with ExitStack() as stack:  # PyAV closes only files that it opened itself
             data = None if isinstance(video, Path) else stack.enter_context(closing(video.open()))
             self._container, self._stream = open_video(video, data)
@@ -92,14 +101,14 @@ class VideoFile:
             return self._container.duration / 1e6  # AV_TIME_BASE
         return None
 
-    def timestamps_from(self, first: VideoFrame) -> FileTimestamps:
+    def timestamps_from(self, first: VideoFrame | PacketTime) -> FileTimestamps:
         """Return the conversion of timestamps to times, which begins with this first picture."""
         stamp = first.dts if first.pts is None else first.pts
         begin_s = 0.0 if self._is_bare else shown_s(self._container, self._stream, stamp)
         time_base = self._stream.time_base or Fraction(1, 1000)
         return FileTimestamps(time_base, 1 / (self._rate or DEFAULT_FPS), begin_s)
 
-    def timestamp(self, raw: VideoFrame) -> int | None:
+    def timestamp(self, raw: VideoFrame | PacketTime) -> int | None:
         """Return the timestamp of a picture, ticks; `None` if it has no usable one."""
         if self._fps is not None:
             return None
@@ -117,12 +126,33 @@ class VideoFile:
         """Yield the packets of the video stream, up to the first that cannot be read."""
         import av
 
+        if self._demuxed is not None:
+            while self._demuxed:
+                yield self._demuxed.popleft()
+            return
         try:
             for packet in packets_of(self._container, self._stream):
                 if packet.size:  # an empty packet would tell the decoder that the file is over
                     yield packet
         except (av.FFmpegError, OSError) as err:  # OSError: from an object that is no path
             self.error = err.strerror or str(err) or type(err).__name__
+
+    def demuxed(self) -> tuple[list[PacketTime], bool]:
+        """Read all packets of the video stream, which decodes nothing.
+
+        Returns:
+            When they are shown, and whether `packets()` can still be called: those of a large file
+            are not kept.
+        """
+        times, size = [], 0
+        kept: deque[av.Packet[VideoStream]] = deque()
+        for packet in self.packets():
+            times.append(PacketTime(packet.pts, packet.dts, packet.is_discard))
+            size += packet.size
+            if size <= MAX_KEPT_BYTES:
+                kept.append(packet)
+        self._demuxed = kept
+        return times, size <= MAX_KEPT_BYTES
 
     def close(self) -> None:
         """Close the file."""
@@ -152,6 +182,10 @@ class PictureReader:
     from the last keyframe without threads, because only then it is known which pictures are whole.
     If none is whole, the last pass takes the pictures that the decoder could conceal.
 
+    Args:
+        file: the file, at its beginning.
+        reopen: opens it again, with one thread.
+
     Attributes:
         count: pictures handed out.
         left_out: pictures of the file that are not whole.
@@ -159,12 +193,11 @@ class PictureReader:
         damaged_after: number of the last good picture before it, -1 for none.
     """
 
-    def __init__(self, video: Video, fps: float | None) -> None:
+    def __init__(self, file: VideoFile, reopen: Callable[[], VideoFile]) -> None:
         self.count = self.left_out = 0
         self.damage, self.damaged_after = "", -1
-        self._video, self._fps = video, fps
         self._keyframe = _Keyframe()  # where the next pass begins
-        self._file = VideoFile(video, min(MAX_THREADS, os.cpu_count() or 1), fps)
+        self._file, self._reopen = file, reopen
 
     @property
     def codec(self) -> str:
@@ -201,7 +234,7 @@ class PictureReader:
                     return
                 strict = False
             self._file.close()
-            self._file = VideoFile(self._video, 1, self._fps)
+            self._file = self._reopen()
 
     def _one_pass(self, decoder: Decoder, start: _Keyframe) -> Iterator[_Picture]:
         number = start.picture
