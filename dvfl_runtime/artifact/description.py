@@ -114,14 +114,14 @@ class Artifact:
             values = json.loads(text)
         except (ValueError, RecursionError) as err:
             raise ArtifactError(
-                f"its dvfl metadata is damaged ({_brief(err)}); export it again"
+                f"its dvfl metadata is damaged ({brief(err)}); export it again"
             ) from err
         if not isinstance(values, dict):
             raise ArtifactError("its dvfl metadata is not a JSON object; export it again")
         version = values.get("format_version")
         if isinstance(version, int) and version > FORMAT_VERSION:
             raise ArtifactError(
-                f"its format version is {_brief(version)} and this dvfl reads up to "
+                f"its format version is {brief(version)} and this dvfl reads up to "
                 f"{FORMAT_VERSION}; upgrade dvfl"
             )
         try:
@@ -136,10 +136,11 @@ class Artifact:
             raise ArtifactError(f"its dvfl metadata lacks {err}; export it again") from err
         except (TypeError, ValueError, AttributeError) as err:
             raise ArtifactError(
-                f"its dvfl metadata is wrong: {_brief(err)}; export it again"
+                f"its dvfl metadata is wrong: {brief(err)}; export it again"
             ) from err
 
 
-def _brief(value: object) -> str:
+def brief(value: object) -> str:
+    """Return a value from a file as a part of an error message, cut if it is long."""
     text = str(value)
     return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."

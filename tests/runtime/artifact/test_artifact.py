@@ -379,6 +379,18 @@ def test_a_graph_that_is_not_ours_is_refused(tmp_path, change, message):
         ModelFile(path)
 
 
+def test_a_graph_of_many_inputs_is_refused_in_one_short_line(tmp_path):
+    model = colour_graph()
+    for number in range(1000):
+        model.graph.input.add().CopyFrom(model.graph.input[0])
+        model.graph.input[-1].name = f"{number}\n"
+    path = save(model, tmp_path / "m.onnx", {"dvfl": artifact().to_json()})
+    with pytest.raises(ArtifactError, match="its graph maps") as refused:
+        ModelFile(path)
+    assert len(str(refused.value)) < 1000
+    assert "\n" not in str(refused.value)
+
+
 def test_a_graph_that_declares_two_shapes_for_one_input_is_refused(tmp_path):
     """Protobuf joins them to one of ten dimensions."""
     model = colour_graph()
