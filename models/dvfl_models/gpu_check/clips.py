@@ -1,4 +1,7 @@
-"""Small videos of one size kept on a GPU, and random clips of them made there, in batches."""
+"""Small videos of one size that are kept on a GPU, and random clips of them, made there in batches.
+
+They have run on one NVIDIA H200.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,8 @@ class Clips:
     Attributes:
         frames: (N, F, H, W, 3) uint8, the decoded frames of each video.
         classes: (N,).
-        groups: what each video shares with others of its scene.
-        tests: numbers of the clips that are held out, per fold.
+        groups: of each video; videos of one scene have the same.
+        tests: per fold the indices of the videos that are held out.
     """
 
     frames: Tensor
@@ -42,9 +45,10 @@ class Clips:
 
 
 def read_clips(index: Path, folds: int) -> Clips:
-    """Decodes videos of one size; fold 0 is the list's own split, by its column `split`.
+    """Decode videos of one size and divide them into folds.
 
-    Folds 1, 2 ... deal the groups of the column `group` out at random.
+    Fold 0 is the list's own split, by its column `split`. To folds 1, 2 ... the groups of the
+    column `group` are dealt out at random.
 
     Raises:
         RecipeError: if the list cannot be read or lacks one of these columns, or the sizes differ.
@@ -60,6 +64,7 @@ def read_clips(index: Path, folds: int) -> Clips:
     if len(sizes := {video.shape[1:3] for video in videos}) > 1:
         raise RecipeError(f"the videos of {index} must be of one size, got {sorted(sizes)}")
     most = max(map(len, videos))
+    # a shorter video goes on with its last frame
     picks = [np.minimum(np.arange(most), len(video) - 1) for video in videos]
     frames = np.stack([video[pick] for video, pick in zip(videos, picks, strict=True)])
     groups = tuple(entry.group for entry in whole)
@@ -75,7 +80,8 @@ def read_clips(index: Path, folds: int) -> Clips:
 class Augmented:
     """Random clips of videos, augmented and mixed on the device.
 
-    Half of the clips are mixed with another one (mixup, alpha 0.8); targets are shares of classes.
+    Half of the clips are mixed with the one before them in the batch (mixup, alpha 0.8); targets
+    are shares of classes.
     """
 
     def __init__(self, clips: Clips, device: torch.device, num_classes: int) -> None:
@@ -88,20 +94,23 @@ class Augmented:
         self.crop = K.VideoSequential(crop, data_format="BTCHW", same_on_frame=True)
 
     def __call__(self, videos: Tensor) -> tuple[Tensor, Tensor]:
-        """Numbers of videos (B,) -> clips (B, T, H, W, 3) uint8 and targets (B, num_classes)."""
+        """Indices of videos (B,) -> clips (B, T, H, W, 3) uint8 and targets (B, num_classes)."""
         count, most = len(videos), self.frames.shape[1]
+        # frames at the centres of equal parts of 40 to 100 % of the video, each moved a little
         span = most * (0.4 + 0.6 * torch.rand(count, 1, device=self.device))
         start = (most - span) * torch.rand(count, 1, device=self.device)
         steps = torch.arange(FRAMES, device=self.device) + 0.5
         jitter = 0.5 * torch.rand(count, FRAMES, device=self.device) - 0.25
         picks = (start + span / FRAMES * (steps + jitter)).long().clamp(0, most - 1)
+        # (B, T, H, W, 3) uint8 -> (B, T, 3, H, W) in 0 to 1
         images = self.frames[videos[:, None], picks].permute(0, 1, 4, 2, 3).float() / 255
-        images = self.steps(self.crop(images)).clamp(0, 1)  # (B, T, 3, H, W)
+        images = self.steps(self.crop(images)).clamp(0, 1)
         targets = F.one_hot(self.classes[videos], self.num_classes).float()
         share = torch.distributions.Beta(0.8, 0.8).sample((count,)).to(self.device)
         share = torch.where(torch.rand(count, device=self.device) < 0.5, share, 1.0)
         images = _mix(images, share.view(-1, 1, 1, 1, 1))
         targets = _mix(targets, share.view(-1, 1))
+        # (B, T, 3, H, W) -> (B, T, H, W, 3) uint8
         return (images * 255).round().byte().permute(0, 1, 3, 4, 2), targets
 
 
@@ -116,13 +125,10 @@ def normalised(clips: Tensor) -> Tensor:
 
 
 def save(clips: Clips, path: Path) -> None:
-    """Writes the data set for the processes of the folds."""
-    content = {"frames": clips.frames, "classes": clips.classes, "groups": list(clips.groups)}
-    torch.save({**content, "tests": [list(x) for x in clips.tests]}, path)
+    """Write the data set for the processes of the folds."""
+    torch.save(vars(clips), path)
 
 
 def load(path: Path) -> Clips:
-    """Reads what `save` wrote."""
-    saved = torch.load(path, weights_only=True)
-    tests = tuple(tuple(fold) for fold in saved["tests"])
-    return Clips(saved["frames"], saved["classes"], tuple(saved["groups"]), tests)
+    """Read a data set that `save` has written."""
+    return Clips(**torch.load(path, weights_only=True))

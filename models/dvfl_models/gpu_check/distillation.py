@@ -1,22 +1,21 @@
 """Does a teacher make its student better? Cross-validated on real video, on a GPU in minutes.
 
 A part of `make gpu-check`. For each fold, in a process of its own, a teacher learns the training
-clips; a fixed pool of augmented clips, some of them mixed, gets its logits; students learn from the
-pool, alone and by each loss, with several seeds. All start from the same small network, which is
-widened to the student, and widened and deepened to the teacher. A student alone and a taught one of
-the same seed see the same clips in the same order.
+clips and computes logits for a fixed pool of augmented clips, some of them mixed. Students learn
+from the pool, alone and by each loss, with several seeds. All networks start from the same small
+one, which is widened to the student, and widened and deepened to the teacher. A student alone and a
+taught one of the same seed see the same clips in the same order. It has run on one NVIDIA H200.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dvfl_models.distillation.losses import dist_loss, kd_loss, standardised_kd_loss
-from dvfl_models.gpu_check.clips import FRAMES, Augmented, Clips, load, normalised
+from dvfl_models.gpu_check.clips import FRAMES, Augmented, Clips, load, normalised, save
 from dvfl_models.network.checkpoint import StateDict, read_checkpoint
 from dvfl_models.network.initialisation import deepened, widened
 from dvfl_models.network.video_focalnet import VideoFocalNet, build_model
@@ -46,7 +45,7 @@ Count = Annotated[int, pydantic.Field(ge=1)]
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to teach: alpha * loss + (1 - alpha) * cross-entropy; alpha 0 is the student alone."""
+    """A way to teach: alpha * loss + (1 - alpha) * cross-entropy; with alpha 0 none."""
 
     alpha: float = 0.0
     loss: Loss = kd_loss
@@ -68,12 +67,12 @@ class Plan(Table):
     Attributes:
         teacher: variant of the teacher.
         student: variant of the student.
-        arms: names of `ARMS`, in the order in which they run.
-        seeds: students of each arm.
+        arms: names of `ARMS` in the order of their runs.
+        seeds: number of students of each arm.
         epochs: of a student, over the training clips.
         teacher_epochs: of the teacher.
-        views: augmented forms of each clip in the pool.
-        batch: clips in a step.
+        views: number of augmented forms of each clip in the pool.
+        batch: number of clips in a step.
         lr: of a student.
         teacher_lr: of the teacher.
     """
@@ -91,10 +90,10 @@ class Plan(Table):
 
 
 def read_plan(text: str) -> Plan:
-    """Reads a plan from JSON.
+    """Read a plan from JSON.
 
     Raises:
-        RecipeError: if it is none.
+        RecipeError: if the text is no plan.
     """
     try:
         return Plan.model_validate_json(text)
@@ -103,9 +102,11 @@ def read_plan(text: str) -> Plan:
         raise RecipeError(f"the plan {text} cannot be used: {wrong}") from err
 
 
-def started(variant: str, num_classes: int, start: StateDict | None, drop: float) -> VideoFocalNet:
-    """A network that computes what the small network `start` does, with a new head."""
-    model = build_model(variant, num_classes=num_classes, drop_path_rate=drop)
+def grown_model(
+    variant: str, num_classes: int, start: StateDict | None, drop_path: float
+) -> VideoFocalNet:
+    """Return a network that computes what the small network `start` does, with a new head."""
+    model = build_model(variant, num_classes=num_classes, drop_path_rate=drop_path)
     if start is None:
         return model
     wanted = model.state_dict()
@@ -123,12 +124,12 @@ def train(
     lr: float,
     arm: Arm,
 ) -> VideoFocalNet:
-    """AdamW under a warm-up and a cosine, in bf16; returns the averaged weights.
+    """Train by AdamW with a warm-up and a cosine, in bf16; return the averaged weights.
 
     Args:
         model: changed in place.
         batches: clips (B, T, H, W, 3) uint8, targets and the teacher's logits.
-        steps: how many of them.
+        steps: number of batches to train on.
         lr: the highest learning rate.
         arm: the loss.
     """
@@ -146,13 +147,13 @@ def train(
         turn = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
         for group in optimizer.param_groups:
             group["lr"] = lr * min((step + 1) / warm, turn if step >= warm else 1.0)
-        clips, targets, taught = next(batches)
+        clips, targets, wanted = next(batches)
         with torch.autocast(kind, dtype=torch.bfloat16):
             logits = model(normalised(clips))
         loss = (1 - arm.alpha) * F.cross_entropy(logits.float(), targets)
         if arm.alpha:
-            assert taught is not None
-            loss = loss + arm.alpha * arm.loss(logits, taught, arm.temperature)
+            assert wanted is not None
+            loss = loss + arm.alpha * arm.loss(logits, wanted, arm.temperature)
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -165,7 +166,7 @@ def train(
 
 @torch.inference_mode()
 def logits_of(model: VideoFocalNet, clips: Tensor, batch: int = 256) -> Tensor:
-    """Logits (N, num_classes) of clips (N, T, H, W, 3) uint8, in bf16 with a float32 result."""
+    """(N, T, H, W, 3) uint8 -> logits (N, num_classes) float32, computed in bf16."""
     model.eval()
     out = []
     for some in clips.split(batch):
@@ -182,27 +183,31 @@ def run_fold(
     device: torch.device,
     seconds: float = math.inf,
 ) -> Iterator[Row]:
-    """The rows of a fold: the teacher's, then those of the students while there is time."""
+    """Yield the rows of a fold: the teacher's, then those of the students while there is time."""
     began_s = time.perf_counter()
     num_classes = int(clips.classes.max()) + 1
     test = torch.tensor(clips.tests[fold], device=device)
-    train_on = [n for n in range(len(clips.classes)) if n not in set(clips.tests[fold])]
-    videos = torch.tensor(train_on, device=device)
+    trained = [n for n in range(len(clips.classes)) if n not in set(clips.tests[fold])]
+    videos = torch.tensor(trained, device=device)
     augmented = Augmented(clips, device, num_classes)
     picks = torch.from_numpy(uniform_indices(clips.frames.shape[1], FRAMES)).to(device)
     tested = augmented.frames[test][:, picks]
     classes = augmented.classes[test]
 
-    def row(model: VideoFocalNet, taken_s: float, about: Row) -> Row:
+    def row(model: VideoFocalNet, began_s: float, arm: str, seed: int) -> Row:
+        seconds = round(time.perf_counter() - began_s, 1)
         right = (logits_of(model, tested).argmax(1) == classes).tolist()
-        marks = "".join("1" if mark else "0" for mark in right)
-        share = round(sum(right) / len(right), 4)
+        accuracy = round(sum(right) / len(right), 4)
+        log.info(
+            "fold %d, %s, seed %d: %.1f %% in %.1f s", fold, arm, seed, 100 * accuracy, seconds
+        )
         return {
             "fold": fold,
-            **about,
-            "seconds": round(taken_s, 1),
-            "accuracy": share,
-            "right": marks,
+            "arm": arm,
+            "seed": seed,
+            "seconds": seconds,
+            "accuracy": accuracy,
+            "right": "".join("1" if mark else "0" for mark in right),
         }
 
     def fresh() -> Iterator[tuple[Tensor, Tensor, None]]:
@@ -212,26 +217,26 @@ def run_fold(
 
     per_epoch = max(1, len(videos) // plan.batch)
     torch.manual_seed(100 + fold)
-    teacher = started(plan.teacher, num_classes, start, 0.2).to(device)
-    turn_s = time.perf_counter()
+    teacher = grown_model(plan.teacher, num_classes, start, 0.2).to(device)
+    run_began_s = time.perf_counter()
     teacher = train(teacher, fresh(), plan.teacher_epochs * per_epoch, plan.teacher_lr, Arm())
-    yield row(teacher, time.perf_counter() - turn_s, {"arm": "teacher", "seed": 0})
+    yield row(teacher, run_began_s, "teacher", 0)
     pool = _pool(augmented, videos, plan.views, teacher)
     del teacher
     for seed in range(plan.seeds):
         for name in plan.arms:
-            turn_s = time.perf_counter()
-            if turn_s - began_s > seconds:
+            run_began_s = time.perf_counter()
+            if run_began_s - began_s > seconds:
                 return
             torch.manual_seed(seed)
-            student = started(plan.student, num_classes, start, 0.1).to(device)
+            student = grown_model(plan.student, num_classes, start, 0.1).to(device)
             order = _from_pool(pool, plan.batch, seed)
             student = train(student, order, plan.epochs * per_epoch, plan.lr, ARMS[name])
-            yield row(student, time.perf_counter() - turn_s, {"arm": name, "seed": seed})
+            yield row(student, run_began_s, name, seed)
 
 
 def _order(videos: Tensor, batch: int) -> Iterator[Tensor]:
-    """All videos in a random order, in whole batches; the last few are left out of this round."""
+    """Yield all videos in a random order, in whole batches; the rest is left out of this round."""
     shuffled = videos[torch.randperm(len(videos), device=videos.device)]
     whole = max(batch, len(videos) // batch * batch)
     yield from shuffled[:whole].split(batch)
@@ -240,7 +245,7 @@ def _order(videos: Tensor, batch: int) -> Iterator[Tensor]:
 def _pool(
     augmented: Augmented, videos: Tensor, views: int, teacher: VideoFocalNet
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Clips, targets and logits of `views` augmented forms of each video."""
+    """Return clips, targets and the teacher's logits of `views` augmented forms of each video."""
     made = [augmented(some) for _ in range(views) for some in _order(videos, min(256, len(videos)))]
     pool = torch.cat([clips for clips, _ in made])
     return pool, torch.cat([targets for _, targets in made]), logits_of(teacher, pool).clone()
@@ -249,13 +254,63 @@ def _pool(
 def _from_pool(
     pool: tuple[Tensor, Tensor, Tensor], batch: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield batches without end; the seed alone decides their order."""
     generator = torch.Generator().manual_seed(seed)
-    clips, targets, taught = pool
+    clips, targets, wanted = pool
     while True:
         for some in torch.randperm(len(clips), generator=generator).split(batch):
             if len(some) == min(batch, len(clips)):
                 here = some.to(clips.device)
-                yield clips[here], targets[here], taught[here]
+                yield clips[here], targets[here], wanted[here]
+
+
+def run_folds(
+    clips: Clips, folder: Path, plan: Plan, start: Path | None, seconds: float
+) -> tuple[list[Row], list[int]]:
+    """Run all folds at once, each in a process of its own.
+
+    Args:
+        clips: the data set.
+        folder: gets the rows as they are measured, `distillation.jsonl`.
+        plan: of the experiment.
+        start: checkpoint of the small network that all networks start from.
+        seconds: begin no student later.
+
+    Returns:
+        The rows in the order of the folds, and the folds whose process failed.
+    """
+    saved, rows_at = folder / "clips.pt", folder / "distillation.jsonl"
+    save(clips, saved)
+    rows_at.unlink(missing_ok=True)
+    spawn = get_context("spawn")  # CUDA does not survive a fork
+    processes = [
+        spawn.Process(
+            target=_write_fold, args=(saved, rows_at, fold, plan, start, seconds), daemon=True
+        )
+        for fold in range(len(clips.tests))
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    saved.unlink()
+    lines = rows_at.read_text(encoding="utf-8").splitlines() if rows_at.exists() else []
+    rows = sorted((json.loads(line) for line in lines), key=lambda row: int(row["fold"]))
+    return rows, [fold for fold, process in enumerate(processes) if process.exitcode]
+
+
+def _write_fold(
+    saved: Path, rows_at: Path, fold: int, plan: Plan, start: Path | None, seconds: float
+) -> None:
+    """Run a fold in this process; append each of its rows to the file that all folds share."""
+    logging.basicConfig(level=logging.INFO, format="gpu-check: %(message)s")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    weights = read_checkpoint(start).state_dict if start else None
+    with rows_at.open("a", encoding="utf-8") as file:
+        for row in run_fold(load(saved), fold, plan, weights, device, seconds):
+            file.write(json.dumps(row) + "\n")
+            file.flush()
 
 
 def summary(rows: Sequence[Row], clips: Clips) -> Row:
@@ -295,32 +350,3 @@ def _outcomes(rows: Sequence[Row], arm: str, folds: set[int], clips: Clips) -> O
         if row["seed"] in whole
         for clip, mark in zip(clips.tests[row["fold"]], row["right"], strict=True)
     }
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one fold and appends its rows to a file; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m dvfl_models.gpu_check.distillation")
-    parser.add_argument("clips", type=Path, help="what `save` wrote")
-    parser.add_argument("out", type=Path, help="rows, one JSON object a line")
-    parser.add_argument("--fold", type=int, default=0)
-    parser.add_argument("--start", help="checkpoint of the small network to start from")
-    parser.add_argument("--plan", default="{}", help="changed values of the plan, JSON")
-    parser.add_argument("--seconds", type=float, default=math.inf, help="begin no student later")
-    args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="gpu_distillation: %(message)s")
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    clips = load(args.clips)
-    start = read_checkpoint(args.start).state_dict if args.start else None
-    rows = run_fold(clips, args.fold, read_plan(args.plan), start, device, args.seconds)
-    with args.out.open("a", encoding="utf-8") as file:
-        for row in rows:
-            file.write(json.dumps(row) + "\n")
-            file.flush()
-            log.info("fold %d, %s, seed %d: %.1f %% in %.1f s", row["fold"], row["arm"],
-                     row["seed"], 100 * row["accuracy"], row["seconds"])  # fmt: skip
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

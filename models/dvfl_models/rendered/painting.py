@@ -104,7 +104,7 @@ def _outlines(ends: Floats, radii: Floats, move: tuple[float, float] = (0, 0)) -
     return np.concatenate(list(outlines), -2)  # (2, L, T, 7, 2) -> (L, T, 14, 2)
 
 
-def paint(ground: Image, layers: list[Layer], t: int, move: Floats, view: View) -> Image:
+def paint_layers(ground: Image, layers: list[Layer], t: int, move: Floats, view: View) -> Image:
     """Paint frame `t` of the layers over a ground, from the farthest to the nearest.
 
     Shadows are farther than all bodies: they are blended with the ground once all are painted.
@@ -123,7 +123,7 @@ def paint(ground: Image, layers: list[Layer], t: int, move: Floats, view: View) 
     return canvas
 
 
-def paint_backdrop(rng: np.random.Generator, scene: Scene, h: int, w: int) -> Image:
+def backdrop(rng: np.random.Generator, scene: Scene, h: int, w: int) -> Image:
     """Paint a wall or a landscape: slopes of brightness, stains, a floor, a few objects."""
     contrast, base, tint = scene.view.texture, scene.backdrop, rng.choice([2, 5, 14])
     down = np.linspace(-18, 18, h)[:, None, None] * rng.normal()

@@ -15,16 +15,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_models.rendered import painting
 from dvfl_models.rendered.figures import JOINTS, body_points
-from dvfl_models.rendered.painting import (
-    Size,
-    degrade,
-    figure_layers,
-    paint,
-    paint_backdrop,
-    project,
-    to_uint8,
-)
+from dvfl_models.rendered.painting import Size
 from dvfl_models.rendered.poses import (
     ACTIONS,
     PITCH,
@@ -172,9 +165,9 @@ def _render(
     view, large = scene.view, (_OVERSAMPLING * size[0], _OVERSAMPLING * size[1])
     height, width = large
     rng = np.random.default_rng((*scene.seed, 7))
-    still = cv2.resize(paint_backdrop(rng, scene, *size), (width, height))
+    still = cv2.resize(painting.backdrop(rng, scene, *size), (width, height))
     tone = 255 * (np.arange(256) / 255)[:, None] ** view.gamma * (1 + rng.normal(0, 0.04, 3))
-    table, starts = to_uint8(tone)[None], rng.random((2, 2))
+    table, starts = painting.to_uint8(tone)[None], rng.random((2, 2))
     shutter = sorted({0.0, view.shutter_s})  # two moments give the blur of motion
     people = list(zip(scene.people, posers, strict=True))
     for first in range(0, len(times), _CHUNK):
@@ -186,20 +179,20 @@ def _render(
             for lag in shutter
         ]
         exposures = [
-            [layer for body, p in bodies for layer in figure_layers(body, p, view, large)]
+            [layer for body, p in bodies for layer in painting.figure_layers(body, p, view, large)]
             for bodies in moments
         ]
         joints = np.full((len(t), len(JOINTS), 2), np.nan)
         for body, _ in moments[0][:1]:
             places = np.stack([body[name] for name in JOINTS], 1)
-            drawn_at = project(places, view, large)[..., :2] + drift[:, None]
+            drawn_at = painting.project(places, view, large)[..., :2] + drift[:, None]
             # from pixels of the large picture to those of the small one, middle to middle
             joints = (drawn_at + 0.5) / _OVERSAMPLING - 0.5
         for k, move in enumerate(drift):
             shift = np.column_stack([np.eye(2), move])
             moved = cv2.warpAffine(still, shift, large[::-1], borderMode=cv2.BORDER_REFLECT_101)
-            ground = to_uint8(moved)
-            drawn = [paint(ground, layers, k, move, view) for layers in exposures]
+            ground = painting.to_uint8(moved)
+            drawn = [painting.paint_layers(ground, layers, k, move, view) for layers in exposures]
             image = cv2.addWeighted(drawn[0], 0.5, drawn[-1], 0.5, 0)
             small = cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA)
-            yield degrade(cv2.LUT(small, table), view, rng), joints[k]
+            yield painting.degrade(cv2.LUT(small, table), view, rng), joints[k]

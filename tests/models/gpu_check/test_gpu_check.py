@@ -1,5 +1,6 @@
 """The measurements for a GPU, in their small form on a CPU."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from dvfl_models import build_model
 from dvfl_models.gpu_check import training as gpu_training
 from dvfl_models.gpu_check.__main__ import main
 from dvfl_models.gpu_check.clips import Clips, load, read_clips, save
-from dvfl_models.gpu_check.distillation import Plan, run_fold, started, summary
+from dvfl_models.gpu_check.distillation import Plan, grown_model, run_fold, run_folds, summary
 from dvfl_models.gpu_check.training import parity_rows, training_rows
 from dvfl_runtime.errors import RecipeError
 
@@ -34,7 +35,7 @@ def test_a_deeper_and_wider_network_starts_as_the_small_one() -> None:
     small = build_model("femto", num_classes=5).eval()
     clip = torch.randn(1, 2, 3, 32, 32)
     wanted = small.forward_tokens(clip)
-    grown = started("tiny", 10, small.state_dict(), 0.0).eval()
+    grown = grown_model("tiny", 10, small.state_dict(), 0.0).eval()
     found = grown.forward_tokens(clip)
     assert grown.head.out_features == 10
     assert torch.allclose(found, wanted.repeat_interleave(3, -1), atol=1e-5)
@@ -52,6 +53,21 @@ def test_students_learn_from_a_teacher_and_are_compared_over_groups(tmp_path: Pa
     found = summary(rows, clips)["given"]["kl_z"]
     assert found["clips"] == 4
     assert found["over_alone"]["groups"] == 2
+
+
+@pytest.mark.slow
+def test_each_fold_runs_in_a_process(tmp_path: Path) -> None:
+    plan = Plan(teacher="femto", student="femto", arms=("alone",), seeds=1, epochs=1,
+                teacher_epochs=1, views=1, batch=4)  # fmt: skip
+    clips = small_clips()
+    two = dataclasses.replace(clips, tests=clips.tests[:2])
+    rows, failed = run_folds(two, tmp_path, plan, None, 600)
+    assert [(row["fold"], row["arm"]) for row in rows] == [
+        (0, "teacher"), (0, "alone"), (1, "teacher"), (1, "alone")
+    ]  # fmt: skip
+    assert failed == []
+    one = dataclasses.replace(clips, tests=clips.tests[:1])
+    assert run_folds(one, tmp_path, plan, tmp_path / "missing.pth", 600) == ([], [0])
 
 
 def test_no_student_begins_after_the_time_is_over() -> None:
