@@ -16,11 +16,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dvfl_models.data.augment import ClipAugmentation
+from dvfl_models.data.clips import normalise
 from dvfl_models.data.datasets import list_videos
 from dvfl_models.data.decoding import decode
 from dvfl_models.data.list_formats import read_rows
 from dvfl_models.recipe.tables import AugmentTable, VideosTable
-from dvfl_runtime.clips.spec import IMAGENET_MEAN, IMAGENET_STD
+from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import RecipeError
 
 FRAMES = 8
@@ -54,9 +55,9 @@ def read_clips(index: Path, folds: int) -> Clips:
         RecipeError: if the list cannot be read or lacks one of these columns, or the sizes differ.
     """
     listed = {"kind": "videos", "name": "clips", "index": str(index), "group": "group"}
-    part = VideosTable.model_validate(listed)
-    labels = sorted({row["label"] for row in read_rows(part, ())})
-    whole = list_videos(part, labels)
+    table = VideosTable.model_validate(listed)
+    labels = sorted({row["label"] for row in read_rows(table, ())})
+    whole = list_videos(table, labels)
     held = VideosTable.model_validate({**listed, "only": {"split": ["val", "test"]}})
     given = {entry.path for entry in list_videos(held, labels)}
     with ThreadPoolExecutor() as pool:
@@ -88,8 +89,8 @@ class Augmented:
         self.frames, self.classes = clips.frames.to(device), clips.classes.to(device)
         self.device, self.num_classes = device, num_classes
         height, width = self.frames.shape[2:4]
-        part = AugmentTable.model_validate(AUGMENT)
-        self.steps = ClipAugmentation(part).to(device)
+        table = AugmentTable.model_validate(AUGMENT)
+        self.steps = ClipAugmentation(table).to(device)
         crop = K.RandomResizedCrop((height, width), scale=(0.5, 1.0), ratio=(0.75, 1.3333))
         self.crop = K.VideoSequential(crop, data_format="BTCHW", same_on_frame=True)
 
@@ -120,8 +121,7 @@ def _mix(values: Tensor, share: Tensor) -> Tensor:
 
 def normalised(clips: Tensor) -> Tensor:
     """(B, T, H, W, 3) uint8 -> (B, T, 3, H, W) as the network takes it."""
-    mean, std = (torch.tensor(x, device=clips.device) for x in (IMAGENET_MEAN, IMAGENET_STD))
-    return ((clips.float() - mean) / std).permute(0, 1, 4, 2, 3).contiguous()
+    return normalise(clips.permute(0, 1, 4, 2, 3).float() / 255, ClipSpec()).contiguous()
 
 
 def save(clips: Clips, path: Path) -> None:

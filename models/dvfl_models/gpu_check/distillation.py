@@ -31,8 +31,9 @@ from dvfl_models.network.checkpoint import StateDict, read_checkpoint
 from dvfl_models.network.initialisation import deepened, widened
 from dvfl_models.network.video_focalnet import VideoFocalNet, build_model
 from dvfl_models.recipe.messages import in_words
-from dvfl_models.recipe.tables import Table
+from dvfl_models.recipe.tables import OptimTable, Table
 from dvfl_models.studies.paired import Outcome, Outcomes, difference
+from dvfl_models.training.learner import lr_at, new_optimizer
 from dvfl_runtime.clips.sampling import uniform_indices
 from dvfl_runtime.errors import RecipeError
 
@@ -135,18 +136,15 @@ def train(
     """
     model.train()
     kind = next(model.parameters()).device.type
-    groups = [
-        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": 0.05},
-        {"params": [p for p in model.parameters() if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=lr, fused=kind == "cuda")
+    optim = OptimTable.model_validate(
+        {"steps": steps, "warmup_steps": max(1, steps // 20), "lr": lr}
+    )
+    optimizer = new_optimizer(optim, model)
     decay = min(0.995, 1 - 5 / max(steps, 6))
     averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
     for step in range(steps):
-        warm = max(1, steps // 20)
-        turn = 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm)))
         for group in optimizer.param_groups:
-            group["lr"] = lr * min((step + 1) / warm, turn if step >= warm else 1.0)
+            group["lr"] = lr_at(optim, step)
         clips, targets, wanted = next(batches)
         with torch.autocast(kind, dtype=torch.bfloat16):
             logits = model(normalised(clips))

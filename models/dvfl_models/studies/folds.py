@@ -38,9 +38,9 @@ class Folds:
         Raises:
             RecipeError: if the recipe does not train on it.
         """
-        for part in recipe.train:
-            if isinstance(part, VideosTable) and part.name == self.name:
-                return part
+        for table in recipe.train:
+            if isinstance(table, VideosTable) and table.name == self.name:
+                return table
         raise RecipeError(f"recipe {recipe.name} trains on no videos named {self.name!r}")
 
     def groups(self, recipe: Recipe) -> list[list[str]]:
@@ -50,13 +50,13 @@ class Folds:
             RecipeError: if the recipe does not train on the data set, or the list of its videos
                 cannot be read, has no such column, or has too few groups.
         """
-        part = self.videos(recipe)
-        rows = read_rows(part, recipe.labels)
+        table = self.videos(recipe)
+        rows = read_rows(table, recipe.labels)
         groups = sorted({row.get(self.column, "") for row in rows})
         if not any(groups):
             raise RecipeError(
                 f"data set {self.name!r} cannot be divided by {self.column!r}: nothing in "
-                f"{part.index} says it of a video; give an index (a CSV with columns file, label "
+                f"{table.index} says it of a video; give an index (a CSV with columns file, label "
                 f"and {self.column}) in which videos that belong together have the same value there"
             )
         if len(groups) < max(2, self.count):
@@ -72,14 +72,14 @@ class Folds:
         """Return the name of the folder of a fold's run."""
         return f"seed{seed}_{self.column}{'+'.join(groups)}"
 
-    def split(self, part: VideosTable, groups: Sequence[str]) -> tuple[VideosTable, VideosTable]:
+    def split(self, table: VideosTable, groups: Sequence[str]) -> tuple[VideosTable, VideosTable]:
         """Return a data set without some groups, and these groups alone."""
-        only = {key: kept for key, kept in part.only.items() if key != self.column}
-        exclude = {key: left for key, left in part.exclude.items() if key != self.column}
+        only = {key: kept for key, kept in table.only.items() if key != self.column}
+        exclude = {key: left for key, left in table.exclude.items() if key != self.column}
         held_out = {self.column: list(groups)}
         return (
-            part.model_copy(update={"only": only, "exclude": exclude | held_out}),
-            part.model_copy(update={"only": only | held_out, "exclude": exclude}),
+            table.model_copy(update={"only": only, "exclude": exclude | held_out}),
+            table.model_copy(update={"only": only | held_out, "exclude": exclude}),
         )
 
     def recipe(self, recipe: Recipe, groups: Sequence[str], seed: int) -> Recipe:
@@ -90,13 +90,13 @@ class Folds:
         """
         train: list[DataTable] = []
         test: list[VideosTable] = []
-        for part in recipe.train:
-            if isinstance(part, VideosTable) and part.name == self.name:
-                rest, held_out = self.split(part, groups)
+        for table in recipe.train:
+            if isinstance(table, VideosTable) and table.name == self.name:
+                rest, held_out = self.split(table, groups)
                 train.append(rest)
                 test.append(held_out)
             else:
-                train.append(part)
+                train.append(table)
         where = self.folder(groups, seed)
         start = recipe.model.start.replace("{fold}", where)
         changes: dict[str, Any] = {

@@ -66,12 +66,12 @@ def outcomes_of_run(run: Path) -> Outcomes:
     except (OSError, ValueError) as err:
         raise RecipeError(f"{run} holds no run: {err}") from err
     recipe: Recipe = recipe_from(values, str(run))
-    part = recipe.test[0]
-    if not isinstance(part, VideosTable):
+    table = recipe.test[0]
+    if not isinstance(table, VideosTable):
         raise RecipeError(f"the first test set of {run} is not of kind 'videos'")
     checkpoint = read_checkpoint(run / "final.pth")
     model, spec = model_of(checkpoint), spec_of(checkpoint)
-    clips = VideoClips(part, labels_of(checkpoint), spec)
+    clips = VideoClips(table, labels_of(checkpoint), spec)
     found: Outcomes = {}
     for index, entry in enumerate(clips.entries):
         clip, class_id = clips[index]
