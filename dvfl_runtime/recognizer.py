@@ -185,7 +185,7 @@ class Recognizer:
         max_batch: int | None = None,
         max_wait_ms: float = 10.0,
     ) -> Iterator[Prediction]:
-        """Yield a prediction for each window; the sources are opened when the first is asked for.
+        """Yield a prediction for each window; nothing is opened before the first is asked for.
 
         Every frame of a file is in a window, unless `hop_s` is longer than a window; of a live
         source the newest window wins. No window spans a gap: the stretch between two gaps has
@@ -219,7 +219,7 @@ class Recognizer:
         options = StreamOptions(window_s, hop_s, pad, fps, max_batch, max_wait_ms)
         return predictions_of(self._recognise(source, options, top_k))
 
-    def segments(  # noqa: PLR0913 - as stream
+    def segments(  # noqa: PLR0913 - public, and all but the first are keywords with defaults
         self,
         source: SourceLike | Sequence[SourceLike],
         *,
@@ -231,10 +231,10 @@ class Recognizer:
         max_batch: int | None = None,
         max_wait_ms: float = 10.0,
     ) -> Iterator[Segment]:
-        """Yield actions with start and end, each when it is final; opens the sources as `stream`.
+        """Yield actions with their start and end, each as soon as it is final.
 
-        The segments of one source are in order of time; those of several sources come as they
-        become final.
+        Nothing is opened before the first segment is asked for. The segments of one source are in
+        order of time; those of several sources come as they become final.
 
         Args:
             source: one source or a list of sources, of any kind that `stream` takes.
