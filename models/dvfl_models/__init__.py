@@ -28,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads PyTorch when it is needed, so that `dvfl-train` can set up its threads before."""
+    """Import PyTorch when a name is used, so that `dvfl-train` can set up its threads before."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = {"count_macs": "macs"}.get(name, "video_focalnet")

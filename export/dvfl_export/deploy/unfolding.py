@@ -35,7 +35,7 @@ from dvfl_export.verify import (
     pytorch_logits,
     verify,
 )
-from dvfl_models.network.checkpoint import compare, save_checkpoint
+from dvfl_models.network.checkpoint import mismatch, save_checkpoint
 from dvfl_models.network.video_focalnet import (
     VARIANTS,
     Block,
@@ -150,7 +150,7 @@ def _load(deployed: DeployVideoFocalNet, proto: onnx.ModelProto) -> str:
             weights[name] = torch.from_numpy(numpy_helper.to_array(weight).copy())
         except (ValueError, TypeError) as err:
             return f"{name}: {err}"
-    if report := compare(own, weights):
+    if report := mismatch(own, weights):
         return report
     deployed.load_state_dict(weights)
     for name, norm in norms.items():

@@ -1,1 +1,1 @@
-"""What a student learns from: losses, its teacher, and what the teacher said."""
+"""The loss of a student: its terms, its teacher, and the teacher's logits on disk."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dvfl_models.distillation.teacher_cache import TeacherCache
-from dvfl_models.network.checkpoint import model_of, num_classes_of, other_clips, read_checkpoint
+from dvfl_models.network.checkpoint import clip_mismatch, model_of, num_classes_of, read_checkpoint
 from dvfl_models.network.video_focalnet import Modulators
 from dvfl_models.recipe.labels import spec_of
 from dvfl_runtime.clips.spec import ClipSpec
@@ -68,7 +68,7 @@ class Teacher:
         trained = spec_of(checkpoint)
         if (trained.mean, trained.std) != (spec.mean, spec.std):
             raise CheckpointError(f"teacher {path} was trained with another clip.mean or clip.std")
-        if doubt := other_clips(f"teacher {path}", checkpoint.spec, spec):
+        if doubt := clip_mismatch(f"teacher {path}", checkpoint.spec, spec):
             log.warning("%s", doubt)
         self.model = model_of(checkpoint).requires_grad_(False)
         self.cache: TeacherCache | None = None

@@ -1,1 +1,1 @@
-"""The architecture, its checkpoints and its cost."""
+"""The architecture, its checkpoints, its initial weights and its cost."""

@@ -176,13 +176,20 @@ def load_checkpoint(model: VideoFocalNet, path: str | os.PathLike[str]) -> Check
             and wrong-shape keys and the variant that would fit.
     """
     checkpoint = read_checkpoint(path)
-    _check_fit(model, checkpoint)
+    check_fit(model.state_dict(), checkpoint)
     model.load_state_dict(checkpoint.state_dict)
     return checkpoint
 
 
-def _check_fit(model: VideoFocalNet, checkpoint: Checkpoint) -> None:
-    if report := compare(model.state_dict(), checkpoint.state_dict):
+def check_fit(wanted: StateDict, checkpoint: Checkpoint, given: StateDict | None = None) -> None:
+    """Raise CheckpointError, with the variant that would fit, unless all keys and shapes agree.
+
+    Args:
+        wanted: weights of the network to load into.
+        checkpoint: the source of the weights.
+        given: weights that were made from the checkpoint's; by default its own.
+    """
+    if report := mismatch(wanted, checkpoint.state_dict if given is None else given):
         fits = matching_variant(checkpoint.state_dict)
         hint = f"; these weights fit variant {fits!r}" if fits else ""
         raise CheckpointError(f"{checkpoint.path} does not fit the model: {report}{hint}")
@@ -221,7 +228,7 @@ def model_of(checkpoint: Checkpoint, variant: str = "") -> VideoFocalNet:
     """
     config = config_of(checkpoint, variant)
     with torch.device("meta"):  # a wrong config may ask for more memory than there is
-        _check_fit(VideoFocalNet(config), checkpoint)
+        check_fit(VideoFocalNet(config).state_dict(), checkpoint)
     model = VideoFocalNet(config)
     model.load_state_dict(checkpoint.state_dict)
     return model.eval()
@@ -239,7 +246,7 @@ def width_of(checkpoint: Checkpoint) -> int:
     return width
 
 
-def compare(wanted: StateDict, given: StateDict) -> str:
+def mismatch(wanted: StateDict, given: StateDict) -> str:
     """Return in words how two state_dicts differ in keys and shapes; "" if they do not."""
     wrong = [
         f"{k} {tuple(given[k].shape)} instead of {tuple(wanted[k].shape)}"
@@ -271,12 +278,12 @@ def matching_variant(state: StateDict) -> str:
     for name, config in VARIANTS.items():
         with torch.device("meta"):  # shapes alone, no memory
             wanted = VideoFocalNet(dataclasses.replace(config, num_classes=num_classes))
-        if not compare(wanted.state_dict(), state):
+        if not mismatch(wanted.state_dict(), state):
             return name
     return ""
 
 
-def other_clips(name: str, trained: ClipSpec | None, given: ClipSpec) -> str:
+def clip_mismatch(name: str, trained: ClipSpec | None, given: ClipSpec) -> str:
     """Return a warning if a checkpoint was trained on other clips than a recipe's, else ""."""
     if trained is None:
         return ""

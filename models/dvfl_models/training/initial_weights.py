@@ -7,10 +7,9 @@ import logging
 import torch
 
 from dvfl_models.network.checkpoint import (
-    compare,
-    matching_variant,
+    check_fit,
+    clip_mismatch,
     num_classes_of,
-    other_clips,
     read_checkpoint,
 )
 from dvfl_models.network.initialisation import init_from_focalnet, widened
@@ -64,7 +63,7 @@ def _load_start(network: VideoFocalNet, recipe: Recipe) -> None:
     """Load the weights of `model.start`, all or all but the head."""
     table, labels = recipe.model, recipe.labels
     checkpoint = read_checkpoint(table.start, "model.start")
-    if doubt := other_clips(table.start, checkpoint.spec, recipe.spec):
+    if doubt := clip_mismatch(table.start, checkpoint.spec, recipe.spec):
         log.warning("%s", doubt)
     given, wanted = checkpoint.state_dict, network.state_dict()
     classes = checkpoint.labels
@@ -87,8 +86,5 @@ def _load_start(network: VideoFocalNet, recipe: Recipe) -> None:
         )
     if table.widen:
         given = widened(given, wanted)
-    if report := compare(wanted, given):
-        fits = matching_variant(checkpoint.state_dict)
-        hint = f"; these weights fit variant {fits!r}" if fits else ""
-        raise CheckpointError(f"{table.start} does not fit the model: {report}{hint}")
+    check_fit(wanted, checkpoint, given)
     network.load_state_dict(given, strict=False)
