@@ -26,7 +26,7 @@ from dvfl_runtime.errors import ArgumentError
 
 
 def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 * KL(softmax(teacher / T) || softmax(student / T)), mean over the batch, nats.
+    """Return T^2 * KL(softmax(teacher / T) || softmax(student / T)), nats, mean over the batch.
 
     T^2 keeps the size of the gradient independent of T (arXiv 1503.02531, section 2).
     """
@@ -35,7 +35,7 @@ def kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 
 def standardised_kd_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """`kd_loss` of logits that are scaled to mean 0 and deviation 1 in each clip.
+    """Return the `kd_loss` of logits that are scaled to mean 0 and deviation 1 in each clip.
 
     The student learns the order and the distances of the teacher's classes, not the size of its
     logits (logit standardisation, arXiv 2403.01427, eq. 7 and algorithm 1).
@@ -44,14 +44,14 @@ def standardised_kd_loss(student: Tensor, teacher: Tensor, temperature: float) -
 
 
 def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """T^2 * (1 - correlation between classes + 1 - correlation within classes), 0 to 4 T^2.
+    """Return T^2 * (1 - correlation between classes + 1 - correlation within classes).
 
     Pearson's correlation of the scores of student and teacher, over the classes of each clip and
-    over the clips of each class: the student keeps the teacher's relations, not its values (DIST,
-    arXiv 2205.10536, eq. 7-10).
+    over the clips of each class: the student learns the teacher's relations, not its values (DIST,
+    arXiv 2205.10536, eq. 7-10). The loss is between 0 and 4 T^2.
     """
     found, wanted = (scores.exp() for scores in _log_scores(student, teacher, temperature))
-    # (B, num_classes) row by row, then (num_classes, B)
+    # rows are clips, (B, num_classes), then classes, (num_classes, B)
     return temperature**2 * (2 - _correlation(found, wanted) - _correlation(found.T, wanted.T))
 
 
@@ -73,13 +73,13 @@ def _correlation(one: Tensor, other: Tensor) -> Tensor:
 
 
 def modulation_loss(student: Sequence[Modulators], teacher: Sequence[Modulators]) -> Tensor:
-    """How far apart two networks modulate, 0 (in the same places) to 4, mean over stages and batch.
+    """Return how far apart two networks modulate, mean over stages and batch.
 
-    Per stage it is the squared distance of the L2-normalised energy maps, of the spatial modulators
-    plus of the temporal ones. Each stage gives the modulators of its last block, which are those
-    that the next stage depends on, so the networks may differ in depth. The number of channels does
-    not matter. Where the maps differ in size (another tubelet or embedding), the teacher's map is
-    averaged to the size of the student's.
+    It is 0 where they modulate in the same places, and at most 4. Per stage it is the squared
+    distance of the L2-normalised energy maps, of the spatial modulators plus of the temporal ones.
+    Each stage gives the modulators of its last block, on which the next stage depends, so the
+    networks may differ in depth. The number of channels does not matter. Where the maps differ in
+    size (another tubelet or embedding), the teacher's is averaged to the size of the student's.
 
     Args:
         student: per stage, each (B, T, H, W, C).
@@ -98,7 +98,10 @@ def modulation_loss(student: Sequence[Modulators], teacher: Sequence[Modulators]
 
 
 def energy_map(modulator: Tensor, size: tuple[int, int, int] | None = None) -> Tensor:
-    """Mean square over channels, averaged to `size`, of L2 norm 1: (B, T, H, W, C) -> (B, N)."""
+    """Return the mean squares over channels, scaled to norm 1: (B, T, H, W, C) -> (B, N).
+
+    With `size`, (T', H', W'), the map is averaged to that size first.
+    """
     energy = modulator.float().square().mean(-1)  # (B, T, H, W, C) -> (B, T, H, W)
     if size is not None and tuple(energy.shape[1:]) != size:
         energy = F.adaptive_avg_pool3d(energy.unsqueeze(1), size).squeeze(1)

@@ -46,7 +46,7 @@ Count = Annotated[int, pydantic.Field(ge=1)]
 
 @dataclass(frozen=True)
 class Arm:
-    """A way to teach: alpha * loss + (1 - alpha) * cross-entropy; with alpha 0 none."""
+    """A way to teach: alpha * loss + (1 - alpha) * cross-entropy; alpha 0 is no teaching."""
 
     alpha: float = 0.0
     loss: Loss = kd_loss

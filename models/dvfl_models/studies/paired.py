@@ -39,11 +39,11 @@ SAMPLES = 10_000
 
 
 class Outcome(NamedTuple):
-    """Whether a network was right about a clip.
+    """The outcome of one clip.
 
     Attributes:
         group: of clips that are not independent of this one.
-        right: the predicted class is the true one.
+        right: whether the predicted class is the true one.
     """
 
     group: str
