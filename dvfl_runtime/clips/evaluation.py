@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.clips.preprocess import spatial_views
-from dvfl_runtime.clips.sampling import uniform_indices
+from dvfl_runtime.clips.sampling import interval_s, uniform_indices
 from dvfl_runtime.clips.spec import Clip, ClipOrigin, ClipSpec
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.checks import wrong
@@ -83,7 +83,7 @@ def sample_video(source: Source, spec: ClipSpec, views: Views) -> tuple[list[Cli
     return clips, ClipOrigin(
         source=source.name,
         start_s=times[0],
-        end_s=times[-1] + _interval_s(times, spec),
+        end_s=times[-1] + interval_s(times, spec.window_s / spec.num_frames),
         since_ns=time.monotonic_ns(),
     )
 
@@ -117,10 +117,3 @@ def _rows(total: int, spec: ClipSpec, views: Views) -> list[NDArray[np.int64]]:
         uniform_indices(total, spec.num_frames, interval, view=k, num_views=views.temporal)
         for k in range(views.temporal)
     ]
-
-
-def _interval_s(times: list[float], spec: ClipSpec) -> float:
-    """Return the time between two frames; of a single frame, a T-th of a window."""
-    if len(times) < 2:
-        return spec.window_s / spec.num_frames
-    return float(np.median(np.diff(times)))

@@ -82,3 +82,15 @@ def nearest(times: ArrayLike, targets: ArrayLike) -> NDArray[np.int64]:
     after = np.clip(np.searchsorted(t, wanted, side="left"), 0, t.size - 1)
     before = np.maximum(after - 1, 0)
     return np.where(np.abs(wanted - t[before]) <= np.abs(t[after] - wanted), before, after)
+
+
+def interval_s(times: ArrayLike, otherwise_s: float) -> float:
+    """Return the time between two frames, seconds: the median, or `otherwise_s` for a single one.
+
+    Args:
+        times: (N,) seconds, never decreasing.
+        otherwise_s: the interval where no two times differ.
+    """
+    steps = np.diff(np.asarray(times, np.float64))
+    steps = steps[steps > 0]
+    return float(np.median(steps)) if steps.size else otherwise_s

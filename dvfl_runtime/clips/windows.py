@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from dvfl_runtime.clips.ring import FrameRing
-from dvfl_runtime.clips.sampling import nearest, window_targets
+from dvfl_runtime.clips.sampling import interval_s, nearest, window_targets
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.checks import check_choice, check_number
@@ -182,7 +182,8 @@ class Windower:
             next_s: when the next stretch begins; no window extends past it.
         """
         assert self._last is not None
-        last_s, interval = self._last.time_s, self._interval_s()
+        last_s = self._last.time_s
+        interval = interval_s(self._times, self.window_s / self.num_frames)
         windows = self._complete_windows(last_s + 1.5 * interval, next_s)
         end_s = max(min(last_s + interval, next_s), math.nextafter(last_s, math.inf))
         if not self._has_cut:
@@ -294,9 +295,3 @@ class Windower:
         if keep:
             self.ring.release(kept.slot for kept in self._kept[:keep])
             del self._kept[:keep]
-
-    def _interval_s(self) -> float:
-        """Return the time between two frames, the median of those remembered."""
-        steps = np.diff(self._times)
-        steps = steps[steps > 0]
-        return float(np.median(steps)) if steps.size else self.window_s / self.num_frames

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from shared import REFERENCE, needs_shared
 
-from dvfl_runtime.clips.sampling import nearest, uniform_indices, window_targets
+from dvfl_runtime.clips.sampling import interval_s, nearest, uniform_indices, window_targets
 
 
 @needs_shared
@@ -73,6 +73,11 @@ def test_every_frame_rate_gives_the_same_clip(fps):
     for start_s in (0.0, 0.5, 3.3, 7.0):
         targets = window_targets(start_s, 2.0, 8)
         assert np.abs(times[nearest(times, targets)] - targets).max() <= 0.5 / fps + 1e-9
+
+
+def test_the_interval_is_the_median_of_the_steps_in_time():
+    assert interval_s([0.0, 0.1, 0.1, 0.2, 0.9], 7.0) == pytest.approx(0.1)
+    assert interval_s([3.0], 0.25) == interval_s([3.0, 3.0], 0.25) == 0.25
 
 
 def test_empty_input_is_refused():
