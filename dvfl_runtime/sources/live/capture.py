@@ -1,6 +1,6 @@
 """Cameras and GStreamer pipelines, read by OpenCV.
 
-Experimental: not yet run with camera hardware; pipelines run with GStreamer's own test sources.
+Experimental: tested with files and GStreamer's test source, not yet run with camera hardware.
 """
 
 from __future__ import annotations

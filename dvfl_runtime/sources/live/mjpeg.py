@@ -1,4 +1,7 @@
-"""Cameras that send MJPEG over http:// and https://."""
+"""Cameras that send MJPEG over http:// and https://.
+
+Experimental: tested against a server on loopback, not yet run with camera hardware.
+"""
 
 from __future__ import annotations
 

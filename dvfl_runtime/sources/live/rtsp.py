@@ -2,6 +2,8 @@
 
 PyAV rather than OpenCV: it gives the stream's own timestamps, says why a connection failed, and has
 time-outs, where OpenCV's FFmpeg backend waits 30 s and then returns False without a reason.
+
+Experimental: tested against a server on loopback, not yet run with camera hardware.
 """
 
 from __future__ import annotations
