@@ -45,8 +45,8 @@ class _PacketInfo:
 class Decoder:
     """Returns the whole pictures of one stream, in the order in which they are shown.
 
-    A decoder with frame threads reports an error some packets later, if at all. So with threads
-    the first doubt is the end: no more pictures come, and the caller reads again without threads.
+    With threads over frames, FFmpeg reports an error some packets later, if at all. So with threads
+    the decoder gives up at the first doubt, and the caller reads again without threads.
 
     Args:
         stream: the stream, its decoder not yet opened and the number of threads chosen.
@@ -58,7 +58,6 @@ class Decoder:
     Attributes:
         left_out: packets whose pictures were left out, counted when the wait for a whole one ends.
         reason: why the first of them were.
-        doubtful: data were lost, or may have been.
     """
 
     def __init__(
@@ -74,7 +73,7 @@ class Decoder:
         codec = stream.codec_context
         self.left_out = 0
         self.reason = ""
-        self.doubtful = False
+        self._is_doubtful = False  # data were lost, or may have been
         self._codec = codec
         self._error = av.FFmpegError
         self._losses = LossDetector(stream, path)
@@ -97,6 +96,11 @@ class Decoder:
         limit = {"max_pixels": str(MAX_PIXELS)}
         is_strict = strict and codec.name in SILENT
         codec.options = {"err_detect": "explode", **limit} if is_strict else limit
+
+    @property
+    def has_given_up(self) -> bool:
+        """Whether no more pictures come, because with threads it is unknown which are whole."""
+        return self._is_doubtful and not self._is_exact
 
     def decode(self, packet: av.Packet[VideoStream]) -> list[VideoFrame]:
         """Return the whole pictures that come out when this packet is given."""
@@ -126,7 +130,7 @@ class Decoder:
         """Return the whole pictures that are still inside when the stream is over."""
         whole = self._accept(self._flush())
         self._give_up(self._pending)
-        if self._is_exact or not self.doubtful:
+        if not self.has_given_up:
             whole += self._held
         if self._damaged_from is not None:
             self.reason = self.reason or self._later_reason
@@ -174,7 +178,7 @@ class Decoder:
         the pictures of all packets before its own. Some packets never give one: they are given up.
         """
         self._give_up({n for n in self._pending if n < self._next - self._max_delay})
-        if self.doubtful and not self._is_exact:
+        if self.has_given_up:
             return []
         oldest = min(self._pending, default=self._next)
         late = (i for i, raw in enumerate(self._held) if self._info(raw).number > oldest)
@@ -184,7 +188,7 @@ class Decoder:
 
     def _give_up(self, numbers: set[int]) -> None:
         """Note that these packets give no picture."""
-        self.doubtful |= bool(numbers)
+        self._is_doubtful |= bool(numbers)
         self._pending = self._pending - numbers
         # decoders leave out leading pictures that refer to lost ones
         if self.reason and self._damaged_from is None:
@@ -200,7 +204,7 @@ class Decoder:
             reason: what is wrong.
             pictures: pictures that came out of the decoder and were not yet accepted.
         """
-        self.doubtful = True
+        self._is_doubtful = True
         if not self._is_exact:
             return []
         if self._damaged_from is not None:
@@ -243,7 +247,7 @@ class Decoder:
         try:
             pictures = self._codec.decode(None)
         except self._error:
-            self.doubtful = True
+            self._is_doubtful = True
             pictures = []
         self._codec.flush_buffers()
         self._is_fresh = True

@@ -46,7 +46,6 @@ class VideoFile:
         fps: the rate of a file that has no timestamps.
 
     Attributes:
-        num_threads: threads of the decoder.
         error: why the packets ended before the file did; empty if they did not.
 
     Raises:
@@ -54,7 +53,6 @@ class VideoFile:
     """
 
     def __init__(self, video: Video, num_threads: int, fps: float | None) -> None:
-        self.num_threads = num_threads
         self.error = ""
         self._demuxed: deque[av.Packet[VideoStream]] | None = None
         with ExitStack() as stack:  # PyAV closes only files that it opened itself
@@ -229,7 +227,7 @@ class PictureReader:
             decoder = self._file.decoder(start.packet, strict=strict)
             yield from self._one_pass(decoder, start)
             self.left_out = start.left_out + decoder.left_out
-            if not self._needs_exact_pass(decoder):
+            if not decoder.has_given_up:
                 if not strict or self.count or not self.damage:
                     return
                 strict = False
@@ -256,14 +254,11 @@ class PictureReader:
         for number, packet in enumerate(self._file.packets()):
             if number >= first:
                 yield decoder.decode(packet)
-                if self._needs_exact_pass(decoder):
+                if decoder.has_given_up:
                     return
         pictures = decoder.finish()
-        if not self._needs_exact_pass(decoder):
+        if not decoder.has_given_up:
             yield pictures
-
-    def _needs_exact_pass(self, decoder: Decoder) -> bool:
-        return decoder.doubtful and self._file.num_threads > 1
 
     def _note_damage(self, reason: str, last_good: int) -> None:
         if reason and not self.damage:
