@@ -208,18 +208,20 @@ def run_fold(
             "right": "".join("1" if mark else "0" for mark in right),
         }
 
-    def fresh() -> Iterator[tuple[Tensor, Tensor, None]]:
+    def fresh_batches() -> Iterator[tuple[Tensor, Tensor, None]]:
         while True:
-            for some in _order(videos, plan.batch):
+            for some in _shuffled_batches(videos, plan.batch):
                 yield (*augmented(some), None)
 
     per_epoch = max(1, len(videos) // plan.batch)
     torch.manual_seed(100 + fold)
     teacher = grown_model(plan.teacher, num_classes, start, 0.2).to(device)
     run_began_s = time.perf_counter()
-    teacher = train(teacher, fresh(), plan.teacher_epochs * per_epoch, plan.teacher_lr, Arm())
+    teacher = train(
+        teacher, fresh_batches(), plan.teacher_epochs * per_epoch, plan.teacher_lr, Arm()
+    )
     yield row(teacher, run_began_s, "teacher", 0)
-    pool = _pool(augmented, videos, plan.views, teacher)
+    pool = _augmented_pool(augmented, videos, plan.views, teacher)
     del teacher
     for seed in range(plan.seeds):
         for name in plan.arms:
@@ -228,28 +230,32 @@ def run_fold(
                 return
             torch.manual_seed(seed)
             student = grown_model(plan.student, num_classes, start, 0.1).to(device)
-            order = _from_pool(pool, plan.batch, seed)
+            order = _batches_of_pool(pool, plan.batch, seed)
             student = train(student, order, plan.epochs * per_epoch, plan.lr, ARMS[name])
             yield row(student, run_began_s, name, seed)
 
 
-def _order(videos: Tensor, batch: int) -> Iterator[Tensor]:
+def _shuffled_batches(videos: Tensor, batch: int) -> Iterator[Tensor]:
     """Yield all videos in a random order, in whole batches; the rest is left out of this round."""
     shuffled = videos[torch.randperm(len(videos), device=videos.device)]
     whole = max(batch, len(videos) // batch * batch)
     yield from shuffled[:whole].split(batch)
 
 
-def _pool(
+def _augmented_pool(
     augmented: Augmented, videos: Tensor, views: int, teacher: VideoFocalNet
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return clips, targets and the teacher's logits of `views` augmented forms of each video."""
-    made = [augmented(some) for _ in range(views) for some in _order(videos, min(256, len(videos)))]
+    made = [
+        augmented(some)
+        for _ in range(views)
+        for some in _shuffled_batches(videos, min(256, len(videos)))
+    ]
     pool = torch.cat([clips for clips, _ in made])
     return pool, torch.cat([targets for _, targets in made]), logits_of(teacher, pool).clone()
 
 
-def _from_pool(
+def _batches_of_pool(
     pool: tuple[Tensor, Tensor, Tensor], batch: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield batches without end; the seed alone decides their order."""

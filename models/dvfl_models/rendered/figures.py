@@ -161,9 +161,9 @@ def _turn(axis: int, degrees: Floats) -> Floats:
     return out
 
 
-def _along(frame: Floats, x: Floats | float, y: Floats | float, z: Floats | float) -> Floats:
+def _along(axes: Floats, x: Floats | float, y: Floats | float, z: Floats | float) -> Floats:
     """Return the offset (T, 3) of a place that is given along the axes of a rotated part."""
-    return np.asarray(frame[..., 0].T * x + frame[..., 1].T * y + frame[..., 2].T * z).T
+    return np.asarray(axes[..., 0].T * x + axes[..., 1].T * y + axes[..., 2].T * z).T
 
 
 def _arm_points(

@@ -74,7 +74,7 @@ _REST_ODDS = np.cumsum(_REST_ARMS[:-1, 0])
 _TALKING = 7
 
 
-def _mix(weight: float, low: float, high: float) -> float:
+def _lerp(weight: float, low: float, high: float) -> float:
     return low + (high - low) * weight
 
 
@@ -85,7 +85,7 @@ def _smooth_step(value: Floats) -> Floats:
 def _cycles(t: Floats, style: Floats, fast_s: float, slow_s: float) -> Floats:
     """Return the cycles (T,) since time 0; their period is within limits and wobbles a little."""
     wobble = 0.07 * style[Style.WOBBLE] * np.sin(2.3 * t + 6 * style[Style.WOBBLE_PHASE])
-    return np.asarray(style[Style.PHASE] + t / _mix(style[Style.TEMPO], fast_s, slow_s) + wobble)
+    return np.asarray(style[Style.PHASE] + t / _lerp(style[Style.TEMPO], fast_s, slow_s) + wobble)
 
 
 def _arm(side: str, *angles: Floats | float) -> Angles:
@@ -96,12 +96,12 @@ def _rest_arm(t: Floats, style: Floats, side: str) -> Angles:
     """Return a resting arm, which may move to another resting place and back."""
     first, second, begin, pace, moves = style[_ARM_STYLE[side]]
     first, second = np.searchsorted(_REST_ODDS, (first, second), side="right")
-    start, end = _mix(begin, -1, 3), _mix(begin, -1, 3) + _mix(pace, 0.8, 4)
+    start, end = _lerp(begin, -1, 3), _lerp(begin, -1, 3) + _lerp(pace, 0.8, 4)
     weight = _smooth_step((t - start) / 0.6) * _smooth_step((end - t) / 0.6) * (moves > 0.5)
     here, there = _REST_ARMS[first, 1:], _REST_ARMS[second, 1:]
     arm = here + weight[:, None] * (there - here)
     gesture = 12 if first == _TALKING else 3
-    arm[:, 2] += gesture * np.sin(6.3 * (t * _mix(pace, 0.2, 1.2) + begin))
+    arm[:, 2] += gesture * np.sin(6.3 * (t * _lerp(pace, 0.2, 1.2) + begin))
     return _arm(side, *arm.T)
 
 
@@ -114,13 +114,13 @@ def _pose_wave(t: Floats, style: Floats, both: bool = False) -> Angles:
     for side in "lr":
         s = 0.5 - 0.5 * np.cos(2 * np.pi * (phase + (side == "r") * 0.1 * (lag - 0.5)))
         if hello:
-            lift = _mix(low_lift, 65, 115) + 8 * s
-            upright, swing = _mix(high_lift, 170, 190) - lift, _mix(low_elbow, 18, 42)
+            lift = _lerp(low_lift, 65, 115) + 8 * s
+            upright, swing = _lerp(high_lift, 170, 190) - lift, _lerp(low_elbow, 18, 42)
             elbow = upright + swing * (2 * s - 1)
         else:
-            lift = _mix(low_lift, 74, 106) * (1 - s) + _mix(high_lift, 138, 172) * s
-            elbow = _mix(low_elbow, 2, 24) * (1 - s) + _mix(high_elbow, 14, 68) * s * s
-        waving = _arm(side, lift, _mix(forward, -8, 26), elbow, _mix(fold, -20, 25))
+            lift = _lerp(low_lift, 74, 106) * (1 - s) + _lerp(high_lift, 138, 172) * s
+            elbow = _lerp(low_elbow, 2, 24) * (1 - s) + _lerp(high_elbow, 14, 68) * s * s
+        waving = _arm(side, lift, _lerp(forward, -8, 26), elbow, _lerp(fold, -20, 25))
         waves = both or (side == "l") == (right < 0.5)
         pose |= waving if waves else _rest_arm(t, style, side)
     return pose
@@ -131,12 +131,12 @@ def _pose_jack(t: Floats, style: Floats) -> Angles:
     _, bent, forward, skew, wide, _ = style[_DETAIL]
     angle = 2 * np.pi * _cycles(t, style, 0.7, 1.5)
     s, arms = 0.5 - 0.5 * np.cos(angle), 0.5 - 0.5 * np.cos(angle + 0.6 * (lag - 0.5))
-    elbow = _mix(straight, 5, 24) + _mix(bent, 0, 45) * arms**3
-    crouch, spread = _mix(depth, 4, 32) * np.cos(angle) ** 2, 2 + _mix(wide, 13, 26) * s
-    pose: Angles = {"jump": _mix(jump, 0.01, 0.07) * np.sin(angle) ** 2, "pitch": 0.2 * crouch}
-    for side, share in {"l": 1.0, "r": _mix(skew, 0.92, 1.08)}.items():
-        lift = 7 + (_mix(top, 140, 178) * share - 7) * arms
-        pose |= _arm(side, lift, _mix(forward, -6, 24), elbow, 40 * (1 - arms))
+    elbow = _lerp(straight, 5, 24) + _lerp(bent, 0, 45) * arms**3
+    crouch, spread = _lerp(depth, 4, 32) * np.cos(angle) ** 2, 2 + _lerp(wide, 13, 26) * s
+    pose: Angles = {"jump": _lerp(jump, 0.01, 0.07) * np.sin(angle) ** 2, "pitch": 0.2 * crouch}
+    for side, share in {"l": 1.0, "r": _lerp(skew, 0.92, 1.08)}.items():
+        lift = 7 + (_lerp(top, 140, 178) * share - 7) * arms
+        pose |= _arm(side, lift, _lerp(forward, -6, 24), elbow, 40 * (1 - arms))
         pose |= {f"{side}_spread": spread, f"{side}_hip": crouch / 2, f"{side}_knee": crouch}
     return pose
 
@@ -145,19 +145,19 @@ def _pose_bend(t: Floats, style: Floats) -> Angles:
     rest, hold, depth, squatting, reach = style[_MANNER]
     hands, head, _, _, hips, _ = style[_DETAIL]
     phase = _cycles(t, style, *_BEND_PERIOD_S) % 1.0
-    rest, hold = _mix(rest, 0.02, 0.12), _mix(hold, 0.03, 0.15)
+    rest, hold = _lerp(rest, 0.02, 0.12), _lerp(hold, 0.03, 0.15)
     move = 0.5 - rest - hold
     s = _smooth_step((phase - rest) / move) - _smooth_step((phase - 0.5 - hold) / move)
-    pitch, squat = 3 + _mix(depth, 80, 122) * s, _mix(squatting**1.5, 0, 65) * s
-    pose: Angles = {"pitch": pitch, "head_pitch": _mix(head, -25, 20) * s}
-    goal: tuple[Floats | float, ...] = (pitch * _mix(reach, 0.8, 1.15), 90.0, 17.0, 60.0)
+    pitch, squat = 3 + _lerp(depth, 80, 122) * s, _lerp(squatting**1.5, 0, 65) * s
+    pose: Angles = {"pitch": pitch, "head_pitch": _lerp(head, -25, 20) * s}
+    goal: tuple[Floats | float, ...] = (pitch * _lerp(reach, 0.8, 1.15), 90.0, 17.0, 60.0)
     for side in "lr":
         both = hands < 0.75
         weight = s if both or (hands < 0.87) == (side == "l") else 0.4 * s
         resting = _rest_arm(t * 0, style, side)
         for (name, start), end in zip(resting.items(), goal, strict=True):
             pose[name] = start * (1 - weight) + end * weight
-        pose[f"{side}_hip"] = _mix(hips, 4, 15) * s + 0.6 * squat
+        pose[f"{side}_hip"] = _lerp(hips, 4, 15) * s + 0.6 * squat
         pose[f"{side}_knee"] = squat + 9 * s
     return pose
 
@@ -165,7 +165,7 @@ def _pose_bend(t: Floats, style: Floats) -> Angles:
 def _pose_idle(t: Floats, style: Floats) -> Angles:
     kind, sway, stoop, look_to, look_around = style[_MANNER]
     _, nod, knee, *_ = style[_DETAIL]
-    shift = np.sin(6.28 * (t * _mix(style[Style.TEMPO], 0.08, 0.3) + style[Style.PHASE]))
+    shift = np.sin(6.28 * (t * _lerp(style[Style.TEMPO], 0.08, 0.3) + style[Style.PHASE]))
     look = np.sin(1.6 * t + 6.28 * style[Style.WOBBLE])
     pose = _rest_arm(t, style, "l") | _rest_arm(t, style, "r")
     pose |= {
@@ -181,9 +181,9 @@ def _pose_idle(t: Floats, style: Floats) -> Angles:
 
 def _steps(t: Floats, style: Floats) -> Angles:
     """Return the steps of a turn on the spot or of a walk on an arc."""
-    on_spot, period_s = style[Style.KIND] < 0.65, _mix(style[Style.TEMPO], 0.9, 1.5)
+    on_spot, period_s = style[Style.KIND] < 0.65, _lerp(style[Style.TEMPO], 0.9, 1.5)
     *_, stride, turning, middle = style[_DETAIL]
-    amount, turn = _mix(stride, 12, 30), (6 if on_spot else 1.5) * (turning - 0.5) + 1e-3
+    amount, turn = _lerp(stride, 12, 30), (6 if on_spot else 1.5) * (turning - 0.5) + 1e-3
     start, speed = math.radians(facing("idle", style)), 2 * math.sin(amount / 57.3) / period_s
     heading, radius = start + turn * (t - 2 * middle), 0.0 if on_spot else speed / turn
     pose: Angles = {
@@ -258,7 +258,7 @@ def timeline_angles(timeline: Timeline, times: Floats, styles: Floats) -> Floats
             style[Style.PHASE] = 0.0
         if action == "bend":  # whole cycles, so that it begins and ends upright
             fast_s, slow_s = _BEND_PERIOD_S
-            cycles = max(1, round(seconds / _mix(style[Style.TEMPO], fast_s, slow_s)))
+            cycles = max(1, round(seconds / _lerp(style[Style.TEMPO], fast_s, slow_s)))
             style[Style.TEMPO] = (seconds / cycles - fast_s) / (slow_s - fast_s)
             style[Style.WOBBLE] = 0.0
         weight = _smooth_step((times - begin) / _BLEND_S + 0.5)[:, None] if begin else 1.0
