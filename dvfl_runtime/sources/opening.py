@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.errors.addresses import shown
 from dvfl_runtime.errors.checks import check_number, check_type
+from dvfl_runtime.sources.decoding.stills import is_still
 from dvfl_runtime.sources.folders import is_image, is_video
 from dvfl_runtime.sources.frame import Frame, Source
 from dvfl_runtime.sources.jetson.decoder import JetsonFileSource, jetson_rtsp_grabber
@@ -30,7 +31,6 @@ from dvfl_runtime.sources.recorded.file import FileSource
 from dvfl_runtime.sources.recorded.images import ImagesSource
 from dvfl_runtime.sources.recorded.media import FileObject, Readable, media_name
 from dvfl_runtime.sources.recorded.memory import MemorySource
-from dvfl_runtime.sources.recorded.stills import is_still
 from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS
 from dvfl_runtime.sources.recorded.web_video import WebVideo
 from dvfl_runtime.sources.web import path_of, request

@@ -1,1 +1,1 @@
-"""From an open container to whole, upright pictures; shared by files and streams."""
+"""From packets and image files to whole, upright pictures; shared by files and live streams."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import printable
+from dvfl_runtime.sources.decoding.stills import TOO_LARGE, UNREADABLE, decode_still
 from dvfl_runtime.sources.folders import images_in, other_images_in
 from dvfl_runtime.sources.frame import Frame
 from dvfl_runtime.sources.recorded.source import RecordedSource
-from dvfl_runtime.sources.recorded.stills import TOO_LARGE, UNREADABLE, decode_still
 
 _logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from frames import read, warnings_of
 
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources import open_source
+from dvfl_runtime.sources.decoding.stills import sizes_in
 from dvfl_runtime.sources.folders import natural_key
-from dvfl_runtime.sources.recorded.stills import sizes_in
 
 
 def image_folder(folder: Path, names: list[str]) -> Path:
