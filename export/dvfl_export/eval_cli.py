@@ -10,12 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dvfl_models.recipe.bundled import recipe_names
-from dvfl_models.training.command import (
-    add_recipe_options,
-    load_torch,
-    new_parser,
-    run_interruptible,
-)
+from dvfl_models.training.command import load_torch, new_recipe_parser, run_interruptible
 from dvfl_runtime.arguments import Parser
 from dvfl_runtime.clips.evaluation import Views
 from dvfl_runtime.console.terminal import StandardOutput
@@ -46,7 +41,7 @@ examples:
 def parser() -> Parser:
     """The command line of `dvfl-eval`."""
     what = "Accuracy of a checkpoint or of an exported file, with 95 % intervals."
-    out = new_parser("dvfl-eval", what, EPILOG)  # an engine is needed for .onnx files alone
+    out = new_recipe_parser("dvfl-eval", what, EPILOG)  # an engine is needed for .onnx files alone
     out.add_argument("model", type=Path, metavar="CHECKPOINT|FILE.onnx")
     out.add_argument("dataset", metavar="DATASET", help="a list, a folder, or a recipe's test sets")
     out.add_argument("--views", default="1", help="temporal x spatial views, e.g. 4x3 (default 1)")
@@ -57,7 +52,6 @@ def parser() -> Parser:
     out.add_argument("--split", type=int, default=1, help="number of a split (hmdb)")
     out.add_argument("--labels", default="", help="of a checkpoint that does not name its classes")
     out.add_argument("--engine", default="auto", help="what runs a .onnx file")
-    add_recipe_options(out)
     return out
 
 
@@ -102,8 +96,8 @@ def _run(args: argparse.Namespace, candidate: Candidate, views: Views) -> dict[s
             "confusion_counts": confusion.counts.tolist(),
         }
         if args.confusion:
-            title = f"{clips.name}: {confusion.accuracy:.1%} of {confusion.clips} clips"
-            confusion.save_png(_named(args.confusion, clips.name, len(tests)), title)
+            place = _named(args.confusion, clips.name, len(tests))
+            confusion.save_png(place, confusion.title(clips.name))
     return {
         "model": Path(candidate.name).name,
         **candidate.about,

@@ -37,7 +37,7 @@ class Batch(NamedTuple):
         classes: (B,).
         targets: (B,) classes, or (B, num_classes) shares of classes where clips are mixed.
         names: of the clips.
-        corrupt: files left out so far: name of the data set, tab, path.
+        corrupt: (name of the data set, path) of the files left out so far.
         joints: (B, T, 13, 2) in pixels of the clips, NaN where unknown; None if not asked for.
     """
 
@@ -45,7 +45,7 @@ class Batch(NamedTuple):
     classes: Tensor
     targets: Tensor
     names: Sequence[str]
-    corrupt: Sequence[str]
+    corrupt: Sequence[tuple[str, str]]
     joints: Tensor | None
 
 
@@ -72,7 +72,9 @@ class TrainingBatches(Dataset[Batch]):
         self.files = files_of(self.sets)
         if len(self.videos) == len(self.sets):  # nothing is rendered
             _check_classes(self.videos, recipe.labels)
-        self.recipe = recipe.with_epoch_of(sum(map(len, self.videos)))
+        # of an epoch: each video as (its table, its number there)
+        self.epoch = [(clips, number) for clips in self.videos for number in range(len(clips))]
+        self.recipe = recipe.with_epoch_of(len(self.epoch))
         weights = np.asarray([table.weight for table in recipe.train])
         self.shares = weights / weights.sum()
         self.augmentation = ClipAugmentation(recipe.augment)
@@ -94,7 +96,7 @@ class TrainingBatches(Dataset[Batch]):
             first = (self.mine.start or 0) // 2
             clips, targets = self.mix.mix_batch(clips, classes, (self.recipe.seed, step), first)
         names = [sample.name for sample in samples]
-        corrupt = [f"{s.name}\t{path}" for s in self.files for path in sorted(s.corrupt)]
+        corrupt = [(clips.name, path) for clips in self.files for path in sorted(clips.corrupt)]
         return Batch(clips, classes, targets, names, corrupt, joints)
 
     def _by_class(self, step: int) -> tuple[Tensor, list[Sample], Tensor | None]:
@@ -121,15 +123,12 @@ class TrainingBatches(Dataset[Batch]):
         batch_size, seed = self.recipe.optim.batch_size, self.recipe.seed
         epoch, within = divmod(step, len(self) // self.recipe.optim.epochs)
         variant = epoch % self.recipe.augment.seeds if self.recipe.augment.seeds else epoch
-        order = np.random.default_rng([seed, epoch]).permutation(sum(map(len, self.videos)))
+        order = np.random.default_rng([seed, epoch]).permutation(len(self.epoch))
         for position in range(within * batch_size, (within + 1) * batch_size)[self.mine]:
-            index = int(order[position % len(order)])  # over the videos of all tables
+            index = int(order[position % len(order)])
             rng = np.random.default_rng([_SEED, seed, variant, index])
-            for videos in self.videos:
-                if index < len(videos):
-                    break
-                index -= len(videos)
-            sample = videos.sample_of(videos.entries, index, rng)
+            videos, number = self.epoch[index]
+            sample = videos.sample_of(videos.entries, number, rng)
             clip = self._cropped(sample, rng)
             clips.append(self.augmentation.augment(clip.unsqueeze(0), rng)[0].squeeze(0))
             samples.append(sample)

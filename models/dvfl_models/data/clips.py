@@ -31,23 +31,27 @@ class Sample(NamedTuple):
     joints: NDArray[np.float64] | None = None
 
 
-class ClipSet(Protocol):
-    """The clips that one table of a recipe describes: random ones to train on, fixed ones to test.
+class FixedClips(Protocol):
+    """The same clips each time, to test on.
 
     Attributes:
-        name: of the table.
+        name: in messages and results.
     """
 
     name: str
 
-    def sample(self, rng: np.random.Generator) -> Sample:
-        """Return a random clip; all classes are equally likely."""
-
     def __len__(self) -> int:
-        """Return the number of clips of the fixed test set."""
+        """Return the number of clips."""
 
     def __getitem__(self, index: int) -> tuple[Clip, int]:
-        """Return a clip (T, H, W, 3) of the fixed test set and its class."""
+        """Return a clip (T, H, W, 3) and its class."""
+
+
+class ClipSet(FixedClips, Protocol):
+    """The clips that a table of a recipe describes: random ones to train on, fixed ones to test."""
+
+    def sample(self, rng: np.random.Generator) -> Sample:
+        """Return a random clip; all classes are equally likely."""
 
 
 def to_batch(clips: Sequence[Clip], spec: ClipSpec) -> Tensor:

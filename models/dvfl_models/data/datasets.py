@@ -1,4 +1,4 @@
-"""The labelled videos of a data set: listed, filtered, told apart by their source."""
+"""The labelled videos of a data set, filtered, and what tells which of them have one source."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 GROUP_COLUMNS = ("sequence", "person", "cluster")
 _UCF = re.compile(r"v_(\w+?_g\d+)_c\d+$")
-# source and action, then: body part, camera motion, people, direction, quality, number
+# source and action, then: body table, camera motion, people, direction, quality, number
 _HMDB = re.compile(r"(.+)_[hulf]_(?:cm|nm)_np\d_(?:fr|ba|le|ri)_(?:bad|med|goo)_\d+$")
 
 
@@ -28,7 +28,7 @@ class Entry:
     Attributes:
         path: the file.
         class_id: its class.
-        group: what it shares with videos of the same source; "" if nothing tells.
+        group: the same for all videos of one source; "" if the source is not known.
     """
 
     path: str
@@ -36,58 +36,59 @@ class Entry:
     group: str = ""
 
 
-def list_videos(part: VideosTable, labels: Sequence[str]) -> list[Entry]:
-    """The videos of a data set that its filters keep and whose label is one of `labels`.
+def list_videos(table: VideosTable, labels: Sequence[str]) -> list[Entry]:
+    """Return the videos that pass the filters of a table and whose label is one of `labels`.
 
     Raises:
         RecipeError: if the list cannot be read, nothing passes the filters, or files are missing.
     """
-    rows, root = read_rows(part, labels), _root(part)
-    for column in (*part.only, *part.exclude, *filter(None, [part.group])):
+    rows, root = read_rows(table, labels), _root(table)
+    for column in (*table.only, *table.exclude, *filter(None, [table.group])):
         if rows and column not in rows[0]:
             raise RecipeError(
-                f"data set {part.name!r}: no column {column!r} in {part.index}; "
+                f"data set {table.name!r}: no column {column!r} in {table.index}; "
                 f"it has {list(rows[0])}"
             )
-    labelled = list(_labelled(rows, part, labels))
+    labelled = list(_labelled(rows, table, labels))
     known = {row["label"] for row, _ in labelled}
     others = [row["label"] for row in rows if row["label"] not in known]
-    if others and not part.rename:  # a misspelt folder would be missed without a word
+    if others and not table.rename:  # otherwise nobody would notice a misspelt folder
         log.info(
             "data set %r: %d of %d videos are left out, they have other labels: %s",
-            *(part.name, len(others), len(rows), _shown(sorted(set(others)))),
+            *(table.name, len(others), len(rows), _shown(sorted(set(others)))),
         )
     entries = [
-        Entry(_located(root, row), class_id, group_of(row, part.group, str(root)))
+        Entry(_located(root, row), class_id, group_of(row, table.group, str(root)))
         for row, class_id in labelled
-        if all(row[column] in values for column, values in part.only.items())
-        and not any(row[column] in values for column, values in part.exclude.items())
+        if all(row[column] in values for column, values in table.only.items())
+        and not any(row[column] in values for column, values in table.exclude.items())
     ]
     if not entries:
         if not rows:
-            wanted = (
-                "; it needs a folder of videos for each label" if part.format == "folders" else ""
-            )
-            raise RecipeError(f"data set {part.name!r}: there is no video in {part.index}{wanted}")
-        problem = f"no video of {part.index} has a label of {_shown(labels)}"
+            problem = f"there is no video in {table.index}"
+            if table.format == "folders":
+                problem += "; it needs a folder of videos for each label"
+            raise RecipeError(f"data set {table.name!r}: {problem}")
+        problem = f"no video of {table.index} has a label of {_shown(labels)}"
         if labelled:
-            columns = (*part.only, *part.exclude)
+            columns = (*table.only, *table.exclude)
             has = [f"{c} has {_shown(sorted({row[c] for row, _ in labelled}))}" for c in columns]
             problem += f" and passes its filters: {', '.join(has)}"
         else:
             problem += f"; theirs are {_shown(sorted(set(others)))}"
-        raise RecipeError(f"data set {part.name!r}: {problem}")
-    return _existing(entries, part)
+        raise RecipeError(f"data set {table.name!r}: {problem}")
+    return _existing(entries, table)
 
 
 def group_of(row: Mapping[str, str], column: str, root: str) -> str:
-    """What a video has in common with others of its source; "" if nothing tells.
+    """Return a name for the source of a video, or "" if it is not known.
 
     Args:
         row: of the list: `file` and any columns.
-        column: the one that names the source; "" looks for `sequence`, `person` or `cluster`, then
-            at the names that UCF (v_Action_g01_c01) and HMDB (source_action_f_nm_np1_fr_goo_0) use.
-        root: the data set; a column's values mean something within it only.
+        column: the one that names the source. With "" it is `sequence`, `person` or `cluster`, or
+            else a part of the file's name as UCF (v_Action_g01_c01) and HMDB
+            (source_action_f_nm_np1_fr_goo_0) write it.
+        root: folder of the data set; a column has its own values in each of them.
     """
     names = [column] if column else [name for name in GROUP_COLUMNS if name in row]
     if names:
@@ -100,7 +101,7 @@ def group_of(row: Mapping[str, str], column: str, root: str) -> str:
 
 
 def fingerprint(entries: Iterable[Entry]) -> str:
-    """SHA-256 of names, sizes and classes: changes when videos come, go or are replaced."""
+    """Return the SHA-256 of names, sizes and classes, to notice that videos have changed."""
     digest = hashlib.sha256()
     for entry in entries:
         path = Path(entry.path)
@@ -110,17 +111,17 @@ def fingerprint(entries: Iterable[Entry]) -> str:
 
 
 def _labelled(
-    rows: Iterable[Row], part: VideosTable, labels: Sequence[str]
+    rows: Iterable[Row], table: VideosTable, labels: Sequence[str]
 ) -> Iterable[tuple[Row, int]]:
-    """Rows whose label, renamed, is one of `labels`, with its number.
+    """Yield the rows whose label, after `rename`, is one of `labels`, and its number.
 
-    Published lists spell names in several ways (HandStandPushups, brush_hair, [something]): apart
-    from an index of one's own they are compared by words, without case and punctuation.
+    Published lists spell names in several ways (HandStandPushups, brush_hair, [something]), so
+    labels are compared by their words, without case and punctuation; those of an index exactly.
     """
-    spell: Callable[[str], str] = str if part.format == "index" else _words
+    spell: Callable[[str], str] = str if table.format == "index" else _words
     numbers = {spell(label): number for number, label in enumerate(labels)}
     for row in rows:
-        name = part.rename.get(row["label"], row["label"] if not part.rename else "")
+        name = table.rename.get(row["label"], row["label"] if not table.rename else "")
         if (class_id := numbers.get(spell(name))) is not None:
             yield row, class_id
 
@@ -129,33 +130,34 @@ def _words(name: str) -> str:
     return " ".join(re.findall(r"[0-9a-z]+", name.lower()))
 
 
-def _existing(entries: list[Entry], part: VideosTable) -> list[Entry]:
-    there = [entry for entry in entries if Path(entry.path).is_file()]
-    missing = len(entries) - len(there)
-    if not missing:
+def _existing(entries: list[Entry], table: VideosTable) -> list[Entry]:
+    """Return the entries whose file exists; only of Kinetics may some be missing."""
+    existing = [entry for entry in entries if Path(entry.path).is_file()]
+    if len(existing) == len(entries):
         return entries
     first = next(entry.path for entry in entries if not Path(entry.path).is_file())
-    if part.format == "kinetics" and there:  # links die: nobody has all of it
+    counts = f"{len(entries) - len(existing)} of {len(entries)}"
+    if table.format == "kinetics" and existing:  # videos disappear from YouTube: nobody has all
         log.warning(
-            "data set %r: %d of %d listed videos are not there and are left out, the first is %s",
-            *(part.name, missing, len(entries), first),
+            "data set %r: %s listed videos are not there and are left out, the first is %s",
+            *(table.name, counts, first),
         )
-        return there
+        return existing
     raise RecipeError(
-        f"data set {part.name!r}: {missing} of {len(entries)} files listed in {part.index} do not "
-        f"exist, the first is {first}; put the videos beside the list, or set root"
+        f"data set {table.name!r}: {counts} files listed in {table.index} do not exist, the first "
+        f"is {first}; put the videos beside the list, or set root"
     )
 
 
-def _root(part: VideosTable) -> Path:
-    if part.root:
-        return Path(part.root)
-    index = Path(part.index)
+def _root(table: VideosTable) -> Path:
+    if table.root:
+        return Path(table.root)
+    index = Path(table.index)
     return index if index.is_dir() else index.parent
 
 
 def _located(root: Path, row: Row) -> str:
-    """The path of a row's video; Kinetics lies flat or in folders by class."""
+    """Return the path of a row's video; those of Kinetics may be in folders by class."""
     if "in_folder" in row and not (root / row["file"]).is_file():
         return str(root / row["in_folder"])
     return str(root / row["file"])

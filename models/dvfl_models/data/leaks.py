@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from dvfl_models.data.datasets import GROUP_COLUMNS, Entry
@@ -13,7 +13,7 @@ from dvfl_runtime.errors import RecipeError
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class Leak:
     """How many videos of a test set have a relative in training.
 
@@ -32,9 +32,8 @@ class Leak:
     groups: tuple[str, ...]
 
     def report(self) -> dict[str, Any]:
-        """Ready for JSON, with the first ten groups."""
-        names = ("test", "videos", "leaked", "unknown")
-        return {name: getattr(self, name) for name in names} | {"groups": list(self.groups[:10])}
+        """Return the numbers and the first ten groups, ready for JSON."""
+        return dataclasses.asdict(self) | {"groups": list(self.groups[:10])}
 
 
 def find_leak(train: Iterable[Entry], test: Iterable[Entry], name: str) -> Leak:

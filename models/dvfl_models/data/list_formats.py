@@ -28,32 +28,32 @@ from dvfl_runtime.sources.folders import is_video
 Row = dict[str, str]
 
 
-def read_rows(part: VideosTable, labels: Sequence[str]) -> list[Row]:
-    """The rows of a list, whatever its format: `file`, `label` and the columns that it has.
+def read_rows(table: VideosTable, labels: Sequence[str]) -> list[Row]:
+    """Return the rows of a list of any format: `file`, `label` and the columns that it has.
 
     Raises:
         RecipeError: if it cannot be read.
     """
     readers: dict[str, Callable[[], list[Row]]] = {
-        "index": lambda: _index_rows(Path(part.index)),
-        "list": lambda: _list_rows(Path(part.index), labels),
-        "folders": lambda: _folder_rows(Path(part.index)),
-        "ucf": lambda: _ucf_rows(Path(part.index)),
-        "hmdb": lambda: _hmdb_rows(part),
-        "kinetics": lambda: _kinetics_rows(Path(part.index)),
-        "ssv2": lambda: _ssv2_rows(Path(part.index)),
+        "index": lambda: _index_rows(Path(table.index)),
+        "list": lambda: _list_rows(Path(table.index), labels),
+        "folders": lambda: _folder_rows(Path(table.index)),
+        "ucf": lambda: _ucf_rows(Path(table.index)),
+        "hmdb": lambda: _hmdb_rows(table),
+        "kinetics": lambda: _kinetics_rows(Path(table.index)),
+        "ssv2": lambda: _ssv2_rows(Path(table.index)),
     }
     try:
-        return readers[part.format]()
+        return readers[table.format]()
     except OSError as err:
         raise RecipeError(
-            f"data set {part.name!r}: cannot read {part.index}: {err.strerror}; "
+            f"data set {table.name!r}: cannot read {table.index}: {err.strerror}; "
             f"check the path (of a recipe: --set train.N.index=... or test.N.index=...)"
         ) from err
     except (KeyError, IndexError, ValueError, TypeError) as err:
         reason = f"{err} is missing" if isinstance(err, KeyError) else err
         raise RecipeError(
-            f"data set {part.name!r}: {part.index} is not a list of format {part.format!r}: "
+            f"data set {table.name!r}: {table.index} is not a list of format {table.format!r}: "
             f"{reason}"
         ) from err
 
@@ -78,7 +78,7 @@ def _list_rows(index: Path, labels: Sequence[str]) -> list[Row]:
 
 
 def _rows_of(index: Path, row: Callable[[str], Row], form: str) -> list[Row]:
-    """The rows of a text file, one a line; `form` says what a line has to be."""
+    """Return the rows of a text file with one a line; `form` describes a line in the error."""
     rows = []
     for number, line in enumerate(read_text(index).splitlines(), 1):
         try:
@@ -106,16 +106,16 @@ def _ucf_rows(index: Path) -> list[Row]:
 
 
 def _with_ucf_group(row: Row) -> Row:
-    """Adds the column `group`, the number after _g, so that it can be filtered by."""
+    """Add the column `group`, the number after _g in the name, for filters."""
     found = re.search(r"_g(\d+)_c\d+", row["file"])
     return {**row, "group": found[1] if found else ""}
 
 
-def _hmdb_rows(part: VideosTable) -> list[Row]:
-    suffix, wanted = f"_test_split{part.split}.txt", {"train": "1", "test": "2"}[part.subset]
+def _hmdb_rows(table: VideosTable) -> list[Row]:
+    suffix, wanted = f"_test_split{table.split}.txt", {"train": "1", "test": "2"}[table.subset]
     lists = sorted(
         path
-        for path in Path(part.index).iterdir()
+        for path in Path(table.index).iterdir()
         if path.name.endswith(suffix) and path.name[0] != "."
     )
     if not lists:

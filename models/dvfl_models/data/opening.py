@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from dvfl_models.data.clips import ClipSet
-from dvfl_models.data.pretext_clips import PretextClips
 from dvfl_models.data.rendered_clips import OrderClips, SyntheticClips
-from dvfl_models.data.video_clips import VideoClips
+from dvfl_models.data.video_clips import PretextClips, VideoClips
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.recipe.tables import DataTable, OrderTable, PretextTable, SyntheticTable
 

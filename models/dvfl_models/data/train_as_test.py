@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from dvfl_models.data.clips import Clip, ClipSet, Sample
+from dvfl_models.data.clips import Clip, ClipSet
 from dvfl_models.data.decoding import SMALL_PX
 from dvfl_models.data.video_clips import VideoClips
 from dvfl_models.recipe.recipe import Recipe
@@ -34,9 +35,9 @@ class TrainAsTest:
         self.seed, count = recipe.seed, min(count, recipe.optim.steps * recipe.optim.batch_size)
         weights = [table.weight for table in recipe.train]
         self.items: list[tuple[ClipSet, int]] = []
-        self.kept: dict[int, tuple[Clip, int]] | None = None  # small clips, from test to test
-        if max(recipe.spec.size) <= SMALL_PX:
-            self.kept = {}
+        # small clips are kept from test to test
+        kept = count if max(recipe.spec.size) <= SMALL_PX else 0
+        self._read_cached = functools.lru_cache(kept)(self._read)
         for clips, weight in zip(sets, weights, strict=True):
             share = round(count * weight / sum(weights))
             every = self._shuffled(clips, by_class=not recipe.optim.epochs)
@@ -55,20 +56,11 @@ class TrainAsTest:
             turns[class_id] += 1
         return [index for _, index in sorted(ranked, key=lambda pair: pair[0])]
 
-    def sample(self, rng: np.random.Generator) -> Sample:
-        """Return one of the clips, as ClipSet asks."""
-        clip, class_id = self[int(rng.integers(len(self)))]
-        return Sample(clip, class_id, self.name)
-
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Clip, int]:
-        if self.kept is None:
-            return self._read(index)
-        if index not in self.kept:
-            self.kept[index] = self._read(index)
-        return self.kept[index]
+        return self._read_cached(index)
 
     def _read(self, index: int) -> tuple[Clip, int]:
         clips, number = self.items[index]

@@ -1,6 +1,7 @@
 """Class names of the published data sets, in the official order of the logits.
 
-The official list of SSv2 cuts twelve names off at a comma, two of them to the same; ours are whole.
+The official list of SSv2 cuts off twelve names at a comma, which makes two of them equal; here they
+are whole.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from dvfl_runtime.files import read_text
 
 DATASETS = ("ucf50", "ucf101", "hmdb51", "kinetics400", "ssv2")
 
-# How the official validation makes clips, the same in the configs of all five data sets (those of
-# DVFL-Net and Video-FocalNets): AUG.FRAME_INTERVAL is 4; the test of several views has 1 instead.
+# How the official validation makes clips: AUG.FRAME_INTERVAL is 4 in the configs of all five data
+# sets, of DVFL-Net and of Video-FocalNets. Their test with several views uses 1 instead.
 OFFICIAL_SPEC = ClipSpec(num_frames=8, size=(224, 224), resize=256, frame_interval=4)
 
 
 def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
-    """Reads labels by the name of a data set, from a JSON list, or from a text file of lines.
+    """Read labels by the name of a data set, from a JSON list, or from a text file of lines.
 
     Raises:
         CheckpointError: if there is no such data set or file, or it does not hold distinct names.
@@ -35,7 +36,8 @@ def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
     path = Path(source)
     try:
         text = read_text(path)
-        names = json.loads(text) if path.suffix.lower() == ".json" else text.split("\n")
+        lines = [line.strip() for line in text.split("\n") if line.strip()]
+        names = json.loads(text) if path.suffix.lower() == ".json" else lines
     except ArgumentError as err:  # another encoding
         raise CheckpointError(f"cannot read labels: {err}") from err
     except (OSError, ValueError) as err:
@@ -43,8 +45,6 @@ def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
             f"cannot read labels {str(source)!r}; give a .json list, a text file with one name a "
             f"line, or one of: {', '.join(DATASETS)}"
         ) from err
-    if path.suffix.lower() != ".json":
-        names = [name.strip() for name in names if name.strip()]
     try:
         check_labels(names)
     except ArgumentError as err:
@@ -53,12 +53,16 @@ def read_labels(source: str | os.PathLike[str]) -> tuple[str, ...]:
 
 
 def spec_of(checkpoint: Checkpoint) -> ClipSpec:
-    """The clips that a checkpoint was trained on: its own, or those of the official recipes."""
+    """Return the ClipSpec of a checkpoint, or that of the official recipes if it has none."""
     return checkpoint.spec or OFFICIAL_SPEC
 
 
 def labels_of(checkpoint: Checkpoint, source: str = "") -> tuple[str, ...]:
-    """The class names of a checkpoint, or those of `source`: a file or a published data set.
+    """Return the class names of a checkpoint.
+
+    Args:
+        checkpoint: with or without names of its own.
+        source: the name of a published data set, or a file of names, to use instead.
 
     Raises:
         CheckpointError: if there are none, or not as many as the head has outputs.

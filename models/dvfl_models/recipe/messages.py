@@ -10,33 +10,24 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from dvfl_models.recipe.tables import (
-    AugmentTable,
-    DistillTable,
-    ModelTable,
-    OptimTable,
-    OrderTable,
-    PretextTable,
-    SyntheticTable,
-    VideosTable,
-)
+from dvfl_models.recipe import tables
 from dvfl_runtime.clips.spec import ClipSpec
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 KINDS: Mapping[str, type[BaseModel]] = {
-    "synthetic": SyntheticTable,
-    "order": OrderTable,
-    "pretext": PretextTable,
-    "videos": VideosTable,
+    "synthetic": tables.SyntheticTable,
+    "order": tables.OrderTable,
+    "pretext": tables.PretextTable,
+    "videos": tables.VideosTable,
 }
 TABLES: Mapping[str, Sequence[str]] = {
     "clip": [field.name for field in dataclasses.fields(ClipSpec)],
-    "model": list(ModelTable.model_fields),
-    "optim": list(OptimTable.model_fields),
-    "augment": list(AugmentTable.model_fields),
-    "distill": list(DistillTable.model_fields),
+    "model": list(tables.ModelTable.model_fields),
+    "optim": list(tables.OptimTable.model_fields),
+    "augment": list(tables.AugmentTable.model_fields),
+    "distill": list(tables.DistillTable.model_fields),
 }
 
 

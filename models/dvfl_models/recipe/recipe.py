@@ -67,27 +67,24 @@ class Recipe(Table):
         """Whether random crops are cut from whole pictures, not from the part that a test shows."""
         return self.augment.crop is not None and self.clip["crop"] == "center"
 
-    @pydantic.field_validator("clip")
+    @pydantic.field_validator("clip", mode="before")
     @classmethod
-    def _all_of_clip(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """Fills in what is not given, so that the files of a run say which clips it had."""
+    def _resolve_clip(cls, value: object) -> object:
+        """Fill in values that are not given, so that the files of a run tell which clips it had."""
+        if not isinstance(value, dict):
+            return value
+        known = TABLES["clip"]
+        if wrong := [key for key in value if key not in known]:
+            raise ValueError(unknown(str(wrong[0]), known, ["clip"]))
         fields: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in value.items()
         }
         try:
             spec = ClipSpec(**fields)
             check_size(spec.size)
-            return spec.to_dict()
         except TypeError as err:
             raise ValueError(str(err)) from err
-
-    @pydantic.field_validator("clip", mode="before")
-    @classmethod
-    def _clip_names(cls, value: object) -> object:
-        known = TABLES["clip"]
-        if isinstance(value, dict) and (wrong := [key for key in value if key not in known]):
-            raise ValueError(unknown(str(wrong[0]), known, ["clip"]))
-        return value
+        return spec.to_dict()
 
     @pydantic.field_validator("labels", mode="before")
     @classmethod

@@ -36,43 +36,49 @@ class ModelTable(Table):
         return self
 
 
-class SyntheticTable(Table):
-    """Clips drawn by `dvfl_models.rendered.synthetic`, without end."""
+class ClipsTable(Table):
+    """Clips to train on or to test with."""
 
-    kind: Literal["synthetic"]
-    name: str = "synthetic"
     weight: float = Field(1.0, gt=0)  # share of the batches, relative to the other tables
-    window_s: tuple[float, float] = (1.2, 4.0)  # a clip's span is drawn from this range
-    clean: bool = False  # easy scenes: one person well in the picture, a quiet background
-    change: bool = False  # the action changes within the clip; the middle of it gives the class
+
+
+class RenderedTable(ClipsTable):
+    """Clips that are drawn, as many as a run asks for."""
+
     clips: int = Field(0, ge=0)  # of a test set, per class
     first_seed: Seed = 0  # test sets start far from the seeds of training
 
 
-class OrderTable(Table):
+class SyntheticTable(RenderedTable):
+    """Clips of people, drawn by `rendered.synthetic`."""
+
+    kind: Literal["synthetic"]
+    name: str = "synthetic"
+    window_s: tuple[float, float] = (1.2, 4.0)  # a clip's span is drawn from this range
+    clean: bool = False  # easy scenes: one person well in the picture, a quiet background
+    change: bool = False  # the action changes within the clip; the middle of it gives the class
+
+
+class OrderTable(RenderedTable):
     """Clips of `rendered.temporal_order`, whose classes differ in the order of frames alone."""
 
     kind: Literal["order"]
     name: str = "order"
-    weight: float = Field(1.0, gt=0)
-    clips: int = Field(0, ge=0)  # of a test set, per class
-    first_seed: Seed = 0
 
 
-class PretextTable(Table):
-    """Unlabelled videos, played at some speed or backwards: how is the class."""
+class PretextTable(ClipsTable):
+    """Unlabelled videos, played at several speeds or backwards; the way of playing is the class."""
 
     kind: Literal["pretext"]
     name: str = "pretext"
     index: str  # a folder of videos
     windows_s: dict[str, float]  # label -> span of its clips, negative for backwards
-    weight: float = Field(1.0, gt=0)
     every: int = Field(1, ge=1)  # of a test set: each n-th video; training takes the others
     test: bool = False
 
 
-class VideosTable(Table):
-    """Labelled video files; `data.datasets` says what each format of a list looks like."""
+class VideosTable(ClipsTable):
+    """Labelled video files; `data.list_formats` describes each format of a list."""
 
     kind: Literal["videos"]
     name: str
@@ -82,7 +88,6 @@ class VideosTable(Table):
     subset: Literal["train", "test"] = "train"  # of lists that hold both (hmdb)
     split: int = Field(1, ge=1)  # of lists that hold several (hmdb)
     group: str = ""  # column that names the source of a video, for the leak check
-    weight: float = Field(1.0, gt=0)
     rename: dict[str, str] = {}  # label in the list -> label of the recipe; others are left out
     only: dict[str, list[str]] = {}  # column -> values to keep
     exclude: dict[str, list[str]] = {}  # column -> values to leave out

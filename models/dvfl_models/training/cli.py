@@ -12,12 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvfl_models.training.command import (
-    add_recipe_options,
-    load_torch,
-    new_parser,
-    run_interruptible,
-)
+from dvfl_models.training.command import load_torch, new_recipe_parser, run_interruptible
 from dvfl_runtime.arguments import Parser, workers
 
 EPILOG = """\
@@ -35,9 +30,8 @@ examples:
 
 def parser() -> Parser:
     """Return the parser of `dvfl-train`."""
-    out = new_parser("dvfl-train", "Train a Video-FocalNet from a TOML recipe.", EPILOG)
+    out = new_recipe_parser("dvfl-train", "Train a Video-FocalNet from a TOML recipe.", EPILOG)
     out.add_argument("recipe", help="name of a bundled recipe, or a .toml file")
-    add_recipe_options(out)
     out.add_argument("--resume", action="store_true", help="go on from the folder's last.pth")
     out.add_argument("--out", type=Path, help="folder of the run (default: runs/<recipe's name>)")
     out.add_argument(

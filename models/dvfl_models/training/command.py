@@ -19,25 +19,27 @@ PACKAGES = ("torch", "accelerate", "kornia", "pydantic", "tqdm", "matplotlib", *
 
 
 def new_parser(prog: str, description: str, epilog: str) -> Parser:
-    """Return the parser of a command that needs what training needs."""
-    out = Parser(
+    """Return the parser of a command that needs the packages of training, with `--version`."""
+    parser = Parser(
         prog=prog,
         description=description,
         epilog=epilog,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    out.packages = PACKAGES
-    out.add_argument("--version", action="version", version=f"dvfl {__version__}")
-    return out
+    parser.packages = PACKAGES
+    parser.add_argument("--version", action="version", version=f"dvfl {__version__}")
+    return parser
 
 
-def add_recipe_options(parser: Parser) -> None:
-    """Add `--set` and `--threads`, and the names of the bundled recipes below the examples."""
-    parser.epilog = f"{parser.epilog}\nbundled recipes: {', '.join(recipe_names())}"
+def new_recipe_parser(prog: str, description: str, epilog: str) -> Parser:
+    """Return the parser of a command that reads recipes, with `--set` and `--threads` too."""
+    epilog += f"\nbundled recipes: {', '.join(recipe_names())}"
+    parser = new_parser(prog, description, epilog)
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="change a recipe's value"
     )
     parser.add_argument("--threads", type=threads, help="threads of PyTorch (default: its own)")
+    return parser
 
 
 def run_interruptible(parser: Parser, work: Callable[[], int], stopped: str) -> int:

@@ -60,6 +60,10 @@ class Confusion:
         """Share of right clips, 0 to 1."""
         return float(np.trace(self.counts)) / max(self.clips, 1)
 
+    def title(self, name: str) -> str:
+        """Return the line above the matrix of a test set."""
+        return f"{name}: {self.accuracy:.1%} of {self.clips} clips"
+
     def __add__(self, other: Confusion) -> Confusion:
         top5, skipped = self.top5 + other.top5, self.skipped + other.skipped
         return Confusion(self.labels, self.counts + other.counts, top5, skipped)
@@ -118,8 +122,7 @@ def count(
 ) -> Confusion:
     """Return the confusion of N clips of known classes by their scores or logits (N, classes)."""
     counts = np.zeros((len(labels), len(labels)), np.int64)
-    if len(classes) == 0:
-        return Confusion(labels, counts)
-    np.add.at(counts, (np.asarray(classes), scores.argmax(1)), 1)
+    wanted = np.asarray(classes, np.int64)
+    np.add.at(counts, (wanted, scores.argmax(1)), 1)
     best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
-    return Confusion(labels, counts, int((best == np.asarray(classes)[:, None]).sum()))
+    return Confusion(labels, counts, int((best == wanted[:, None]).sum()))

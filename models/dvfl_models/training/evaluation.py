@@ -13,20 +13,18 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from dvfl_models.data.clips import Clip, ClipSet, to_batch
+from dvfl_models.data.clips import Clip, ClipSet, FixedClips, to_batch
 from dvfl_models.data.opening import open_clips
 from dvfl_models.data.train_as_test import TrainAsTest
 from dvfl_models.data.video_clips import VideoClips, check_corrupt
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.training.confusion import Confusion, count
 from dvfl_models.training.consistency import UNSETTLED, gap_warning
-from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import SourceError
 
 log = logging.getLogger(__name__)
 
-BATCH = 32
-ALL = slice(None)
+BATCH = 32  # clips that run at once
 
 
 class Evaluation:
@@ -67,11 +65,26 @@ class Evaluation:
             check_corrupt(test.name, total.skipped, len(test))
         self.confusions = confusions
 
-    def _share_work(self, network: nn.Module, clips: ClipSet) -> Confusion:
+    def _share_work(self, network: nn.Module, clips: FixedClips) -> Confusion:
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        part = slice(rank, None, world)
-        mine = evaluate(network, clips, self.recipe.labels, self.recipe.spec, part)
+        mine = self._count(network, clips, range(len(clips))[rank::world])
         return reduce(add, gather_object([mine])) if world > 1 else mine
+
+    @torch.inference_mode()
+    def _count(self, network: nn.Module, clips: FixedClips, indices: Sequence[int]) -> Confusion:
+        """Run some clips of a test set once, in eval mode; the network's mode is restored."""
+        was_training, device = network.training, next(network.parameters()).device
+        network.eval()
+        labels, spec = self.recipe.labels, self.recipe.spec
+        total = count(labels, np.zeros((0, len(labels)), np.float32), [])
+        for first in range(0, len(indices), BATCH):
+            items, skipped = _decodable(clips, indices[first : first + BATCH])
+            if items:
+                logits = network(to_batch([clip for clip, _ in items], spec).to(device))
+                total += count(labels, logits.float().cpu().numpy(), [kind for _, kind in items])
+            total += Confusion(labels, np.zeros_like(total.counts), 0, skipped)
+        network.train(was_training)
+        return total
 
     def results(self) -> dict[str, float]:
         """Return the accuracy on each test set at the last test, 0 to 1."""
@@ -97,37 +110,10 @@ class Evaluation:
             log.warning("%s", warning)
 
 
-@torch.inference_mode()
-def evaluate(
-    network: nn.Module, clips: ClipSet, labels: tuple[str, ...], spec: ClipSpec, part: slice = ALL
-) -> Confusion:
-    """Run each clip of a test set once, in eval mode; the network's mode is restored.
-
-    Args:
-        network: on whichever device it is.
-        clips: the test set; clips that cannot be decoded are left out with a warning and counted.
-        labels: of the logits.
-        spec: of the clips.
-        part: the clips to run, where several processes share the work.
-    """
-    was_training, device = network.training, next(network.parameters()).device
-    network.eval()
-    total = count(labels, np.zeros((0, len(labels)), np.float32), [])
-    indices = range(len(clips))[part]
-    for first in range(0, len(indices), BATCH):
-        items, skipped = _decodable(clips, indices[first : first + BATCH])
-        if items:
-            logits = network(to_batch([clip for clip, _ in items], spec).to(device))
-            total += count(labels, logits.float().cpu().numpy(), [kind for _, kind in items])
-        total += Confusion(labels, np.zeros_like(total.counts), 0, skipped)
-    network.train(was_training)
-    return total
-
-
 def _decodable(
-    clips: ClipSet, indices: Sequence[int]
+    clips: FixedClips, indices: Sequence[int]
 ) -> tuple[list[tuple[Clip, int]], tuple[str, ...]]:
-    """Return the clips and classes of some indices, and the files that cannot be decoded."""
+    """Return clips and classes, and the files that cannot be decoded, of which a warning tells."""
     items, skipped = [], []
     for index in indices:
         try:

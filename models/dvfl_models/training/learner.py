@@ -72,30 +72,25 @@ class Learner:
 
     def state(self) -> dict[str, Any]:
         """Return what a resumed run needs besides the network's weights."""
-        state: dict[str, Any] = {
-            "optimizer": self.optimizer.state_dict(),
-            "skipped": self.skipped.count,
-        }
-        if self.averaged is not None:
-            state["averaged"] = self.averaged.state_dict()
-        if self.accelerator.scaler is not None:
-            state["scaler"] = self.accelerator.scaler.state_dict()
-        if self.joints is not None:
-            state["joints"] = self.joints.state_dict()
-        return state
+        states = {name: part.state_dict() for name, part in self._stateful().items()}
+        return {**states, "skipped": self.skipped.count}
 
     def restore(self, saved: Checkpoint) -> None:
         """Put back the weights and the state of a `last.pth`."""
-        state = saved.trainer
         self.network.load_state_dict(saved.state_dict)
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.skipped.count = state.get("skipped", 0)
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state.get("scaler", {}))
-        if self.joints is not None:
-            self.joints.load_state_dict(state["joints"])
+        for name, part in self._stateful().items():
+            part.load_state_dict(saved.trainer[name])
+        self.skipped.count = saved.trainer.get("skipped", 0)
+
+    def _stateful(self) -> dict[str, Any]:
+        """Return the parts with a state of their own, by their names in `last.pth`."""
+        parts = {
+            "optimizer": self.optimizer,
+            "averaged": self.averaged,
+            "scaler": self.accelerator.scaler,
+            "joints": self.joints,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
 
     def train_step(self, batch: Batch, step: int) -> dict[str, float]:
         """Update the weights once, and return the step's row of metrics: means over all processes.

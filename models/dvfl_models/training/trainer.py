@@ -144,12 +144,13 @@ class Trainer:
                 if self.learner.stop_requested:
                     raise KeyboardInterrupt
                 started = time.perf_counter()
-                speed = {"loss": f"{row['loss']:.3f}", "clips/s": f"{row['clips_per_s']:.0f}"}
-                bar.set_postfix({**speed, **self.evaluation.accuracies()})
                 bar.update()
                 self._after_step(row)
+                speed = {"loss": f"{row['loss']:.3f}", "clips/s": f"{row['clips_per_s']:.0f}"}
+                shown = {**speed, **self.evaluation.accuracies()}
+                bar.set_postfix(shown)
                 if self.main and not show:
-                    progress_log.tell(self.step, {**speed, **self.evaluation.accuracies()})
+                    progress_log.tell(self.step, shown)
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
         """Update the weights once and return the step's row of metrics."""
@@ -160,10 +161,9 @@ class Trainer:
         return row
 
     def _check_corrupt(self, batch: Batch) -> None:
-        """Take over which files could not be decoded, as the process that made the batch found."""
+        """Note the files that the process that made the batch could not decode."""
         for clips in self.batches.files:
-            marked = [text.partition("\t") for text in batch.corrupt]
-            clips.corrupt.update(path for name, _, path in marked if name == clips.name)
+            clips.corrupt.update(path for name, path in batch.corrupt if name == clips.name)
             check_corrupt(clips.name, clips.corrupt, len(clips))
 
     def _after_step(self, row: dict[str, Any]) -> None:
@@ -201,8 +201,7 @@ class Trainer:
         if not self.main:
             return confusions
         for name, confusion in confusions.items():
-            title = f"{name}: {confusion.accuracy:.1%} of {confusion.clips} clips"
-            confusion.save_png(self.folder.path / f"confusion_{name}.png", title)
+            confusion.save_png(self.folder.path / f"confusion_{name}.png", confusion.title(name))
         self.metrics.close()
         self.metrics.save_curves(evaluation.names)
         about = self._about()
