@@ -1,1 +1,1 @@
-"""Clips for training and tests, from files and of drawn people, and what splits give away."""
+"""Clips for training and tests, from video files or drawn, and the batches made of them."""

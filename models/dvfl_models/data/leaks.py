@@ -1,10 +1,10 @@
-"""Videos of one source on both sides of a split: what makes a result look better than it is."""
+"""Videos of one source in training and in a test: they make a result look better than it is."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dvfl_models.data.datasets import GROUP_COLUMNS, Entry
@@ -15,13 +15,13 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Leak:
-    """How many videos of a test set have a relative in training.
+    """How many videos of a test set share their source with training.
 
     Attributes:
         test: name of the test set.
-        videos: how many it has.
-        leaked: how many share their group, or are the very file, with a training video.
-        unknown: how many have a name and columns that tell no group.
+        videos: number of its videos.
+        leaked: number of those that are also in training, or share their group with a video there.
+        unknown: number of those whose group is not known.
         groups: the groups on both sides, sorted.
     """
 
@@ -36,9 +36,8 @@ class Leak:
         return dataclasses.asdict(self) | {"groups": list(self.groups[:10])}
 
 
-def find_leak(train: Iterable[Entry], test: Iterable[Entry], name: str) -> Leak:
-    """Compares the groups and the files of both sides."""
-    train, test = list(train), list(test)
+def find_leak(train: Sequence[Entry], test: Sequence[Entry], name: str) -> Leak:
+    """Compare the groups and the files of training with those of the test set `name`."""
     groups = {entry.group for entry in train} - {""}
     paths = {entry.path for entry in train}
     leaked = [entry for entry in test if entry.group in groups or entry.path in paths]
@@ -48,10 +47,10 @@ def find_leak(train: Iterable[Entry], test: Iterable[Entry], name: str) -> Leak:
 
 
 def check_leaks(leaks: Iterable[Leak], *, strict: bool) -> None:
-    """Warns of each leak.
+    """Warn of each leak.
 
     Raises:
-        RecipeError: with `strict`, at the first leak.
+        RecipeError: at the first leak, if `strict`.
     """
     for leak in leaks:
         if leak.unknown:

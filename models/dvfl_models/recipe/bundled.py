@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from importlib import resources
 
+FOLDER = resources.files("dvfl_models") / "recipes"
+
 
 def recipe_names() -> list[str]:
-    """Their names, sorted."""
-    folder = resources.files("dvfl_models") / "recipes"
-    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    """Return the names of the bundled recipes, sorted."""
+    return sorted(entry.name[:-5] for entry in FOLDER.iterdir() if entry.name.endswith(".toml"))
 
 
 def recipe_text(name: str) -> str:
-    """The TOML text of one.
+    """Return the TOML text of a bundled recipe.
 
     Raises:
-        OSError: if there is none of this name.
+        OSError: if no bundled recipe has this name.
     """
-    file = resources.files("dvfl_models") / "recipes" / f"{name}.toml"
-    return file.read_text(encoding="utf-8")
+    return (FOLDER / f"{name}.toml").read_text(encoding="utf-8")

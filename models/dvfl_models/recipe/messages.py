@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, in words."""
+"""Errors in a recipe, in words."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ TABLES: Mapping[str, Sequence[str]] = {
 
 
 def in_words(error: ErrorDetails, top: Sequence[str]) -> str:
-    """One error of pydantic as "key: what is wrong with it".
+    """Return an error of pydantic as "key: what is wrong with it".
 
     Args:
-        error: the first of a validation.
-        top: names of the keys and tables of a recipe.
+        error: one of a validation.
+        top: names of the keys and tables at the top of a recipe.
     """
     place = [str(part) for part in error["loc"]]
     kind = next((part for part in place[2:3] if part in KINDS), "")  # as in train.0.videos
     if kind:
-        del place[2]  # the file does not have it there
+        del place[2]  # pydantic adds the kind, which is no part of the path in the file
     where, found = ".".join(place) or "recipe", error["type"]
     if found == "extra_forbidden":
         *table, key = place
@@ -51,19 +51,19 @@ def in_words(error: ErrorDetails, top: Sequence[str]) -> str:
         return f"{where} is missing"
     if found in ("union_tag_invalid", "union_tag_not_found"):
         return f"{where}.kind must be one of {', '.join(KINDS)}"
-    if found == "value_error":  # of our own, with the value
+    if found == "value_error":  # raised by our validators, whose text has the value
         reason = error["msg"].removeprefix("Value error, ")
         return f"{where}: {reason}" if place else reason
     return f"{where}: {error['msg']}, got {reprlib.repr(error['input'])}"
 
 
 def unknown(key: str, known: Sequence[str], table: Sequence[str]) -> str:
-    """Says that there is no such key, and which one may be meant: here or in another table.
+    """Return that there is no such key, and which one may be meant, here or in another table.
 
     Args:
         key: as it was written.
         known: the keys of its table.
-        table: where that lies, such as ["train", "0"].
+        table: path of its table, such as ["train", "0"].
     """
     here = {name: ".".join([*table, name]) for name in known}
     elsewhere = {name: f"{other}.{name}" for other, names in TABLES.items() for name in names}

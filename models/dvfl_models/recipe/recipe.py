@@ -1,4 +1,4 @@
-"""Training recipes: TOML files with every number that a run depends on."""
+"""Training recipes: TOML files with every number that a run depends on, and how they are read."""
 
 from __future__ import annotations
 
@@ -13,20 +13,10 @@ import pydantic
 from pydantic import Field
 
 from dvfl_models.network.video_focalnet import VARIANTS, check_size
+from dvfl_models.recipe import tables
 from dvfl_models.recipe.bundled import recipe_names, recipe_text
 from dvfl_models.recipe.labels import read_labels
 from dvfl_models.recipe.messages import TABLES, in_words, unknown
-from dvfl_models.recipe.tables import (
-    AugmentTable,
-    DataTable,
-    DistillTable,
-    ModelTable,
-    OptimTable,
-    Seed,
-    SyntheticTable,
-    Table,
-    VideosTable,
-)
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import CheckpointError, RecipeError
 from dvfl_runtime.errors.checks import check_labels
@@ -38,22 +28,22 @@ else:
     import tomli as tomllib
 
 
-TESTS, CHECKPOINTS = 20, 50  # in a run whose recipe does not say how often
+TESTS, CHECKPOINTS = 20, 50  # of a run whose recipe does not set how often
 
 
-class Recipe(Table):
+class Recipe(tables.Table):
     """One training run."""
 
     name: str
     labels: tuple[str, ...]  # or the name of a published data set, or a file of names
-    seed: Seed = 0
-    model: ModelTable
+    seed: tables.Seed = 0
+    model: tables.ModelTable
     clip: dict[str, Any] = Field(default_factory=dict, validate_default=True)  # of ClipSpec
-    train: tuple[DataTable, ...]
-    test: tuple[DataTable, ...] = ()
-    optim: OptimTable
-    augment: AugmentTable = Field(default_factory=lambda: AugmentTable.model_validate({}))
-    distill: DistillTable | None = None
+    train: tuple[tables.DataTable, ...]
+    test: tuple[tables.DataTable, ...] = ()
+    optim: tables.OptimTable
+    augment: tables.AugmentTable = tables.AugmentTable.model_validate({})
+    distill: tables.DistillTable | None = None
     test_every: int = Field(0, ge=0)  # steps; 0 = twenty times in the run
     checkpoint_every: int = Field(0, ge=0)  # steps; 0 = fifty times in the run
 
@@ -98,9 +88,9 @@ class Recipe(Table):
             raise ValueError(str(err)) from err
 
     def with_epoch_of(self, videos: int) -> Recipe:
-        """The recipe with the steps that its epochs come to, and all that follows from the steps.
+        """Return the recipe with all numbers resolved that follow from its epochs or steps.
 
-        The last odd clips of an epoch are left out.
+        An epoch has whole batches only; the clips that remain are left out.
         """
         optim = self.optim
         if optim.epochs:
@@ -123,7 +113,7 @@ class Recipe(Table):
             raise ValueError(f"labels must be two or more different names, got {self.labels}")
         if not self.train:
             raise ValueError("train must name at least one set of clips")
-        if self.optim.epochs and not all(isinstance(part, VideosTable) for part in self.train):
+        if self.optim.epochs and {type(table) for table in self.train} != {tables.VideosTable}:
             raise ValueError("optim.epochs needs listed videos; rendered clips have no end")
         if (self.augment.mixup or self.augment.cutmix) and self.optim.batch_size % 2:
             raise ValueError("mixup and cutmix mix pairs of clips; give an even optim.batch_size")
@@ -132,7 +122,9 @@ class Recipe(Table):
         return self
 
     def _check_joints(self) -> None:
-        if not any(isinstance(part, SyntheticTable) and not part.change for part in self.train):
+        if not any(
+            isinstance(part, tables.SyntheticTable) and not part.change for part in self.train
+        ):
             raise ValueError("optim.joints needs rendered clips: a synthetic table without change")
         if self.clip.get("crop") != "letterbox":
             raise ValueError('optim.joints needs clip.crop = "letterbox"')
@@ -141,7 +133,7 @@ class Recipe(Table):
 
 
 def read_recipe(name: str | os.PathLike[str], settings: Sequence[str] = ()) -> Recipe:
-    """Reads a recipe by the name of a bundled one or by path, with `key=value` changes.
+    """Read a recipe by the name of a bundled one or by path, and apply `key=value` changes.
 
     Args:
         name: "ucf101_student" or "my/recipe.toml".
@@ -157,13 +149,13 @@ def read_recipe(name: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
 
 
 def _read_values(name: str | os.PathLike[str], over: Sequence[str] = ()) -> dict[str, Any]:
-    """The values of a TOML file over those of the recipe that its `base` names.
+    """Return the values of a TOML file, laid over those of the recipe that its `base` names.
 
     Tables are merged, all else is replaced.
 
     Args:
         name: of the recipe.
-        over: the recipes whose base it is, the first one first.
+        over: the recipes that led here by their `base`, the first one first.
     """
     path, chain = Path(name), [*over, str(name)]
     if _identity(name) in map(_identity, over):
@@ -190,7 +182,7 @@ def _read_values(name: str | os.PathLike[str], over: Sequence[str] = ()) -> dict
 
 
 def _identity(name: str | os.PathLike[str]) -> str:
-    """What two ways to name one recipe have in common."""
+    """Return the same text for all ways to name one recipe."""
     return os.path.realpath(name) if Path(name).suffix == ".toml" else str(name)
 
 
@@ -203,10 +195,10 @@ def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any
 
 
 def recipe_from(values: Mapping[str, Any], name: str) -> Recipe:
-    """Validates a recipe's values.
+    """Validate a recipe's values.
 
     Raises:
-        RecipeError: naming the first wrong key, its value and what was expected.
+        RecipeError: with the first wrong key, its value and what was expected.
     """
     try:
         return Recipe.model_validate(values)

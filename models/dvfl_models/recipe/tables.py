@@ -13,19 +13,19 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what all generators take
 
 
 class Table(BaseModel):
-    """A table of a recipe: unknown names are errors, numbers are finite, values cannot change."""
+    """A table of a recipe: unknown keys are errors, numbers are finite, values cannot change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ModelTable(Table):
-    """Which network, and how its weights start."""
+    """The network, and where its first weights come from."""
 
     variant: str
     init: Literal["official", "xavier"] = "official"
     start: str = ""  # a checkpoint whose weights the run starts from
-    new_head: bool = False  # of `start` all but the head: it knows other classes
-    widen: bool = False  # `start` is of a network 2, 3 ... times narrower; see `network.widen`
+    new_head: bool = False  # take all of `start` but its head, which knows other classes
+    widen: bool = False  # `start` is 2, 3 ... times narrower; see `network.initialisation`
     imagenet: str = ""  # an ImageNet FocalNet (SRF) checkpoint for the spatial part
     drop_path: float = Field(0.0, ge=0, lt=1)
 
@@ -73,7 +73,7 @@ class PretextTable(ClipsTable):
     name: str = "pretext"
     index: str  # a folder of videos
     windows_s: dict[str, float]  # label -> span of its clips, negative for backwards
-    every: int = Field(1, ge=1)  # of a test set: each n-th video; training takes the others
+    every: int = Field(1, ge=1)  # a test has each n-th video, training the others
     test: bool = False
 
 
@@ -107,7 +107,7 @@ class DistillTable(Table):
     alpha: Share = 0.2  # weight of the teacher's logits; 1 - alpha is that of the labels
     temperature: float = Field(10.0, gt=0)
     beta: float = Field(0.0, ge=0)  # weight of the teacher's modulators; 0 = none
-    cache_mb: float = Field(0, ge=0)  # keep its logits on disk, at most so much; 0 = none
+    cache_mb: float = Field(0, ge=0)  # size of a cache of its logits on disk; 0 = none
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> DistillTable:
@@ -135,7 +135,7 @@ class OptimTable(Table):
     clip_grad: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights; 0 = none
-    joints: float = Field(0.0, ge=0)  # weight of finding the joints of rendered people; 0 = none
+    joints: float = Field(0.0, ge=0)  # weight of the loss on joints of rendered people; 0 = none
     precision: Literal["no", "bf16", "fp16"] = "no"  # of autocast; fp16 needs a GPU
 
     @pydantic.model_validator(mode="after")
@@ -165,4 +165,4 @@ class AugmentTable(Table):
     grey: Share = 0.2
     degrade: Share = 0.5  # probability of a down-up-scaling of the frames
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0 = none
-    cutmix: float = Field(0.0, ge=0)  # the same; with both, each pair of clips gets one or other
+    cutmix: float = Field(0.0, ge=0)  # the same; with both, each pair of clips gets one of them

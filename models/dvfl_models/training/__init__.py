@@ -1,1 +1,1 @@
-"""A run: from a recipe to checkpoints, with tests during it."""
+"""A run: from a recipe to checkpoints and results, with tests on the way."""

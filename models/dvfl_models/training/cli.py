@@ -1,6 +1,6 @@
 """The command `dvfl-train`.
 
-PyTorch is loaded when the command line has been read and its threads have been set up.
+PyTorch is loaded after the command line has been read and OpenMP has been set up.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status."""
     command = parser()
     args = command.parse_args(argv)
-    for package in ("dvfl_models", "dvfl_runtime"):  # PyTorch's own are for those who develop it
+    for package in ("dvfl_models", "dvfl_runtime"):  # PyTorch's messages are for its developers
         logging.getLogger(package).setLevel(logging.INFO)
-    # Threads that wait for each other give the core away instead of spinning, which on a busy
-    # machine costs most of the time. OpenMP reads it once, when PyTorch is loaded.
+    # Threads that wait for each other give the core away. By default they spin, which on a busy
+    # machine costs most of the time. OpenMP reads the variable once, when PyTorch is loaded.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
     def work() -> int:

@@ -1,7 +1,7 @@
 """Values of a recipe that do not go together: each finding is a sentence with both numbers.
 
 A network learns whatever it is shown. Where training shows other pictures or spans of time than a
-test and a device do, its batches come out right and everything after them wrong.
+test and a device do, it is right about its batches and wrong about everything else.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from dvfl_runtime.clips.spec import ClipSpec
 Range = tuple[float, float]
 
 SLACK = 1.25  # factor by which a test or a device may be outside of training's range
-GAP = 0.1  # by which batches may be more accurate than training clips without augmentation
-UNSETTLED = 0.1  # a larger share of the first weights in the averaged ones is too much
+GAP = 0.1  # how much more accurate batches may be than training clips without augmentation
+UNSETTLED = 0.1  # largest share that the first weights may have in the averaged ones
 USUAL_FPS = 25  # to turn a number of frames into a time
 
 
 def doubts(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -> list[str]:
-    """Returns what a user should look at before a run, as sentences.
+    """Return sentences on all that a user should check before a run.
 
     Args:
         recipe: with its steps resolved.
-        train: the opened tables of training, in the order of the recipe.
-        tests: the opened test sets.
+        train: the opened `train` tables, in the order of the recipe.
+        tests: the opened `test` tables.
     """
     found = [_pictures(recipe), *_spans(recipe, train, tests), _schedule(recipe), _flip(recipe)]
     return [text for text in found if text]
@@ -56,12 +56,12 @@ def gap_warning(batches: float, fit: Confusion) -> str:
 
 
 def shown_share(spec: ClipSpec) -> float:
-    """The share of a picture, at the model's aspect ratio, that a test and a device show."""
+    """Return the share of a picture, at the model's aspect ratio, that a test and a device show."""
     return 1.0 if spec.resize is None else (min(spec.size) / spec.resize) ** 2
 
 
 def trained_shares(recipe: Recipe) -> Range:
-    """The least and the most that training shows of it, by its crops and changes of scale."""
+    """Return the least and the largest share that training shows, by its crops and scales."""
     augment, (smallest, largest) = recipe.augment, recipe.augment.scale
     least, most = augment.crop or (1.0, 1.0)
     base = 1.0 if recipe.crops_whole_pictures else shown_share(recipe.spec)
@@ -69,6 +69,7 @@ def trained_shares(recipe: Recipe) -> Range:
 
 
 def _pictures(recipe: Recipe) -> str:
+    """Compare the shares of a picture that a test and training show."""
     shown, (least, most) = shown_share(recipe.spec), trained_shares(recipe)
     if _within(shown, (least, most)):
         return ""
@@ -82,7 +83,7 @@ def _pictures(recipe: Recipe) -> str:
 
 
 def _spans(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -> list[str]:
-    """Compares the spans of time that clips cover; a test's cover whole videos."""
+    """Compare the spans of time that clips cover; those of a test cover whole videos."""
     ranges = [
         span
         for table, clips in zip(recipe.train, train, strict=True)
@@ -120,6 +121,7 @@ def _span(table: SyntheticTable | VideosTable, clips: ClipSet) -> Range | None:
 
 
 def _schedule(recipe: Recipe) -> str:
+    """Find a warm-up or an averaging of weights that is too long for the run."""
     optim = recipe.optim
     if optim.warmup_steps >= optim.steps:
         return (
@@ -137,6 +139,7 @@ def _schedule(recipe: Recipe) -> str:
 
 
 def _flip(recipe: Recipe) -> str:
+    """Find two classes that are mirror images, if training mirrors clips."""
     if not recipe.augment.flip:
         return ""
     words = {label: re.split(r"[^a-z]+", label.lower()) for label in recipe.labels}

@@ -1,4 +1,4 @@
-"""What a run writes beside its checkpoints: metrics as a table, as curves and for TensorBoard."""
+"""The metrics of a run, as a table, as curves and for TensorBoard, and its lines of progress."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ log = logging.getLogger(__name__)
 
 
 class Metrics:
-    """`metrics.csv`, one row per step, and the same for TensorBoard if that is asked for.
+    """`metrics.csv`, one row per step, and on request the same for TensorBoard.
 
     Args:
         folder: of the run.
-        tensorboard: whether to write event files too.
+        tensorboard: write event files too.
 
     Raises:
-        DvflError: if tensorboardX is asked for and not installed.
+        DvflError: if tensorboardX is needed and not installed.
     """
 
     def __init__(self, folder: Path, *, tensorboard: bool = False) -> None:
@@ -37,10 +37,10 @@ class Metrics:
             self._writer = SummaryWriter(str(folder / "tensorboard"))
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Adds a row; in a file of an earlier version, in that file's columns.
+        """Add a row; a file of an earlier version keeps its columns.
 
         Raises:
-            OutputError: if it cannot be written; the rows before it stay whole.
+            OutputError: if the row cannot be written; the rows before it stay whole.
         """
         names, new = list(row), not self.path.exists()
         if not new:
@@ -59,14 +59,14 @@ class Metrics:
                     self._writer.add_scalar(name, float(value), int(row["step"]))
 
     def rows(self) -> list[dict[str, str]]:
-        """All rows so far."""
+        """Return all rows so far."""
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
 
     def forget_after(self, step: int) -> None:
-        """Removes the rows of later steps, which a resumed run writes again."""
+        """Remove the rows of later steps, which a resumed run writes again."""
         every = self.rows()
         if not every:
             return
@@ -76,17 +76,17 @@ class Metrics:
             writer.writerows(row for row in every if int(row["step"]) <= step)
 
     def flush(self) -> None:
-        """Writes what the event files do not have yet."""
+        """Write rows that are not in the event files yet."""
         if self._writer is not None:
             self._writer.flush()
 
     def close(self) -> None:
-        """Finishes the event files."""
+        """Finish the event files."""
         if self._writer is not None:
             self._writer.close()
 
     def save_curves(self, tests: Sequence[str]) -> None:
-        """Draws `curves.png`: losses, and accuracies of training and of each test set.
+        """Draw `curves.png`: losses, and accuracies of training and of each test set.
 
         Raises:
             OutputError: if the file cannot be written.
@@ -114,24 +114,23 @@ class Metrics:
 
 
 def _draw(axes: Any, rows: Sequence[Mapping[str, str]], name: str, *, smooth: bool) -> None:
-    """One column over the steps; noisy ones as means over stretches of the run."""
-    points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
-    points = [point for point in points if math.isfinite(point[1])]
-    if not points:
-        return
-    stretch = max(1, len(points) // 100) if smooth else 1
-    groups = [points[k : k + stretch] for k in range(0, len(points), stretch)]
+    """Draw a column over the steps; with `smooth`, as means over up to 100 parts of the run."""
+    values = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
+    points = [point for point in values if math.isfinite(point[1])]
+    size = max(1, len(points) // 100) if smooth else 1
+    groups = [points[k : k + size] for k in range(0, len(points), size)]
     steps = [group[-1][0] for group in groups]
-    values = [sum(value for _, value in group) / len(group) for group in groups]
-    axes.plot(steps, values, label=name, marker="" if smooth else "o", markersize=3)
+    means = [sum(value for _, value in group) / len(group) for group in groups]
+    if points:
+        axes.plot(steps, means, label=name, marker="" if smooth else "o", markersize=3)
 
 
 class ProgressLog:
     """A line of progress a minute, for runs whose output goes to a file.
 
     Args:
-        step: that the run starts at.
-        steps: of the whole run.
+        step: the number of steps done at the start.
+        steps: the number of steps of the whole run.
         every_s: seconds between two lines.
     """
 
@@ -140,7 +139,7 @@ class ProgressLog:
         self._began_s = self._told_s = time.monotonic()
 
     def tell(self, step: int, shown: Mapping[str, Any]) -> None:
-        """Logs where the run is, if the last line is old enough, and at the end."""
+        """Log how far the run is, if the last line is old enough, and at the end."""
         now_s = time.monotonic()
         if now_s - self._told_s < self._every_s and step < self._steps:
             return

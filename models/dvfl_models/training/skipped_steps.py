@@ -11,19 +11,19 @@ from dvfl_runtime.files import replacing
 
 log = logging.getLogger(__name__)
 
-IN_A_ROW = 5  # end a run: the clips of a single step are not the reason then
+IN_A_ROW = 5  # so many end a run: the clips of a single step are not the reason then
 IN_A_ROW_SCALED = 20  # the scaler of fp16 needs sixteen steps to come down from 65536 to 1
 
 
 class SkippedSteps:
-    """Counts the steps that were skipped, and ends a run where they repeat.
+    """Counts the steps that were skipped, and ends a run with too many of them in a row.
 
     Args:
-        most: so many in a row end it.
-        where: file for the clips of these steps.
+        most: so many in a row end the run.
+        where: file for the clips of the steps that ended it.
 
     Attributes:
-        count: of the whole run.
+        count: skipped steps of the whole run.
     """
 
     def __init__(self, most: int, where: Path) -> None:
@@ -31,21 +31,21 @@ class SkippedSteps:
         self._row: list[dict[str, object]] = []
 
     def finite(self) -> None:
-        """Notes that a step was not skipped."""
+        """Note that a step was not skipped."""
         self._row.clear()
 
     def add(self, what: str, step: int, lr: float, clips: list[str], *, expected: bool) -> None:
-        """Notes a step that was skipped.
+        """Note a step that was skipped.
 
         Args:
-            what: was not finite, with its value.
-            step: which.
+            what: the reason: what was not finite, and its value.
+            step: number of the step.
             lr: its learning rate.
-            clips: its clips.
-            expected: whether that is how fp16 finds its scale.
+            clips: names of its clips.
+            expected: whether fp16 is only looking for its scale.
 
         Raises:
-            DvflError: if it is one too many in a row.
+            DvflError: if this is one too many in a row.
         """
         self.count += 1
         self._row.append({"step": step, "lr": lr, "why": what, "clips": clips})

@@ -1,4 +1,4 @@
-"""How a run ends before its last step, when it is asked to."""
+"""How a run ends before its last step, after Ctrl-C or a request to terminate."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from dvfl_runtime.interrupts import Interrupted, Requests, interruptible
 
 
 class Stopped(Interrupted):
-    """A run was asked to end, and is saved.
+    """A run was asked to end, and has been saved.
 
     Args:
         number: of the signal that asked.
-        words: where the run stopped and how to go on; "" where another process says it.
+        words: where the run stopped and how to go on; "" in all processes but the first.
     """
 
     def __init__(self, number: int, words: str) -> None:
@@ -28,11 +28,11 @@ class Stopped(Interrupted):
 
 @contextmanager
 def stoppable(*, together: bool) -> Iterator[Requests]:
-    """Lets Ctrl-C, SIGTERM and SIGHUP end the block, if this is the main thread.
+    """Let Ctrl-C, SIGTERM and SIGHUP end the block, if this is the main thread.
 
     Args:
-        together: several processes have to end at the same step, so that a request is only
-            remembered until they have told each other.
+        together: whether several processes have to end at the same step; a request is then only
+            remembered, until all of them know of it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield Requests()

@@ -154,17 +154,13 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
         """Update the weights once and return the step's row of metrics."""
-        self._check_corrupt(batch)
+        for clips in self.batches.files:  # the process that made the batch may have found more
+            clips.corrupt.update(path for name, path in batch.corrupt if name == clips.name)
+            check_corrupt(clips.name, clips.corrupt, len(clips))
         row = self.learner.train_step(batch, self.step)
         self.step += 1
         self.recent.append(row["train_accuracy"])
         return row
-
-    def _check_corrupt(self, batch: Batch) -> None:
-        """Note the files that the process that made the batch could not decode."""
-        for clips in self.batches.files:
-            clips.corrupt.update(path for name, path in batch.corrupt if name == clips.name)
-            check_corrupt(clips.name, clips.corrupt, len(clips))
 
     def _after_step(self, row: dict[str, Any]) -> None:
         """Test and write what is due after a step."""

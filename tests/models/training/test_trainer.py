@@ -309,7 +309,7 @@ def test_a_new_head_on_trained_weights(tmp_path: Path) -> None:
     listed = {"kind": "videos", "index": str(index)}
     train = [{**listed, "name": "v"}, {**listed, "name": "w", "rename": {"a": "c"}}]
     more = small(index, labels=["a", "b", "c"], model=start, train=train)
-    model = Trainer(more, tmp_path / "more").model
+    model = Trainer(more, tmp_path / "more").learner.network
     trained = weights(tmp_path / "three" / "final.pth")
     assert model.head.weight.shape[0] == 3
     assert torch.equal(model.norm.weight, trained["norm.weight"])
