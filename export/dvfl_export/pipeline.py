@@ -38,8 +38,8 @@ from dvfl_models.network.checkpoint import (
     read_checkpoint,
     variant_of,
 )
-from dvfl_models.network.macs import count_macs
-from dvfl_models.network.video_focalnet import VideoFocalNet, check_size
+from dvfl_models.network.config import check_size
+from dvfl_models.network.video_focalnet import VideoFocalNet, count_macs
 from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_runtime.artifact import METADATA_KEY, Artifact, ModelFile, Precision
 from dvfl_runtime.clips.spec import ClipSpec

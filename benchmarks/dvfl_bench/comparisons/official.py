@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dvfl_models.network.video_focalnet import PATCH_SIZE, VideoFocalNetConfig, focal_kernels
+from dvfl_models.network.config import PATCH_SIZE, VideoFocalNetConfig
+from dvfl_models.network.video_focalnet import focal_kernels
 from dvfl_runtime.clips.spec import ClipSpec
 
 

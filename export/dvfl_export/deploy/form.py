@@ -34,13 +34,13 @@ from dvfl_export.deploy.layers import (
     SpatialContext,
     TemporalContext,
 )
+from dvfl_models.network.config import VideoFocalNetConfig
 from dvfl_models.network.video_focalnet import (
     Block,
     PatchEmbed,
     SpatioTemporalFocalModulation,
     Stage,
     VideoFocalNet,
-    VideoFocalNetConfig,
 )
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dvfl_export.deploy.layers import Context, SpatialContext, TemporalContext
-from dvfl_models.network.video_focalnet import VideoFocalNetConfig
+from dvfl_models.network.config import VideoFocalNetConfig
 from dvfl_runtime.errors import ExportError
 
 if TYPE_CHECKING:

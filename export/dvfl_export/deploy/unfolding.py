@@ -36,8 +36,8 @@ from dvfl_export.verify import (
     verify,
 )
 from dvfl_models.network.checkpoint import mismatch, save_checkpoint
+from dvfl_models.network.config import VARIANTS
 from dvfl_models.network.video_focalnet import (
-    VARIANTS,
     Block,
     PatchEmbed,
     SpatioTemporalFocalModulation,

@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dvfl_models.network.video_focalnet import VARIANTS, VideoFocalNet, VideoFocalNetConfig
+from dvfl_models.network.config import VARIANTS, VideoFocalNetConfig
+from dvfl_models.network.video_focalnet import VideoFocalNet
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import CheckpointError
 from dvfl_runtime.files import replacing

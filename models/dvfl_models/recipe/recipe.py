@@ -12,7 +12,7 @@ from typing import Any
 import pydantic
 from pydantic import Field
 
-from dvfl_models.network.video_focalnet import VARIANTS, check_size
+from dvfl_models.network.config import VARIANTS, check_size
 from dvfl_models.recipe import tables
 from dvfl_models.recipe.bundled import recipe_names, recipe_text
 from dvfl_models.recipe.labels import read_labels

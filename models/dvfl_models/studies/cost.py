@@ -19,8 +19,8 @@ from typing import Any
 
 import torch
 
-from dvfl_models.network.macs import count_macs
-from dvfl_models.network.video_focalnet import VARIANTS, build_model
+from dvfl_models.network.config import VARIANTS
+from dvfl_models.network.video_focalnet import build_model, count_macs
 from dvfl_models.studies.command import run_study
 from dvfl_models.studies.result_files import machine_and_date, write_json
 from dvfl_runtime.arguments import Parser, whole
