@@ -72,3 +72,26 @@ def weights(path: Path) -> dict[str, torch.Tensor]:
 def rows_of(run: Path) -> int:
     path = run / "metrics.csv"
     return len(path.read_text().splitlines()) - 1 if path.exists() else 0
+
+
+def tiny(**changes: object) -> Recipe:
+    synthetic = {"kind": "synthetic", "clips": 2, "first_seed": 10**9}
+    return recipe_from(
+        {
+            "name": "tiny",
+            "labels": ["idle", "bend"],
+            "model": {"variant": "femto", "init": "xavier", "drop_path": 0.2},
+            "clip": {"num_frames": 2, "size": [32, 32], "crop": "letterbox"},
+            "train": [{"kind": "synthetic"}],
+            "test": [synthetic],
+            "optim": {"steps": 4, "batch_size": 2, "ema": 0.5},
+            "checkpoint_every": 2,
+            "test_every": 2,
+            **changes,
+        },
+        "tiny",
+    )
+
+
+def videos_table(index: Path, **more: object) -> dict:
+    return {"kind": "videos", "name": "small", "index": str(index), **more}

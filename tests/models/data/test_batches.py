@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 import videos
+from small_runs import tiny
 
-from dvfl_models.data.augment import ClipAugmentation, ResizedCrop
+from dvfl_models.data.augment import ClipAugmentation, ResizedCrop, degrade
 from dvfl_models.data.batches import TrainingBatches
 from dvfl_models.data.mixing import PairMix
 from dvfl_models.data.opening import open_clips
@@ -215,3 +216,28 @@ def test_unlabelled_videos_are_played_in_several_ways(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"windows_s and labels differ in \{'fast'\}"):
         open_clips(pretext.train[0].model_copy(update={"windows_s": {"slow": 1, "backward": -1}}),
                  pretext)  # fmt: skip
+
+
+def test_batches_are_a_function_of_the_step() -> None:
+    first, again = TrainingBatches(tiny())[3], TrainingBatches(tiny())[3]
+    assert torch.equal(first[0], again[0])
+    assert torch.equal(first[1], again[1])
+    assert first[0].shape == (2, 2, 3, 32, 32)
+    assert not torch.equal(first[0], TrainingBatches(tiny(seed=1))[3][0])
+
+
+def test_batches_leave_the_generator_alone() -> None:
+    torch.manual_seed(0)
+    wanted = torch.rand(1)
+    torch.manual_seed(0)
+    _ = TrainingBatches(tiny())[0]
+    assert torch.equal(torch.rand(1), wanted)
+
+
+def test_degrade_keeps_the_shape_and_can_be_off() -> None:
+    clip = np.random.default_rng(0).integers(0, 255, (2, 32, 48, 3)).astype(np.uint8)
+    assert degrade(clip, np.random.default_rng(0), 0.0) is clip
+    changed = degrade(clip, np.random.default_rng(0), 1.0)
+    assert changed.shape == clip.shape
+    assert changed.dtype == np.uint8
+    assert changed.astype(int).std() < clip.astype(int).std()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dvfl_models.distillation.teacher_cache import TeacherCache
-from dvfl_models.training.metrics import Metrics
+from dvfl_models.training.metrics import Metrics, ProgressLog
 from dvfl_runtime.errors import OutputError
 
 
@@ -53,3 +53,14 @@ def test_a_full_disk_ends_the_store_of_logits_and_not_the_training(
     assert "further logits are not kept" in record.getMessage()
     assert len(cache) == 0
     cache.close()
+
+
+def test_a_run_without_a_terminal_logs_where_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    progress = ProgressLog(step=10, steps=100)
+    progress.tell(11, {"loss": "0.5"})
+    assert not caplog.messages  # a minute has not passed
+    progress.tell(100, {"loss": "0.5", "clips/s": "9"})
+    ProgressLog(step=0, steps=2, every_s=0).tell(1, {})
+    assert caplog.messages[0] == "step 100 of 100, loss 0.5, clips/s 9, 0 s left"
+    assert caplog.messages[1].startswith("step 1 of 2, ")
