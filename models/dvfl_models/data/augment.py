@@ -34,12 +34,12 @@ class ClipAugmentation(nn.Module):
         self.steps = K.VideoSequential(*steps, data_format="BTCHW", same_on_frame=True)
 
     def forward(self, clips: Tensor) -> Tensor:
-        """(B, T, 3, H, W) -> the same shape."""
+        """Change clips: (B, T, 3, H, W) -> the same shape."""
         out: Tensor = self.steps(clips)
         return out
 
     def with_points(self, clips: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, with points (B, T, N, 2) in pixels that move with the clips; NaN stays NaN."""
+        """Change clips, and move points (B, T, N, 2) in pixels with them; NaN stays NaN."""
         both = K.AugmentationSequential(self.steps, data_keys=["input", "keypoints"])
         moved: tuple[Tensor, Tensor] = both(clips, points)
         return moved
@@ -74,7 +74,7 @@ class ResizedCrop(nn.Module):
             self.steps = K.VideoSequential(crop, data_format="BTCHW", same_on_frame=True)
 
     def forward(self, clip: Tensor) -> Tensor:
-        """See the class; without a crop in the recipe the clip stays as it is."""
+        """Crop a clip, or return it as it is if the recipe has no crop."""
         if self.steps is None:
             return clip
         out: Tensor = self.steps(clip.unsqueeze(0))

@@ -72,7 +72,7 @@ class TrainingBatches(Dataset[Batch]):
         self.files = files_of(self.sets)
         if len(self.videos) == len(self.sets):  # nothing is rendered
             _check_classes(self.videos, recipe.labels)
-        # of an epoch: each video as (its table, its number there)
+        # the videos of an epoch, each as its set and its number there
         self.epoch = [(clips, number) for clips in self.videos for number in range(len(clips))]
         self.recipe = recipe.with_epoch_of(len(self.epoch))
         weights = np.asarray([table.weight for table in recipe.train])
@@ -100,9 +100,10 @@ class TrainingBatches(Dataset[Batch]):
         return Batch(clips, classes, targets, names, corrupt, joints)
 
     def _by_class(self, step: int) -> tuple[Tensor, list[Sample], Tensor | None]:
-        """Tables by weight, classes equally likely; one generator for all clips of the step.
+        """Draw tables by weight and classes with equal probability, with one generator for a step.
 
-        So every process draws the clips of all: rendering and small cached videos are cheap.
+        Every process therefore draws the clips of all processes, which costs little as long as
+        they are rendered or are small cached videos.
         """
         rng = np.random.default_rng([self.recipe.seed, step])
         clips, samples = [], []
@@ -115,9 +116,9 @@ class TrainingBatches(Dataset[Batch]):
         return batch[self.mine], samples[self.mine], None if joints is None else joints[self.mine]
 
     def _by_epoch(self, step: int) -> tuple[Tensor, list[Sample]]:
-        """Each video once per epoch, in another order each time; one generator per clip.
+        """Take each video once per epoch, in another order each time; one generator per clip.
 
-        Of a recipe with `augment.seeds` a video comes back as it was after so many epochs.
+        With `augment.seeds` = N a video gets the same augmentation again after N epochs.
         """
         clips, samples = [], []
         batch_size, seed = self.recipe.optim.batch_size, self.recipe.seed

@@ -1,4 +1,4 @@
-"""The labelled videos of a data set, filtered, and what tells which of them have one source."""
+"""The labelled videos of a data set: found in its list, filtered, and grouped by their source."""
 
 from __future__ import annotations
 

@@ -68,4 +68,4 @@ def check_leaks(leaks: Iterable[Leak], *, strict: bool) -> None:
         )
         if strict:
             raise RecipeError(f"{message}; split by source, or leave out --strict-split")
-        log.warning("%s; its accuracy is too high by what that gives away", message)
+        log.warning("%s; its accuracy is too high for that reason", message)

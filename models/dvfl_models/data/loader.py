@@ -59,7 +59,7 @@ def plain_worker_errors() -> Iterator[None]:
     threads that only the first process has.
 
     Raises:
-        DvflError: what such a process has raised, without its traceback, or that it was killed.
+        DvflError: the error of such a process without its traceback, or that it was killed.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)

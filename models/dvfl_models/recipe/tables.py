@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 Format = Literal["index", "list", "folders", "ucf", "hmdb", "kinetics", "ssv2"]
 Share = Annotated[float, Field(ge=0, le=1)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what all generators take
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # all generators accept this range
 
 
 class Table(BaseModel):

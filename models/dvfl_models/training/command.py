@@ -1,4 +1,4 @@
-"""What dvfl-train, dvfl-export and dvfl-eval have in common: options, threads, how they stop.
+"""The common part of dvfl-train, dvfl-export and dvfl-eval: options, threads, interrupts.
 
 Nothing here loads PyTorch before a command line has been read.
 """
@@ -43,12 +43,12 @@ def new_recipe_parser(prog: str, description: str, epilog: str) -> Parser:
 
 
 def run_interruptible(parser: Parser, work: Callable[[], int], stopped: str) -> int:
-    """Run a command and return its exit status; if it is asked to end, say how far it has come.
+    """Run a command and return its exit status; after an interrupt, print where it stopped.
 
     Args:
         parser: of the command.
         work: returns the exit status.
-        stopped: what to say, unless the interrupt itself tells where the work stopped.
+        stopped: the line to print if the interrupt does not carry one of its own.
     """
 
     def with_last_words(requests: Requests) -> int:

@@ -113,7 +113,7 @@ class Evaluation:
 def _decodable(
     clips: FixedClips, indices: Sequence[int]
 ) -> tuple[list[tuple[Clip, int]], tuple[str, ...]]:
-    """Return clips and classes, and the files that cannot be decoded, of which a warning tells."""
+    """Return clips with their classes, and the files that cannot be decoded; warn of those."""
     items, skipped = [], []
     for index in indices:
         try:

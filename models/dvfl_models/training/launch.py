@@ -1,4 +1,7 @@
-"""How a run is run: its options, its device and its processes."""
+"""The options, the device and the processes of a run.
+
+experimental: not yet run on several GPUs, nor with fp16 on one.
+"""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class RunFolder:
         if not trainer:
             raise CheckpointError(f"{last} holds weights alone; it cannot be resumed")
         try:
-            recipe = Recipe.model_validate_json(trainer["recipe"])  # fills in what is new since
+            recipe = Recipe.model_validate_json(trainer["recipe"])  # fills in newer keys
         except pydantic.ValidationError as err:
             raise CheckpointError(f"{last} holds a recipe that is not valid any more") from err
         if checkpoint.spec is not None:  # today's defaults may differ from those of the run
@@ -184,7 +184,7 @@ def _values(recipe: Recipe) -> Any:
 
 
 def _differences(saved: Any, given: Any, where: str = "") -> list[str]:
-    """Return what differs between two recipes, such as "optim.lr was 0.001, is 0.01"."""
+    """Return the differences of two recipes, such as "optim.lr was 0.001, is 0.01"."""
     if isinstance(saved, list) and isinstance(given, list) and len(saved) == len(given):
         saved, given = dict(enumerate(saved)), dict(enumerate(given))
     if not (isinstance(saved, dict) and isinstance(given, dict)):
