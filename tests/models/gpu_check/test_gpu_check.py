@@ -93,6 +93,7 @@ def test_parity_with_the_processor() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("fresh_accelerate")
 def test_the_command(tmp_path: Path) -> None:
     assert main([str(tmp_path), "--parts", "training", "--tiny"]) == 0
     rows = json.loads((tmp_path / "training.json").read_text())["rows"]
