@@ -61,7 +61,7 @@ class PairMix:
     def __call__(
         self, pair: Tensor, classes: Tensor, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor]:
-        """(2, T, 3, H, W) and (2,) classes -> the mixed clips and (2, num_classes) targets.
+        """Mix a pair: (2, T, 3, H, W), (2,) classes -> the same shape, (2, num_classes) targets.
 
         Draws from `rng` and from torch's generator, which the caller seeds.
         """
