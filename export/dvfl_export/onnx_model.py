@@ -1,4 +1,4 @@
-"""PyTorch module -> ONNX: one graph, dynamic batch, nothing in it but the computation."""
+"""PyTorch module -> ONNX: one graph with a dynamic batch and nothing but the computation."""
 
 from __future__ import annotations
 
@@ -8,29 +8,28 @@ import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
 
+import onnx
 import torch
 from torch import nn
 
 from dvfl_export.deploy.fused_ops import add_functions
+from dvfl_runtime.artifact import METADATA_KEY, Artifact
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
 
-if TYPE_CHECKING:
-    import onnx
-
 OPSET = 20  # the first with Gelu; known to onnxruntime 1.21, OpenVINO 2025 and TensorRT 10.3
 IR_VERSION = 10  # the newest that onnxruntime 1.21 reads
-MAX_TRACED_BATCH = 1024
+MAX_TRACED_BATCH = 1024  # upper bound of the symbol in the tracing; the file has none
 
 
 @contextlib.contextmanager
 def quiet_exporter() -> Iterator[None]:
-    """Keeps what the exporter says about itself, not about the model, off the user's terminal."""
+    """Keep the exporter's messages about itself, not those about the model, off the terminal."""
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
-    registration.setLevel(logging.ERROR)  # "torchvision is not installed": nothing here uses it
+    registration.setLevel(logging.ERROR)  # it warns of a missing torchvision, which is not used
     try:
         with warnings.catch_warnings():
             # torch.export copies its own tree specs with a call that it has deprecated
@@ -41,12 +40,12 @@ def quiet_exporter() -> Iterator[None]:
 
 
 def onnx_from_model(module: nn.Module, spec: ClipSpec, *, opset: int = OPSET) -> onnx.ModelProto:
-    """Exports a module that takes clips.
+    """Export a module that takes clips.
 
     Args:
         module: uint8 (B, T, H, W, 3) -> float32 (B, num_classes), in eval mode.
         spec: gives T, H and W.
-        opset: 20 writes GELU as one node; below it, torch spells it out in Erf (for comparisons).
+        opset: from 20 on GELU is one node; below, torch writes it out in Erf (for comparisons).
 
     Returns:
         Input `clip`, output `logits`, the batch dynamic in both. Nodes and values are named after
@@ -69,7 +68,7 @@ def onnx_from_model(module: nn.Module, spec: ClipSpec, *, opset: int = OPSET) ->
                 dynamic_shapes=({0: batch},),
                 verbose=False,
             )
-        except Exception as err:  # the exporter wraps whatever happened in errors of its own
+        except Exception as err:  # the exporter's errors have no common base
             raise ExportError(f"torch.onnx.export failed: {err}") from err
     assert program is not None  # dynamo=True always returns one
     model = program.model_proto
@@ -85,8 +84,17 @@ def onnx_from_model(module: nn.Module, spec: ClipSpec, *, opset: int = OPSET) ->
     return model
 
 
+def save_model(model: onnx.ModelProto, artifact: Artifact, path: Path) -> None:
+    """Write a graph as a file that carries its description; the graph stays as it is."""
+    described = onnx.ModelProto()
+    described.CopyFrom(model)
+    entry = described.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, artifact.to_json()
+    onnx.save(described, path)
+
+
 def scope_of(node: onnx.NodeProto) -> str:
-    """The path of the module that made a node, "" if torch did not record it."""
+    """Return the path of the module that made a node, "" if torch did not record it."""
     for entry in node.metadata_props:
         if entry.key == "pkg.torch.onnx.name_scopes":
             scopes = ast.literal_eval(entry.value)  # from the root to the operator itself
@@ -95,7 +103,7 @@ def scope_of(node: onnx.NodeProto) -> str:
 
 
 def strip_metadata(model: onnx.ModelProto) -> None:
-    """Removes stack traces, doc strings and inferred shapes; keeps what `scope_of` reads."""
+    """Remove stack traces, doc strings and inferred shapes; keep the entries for `scope_of`."""
     model.doc_string = model.graph.doc_string = ""
     del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
@@ -111,7 +119,7 @@ def strip_metadata(model: onnx.ModelProto) -> None:
 
 
 def name_after_modules(graph: onnx.GraphProto) -> None:
-    """Names nodes `module.path/OpType` (then `_1`, `_2`, ...), and values after their node."""
+    """Name nodes `module.path/OpType` (then `_1`, `_2`, ...), and values after their node."""
     fixed = {value.name for value in (*graph.input, *graph.output, *graph.initializer)}
     seen: Counter[str] = Counter()
     renamed: dict[str, str] = {}

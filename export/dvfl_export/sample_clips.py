@@ -1,4 +1,4 @@
-"""The clips to verify with: each decoded, sampled and preprocessed as the runtime does it."""
+"""Clips for verification and calibration: decoded, sampled and preprocessed by the runtime."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Video: TypeAlias = Path | Images  # a file, or frames (N, H, W, 3)
 
 
 def rendered_videos(spec: ClipSpec, *, count: int = 10, seed: int = 7) -> list[Video]:
-    """Synthetic videos of all actions in turn, larger and with more frames than a clip has."""
+    """Render videos of all actions in turn, larger and with more frames than a clip has."""
     height, width = spec.size
     return [
         render_clip(
@@ -36,20 +36,20 @@ def rendered_videos(spec: ClipSpec, *, count: int = 10, seed: int = 7) -> list[V
 
 
 def video_files(paths: Iterable[Path]) -> list[Video]:
-    """The files among the paths, and the videos in the folders among them and below these."""
+    """Return the files among the paths, and the videos in and below the folders among them."""
     return [file for path in paths for file in (videos_below(path) if path.is_dir() else [path])]
 
 
-def clips_of(
+def cut_clips(
     videos: Sequence[Video], spec: ClipSpec, *, views: int = 1, purpose: str = "verify with"
 ) -> list[Images]:
-    """Clips (T, H, W, 3) of each video that can be decoded, spread over the whole of it.
+    """Cut clips (T, H, W, 3) from each video that can be decoded, spread over its whole length.
 
     Args:
-        videos: what to cut them from.
-        spec: how they are made.
-        views: how many along time of each video.
-        purpose: what they are for, for the message.
+        videos: to cut from.
+        spec: of the clips.
+        views: how many clips along time of each video.
+        purpose: of the clips, for the message of the error.
 
     Raises:
         ExportError: if not one clip can be decoded.

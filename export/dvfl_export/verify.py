@@ -1,7 +1,7 @@
-"""Does the exported file say what PyTorch says, in every engine, on real clips?
+"""Does the exported file give the same logits as PyTorch, in every engine, on clips of videos?
 
-Two ways lead from the same videos to logits: the checkpoint's network on clips made by the spec
-that was asked for, and the file on clips made by the spec that the file itself carries.
+Two ways lead from the same videos to logits: the checkpoint's network on clips cut by the spec that
+was asked for, and the file on clips cut by the spec that the file itself carries.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dvfl_export.sample_clips import Images
 from dvfl_models.data.clips import to_batch
 from dvfl_runtime.artifact import ModelFile, Precision
 from dvfl_runtime.clips.spec import ClipSpec
-from dvfl_runtime.engines import installed_engines, open_engine
+from dvfl_runtime.engines import Engine, installed_engines, open_engine
 from dvfl_runtime.errors import ArgumentError, ArtifactError, EngineUnavailable, ExportError
 from dvfl_runtime.errors.packages import pip_install
 from dvfl_runtime.files import replacing
@@ -40,7 +40,7 @@ class VerificationFailed(ExportError):
     """The exported graph does not agree with PyTorch; no model file was written.
 
     Attributes:
-        verification: what was found, per engine.
+        verification: the findings for each engine.
     """
 
     def __init__(self, verification: Verification) -> None:
@@ -54,7 +54,7 @@ class VerificationFailed(ExportError):
 
 @dataclass(frozen=True)
 class Threshold:
-    """What an engine must reach.
+    """The agreement that an engine must reach.
 
     Attributes:
         max_difference: largest |difference| of logits allowed; None for any.
@@ -65,7 +65,7 @@ class Threshold:
     top1: float
 
     def holds(self, max_difference: float, top1: float) -> bool:
-        """Whether it is reached; never by logits that are not finite."""
+        """Return whether it is reached; logits that are not finite never reach it."""
         limit = math.inf if self.max_difference is None else self.max_difference
         return math.isfinite(max_difference) and max_difference <= limit and top1 >= self.top1
 
@@ -79,17 +79,17 @@ THRESHOLDS: dict[Precision, Threshold] = {
 
 @dataclass(frozen=True)
 class Agreement:
-    """How one engine compares with PyTorch.
+    """How well one engine agrees with PyTorch.
 
     Attributes:
         engine: its name.
         version: its version.
-        provider: what inside it executed.
+        provider: the part of the engine that executed the graph.
         max_difference: the largest |difference| of logits.
         kl: mean KL(PyTorch || engine) of the scores, nats.
         top1: share of clips with the same winner, 0 to 1.
         top5: mean share of PyTorch's five best classes that are among the engine's, 0 to 1.
-        passed: whether the thresholds of the precision hold.
+        passed: whether the threshold is reached.
     """
 
     engine: str
@@ -104,13 +104,13 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Verification:
-    """How all installed engines compare with PyTorch on the same clips.
+    """How well all installed engines agree with PyTorch on the same clips.
 
     Attributes:
         precision: of the file.
         clips: how many were compared.
-        threshold: what each engine must reach.
-        engines: one row per engine.
+        threshold: that each engine must reach.
+        engines: one row for each engine.
         skipped: engine -> why it was left out.
     """
 
@@ -126,7 +126,7 @@ class Verification:
         return all(row.passed for row in self.engines)
 
     def report(self) -> dict[str, Any]:
-        """The findings, ready for JSON; see export/README.md. What is not finite is None."""
+        """Return the findings, ready for JSON: see export/README.md. Infinity and NaN are None."""
         rows = {row.engine: dataclasses.asdict(row) for row in self.engines}
         for row in rows.values():
             del row["engine"]
@@ -144,7 +144,7 @@ class Verification:
         }
 
     def table(self) -> str:
-        """The findings for people, one line per engine below a line of names."""
+        """Return the findings for people, one line for each engine below a line of names."""
         form = "{:24} {:>13} {:>9} {:>7} {:>7}  {}"
         lines = [form.format("engine", "|difference|", "KL", "top-1", "top-5", "").rstrip()]
         for row in self.engines:
@@ -181,15 +181,15 @@ def verify(
     skipped: dict[str, str] | None = None,
     threshold: Threshold | None = None,
 ) -> Verification:
-    """Runs a model file in engines and compares the logits with PyTorch's.
+    """Run a model file in engines and compare the logits with those of PyTorch.
 
     Args:
         file: the exported model.
         pytorch: (N, num_classes), see `pytorch_logits`.
-        clips: the N clips for the engines, made by the spec in the file, each (T, H, W, 3) uint8.
-        engines: names of those to compare.
+        clips: the N clips for the engines, cut by the spec in the file, each (T, H, W, 3) uint8.
+        engines: names of the engines to compare.
         skipped: engine -> why it is not one of them.
-        threshold: what each engine must reach; by default that of the file's precision.
+        threshold: that each engine must reach; by default that of the file's precision.
 
     Raises:
         ExportError: if there is no engine to compare.
@@ -211,17 +211,17 @@ def verify(
     for name in engines:
         try:
             engine = open_engine(name, model, device=_device(name))
-        except EngineUnavailable as err:  # such as a package that cannot be imported
+        except EngineUnavailable as err:  # for example, its package cannot be imported
             left_out[name], failed = str(err), err
             continue
         with Recognizer(file, engine=engine):  # opened as a user opens it
-            logits = np.concatenate([engine.run(clip[None]) for clip in clips])
+            logits = engine_logits(engine, clips)
         if logits.shape != pytorch.shape:
             raise ArtifactError(
                 f"model {file} gives logits of shape {logits.shape} in {name} for {len(clips)} "
                 f"clips, wanted {pytorch.shape}; export it again"
             )
-        found = compare(pytorch, logits)
+        found = compare_logits(pytorch, logits)
         wanted = threshold or THRESHOLDS[precision]
         passed = wanted.holds(found["max_difference"], found["top1"])
         rows.append(Agreement(name, engine.version, engine.provider, **found, passed=passed))
@@ -232,7 +232,7 @@ def verify(
 
 
 def engines_for(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
-    """The engines of this machine's CPU to verify a file in, and why others are left out."""
+    """Return the CPU engines to verify a file in, and why others are left out."""
     names = list(installed_engines("cpu"))
     if not proto.functions:
         return names, {}
@@ -244,15 +244,20 @@ def engines_for(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
 
 
 def pytorch_logits(model: nn.Module, clips: Sequence[Images], spec: ClipSpec) -> Logits:
-    """Runs the training form: N clips (T, H, W, 3) uint8 -> (N, num_classes) logits."""
+    """Run the training form: N clips (T, H, W, 3) uint8 -> (N, num_classes) logits."""
     with torch.inference_mode():
         return np.concatenate([model(to_batch([clip], spec)).numpy() for clip in clips])
+
+
+def engine_logits(engine: Engine, clips: Sequence[Images]) -> Logits:
+    """Run an engine: N clips (T, H, W, 3) uint8 -> (N, num_classes) logits."""
+    return np.concatenate([engine.run(clip[None]) for clip in clips])
 
 
 def median_ms(
     file: Path, engines: Sequence[str], clip: Images, *, runs: int = 5, warm_up: int = 2
 ) -> dict[str, float]:
-    """Returns each engine's median time for one clip on this machine, ms."""
+    """Return the median time of each engine for one clip on this machine, ms."""
     medians = {}
     model = ModelFile(file)
     for name in engines:
@@ -268,7 +273,7 @@ def median_ms(
 
 
 def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """Writes findings as JSON, complete or not at all.
+    """Write findings as JSON, complete or not at all.
 
     Raises:
         OutputError: if the file cannot be written.
@@ -277,8 +282,8 @@ def write_report(report: Mapping[str, Any], path: Path) -> None:
         part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
-def compare(wanted: Logits, given: Logits) -> dict[str, float]:
-    """Compares (N, num_classes) logits; a value that is not finite makes the result so."""
+def compare_logits(wanted: Logits, given: Logits) -> dict[str, float]:
+    """Compare (N, num_classes) logits; a logit that is not finite makes the differences so."""
     p = np.stack([softmax(row) for row in wanted]).astype(np.float64)
     q = np.stack([softmax(row) for row in given]).astype(np.float64)
     best = min(5, wanted.shape[1])

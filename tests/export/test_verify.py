@@ -15,7 +15,7 @@ from shared import CLIPS, needs_shared
 
 from dvfl_export import ExportRequest, VerificationFailed, export
 from dvfl_export.cli import main
-from dvfl_export.sample_clips import clips_of, rendered_videos
+from dvfl_export.sample_clips import cut_clips, rendered_videos
 from dvfl_export.verify import THRESHOLDS, Agreement, Verification, pytorch_logits, verify
 from dvfl_models import build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import VideoFocalNet, init_weights
@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def verified(file: Path, clips: list[np.ndarray]) -> Verification:
     """Compares the file on these clips with PyTorch on the rendered ones."""
-    wanted = pytorch_logits(model(), clips_of(rendered_videos(SPEC), SPEC), SPEC)
+    wanted = pytorch_logits(model(), cut_clips(rendered_videos(SPEC), SPEC), SPEC)
     return verify(file, wanted, clips, ENGINES)
 
 
@@ -56,7 +56,7 @@ def assert_caught(found: Verification) -> None:
 
 
 def test_the_file_as_it_was_exported_passes(folder: Path) -> None:
-    found = verified(folder / "m.onnx", clips_of(rendered_videos(SPEC), SPEC))
+    found = verified(folder / "m.onnx", cut_clips(rendered_videos(SPEC), SPEC))
     assert found.passed
     assert all(row.max_difference < 1e-4 and row.top5 == 1.0 for row in found.engines)
 
@@ -69,7 +69,7 @@ def test_one_perturbed_weight_is_caught(folder: Path, tmp_path: Path) -> None:
     values[0, 0] += 0.5
     weight.CopyFrom(numpy_helper.from_array(values, weight.name))
     onnx.save(proto, tmp_path / "x.onnx")
-    assert_caught(verified(tmp_path / "x.onnx", clips_of(rendered_videos(SPEC), SPEC)))
+    assert_caught(verified(tmp_path / "x.onnx", cut_clips(rendered_videos(SPEC), SPEC)))
 
 
 def test_a_graph_that_reads_bgr_is_caught(folder: Path, tmp_path: Path) -> None:
@@ -80,32 +80,32 @@ def test_a_graph_that_reads_bgr_is_caught(folder: Path, tmp_path: Path) -> None:
     proto.graph.initializer.append(order)
     proto.graph.node.insert(0, helper.make_node("Gather", ["clip", "bgr_order"], ["bgr"], axis=4))
     onnx.save(proto, tmp_path / "x.onnx")
-    assert_caught(verified(tmp_path / "x.onnx", clips_of(rendered_videos(SPEC), SPEC)))
+    assert_caught(verified(tmp_path / "x.onnx", cut_clips(rendered_videos(SPEC), SPEC)))
 
 
 def test_a_decoder_that_gives_bgr_is_caught(folder: Path) -> None:
     videos = [np.ascontiguousarray(video[..., ::-1]) for video in rendered_videos(SPEC)]
-    assert_caught(verified(folder / "m.onnx", clips_of(videos, SPEC)))
+    assert_caught(verified(folder / "m.onnx", cut_clips(videos, SPEC)))
 
 
 def test_sampling_one_frame_late_is_caught(folder: Path) -> None:
     late = [np.concatenate([video[1:], video[-1:]]) for video in rendered_videos(SPEC)]
-    assert_caught(verified(folder / "m.onnx", clips_of(late, SPEC)))
+    assert_caught(verified(folder / "m.onnx", cut_clips(late, SPEC)))
 
 
 def test_a_file_with_another_spec_than_asked_for_is_caught(folder: Path) -> None:
     wrong = ClipSpec(num_frames=4, size=(32, 32), resize=40, window_s=1.0)
-    assert_caught(verified(folder / "m.onnx", clips_of(rendered_videos(SPEC), wrong)))
+    assert_caught(verified(folder / "m.onnx", cut_clips(rendered_videos(SPEC), wrong)))
 
 
 @needs_shared
 def test_sampling_one_frame_late_in_a_real_video_is_caught(folder: Path) -> None:
     with closing(open_source(CLIPS / "dvfl_golfswing.gif")) as source:
         frames = np.stack([frame.image for frame in source.frames()])
-    wanted = pytorch_logits(model(), clips_of([frames], SPEC), SPEC)
-    assert verify(folder / "m.onnx", wanted, clips_of([frames], SPEC), ENGINES).passed
+    wanted = pytorch_logits(model(), cut_clips([frames], SPEC), SPEC)
+    assert verify(folder / "m.onnx", wanted, cut_clips([frames], SPEC), ENGINES).passed
     late = np.concatenate([frames[1:], frames[-1:]])
-    assert_caught(verify(folder / "m.onnx", wanted, clips_of([late], SPEC), ENGINES))
+    assert_caught(verify(folder / "m.onnx", wanted, cut_clips([late], SPEC), ENGINES))
 
 
 def test_the_command_prints_a_table_and_leaves_the_old_file(
@@ -166,17 +166,17 @@ def test_an_engine_that_cannot_be_used_is_left_out_and_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
-    found = verified(folder / "m.onnx", clips_of(rendered_videos(SPEC), SPEC))
+    found = verified(folder / "m.onnx", cut_clips(rendered_videos(SPEC), SPEC))
     assert found.passed
     assert [row.engine for row in found.engines] == ["onnxruntime"]
     assert "openvino" in found.skipped["openvino"]
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(EngineUnavailable, match="onnxruntime"):
-        verified(folder / "m.onnx", clips_of(rendered_videos(SPEC), SPEC))
+        verified(folder / "m.onnx", cut_clips(rendered_videos(SPEC), SPEC))
 
 
 def test_logits_of_another_shape_are_an_error(folder: Path) -> None:
     wanted = np.zeros((1, 7), np.float32)
-    clips = clips_of(rendered_videos(SPEC, count=1), SPEC)
+    clips = cut_clips(rendered_videos(SPEC, count=1), SPEC)
     with pytest.raises(ArtifactError, match=r"shape \(1, 6\) in .* wanted \(1, 7\)"):
         verify(folder / "m.onnx", wanted, clips[:1], ENGINES)

@@ -43,8 +43,8 @@ from dvfl_export.precision.calibration import CalibrationSet, calibration_set
 from dvfl_export.precision.half import to_float16
 from dvfl_export.precision.quantise import activation_ranges, quantise
 from dvfl_export.precision.sensitivity import measure_sensitivity
-from dvfl_export.sample_clips import Images, clips_of
-from dvfl_export.verify import compare
+from dvfl_export.sample_clips import Images, cut_clips
+from dvfl_export.verify import compare_logits
 from dvfl_models import VARIANTS
 from dvfl_models.rendered.synthetic import render_clip
 from dvfl_runtime.artifact import ModelFile
@@ -111,7 +111,7 @@ def quality(file: Path, videos: Sequence[Path], rendered: int) -> Result:
     spec, labels = artifact.spec, artifact.labels
     model = onnx.load(file)
     data: CalibrationSet = calibration_set(videos, spec)
-    held_back = clips_of(data.held_back, spec, views=data.views)
+    held_back = cut_clips(data.held_back, spec, views=data.views)
     classes = np.arange(rendered) % len(labels)
     shown = rendered_clips([labels[c] for c in classes], spec)
     ranges = activation_ranges(model, data.clips)
@@ -145,8 +145,8 @@ def quality(file: Path, videos: Sequence[Path], rendered: int) -> Result:
                     "engine": engine,
                     "seconds": round(took, 1),
                     "mbytes": round(made.ByteSize() / 1e6, 2),
-                    "held_back": compare(wanted[:cut], logits[:cut]),
-                    "rendered": compare(wanted[cut:], logits[cut:]),
+                    "held_back": compare_logits(wanted[:cut], logits[:cut]),
+                    "rendered": compare_logits(wanted[cut:], logits[cut:]),
                     "accuracy": float((logits[cut:].argmax(1) == classes).mean()),
                 }
             )

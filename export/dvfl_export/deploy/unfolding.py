@@ -26,7 +26,7 @@ from dvfl_export.deploy.layers import (
     TemporalContext,
     level_kernels,
 )
-from dvfl_export.sample_clips import clips_of, rendered_videos
+from dvfl_export.sample_clips import cut_clips, rendered_videos
 from dvfl_export.verify import (
     THRESHOLDS,
     Verification,
@@ -79,7 +79,7 @@ def restore(source: Path, output: Path) -> Restored:
         raise ArtifactError(f"cannot use model {source}: {err}; copy it again") from err
     model = training_form(proto, artifact)
     spec = artifact.spec
-    clips = clips_of(rendered_videos(spec), spec)
+    clips = cut_clips(rendered_videos(spec), spec)
     engines, skipped = engines_for(proto)
     found = verify(
         source,

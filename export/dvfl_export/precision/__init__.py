@@ -1,1 +1,1 @@
-"""Smaller numbers in a graph: fp16, int8 with its calibration, and compressed weights."""
+"""Lower precisions of a graph: fp16, int8 with its calibration, and compressed weights."""

@@ -1,4 +1,4 @@
-"""The clips that int8 is calibrated on, and the videos that are held back to judge it."""
+"""Clips to calibrate int8 on, and videos that are held back to judge it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvfl_export.sample_clips import Images, Video, clips_of, video_files
+from dvfl_export.sample_clips import Images, Video, cut_clips, video_files
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
 
 LEAST_CLIPS = 64
-MOST_VIEWS = 16  # clips of one video; further ones differ too little
+MOST_VIEWS = 16  # clips of one video; more of them differ too little
 HELD_BACK = 4  # one video in four
-MOST_VIDEOS = 256  # to calibrate on, and as many to judge by; of more, some are left out evenly
+MOST_VIDEOS = 256  # to calibrate on, and as many to judge by; others are left out evenly
 
 
 @dataclass(frozen=True)
 class CalibrationSet:
-    """Videos for int8, cut in two.
+    """Videos for int8, divided in two parts.
 
     Attributes:
         clips: to calibrate on, all different, each (T, H, W, 3) uint8.
-        held_back: the videos that none of these clips is from.
-        views: how many clips along time were made of each video.
+        held_back: the other videos, to judge by.
+        views: how many clips along time were cut from each video.
     """
 
     clips: list[Images]
@@ -34,25 +34,27 @@ class CalibrationSet:
 
 
 def calibration_set(paths: Sequence[Path], spec: ClipSpec) -> CalibrationSet:
-    """Cuts clips, more than one of each video where there are few videos.
+    """Cut clips, more than one from each video where there are few videos.
 
     Args:
-        paths: videos and folders of videos. A quarter is held back, drawn with a fixed seed: by
-            name, every fourth may be of one class. Of very many, 256 of each part are taken.
-        spec: how clips are made.
+        paths: videos and folders of videos. A quarter is held back. Of very many, 256 of each part
+            are taken.
+        spec: of the clips.
 
     Raises:
         ExportError: if nothing can be decoded, or there are fewer than 64 different clips.
     """
     videos = video_files(paths)
+    # every fourth by name may be of one class, so they are drawn, the same ones in every run
     random.Random(0).shuffle(videos)
     cut = len(videos) // HELD_BACK
-    held_back, rest = _spread(videos[:cut]), _spread(videos[cut:])
+    held_back, rest = _thinned(videos[:cut]), _thinned(videos[cut:])
     views = 1
-    clips = clips_of(rest, spec, purpose="calibrate on")
+    clips = cut_clips(rest, spec, purpose="calibrate on")
     if (decoded := len(clips)) < LEAST_CLIPS:
         views = min(MOST_VIEWS, math.ceil(LEAST_CLIPS / decoded))
-        clips = clips_of(rest, spec, views=views, purpose="calibrate on")
+        clips = cut_clips(rest, spec, views=views, purpose="calibrate on")
+    # views of a short video may be the same clip
     clips = list({clip.tobytes(): clip for clip in clips}.values())
     if len(clips) < LEAST_CLIPS or not held_back:
         raise ExportError(
@@ -62,5 +64,6 @@ def calibration_set(paths: Sequence[Path], spec: ClipSpec) -> CalibrationSet:
     return CalibrationSet(clips, held_back, views)
 
 
-def _spread(videos: list[Video]) -> list[Video]:
+def _thinned(videos: list[Video]) -> list[Video]:
+    """Leave out videos evenly until there are no more than MOST_VIDEOS."""
     return videos[:: math.ceil(len(videos) / MOST_VIDEOS) or 1]

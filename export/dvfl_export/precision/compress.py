@@ -11,13 +11,14 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-CONSUMERS = {"MatMul", "Conv", "Gemm"}  # what multiplies by weights; biases and scales are small
-LEAST_VALUES = 256
-LARGEST = float(np.finfo(np.float16).max)
+# the operators that multiply by weights; biases and scales are small
+CONSUMERS = {"MatMul", "Conv", "Gemm"}
+LEAST_VALUES = 256  # of a weight; a smaller one saves little beside its Cast node
+LARGEST_FLOAT16 = float(np.finfo(np.float16).max)
 
 
 def compress_weights(model: onnx.ModelProto) -> int:
-    """Rewrites the model's large weights in place; returns how many.
+    """Store the model's large weights as float16, in place; return how many they are.
 
     Weights beyond the range of float16 stay as they are.
     """
@@ -31,13 +32,13 @@ def compress_weights(model: onnx.ModelProto) -> int:
         if weight.data_type != TensorProto.FLOAT or weight.name not in used:
             continue
         values = numpy_helper.to_array(weight)
-        if values.size < LEAST_VALUES or np.abs(values).max() > LARGEST:
+        if values.size < LEAST_VALUES or np.abs(values).max() > LARGEST_FLOAT16:
             continue
         name, short = weight.name, f"{weight.name}.float16"
         weight.CopyFrom(numpy_helper.from_array(values.astype(np.float16), short))
         node = helper.make_node("Cast", [short], [name], f"{name}/Cast", to=TensorProto.FLOAT)
         casts.append(node)
-    nodes = [*casts, *graph.node]
+    nodes = [*casts, *graph.node]  # a node comes after those whose output it reads
     del graph.node[:]
     graph.node.extend(nodes)
     return len(casts)

@@ -3,11 +3,11 @@
     before  x (float32) -> MatMul [W float32] -> ReduceMean -> ...
     after   x (float16) -> MatMul [W float16] -> Cast -> ReduceMean (float32) -> Cast -> ...
 
-TensorRT 11 has no flags for precision, so the file says it all. float32 stay
+TensorRT 11 has no flags for precision, so the file has to say everything. In float32 stay
 
-- the patch embedding, which sums over pixels of 0 to 255, up to its LayerNorm;
-- the means over pixels and frames: thousands of summands, and float16 ends at 65504;
-- the logits; inside, LayerNormalization computes in float32 (`stash_type`).
+- the patch embedding up to its LayerNorm, because it sums over pixels of 0 to 255;
+- the means over pixels and frames: they have thousands of summands, and float16 ends at 65504;
+- the logits. LayerNormalization computes in float32 inside (`stash_type`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
-from dvfl_export.precision.compress import LARGEST
+from dvfl_export.precision.compress import LARGEST_FLOAT16
 from dvfl_runtime.errors import ExportError
 
 FLOAT32_OPERATORS = {"ReduceMean"}
@@ -24,7 +24,7 @@ SUFFIXES = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 
 
 def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Returns a model in float16; input and output keep their types.
+    """Return a model in float16; input and output keep their types.
 
     Args:
         model: a deploy form of standard operators in float32; left unchanged.
@@ -49,7 +49,7 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
             if name in weights:
                 weight = weights[name]
                 if wanted == TensorProto.FLOAT16 and weight.data_type == TensorProto.FLOAT:
-                    weight = _round(weight)  # a copy: a node that stays may use the weight as well
+                    weight = _round(weight)  # a copy: a node in float32 may use the weight as well
                 kept[weight.name] = weight
                 node.input[index] = weight.name
             elif name in floats and holds[name] != wanted:
@@ -60,6 +60,7 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
                 node.input[index] = cast
         nodes.append(node)
         holds.update(dict.fromkeys(node.output, wanted))
+    # the output keeps its name and type, so the last node writes a value of another name
     for output in graph.output:
         short = f"{output.name}.float16"
         last = next(node for node in nodes if output.name in node.output)
@@ -74,13 +75,13 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def pixel_nodes(graph: onnx.GraphProto) -> set[str]:
-    """The nodes from the clip to the patch embedding's LayerNorm, which is the first one."""
+    """Return the nodes from the clip to the patch embedding's LayerNorm, the first of all."""
     operators = [node.op_type for node in graph.node]
     return {node.name for node in graph.node[: operators.index("LayerNormalization") + 1]}
 
 
 def _float_values(model: onnx.ModelProto) -> set[str]:
-    """The names of what nodes compute in float32."""
+    """Return the names of the values that nodes compute in float32."""
     graph = shape_inference.infer_shapes(model, strict_mode=True).graph
     return {
         value.name
@@ -90,10 +91,15 @@ def _float_values(model: onnx.ModelProto) -> set[str]:
 
 
 def _round(weight: onnx.TensorProto) -> onnx.TensorProto:
+    """Return a weight as float16 under a name of its own.
+
+    Raises:
+        ExportError: if a value is beyond the range of float16.
+    """
     values = numpy_helper.to_array(weight)
-    if np.abs(values).max(initial=0) > LARGEST:
+    if np.abs(values).max(initial=0) > LARGEST_FLOAT16:
         raise ExportError(
             f"weight {weight.name} holds {values.flat[np.abs(values).argmax()]:.3g}, beyond the "
-            f"range of float16 ({LARGEST:.0f}); export with --precision fp32"
+            f"range of float16 ({LARGEST_FLOAT16:.0f}); export with --precision fp32"
         )
     return numpy_helper.from_array(values.astype(np.float16), f"{weight.name}.float16")

@@ -1,19 +1,19 @@
-"""int8 as QuantizeLinear and DequantizeLinear (QDQ) around what multiplies by weights.
+"""int8 as QuantizeLinear and DequantizeLinear (QDQ) around operators that multiply by weights.
 
     before  x (float32) -> MatMul [W float32]
     after   x -> QuantizeLinear -> DequantizeLinear -> MatMul [W int8 -> DequantizeLinear]
 
-An engine fuses the three into one integer product; one that does not computes the same in float32.
+Engines fuse the three into one integer product; an engine that does not still computes the same.
 
-- Weights: symmetric, one scale per output channel.
-- Activations: symmetric with zero point 0, one scale per tensor: TensorRT takes no other.
-- Weights have 7 bits, -64 to 63: CPUs without VNNI add two products of 8 bits in 16, which
+- Weights: symmetric, one scale for each output channel.
+- Activations: symmetric with zero point 0, one scale for each tensor: TensorRT takes no other.
+- Weights have 7 bits, -64 to 63: CPUs without VNNI add two 8-bit products in 16 bits, which would
   saturate with 8-bit weights.
-- What a convolution gives is quantised too: onnxruntime has no integer convolution with a float32
-  result, and computes in float32 where it cannot fuse.
-- Products that use each value they read less than 4 times stay in float32, depthwise convolutions
-  for one: to quantise the value costs what the integer product gains. The gates have six uses, and
-  are integers so that nothing reads the normalised tokens in float32.
+- The output of a convolution is quantised too: onnxruntime has no integer convolution with a
+  float32 result, and computes in float32 where it cannot fuse.
+- Products that use each value they read less than 4 times stay in float32, such as depthwise
+  convolutions: quantising the value costs as much as the integer product gains. The gates use each
+  value six times; they are in int8 so that nothing reads the normalised tokens in float32.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from dvfl_export.sample_clips import Images
 
 OPERATORS = ("MatMul", "Conv")
-LEAST_USES = 4  # of a value that a product reads
+LEAST_USES = 4  # of each value that a product reads
 METHOD = CalibrationMethod.Percentile  # the best of those measured, see export/README.md
 PERCENTILE = 99.999
 
 Ranges: TypeAlias = TensorsData
 
 
-class _One(CalibrationDataReader):  # type: ignore[misc]
-    """Gives one clip: what onnxruntime would keep of all clips at once does not fit in memory."""
+class _OneClip(CalibrationDataReader):  # type: ignore[misc]
+    """A reader of one clip: what onnxruntime keeps of all clips at once does not fit in memory."""
 
     def __init__(self, clip: Images) -> None:
         self.rest: Iterator[dict[str, Images]] = iter([{"clip": clip[None]}])
@@ -53,7 +53,7 @@ class _One(CalibrationDataReader):  # type: ignore[misc]
 
 
 def layers_of(model: onnx.ModelProto) -> tuple[str, ...]:
-    """The names of the nodes that can be quantised, in the order of the graph."""
+    """Return the names of the nodes that can be quantised, in the order of the graph."""
     shapes = {weight.name: tuple(weight.dims) for weight in model.graph.initializer}
     names = []
     for node in model.graph.node:
@@ -70,15 +70,15 @@ def layers_of(model: onnx.ModelProto) -> tuple[str, ...]:
 def activation_ranges(
     model: onnx.ModelProto, clips: Sequence[Images], method: CalibrationMethod = METHOD
 ) -> Ranges:
-    """Measures between which values the activations lie.
+    """Measure the ranges of the activations.
 
     Args:
         model: a deploy form of standard operators in float32.
         clips: to run it on, each (T, H, W, 3) uint8.
-        method: which range is taken of what was seen.
+        method: how a range is chosen from the values seen.
 
     Returns:
-        Tensor name -> its range, of all that `quantise` needs.
+        Tensor name -> its range, for all tensors that `quantise` needs.
     """
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "float.onnx"
@@ -90,16 +90,16 @@ def activation_ranges(
             calibrate_method=method,
             extra_options={"percentile": PERCENTILE} if method == METHOD else {},
         )
-        with contextlib.redirect_stdout(io.StringIO()):  # it prints a line per clip
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints a line for each clip
             for clip in clips:
-                calibrator.collect_data(_One(clip))
+                calibrator.collect_data(_OneClip(clip))
             return calibrator.compute_data()
 
 
 def quantise(
     model: onnx.ModelProto, ranges: Ranges, floats: Collection[str] = ()
 ) -> onnx.ModelProto:
-    """Returns a quantised copy.
+    """Return a quantised copy.
 
     Args:
         model: a deploy form of standard operators in float32; left unchanged.
@@ -131,13 +131,13 @@ def quantise(
     quantizer.quantize_model()
     quantizer.model.topological_sort()
     quantised: onnx.ModelProto = quantizer.model.model
-    _floats_for_others(quantised, set(layers))
-    _scales_of_their_own(quantised)
+    _reconnect_float_readers(quantised, set(layers))
+    _make_scales_differ(quantised)
     return quantised
 
 
-def _floats_for_others(model: onnx.ModelProto, layers: Collection[str]) -> None:
-    """Lets nodes that are not quantised read what was there before it was quantised for others."""
+def _reconnect_float_readers(model: onnx.ModelProto, layers: Collection[str]) -> None:
+    """Let nodes that stay in float32 read the values from before they were quantised for others."""
     makers = {name: node for node in model.graph.node for name in node.output}
     for node in model.graph.node:
         if node.name in layers:
@@ -151,10 +151,10 @@ def _floats_for_others(model: onnx.ModelProto, layers: Collection[str]) -> None:
                 node.input[index] = source
 
 
-def _scales_of_their_own(model: onnx.ModelProto) -> None:
-    """Makes the scales of a tensor that is quantised for several layers differ by one float32.
+def _make_scales_differ(model: onnx.ModelProto) -> None:
+    """Make the scales of a tensor that is quantised for several layers differ by one float32.
 
-    onnxruntime (1.32) merges equal QuantizeLinear nodes, and then computes the MatMuls behind the
+    onnxruntime (1.32) merges equal QuantizeLinear nodes, and then computes the MatMuls after the
     merged one in float32.
     """
     weights = {weight.name: weight for weight in model.graph.initializer}

@@ -1,4 +1,4 @@
-"""Which layers lose most in int8, measured one at a time, and how many of them stay in float32."""
+"""Which layers lose most in int8, measured one at a time, and which of them stay in float32."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ import onnxruntime
 
 from dvfl_export.precision.quantise import Ranges, layers_of, quantise
 from dvfl_export.sample_clips import Images
-from dvfl_export.verify import Logits, compare
+from dvfl_export.verify import Logits, compare_logits
 
 MOST_CLIPS = 16  # to measure each layer with
 BATCH = 8
 WANTED_TOP1 = 0.99  # more than the verification asks for
-WANTED_KL = 3e-4  # nats; few clips show a change of winner, and these were calibrated on
+# nats; needed as well, because the clips are few and the ranges were calibrated on them
+WANTED_KL = 3e-4
 
 
 @dataclass(frozen=True)
 class LayerLoss:
-    """What int8 in one layer alone, all others in float32, changes.
+    """What changes when one layer alone is in int8 and all others are in float32.
 
     Attributes:
         layer: the node's name.
-        kl: mean KL(float32 || this) of the scores, nats.
+        kl: mean KL(float32 || int8) of the scores, nats.
         max_difference: the largest |difference| of logits.
         precision: "fp32" if it stays in float32, else "int8".
     """
@@ -41,11 +42,11 @@ class LayerLoss:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """How much each layer loses, and what the choice comes to.
+    """How much each layer loses, and how well the chosen mixture agrees with float32.
 
     Attributes:
         layers: worst first.
-        clips: how many the whole was judged on.
+        clips: how many the mixture was judged on.
         kl: of the chosen mixture, nats.
         top1: share of clips with the winner of float32.
     """
@@ -61,7 +62,7 @@ class Sensitivity:
         return tuple(row.layer for row in self.layers if row.precision == "fp32")
 
     def report(self) -> dict[str, Any]:
-        """Ready for JSON; what is not finite is None."""
+        """Return the losses, ready for JSON; infinity and NaN are None."""
         rows = {row.layer: dataclasses.asdict(row) for row in self.layers}
         for row in rows.values():
             del row["layer"]
@@ -69,7 +70,7 @@ class Sensitivity:
         return {"sensitivity": {"clips": self.clips, "layers": rows}}
 
     def table(self) -> str:
-        """All layers for people, worst first."""
+        """Return all layers for people, worst first."""
         width = max(len(row.layer) for row in self.layers)
         lines = [f"{'layer alone in int8':{width}} {'KL':>9} {'|difference|':>13}  kept in"]
         lines += [
@@ -85,16 +86,16 @@ def measure_sensitivity(
     clips: Sequence[Images],
     share: Callable[[float], None] = lambda _done: None,
 ) -> Sensitivity:
-    """Decides which layers stay in float32, by clips that the file is not verified with.
+    """Decide which layers stay in float32, by clips that the file is not verified with.
 
-    Every layer is quantised alone. Then the worst 0, 1, 2, 4 ... layers stay in float32, until
-    what is left in int8 keeps 99 % of the winners and its scores stay close.
+    Every layer is quantised alone. Then the worst 0, 1, 2, 4 ... layers stay in float32, until the
+    mixture keeps 99 % of the winners and its scores stay close.
 
     Args:
         model: a deploy form of standard operators in float32.
         ranges: of its activations.
         clips: to judge by; each layer alone is measured with 16 of them at most.
-        share: called with the share that is done.
+        share: called with the share that is done, 0 to 1.
     """
     layers = layers_of(model)
     wanted = logits_of(model, clips)
@@ -103,14 +104,14 @@ def measure_sensitivity(
     rows = []
     for index, layer in enumerate(layers):
         alone = quantise(model, ranges, [name for name in layers if name != layer])
-        found = compare(wanted[some], logits_of(alone, few))
+        found = compare_logits(wanted[some], logits_of(alone, few))
         rows.append(LayerLoss(layer, found["kl"], found["max_difference"]))
         share((index + 1) / (len(layers) + 1))
     rows.sort(key=lambda row: row.kl if math.isfinite(row.kl) else math.inf, reverse=True)
     kept = 0
     while True:
         floats = [row.layer for row in rows[:kept]]
-        found = compare(wanted, logits_of(quantise(model, ranges, floats), clips))
+        found = compare_logits(wanted, logits_of(quantise(model, ranges, floats), clips))
         if (found["top1"] >= WANTED_TOP1 and found["kl"] <= WANTED_KL) or 2 * kept > len(rows):
             break
         kept = max(1, 2 * kept)
@@ -119,9 +120,9 @@ def measure_sensitivity(
 
 
 def logits_of(model: onnx.ModelProto, clips: Sequence[Images]) -> Logits:
-    """Runs a graph in onnxruntime: N clips (T, H, W, 3) uint8 -> (N, num_classes)."""
+    """Run a graph in onnxruntime: N clips (T, H, W, 3) uint8 -> (N, num_classes)."""
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

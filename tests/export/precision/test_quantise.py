@@ -21,7 +21,7 @@ from dvfl_export.deploy.form import deploy_form
 from dvfl_export.pipeline import Exported
 from dvfl_export.precision.calibration import LEAST_CLIPS, calibration_set
 from dvfl_export.precision.quantise import activation_ranges, layers_of, quantise
-from dvfl_export.sample_clips import clips_of
+from dvfl_export.sample_clips import cut_clips
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, save_checkpoint
 from dvfl_models.network.video_focalnet import init_weights
 from dvfl_models.rendered.synthetic import ACTIONS, render_clip
@@ -160,7 +160,7 @@ def test_a_quarter_of_the_videos_is_never_calibrated_on(folder: Path) -> None:
     assert len(found.clips) >= LEAST_CLIPS
     calibrated = {clip.tobytes() for clip in found.clips}
     assert len(calibrated) == len(found.clips)
-    held_back = clips_of(found.held_back, SPEC, views=found.views)
+    held_back = cut_clips(found.held_back, SPEC, views=found.views)
     assert calibrated.isdisjoint(clip.tobytes() for clip in held_back)
 
 
@@ -251,7 +251,7 @@ def test_a_bad_quantisation_fails_and_writes_nothing(
         return quantised
 
     monkeypatch.setattr(PIPELINE, "quantise", planted)
-    monkeypatch.setattr(PIPELINE, "measure", lambda *_: exported.sensitivity)
+    monkeypatch.setattr(PIPELINE, "measure_sensitivity", lambda *_: exported.sensitivity)
     out = tmp_path / "x.onnx"
     out.write_bytes(b"the old one")
     command = [str(folder / "m.pth"), "-o", str(out), "--precision", "int8"]
