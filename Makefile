@@ -7,7 +7,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
 GPU_ARGS ?= runs/gpu-check --parts training
-# A file of tests runs in one process, with one thread of PyTorch's: two keep two cores busy.
+# A file of tests runs in one process, with one thread of PyTorch: two processes keep two cores busy.
 WORKERS ?= 2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BIN := .venv/bin
@@ -39,7 +39,7 @@ check-slow: .venv/ready ## run the tests that take minutes
 bench: .venv/ready ## measure the bundled model on this machine; BENCH_ARGS="mine.onnx --json out.json"
 	$(BIN)/dvfl-bench $(BENCH_ARGS)
 
-# installs nothing, so that it runs where there is no network: PYTHON is one that has PyTorch with CUDA
+# installs nothing, so that it runs without a network: PYTHON must have PyTorch with CUDA
 gpu-check: ## measure training and distillation on an NVIDIA GPU; GPU_ARGS="OUT --parts training"
 	PYTHONPATH=$(CURDIR):$(CURDIR)/models:$(CURDIR)/export:$(CURDIR)/benchmarks:$$PYTHONPATH \
 	  $(PYTHON) -m dvfl_models.gpu_check $(GPU_ARGS)

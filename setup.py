@@ -8,18 +8,18 @@ HERE = Path(__file__).parent
 version: dict[str, str] = {}
 exec((HERE / "dvfl_runtime" / "version.py").read_text(encoding="utf-8"), version)
 
-# Floors and ceilings of the runtime's libraries: tests/test_floors.py installs and runs both ends.
+# The ranges of the runtime's libraries: tests/test_floors.py installs and runs both ends.
 NUMPY = "numpy>=1.23,<3"
-AV = "av>=14.1,<20"  # 14.0 has no av.stream.Disposition; major versions of PyAV take things away
+AV = "av>=14.1,<20"  # 14.0 has no av.stream.Disposition; major versions of PyAV remove names
 MEDIA = [AV, "opencv-python-headless>=4.8.0.76,<6"]
 ONNXRUNTIME = ">=1.21,<2"  # JetPack 6's newest for Python 3.10 is 1.23
 OPENVINO = "openvino>=2025.0,<2027"
-CUDA = "cuda-bindings>=12.8"  # calls the driver that is there; brings no CUDA of its own
+CUDA = "cuda-bindings>=12.8"  # calls the installed driver; brings no CUDA of its own
 TOML = 'tomli>=2; python_version < "3.11"'
 TRAIN = [
     "torch>=2.6",
     "accelerate>=1.2",
-    "kornia>=0.8.2",  # the first whose CutMix can give the share of the paper
+    "kornia>=0.8.2",  # the first whose CutMix can give labels the shares of the paper
     "pydantic>=2",
     "matplotlib>=3.8",
     "tensorboardX>=2.6",
@@ -30,10 +30,10 @@ TRAIN = [
 EXTRAS = {
     "cpu": [f"onnxruntime{ONNXRUNTIME}", *MEDIA],
     "gpu": [f"onnxruntime-gpu[cuda,cudnn]{ONNXRUNTIME}", CUDA, *MEDIA],
-    # cv2, TensorRT and CUDA are JetPack's own; a pip build of them would hide those
+    # cv2, TensorRT and CUDA are JetPack's own; a pip build would hide them
     "jetson": [AV, CUDA],
     "openvino": [OPENVINO, *MEDIA],
-    # beside an extra that brings an engine: on a Jetson what that needs is JetPack's own
+    # used together with an extra that brings an engine and the media libraries
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "train": TRAIN,
     # verification evaluates the exported file with the data code of training
@@ -47,8 +47,7 @@ EXTRAS["dev"] = sorted(
         *EXTRAS["export"],
         *EXTRAS["bench"],
         *EXTRAS["serve"],
-        # what of the TensorRT engine can be tested without a GPU: NVIDIA's builder (95 MB), CUDA's
-        # bindings
+        # to test the TensorRT engine without a GPU: NVIDIA's builder (95 MB) and CUDA's bindings
         'tensorrt-rtx-cu13>=1.7; sys_platform == "linux" and platform_machine == "x86_64"',
         CUDA + '; sys_platform == "linux"',
         "build",

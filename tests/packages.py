@@ -22,7 +22,7 @@ IGNORED = shutil.ignore_patterns("__pycache__")
 
 
 def run(*command: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Runs a command that sees installed packages alone."""
+    """Run a command that sees installed packages alone."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, check=False)
 
@@ -41,7 +41,7 @@ def build_wheel(source: Path, out: Path) -> Path:
 
 
 def new_venv(home: Path, python: str | Path, *install: str | Path) -> Path:
-    """Makes an environment that holds what pip is asked to install; returns its bin folder."""
+    """Make an environment in which pip installs the arguments; return its bin folder."""
     result = run(python, "-m", "venv", "--without-pip", home, cwd=home)
     assert result.returncode == 0, result.stderr
     binaries = home / "bin"

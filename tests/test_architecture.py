@@ -45,7 +45,7 @@ def parse(module: Path) -> ast.Module:
 
 
 def run_import() -> tuple[float, set[str]]:
-    """Returns what importing the runtime costs a fresh process, and what it has loaded then."""
+    """Return what importing the runtime costs a new process, s, and the packages it has loaded."""
     command = [sys.executable, "-c", TIMED_IMPORT]
     # pip compiles what it installs: with this set, each import would compile the sources again
     env = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}

@@ -1,4 +1,4 @@
-"""What all commands have in common."""
+"""Behaviour that all commands have in common."""
 
 import errno
 import logging
@@ -67,7 +67,7 @@ def test_more_threads_than_libraries_take_are_one_line(
     assert "--threads: must be a whole number from 1 to 1024" in capsys.readouterr().err
 
 
-WORK = {  # what each command does when its places have been checked
+WORK = {  # the work of each command, after its places have been checked
     bench: "dvfl_bench.device.benchmark.measure",
     evaluate: "dvfl_export.evaluation.open_candidate",
     export: "dvfl_export.pipeline.export",

@@ -28,7 +28,7 @@ PYENV = Path.home() / ".pyenv" / "versions"
 
 
 def interpreters() -> dict[int, str]:
-    """The supported Pythons of this machine, by minor version."""
+    """Return the supported Pythons of this machine, by minor version."""
     found = {}
     for minor in MINORS:
         name = f"python3.{minor}"

@@ -65,7 +65,7 @@ COMMANDS = {
 
 
 def run(names, command, *runs):
-    """Runs a command in a process that lacks packages; returns its statuses and the errors."""
+    """Run a command in a process that lacks packages; return its statuses and the errors."""
     program = [sys.executable, "-c", BLOCKED, json.dumps([list(names), command, runs])]
     result = subprocess.run(program, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

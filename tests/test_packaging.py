@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it runs where nothing else is installed."""
+"""The wheel: its contents, and that it runs where nothing else is installed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def contents(wheel: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def empty_venv(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Returns the bin folder of an environment that holds the wheel with its extra `cpu`."""
+    """Return the bin folder of an environment that holds the wheel with its extra `cpu`."""
     home = tmp_path_factory.mktemp("venv")
     return new_venv(home, sys.executable, f"{wheel}[cpu]", "-c", ROOT / "constraints.txt")
 
@@ -127,7 +127,7 @@ def test_runs_where_torch_is_not_installed(empty_venv: Path, tmp_path: Path) -> 
     assert re.fullmatch("dvfl-train: error: .*: pip install torch accelerate .*\n", train.stderr)
 
 
-@pytest.mark.slow  # what it shows with blocked imports, tests/test_missing_packages.py does
+@pytest.mark.slow  # tests/test_missing_packages.py shows the same with blocked imports
 def test_commands_of_training_say_what_is_missing(empty_venv: Path, tmp_path: Path) -> None:
     for name, words in (
         ("dvfl-train", ["order"]),

@@ -1,4 +1,4 @@
-"""What README.md tells people to type works, and what it links to exists."""
+"""The commands and the code in README.md run, and its links lead to files that exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from shared import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 DATA = ROOT / "dvfl_runtime" / "data"
-# what the examples may name: the bundled clip and the bundled model
+# files that the examples may name: the bundled clip and the bundled model
 STAND_INS = {"video.mp4": DATA / "demo.mp4", "model.onnx": DATA / "bundled.onnx"}
 FENCE = re.compile(
     r"^(?P<mark><!-- not run: \S.*-->\n\n?)?```(?P<language>\w+)\n(?P<code>.*?)^```$",
@@ -36,7 +36,7 @@ class Block:
 
 
 def blocks(text: str, *languages: str) -> list[Block]:
-    """Returns the fenced blocks; `<!-- not run: REASON -->` right before one exempts it."""
+    """Return the fenced blocks; `<!-- not run: REASON -->` right before one exempts it."""
     return [
         Block(m["language"], m["code"], not m["mark"], text.count("\n", 0, m.start("code")))
         for m in FENCE.finditer(text)
@@ -45,7 +45,7 @@ def blocks(text: str, *languages: str) -> list[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """Returns the commands of a shell block; a console block marks them with a dollar sign."""
+    """Return the commands of a shell block; a console block marks them with a dollar sign."""
     lines = block.code.replace("\\\n", " ").splitlines()
     if block.language == "console":
         lines = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]

@@ -13,7 +13,7 @@ __all__ = ["Agreement", "ExportRequest", "Verification", "VerificationFailed", "
 
 
 def __getattr__(name: str) -> Any:
-    """Loads PyTorch when it is needed, not when the command line is read."""
+    """Load PyTorch when a name of `__all__` is used, not when the command line is read."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "pipeline" if name in ("ExportRequest", "export") else "verify"

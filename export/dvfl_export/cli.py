@@ -50,7 +50,7 @@ exit status: 0 written; 2 bad input; 3 the graph does not agree with PyTorch, no
 
 
 def parser() -> Parser:
-    """The command line of `dvfl-export`."""
+    """Return the parser of `dvfl-export`."""
     out = new_parser(
         "dvfl-export",
         "Write a checkpoint as one self-describing .onnx file, checked against PyTorch on clips "
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
-    """Raises DvflError for what can be known to be wrong before PyTorch is loaded."""
+    """Raise DvflError for everything that can be checked before PyTorch is loaded."""
     outputs = [("-o", args.output), ("--report", args.report)]
     check_places(outputs, [("the checkpoint", args.checkpoint)])
     if args.output.suffix == ".pth":
@@ -158,6 +158,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    """Write the model file of a checkpoint, and print a summary."""
     from dvfl_export.pipeline import ExportRequest, export
 
     request = ExportRequest(
@@ -165,7 +166,7 @@ def _export(args: argparse.Namespace) -> None:
         output=args.output,
         variant=args.variant,
         labels=args.labels,
-        spec=_spec(args),
+        spec=_changed_spec(args),
         clips=tuple(args.verify),
         ops=args.ops,
         report=args.report,
@@ -174,31 +175,33 @@ def _export(args: argparse.Namespace) -> None:
         compress=args.compress,
         target=args.target,
     )
-    with _bar(request) as (step, share):
+    with _progress_bar(request) as (step, share):
         exported = export(request, step, share)
-    _summary(exported, args.output)
+    _print_summary(exported, args.output)
 
 
 def _restore(args: argparse.Namespace) -> None:
-    usual = vars(parser().parse_args([str(args.checkpoint), "-o", str(args.output)]))
-    if changed := [name for name, value in vars(args).items() if value != usual[name]]:
+    """Write the checkpoint of a model file, and print how well it agrees with the file."""
+    defaults = vars(parser().parse_args([str(args.checkpoint), "-o", str(args.output)]))
+    if changed := [name for name, value in vars(args).items() if value != defaults[name]]:
         raise DvflError(
             f"--{changed[0].replace('_', '-')} says nothing of a .pth file; leave it out"
         )
-    from dvfl_export.deploy.unfolding import restore
+    from dvfl_export.deploy.unfolding import restore_checkpoint
 
     source, output = args.checkpoint, args.output
-    artifact, verification = restore(BUNDLED_MODEL if source == Path("bundled") else source, output)
+    model = BUNDLED_MODEL if source == Path("bundled") else source
+    artifact, verification = restore_checkpoint(model, output)
     out = StandardOutput()
-    print(f"wrote {output}\n  {'model':12} {_model(artifact)}", file=out)
+    print(f"wrote {output}\n  {'model':12} {_model_line(artifact)}", file=out)
     print(f"agrees with {source} on {verification.clips} clips\n{verification.table()}", file=out)
 
 
 @contextmanager
-def _bar(
+def _progress_bar(
     request: ExportRequest,
 ) -> Iterator[tuple[Callable[[str], None], Callable[[float], None]]]:
-    """Shows the steps on a terminal, nothing in a pipe; yields `step` and `share` of `export`."""
+    """Show the steps on a terminal, nothing in a pipe; yield `step` and `share` for `export`."""
     from tqdm import tqdm
 
     form = "{desc}: step {n:.1f} of {total_fmt} |{bar:20}| {elapsed}"
@@ -221,8 +224,8 @@ def _bar(
         yield step, share
 
 
-def _spec(args: argparse.Namespace) -> ClipSpec | None:
-    """The checkpoint's spec, or the official one, with the command line's changes."""
+def _changed_spec(args: argparse.Namespace) -> ClipSpec | None:
+    """Return the spec of the checkpoint with the command line's changes; `None` without any."""
     changes = {
         "num_frames": args.num_frames,
         "size": tuple(args.size) if args.size else None,
@@ -235,6 +238,7 @@ def _spec(args: argparse.Namespace) -> ClipSpec | None:
     from dvfl_models.recipe.labels import spec_of
 
     spec = spec_of(read_checkpoint(args.checkpoint))
+    # the crop keeps its share of the resized picture
     if "size" in changes and spec.crop == "center":
         assert spec.resize is not None
         ratio = max(changes["size"]) / max(spec.size)
@@ -245,17 +249,17 @@ def _spec(args: argparse.Namespace) -> ClipSpec | None:
         raise DvflError(str(err)) from err
 
 
-def _model(artifact: Artifact) -> str:
+def _model_line(artifact: Artifact) -> str:
     height, width = artifact.spec.size
     frames = artifact.spec.num_frames
     return f"{artifact.variant}, {len(artifact.labels)} classes, {frames}x{height}x{width}"
 
 
-def _summary(exported: Exported, output: Path) -> None:
+def _print_summary(exported: Exported, output: Path) -> None:
     artifact, verification = exported.artifact, exported.verification
     rows = {
         "file": f"{exported.size_bytes / 1e6:.1f} MB, opset {exported.opset}",
-        "model": _model(artifact),
+        "model": _model_line(artifact),
         "precision": artifact.precision,
         "MACs": f"{exported.artifact.macs / 1e9:.2f} G per clip",
         "ms per clip": ", ".join(f"{name} {ms:.1f}" for name, ms in exported.median_ms.items())

@@ -39,9 +39,10 @@ examples:
 
 
 def parser() -> Parser:
-    """The command line of `dvfl-eval`."""
-    what = "Accuracy of a checkpoint or of an exported file, with 95 % intervals."
-    out = new_recipe_parser("dvfl-eval", what, EPILOG)  # an engine is needed for .onnx files alone
+    """Return the parser of `dvfl-eval`."""
+    description = "Accuracy of a checkpoint or of an exported file, with 95 % intervals."
+    # an engine is needed for .onnx files alone
+    out = new_recipe_parser("dvfl-eval", description, EPILOG)
     out.add_argument("model", type=Path, metavar="CHECKPOINT|FILE.onnx")
     out.add_argument("dataset", metavar="DATASET", help="a list, a folder, or a recipe's test sets")
     out.add_argument("--views", default="1", help="temporal x spatial views, e.g. 4x3 (default 1)")
@@ -51,7 +52,7 @@ def parser() -> Parser:
     out.add_argument("--root", default="", help="folder of the videos (default: that of the list)")
     out.add_argument("--split", type=int, default=1, help="number of a split (hmdb)")
     out.add_argument("--labels", default="", help="of a checkpoint that does not name its classes")
-    out.add_argument("--engine", default="auto", help="what runs a .onnx file")
+    out.add_argument("--engine", default="auto", help="engine for a .onnx file")
     return out
 
 
@@ -75,13 +76,16 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     views = Views.parse(args.views)
     with open_candidate(args.model, args.labels, args.engine) as candidate:
-        report = _run(args, candidate, views)
+        report = _evaluate_on_all(args, candidate, views)
     if args.json:
         with replacing(args.json) as part:
             part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
-def _run(args: argparse.Namespace, candidate: Candidate, views: Views) -> dict[str, Any]:
+def _evaluate_on_all(
+    args: argparse.Namespace, candidate: Candidate, views: Views
+) -> dict[str, Any]:
+    """Evaluate on every test set, print its table and draw it; return all, ready for JSON."""
     from dvfl_export.evaluation import evaluate_on
 
     tests: dict[str, Any] = {}
@@ -96,7 +100,7 @@ def _run(args: argparse.Namespace, candidate: Candidate, views: Views) -> dict[s
             "confusion_counts": confusion.counts.tolist(),
         }
         if args.confusion:
-            place = _named(args.confusion, clips.name, len(tests))
+            place = _picture_of(args.confusion, clips.name, len(tests))
             confusion.save_png(place, confusion.title(clips.name))
     return {
         "model": Path(candidate.name).name,
@@ -109,12 +113,13 @@ def _run(args: argparse.Namespace, candidate: Candidate, views: Views) -> dict[s
     }
 
 
-def _named(path: Path, test: str, number: int) -> Path:
+def _picture_of(path: Path, test: str, number: int) -> Path:
+    """Return where the picture of a test set goes: the first to `path`, others beside it."""
     return path if number == 1 else path.with_name(f"{path.stem}_{test}{path.suffix}")
 
 
 def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
-    """The test sets, opened with the labels and the clips of the model."""
+    """Return the test sets, opened with the labels and the clip spec of the model."""
     import pydantic
 
     from dvfl_models.data.opening import open_clips
@@ -126,8 +131,8 @@ def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
         recipe = read_recipe(args.dataset, args.set)
         if recipe.labels != candidate.labels:
             raise RecipeError(
-                f"recipe {recipe.name} has the classes {_some(recipe.labels)}, "
-                f"{candidate.name} has {_some(candidate.labels)}"
+                f"recipe {recipe.name} has the classes {_first_of(recipe.labels)}, "
+                f"{candidate.name} has {_first_of(candidate.labels)}"
             )
         parts = recipe.test
         if not parts:
@@ -146,7 +151,7 @@ def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
 
 
 def _as_recipe(candidate: Candidate, parts: Sequence[DataTable]) -> Recipe:
-    """Return a recipe with what `open_clips` needs to know of the model."""
+    """Return a recipe with the labels and the clip spec of the model, as `open_clips` needs it."""
     from dvfl_models.recipe.recipe import recipe_from
 
     spec = {name: value for name, value in candidate.spec.to_dict().items() if value is not None}
@@ -161,11 +166,12 @@ def _as_recipe(candidate: Candidate, parts: Sequence[DataTable]) -> Recipe:
     return recipe_from(values, "evaluation")
 
 
-def _some(labels: Sequence[str]) -> str:
+def _first_of(labels: Sequence[str]) -> str:
     return f"{list(labels[:5])}{' and more' if len(labels) > 5 else ''}"
 
 
 def _table(name: str, confusion: Confusion) -> str:
+    """Return accuracies with their 95 % intervals, of all classes together and of each."""
     report = confusion.report()
     width = max(map(len, (*report["classes"], name)))
     left_out = f", {report['skipped']} left out" if report["skipped"] else ""

@@ -1,7 +1,7 @@
 """Accuracy of a checkpoint or of an exported file on labelled videos, by the published protocol.
 
-It is here and not in `dvfl_models` because an exported file is run by the engines of the
-runtime, which training may not import.
+It is not in `dvfl_models`, because the engines of the runtime run an exported file, and training
+may not import them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from dvfl_export.sample_clips import Images
 from dvfl_models.data.clips import ClipSet, to_batch
 from dvfl_models.data.video_clips import VideoClips, check_corrupt
 from dvfl_models.network.checkpoint import model_of, read_checkpoint
@@ -36,7 +37,6 @@ from dvfl_runtime.streams.scoring import Scorer
 
 log = logging.getLogger(__name__)
 
-Images: TypeAlias = NDArray[np.uint8]
 Scores: TypeAlias = NDArray[np.float32]
 
 
@@ -48,8 +48,8 @@ class Candidate:
         name: the file.
         labels: of its logits.
         spec: the clips that it takes.
-        about: what it is, ready for JSON.
-        scores: clips, each (T, H, W, 3) preprocessed, to the mean of their scores, (num_classes,).
+        about: facts about the model and its engine, ready for JSON.
+        scores: from clips, each (T, H, W, 3) preprocessed, to their mean scores (num_classes,).
     """
 
     name: str
@@ -62,21 +62,23 @@ class Candidate:
 def open_candidate(
     path: Path, labels: str = "", engine: str = "auto"
 ) -> AbstractContextManager[Candidate]:
-    """Opens a .onnx file, or else a checkpoint.
+    """Open a .onnx file, or else a checkpoint.
 
     Args:
         path: the file.
-        labels: of a checkpoint that does not name its own: a file, or a published data set.
-        engine: what runs a .onnx file.
+        labels: of a checkpoint that does not hold its own: a file, or a published data set.
+        engine: name of the engine that runs a .onnx file.
 
     Raises:
         DvflError: (on entering) if the file cannot be read or has no labels.
     """
-    return _exported(path, engine) if path.suffix == ".onnx" else _checkpoint(path, labels)
+    return (
+        _open_exported(path, engine) if path.suffix == ".onnx" else _open_checkpoint(path, labels)
+    )
 
 
 @contextmanager
-def _exported(path: Path, engine: str) -> Iterator[Candidate]:
+def _open_exported(path: Path, engine: str) -> Iterator[Candidate]:
     file = ModelFile(path)
     artifact = file.artifact
     scorer = Scorer(artifact, open_engine(engine, file), str(path))
@@ -94,7 +96,7 @@ def _exported(path: Path, engine: str) -> Iterator[Candidate]:
 
 
 @contextmanager
-def _checkpoint(path: Path, labels: str) -> Iterator[Candidate]:
+def _open_checkpoint(path: Path, labels: str) -> Iterator[Candidate]:
     checkpoint = read_checkpoint(path)
     names, spec = labels_of(checkpoint, labels), spec_of(checkpoint)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -112,16 +114,16 @@ def _checkpoint(path: Path, labels: str) -> Iterator[Candidate]:
 def evaluate_on(
     candidate: Candidate, clips: ClipSet, views: Views, *, progress: bool = False
 ) -> tuple[Confusion, float]:
-    """Runs each clip or video of a test set once.
+    """Run each clip or video of a test set once.
 
     Args:
         candidate: the model; the clips must have been opened with its labels and its spec.
-        clips: the test set. Of videos, `views` are cut; rendered clips are what they are.
+        clips: the test set. From videos `views` are cut; rendered clips are taken as they are.
         views: temporal x spatial; the scores are averaged.
         progress: whether to show a bar.
 
     Returns:
-        The confusion, and the seconds it took.
+        The confusion, and how long it took, s.
 
     Raises:
         RecipeError: if more than 1 % of the videos cannot be decoded.
@@ -131,12 +133,12 @@ def evaluate_on(
     found, skipped = [], []
     for index in tqdm(range(len(clips)), unit="clip", disable=not progress):
         try:
-            every, class_id = _views_of(clips, index, candidate.spec, views)
+            views_of_one, class_id = _views_of(clips, index, candidate.spec, views)
         except SourceError as err:
             log.warning("left out: %s", err)
             skipped.append(clips.entries[index].path if isinstance(clips, VideoClips) else "")
             continue
-        found.append(count(labels, candidate.scores(every)[None], [class_id]))
+        found.append(count(labels, candidate.scores(views_of_one)[None], [class_id]))
     check_corrupt(clips.name, skipped, len(clips))
     if not found:
         raise RecipeError(f"test set {clips.name!r} has no clips; set clips in its table")
@@ -147,6 +149,7 @@ def evaluate_on(
 def _views_of(
     clips: ClipSet, index: int, spec: ClipSpec, views: Views
 ) -> tuple[Sequence[Images], int]:
+    """Return the clips (T, H, W, 3) of an entry of a test set, and its class."""
     if not isinstance(clips, VideoClips):
         clip, class_id = clips[index]
         return [clip], class_id

@@ -243,7 +243,7 @@ def check_request(request: ExportRequest) -> None:
 
 
 def _describe(request: ExportRequest, checkpoint: Checkpoint, model: VideoFocalNet) -> Artifact:
-    """Return the description of what is exported, still without how well it agrees."""
+    """Return the description of the exported model, still without its parity."""
     spec = request.spec or spec_of(checkpoint)
     check_size(spec.size)
     return Artifact(
@@ -276,7 +276,7 @@ def _in_precision(
     step: Callable[[str], None],
     share: Callable[[float], None],
 ) -> tuple[onnx.ModelProto, Sensitivity | None]:
-    """Return a float32 graph in the precision asked for, and for int8 what each layer loses.
+    """Return a float32 graph in the requested precision, and for int8 the loss of each layer.
 
     The videos that the calibration holds back are not looked at.
     """

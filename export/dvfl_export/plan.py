@@ -25,7 +25,7 @@ def build_and_verify(
     Args:
         file: the model.
         clips: cut by the spec in the file, each (T, H, W, 3) uint8.
-        threshold: what the plan must reach.
+        threshold: that the plan must reach.
         share: called with the share of the build that is done.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What holds for the tests of the export."""
+"""Fixtures of all tests of the export."""
 
 import hashlib
 import sys

@@ -49,7 +49,7 @@ def model() -> VideoFocalNet:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a checkpoint of ours, a plain one, and an artifact."""
+    """Return a folder with a checkpoint of ours, a plain one, and an artifact."""
     folder = tmp_path_factory.mktemp("export")
     about = {"variant": "femto", "labels": LABELS, "spec": SPEC.to_dict(), "training": {"a": 1}}
     save_checkpoint(folder / "ours.pth", model(), about=about)

@@ -1,4 +1,4 @@
-"""Whether onnxsim would improve what is exported: it does not."""
+"""onnxsim would not improve the exported graph."""
 
 from collections import Counter
 

@@ -1,4 +1,4 @@
-"""The verification bites: one fault in the weights, the colours or the sampling is caught."""
+"""The verification catches one fault in the weights, the colours or the sampling."""
 
 import json
 import math

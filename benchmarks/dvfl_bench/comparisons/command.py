@@ -1,4 +1,4 @@
-"""What the comparisons share: their command line, and what happens to a result."""
+"""The command line of a comparison, and the way of its result into a file and the log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dvfl_runtime.files import check_places, replacing
 
 log = logging.getLogger(__name__)
 
-Result = dict[str, Any]
+Result = dict[str, Any]  # ready for JSON
 
 
 def comparison_parser(module: str, doc: str) -> argparse.ArgumentParser:
@@ -54,7 +54,7 @@ def run_comparison(
 
     Args:
         args: of the command line; `json`, and `plot` where there is one, are checked first.
-        measure: returns what is ready for JSON. An error of ours is logged in one line.
+        measure: returns the result, ready for JSON. A `DvflError` is logged in one line.
         threads: that the engines are given, for the description of the machine.
         then: takes the result when the file is written; returns the exit status.
     """

@@ -120,6 +120,7 @@ def export_models(wanted: Iterable[Case], folder: Path) -> dict[str, float]:
 def exponents(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> dict[str, float]:
     """Fit time = c(variant) x product of columns^exponent by least squares of logarithms."""
     names = sorted({row["variant"] for row in rows})
+    # one column for each variant, whose value is log c, then the logarithms: (rows, V + columns)
     features = [
         [float(row["variant"] == name) for name in names] + [np.log(row[c]) for c in columns]
         for row in rows
@@ -150,7 +151,7 @@ def growth(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def measure(repeats: int) -> Result:
-    """Measure all cases; return what is ready for JSON."""
+    """Measure all cases; return the result."""
     wanted = cases()
     rows = []
     # a forked process would begin with the memory of PyTorch

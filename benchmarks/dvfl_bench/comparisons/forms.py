@@ -62,14 +62,14 @@ def build_runs(
     batch: int = 1,
     compiled: bool = False,
 ) -> tuple[dict[EngineAndForm, Work], float, dict[str, str]]:
-    """Return a run of every form in every engine, the GMACs of the batch, and what did not work.
+    """Return a run of every form in every engine, the GMACs of the batch, and what failed.
 
-    The GMACs are counted as published; what did not work is an engine and why.
+    The GMACs are counted as published. What failed is an engine -> why.
     """
     model = random_network(variant)
     for name, value in model.named_parameters():
         if name.endswith("bias"):
-            torch.nn.init.uniform_(value, -0.1, 0.1)  # engines leave out the addition of zeros
+            torch.nn.init.uniform_(value, -0.1, 0.1)  # engines drop the addition of zeros
     modules: dict[str, torch.nn.Module] = {
         "official": official_form(model.config, model.state_dict(), spec),
         "deploy": deploy_form(model, spec),
@@ -130,7 +130,7 @@ def compare(
     batch: int = 1,
     compiled: bool = False,
 ) -> Result:
-    """Measure both forms on every engine; return what is ready for JSON."""
+    """Measure both forms on every engine; return the result."""
     spec = square_spec(FRAMES, size)
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as folder:

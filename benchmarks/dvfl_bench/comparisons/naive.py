@@ -96,7 +96,7 @@ class NaivePipeline:
     def _frames(self, capture: cv2.VideoCapture) -> tuple[int, int]:
         """Return the number of frames in a window, and from one window to the next."""
         length = round(self._spec.window_s * capture.get(cv2.CAP_PROP_FPS))
-        return length, max(1, round(length / 4))
+        return length, max(1, round(length / 4))  # the default hop of streams
 
     def _recognize(self, pictures: Sequence[NDArray[Any]]) -> int:
         picked = np.linspace(0, len(pictures) - 1, self._spec.num_frames).round().astype(int)
@@ -149,7 +149,7 @@ def windows_and_rate(name: str, recognize: Callable[[], int]) -> tuple[int, floa
 def measure(
     variant: str, size: int, threads: int, rounds: int, picture: tuple[int, int], seconds: float
 ) -> Result:
-    """Run the loops and both engines over the whole video in turn; return what is ready for JSON.
+    """Run the loops and both engines over the whole video in turn; return the result.
 
     Args:
         variant: of the network.

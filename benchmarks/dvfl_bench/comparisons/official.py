@@ -1,11 +1,11 @@
 """The official formulation of Video-FocalNet, as a baseline for the deploy form.
 
-Written from the papers (arXiv 2307.06947, 2507.12426) and what is known of the released modules,
-with their structure kept where it costs time on a device:
+Written from the papers (arXiv 2307.06947, 2507.12426) and from known facts about the released
+modules, with their structure kept where it costs time on a device:
 
-- (B, T, C, H, W) float clips, normalised outside the network (here: in front of it, in the graph).
+- (B, T, C, H, W) float clips, normalised outside the network (here: before it, in the graph).
 - Tokens (B*T, H*W, C); each module reshapes to pictures and back.
-- Both projections read the same normalised tokens, each with its own affine in front of it.
+- Both projections read the same normalised tokens, each after an affine of its own.
 - The temporal convolutions run over B*H*W sequences of length T.
 - GELU is exact; exported as torch writes it: Div, Erf, Add, Mul, Mul.
 
@@ -71,7 +71,7 @@ class OfficialModulation(nn.Module):
         # (B*H*W, C, T) -> (B, H, W, C, T) -> (B*T, C, H, W)
         across = across.reshape(-1, height, width, dim, frames)
         across = across.permute(0, 4, 3, 1, 2).reshape(-1, dim, height, width)
-        x = (q * modulator * across).permute(0, 2, 3, 1)  # (B*T, H, W, C)
+        x = (q * modulator * across).permute(0, 2, 3, 1)  # (B*T, C, H, W) -> (B*T, H, W, C)
         if self.ln is not None:
             x = self.ln(x)
         out: Tensor = self.proj(x)
@@ -79,7 +79,7 @@ class OfficialModulation(nn.Module):
 
 
 class OfficialMlp(nn.Module):
-    """Linear, GELU, Linear."""
+    """The MLP of a block: Linear, GELU, Linear."""
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
@@ -112,6 +112,7 @@ class OfficialBlock(nn.Module):
         """(B*T, H*W, C) -> (B*T, H*W, C)."""
         shortcut = x
         x = x if self.postln else self.norm1(x)
+        # (B*T, H*W, C) -> (B*T, H, W, C), and back
         x = self.modulation(x.reshape(-1, *size, x.shape[-1]), frames)
         x = x.reshape(-1, size[0] * size[1], x.shape[-1])
         x = self.norm1(x) if self.postln else x
@@ -188,6 +189,7 @@ class OfficialVideoFocalNet(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         """(B, T, 3, H, W) normalised -> (B, num_classes)."""
         frames = clip.shape[1] // self.tubelet
+        # (B, T, 3, H, W) -> (B, 3, T, H, W) for tubelets, or else -> (B*T, 3, H, W)
         x = clip.transpose(1, 2) if self.tubelet > 1 else clip.flatten(0, 1)
         x, size = self.patch_embed(x)
         for layer in self.layers:
@@ -199,7 +201,7 @@ class OfficialVideoFocalNet(nn.Module):
 
 
 class OfficialForm(nn.Module):
-    """The network as released behind the same input as the deploy form: a uint8 clip."""
+    """The network as released, with the same input as the deploy form: a uint8 clip."""
 
     def __init__(self, config: VideoFocalNetConfig, spec: ClipSpec) -> None:
         super().__init__()
@@ -212,14 +214,15 @@ class OfficialForm(nn.Module):
     def forward(self, clip: Tensor) -> Tensor:
         """(B, T, H, W, 3) uint8 RGB -> (B, num_classes) float32."""
         x = (clip.to(torch.float32) - self.mean) / self.std
-        out: Tensor = self.network(x.permute(0, 1, 4, 2, 3))  # to (B, T, C, H, W)
+        # (B, T, H, W, C) -> (B, T, C, H, W)
+        out: Tensor = self.network(x.permute(0, 1, 4, 2, 3))
         return out
 
 
 def official_form(
     config: VideoFocalNetConfig, state: dict[str, Tensor], spec: ClipSpec
 ) -> OfficialForm:
-    """The baseline with the weights of a checkpoint, in eval mode.
+    """Return the baseline with the weights of a checkpoint, in eval mode.
 
     Raises:
         RuntimeError: if the weights do not fit the configuration.

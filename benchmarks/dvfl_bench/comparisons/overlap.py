@@ -98,7 +98,7 @@ def measure(
     with closing(Stopwatch(model, video, engine=engine, threads=threads)) as watch:
         parts = {"inference": watch.inference, "decoding": watch.decoding, "stream": watch.stream}
         for part in parts.values():
-            part(min(5, windows))
+            part(min(5, windows))  # warms up
 
         def rate(name: str) -> float:
             per_s = parts[name](windows)
@@ -107,6 +107,7 @@ def measure(
 
         rates = in_turn({name: partial(rate, name) for name in parts}, range(rounds))
         info = watch.info
+    # ratios within a round hold where the machine's speed changes between rounds
     rounds_of = list(zip(rates["stream"], rates["inference"], rates["decoding"], strict=True))
     return {
         "what": "windows per second of a file, in turn: whole stream, inference and decoding alone",

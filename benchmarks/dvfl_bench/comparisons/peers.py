@@ -194,7 +194,7 @@ def export_ours(variant: str, frames: int, size: int, path: Path) -> dict[str, A
 
 
 def measure(frames: int, size: int, threads: int, rounds: int) -> Result:
-    """Time all networks in both engines in turn; return what is ready for JSON.
+    """Time all networks in both engines in turn; return the result.
 
     Raises:
         DvflError: if a package of the peers is not installed.

@@ -112,7 +112,7 @@ def quality(file: Path, videos: Sequence[Path], rendered: int) -> Result:
     model = onnx.load(file)
     data: CalibrationSet = calibration_set(videos, spec)
     held_back = cut_clips(data.held_back, spec, views=data.views)
-    classes = np.arange(rendered) % len(labels)
+    classes = np.arange(rendered) % len(labels)  # as many clips of each action
     shown = rendered_clips([labels[c] for c in classes], spec)
     ranges = activation_ranges(model, data.clips)
     sensitivity = measure_sensitivity(model, ranges, data.clips)
@@ -170,6 +170,7 @@ def speed(variant: str, size: int, threads: int, repeats: int) -> Result:
     ranges = activation_ranges(model, [clip[0]])
     floats = floats_of(model, variant)
     convs = [node.name for node in model.graph.node if node.op_type == "Conv"]
+    # the difference of the last two is the share of the convolutions in the gain
     forms = {
         "fp32": model,
         "fp16": to_float16(model),

@@ -93,6 +93,7 @@ class SegmentCounts:
             self.pure += is_pure
             self.pure_right += is_pure and p.label == span.label
         found = list(segments(predictions, labels))
+        # every window counts for itself
         no_smoothing = Smoothing(1.0, 0.0, 0.0, 0.0, 0.0)
         raw = list(segments(predictions, labels, no_smoothing))
         self.matched += matches(found, truth)

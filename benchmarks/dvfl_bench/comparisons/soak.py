@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 SAMPLE_S = 5.0
 WARM_UP = 0.1  # share of the time after which everything must stay constant
-MAX_GROWTH = 0.01  # of memory: what allocators do on their own in a long run
+MAX_GROWTH = 0.01  # of memory; allocators alone cause less in a long run
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Sample:
 
     @classmethod
     def now(cls, begin_s: float) -> Sample:
-        """Read it from /proc."""
+        """Read the sample of now from /proc."""
         pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
         return cls(
             round(time.monotonic() - begin_s, 1),
@@ -123,7 +123,7 @@ def soak(recognizer: Recognizer, sources: Sequence[SourceLike], seconds: float) 
 
 
 def _facts(source: Source) -> dict[str, Any]:
-    """Return the kind of a source, and what only this kind knows of itself."""
+    """Return the kind of a source, and the counts that only this kind has."""
     if isinstance(source, LiveSource):
         return {"kind": "live", **dataclasses.asdict(source.stats)}
     return {"kind": "file", "rounds": source.rounds} if isinstance(source, LoopedVideo) else {}
@@ -154,7 +154,7 @@ def _growth(samples: list[Sample], seconds: float) -> dict[str, Any]:
 
 
 def problems(result: dict[str, Any]) -> list[str]:
-    """Return what in a result is not as it should be."""
+    """Return the faults that a result shows, one sentence each."""
     found = []
     if result["rss_growth"] >= MAX_GROWTH:
         found.append(f"memory grew by {result['rss_growth']:.2%}")
@@ -169,7 +169,7 @@ def problems(result: dict[str, Any]) -> list[str]:
 
 
 def measure(args: argparse.Namespace) -> Result:
-    """Stream what the command line asks for; return what is ready for JSON."""
+    """Stream what the command line asks for; return the result."""
     with Recognizer(args.model, engine=args.engine, num_threads=args.threads) as recognizer:
         result = soak(recognizer, [*args.sources, LoopedVideo(args.loop)], args.minutes * 60)
         info = recognizer.info

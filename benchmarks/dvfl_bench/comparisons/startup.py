@@ -52,6 +52,7 @@ def measure(model: Path, video: Path, *, runs: int) -> Result:
     Raises:
         DvflError: if a process cannot make a prediction.
     """
+    # the first start of TensorRT builds a plan, for minutes
     engines = [name for name in installed_engines() if name != "tensorrt"]
     names = [*engines, "auto, nothing remembered", "auto, remembered"]
     with tempfile.TemporaryDirectory() as remembered:
@@ -91,7 +92,7 @@ def _first_prediction(model: Path, video: Path, engine: str, cache: str) -> dict
         command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        line = process.stdout.readline()
+        line = process.stdout.readline()  # comes with the first prediction
         elapsed_s = (time.perf_counter_ns() - begin_ns) / 1e9
         _, said = process.communicate()
     if not line:

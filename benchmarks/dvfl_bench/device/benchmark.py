@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 SCHEMA = 1
 HOT = 1.1  # drift above which the result says that the machine got slower
-IDLE_S = 3.0
+IDLE_S = 3.0  # of measuring the power of the idle machine
 CAMERA_SIZE = (1280, 720)  # (width, height) px that the bundled clip is scaled to
 
 Step = Callable[[str], None]
@@ -146,7 +146,7 @@ def measure(request: BenchRequest, step: Step = log.info) -> dict[str, Any]:
     with ExitStack() as stack:
         video = _video(request, stack, step) if request.streams else None
         size = None if video is None else size_of(video)
-        models = _open(request, skipped, stack, step)
+        models = _open_models(request, skipped, stack, step)
         energy = Energy(find_meter())
         if energy.meter is not None:
             step("power of the idle machine")
@@ -181,9 +181,10 @@ def _video(request: BenchRequest, stack: ExitStack, step: Step) -> Path:
     return write_scaled(open_source(DEMO_CLIP), CAMERA_SIZE, folder / "camera.mp4")
 
 
-def _open(
+def _open_models(
     request: BenchRequest, skipped: list[dict[str, str]], stack: ExitStack, step: Step
 ) -> list[LoadedModel]:
+    """Open every file in every engine; pairs that cannot run are added to `skipped`."""
     models: list[LoadedModel] = []
     for path in request.models:
         for name in request.engines:
@@ -224,6 +225,7 @@ def _time_models(
         found = percentiles(taken)
         p50_ms = found["p50_ms"]
         slower = drift(taken)
+        # a multiply-add is two operations
         model.found |= {
             "inference": {**found, "samples_ms": [round(float(t), 3) for t in taken]},
             "clips_per_s": round(1e3 / float(taken.mean()), 2),

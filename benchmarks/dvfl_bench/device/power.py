@@ -1,7 +1,7 @@
 """Energy of work, where a machine measures power: RAPL on x86, the rails of a Jetson.
 
-Power is read before the work, when nothing runs, and during it; the difference is what the work
-costs: energy = (mean power during - idle power) x time.
+Power is read before the work, when nothing runs, and during it. The difference is the power of the
+work: energy = (mean power during - idle power) x time.
 experimental: not yet run on a Jetson.
 """
 
@@ -33,7 +33,7 @@ class Meter(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of what is read, such as "rapl package-0"."""
+        """Name of the sensors, such as "rapl package-0"."""
 
     def start(self) -> None:
         """Begin."""
@@ -77,8 +77,8 @@ class RaplMeter:
         begin_s, before = self._begin
         used = 0
         for zone, old, new in zip(self._zones, before, self._energies_uj(), strict=True):
-            turn = int(text_of(zone / "max_energy_range_uj") or 0)
-            used += new - old if new >= old else new - old + turn
+            largest = int(text_of(zone / "max_energy_range_uj") or 0)  # then it begins again at 0
+            used += new - old if new >= old else new - old + largest
         return used / 1e6 / (self._clock() - begin_s)
 
     def _energies_uj(self) -> list[int]:

@@ -48,7 +48,7 @@ def measure_throughput(recognizer: Recognizer, video: Path, seconds: float) -> d
                 break
         cpu_s = time.process_time() - begin_cpu_s
     rate = count / elapsed_s
-    hop_s = recognizer.spec.window_s / 4
+    hop_s = recognizer.spec.window_s / 4  # the default hop of streams
     return {
         "windows_per_s": round(rate, 2),
         "video_s_per_s": round(rate * hop_s, 2),
@@ -67,7 +67,7 @@ class CameraTrial:
         dropped: share of the frames that are in no result.
         p50_ms: median time from the newest frame in a clip to its result; `None` without results.
             That frame is half of a T-th of the window older than the window's end.
-        p99_ms: what 99 of 100 results do not exceed.
+        p99_ms: the time that 99 of 100 results keep within.
         cpu_share: of all cores that this process may use, 0 to 1.
         ok: nearly all windows came, nearly no frame was dropped, and 99 of 100 results came before
             the next window.
@@ -131,7 +131,7 @@ def find_most_cameras(
             low = count
         else:
             high = count
-        # halve the gap, but never more than double or halve what was tried
+        # halve the gap, but at most double or halve the last count
         count = max(1, min(2 * low if low else high // 2, (low + high) // 2))
     return low, trials
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-# what every line has; a line that was cut off lacks one of them
+# in every line; a line that was cut off lacks one of them
 _RAM = re.compile(r"\bRAM (\d+)/(\d+)MB")
 _CPU = re.compile(r"\bCPU \[([^\]]*)\]")
 # "POM_5V_IN 1234/1180" on Nano, "VDD_IN 2868/2868" on Xavier, "VDD_IN 2383mW/2383mW" on Orin: the

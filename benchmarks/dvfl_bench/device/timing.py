@@ -40,7 +40,7 @@ class WarmUp:
 
     @classmethod
     def of(cls, work: Work, limit_s: float) -> WarmUp:
-        """Run in blocks until the medians of two agree, or the time is up."""
+        """Run in blocks until the medians of two blocks agree, or the time is up."""
         begin_s = time.perf_counter()
         last, count = float("inf"), 0
         while True:
@@ -72,15 +72,15 @@ def wall_and_cpu_ms(work: Work) -> tuple[float, float]:
 
 
 def in_turn(works: Mapping[Key, Callable[[], T]], rounds: Iterable[object]) -> dict[Key, list[T]]:
-    """Do each work once in every round; return what each gave, round by round.
+    """Do each piece of work once in every round; return the results of each, round by round.
 
     A neighbour that slows the machine down slows all of them, so ratios hold where times do not.
     """
-    given: dict[Key, list[T]] = {name: [] for name in works}
+    results: dict[Key, list[T]] = {name: [] for name in works}
     for _ in rounds:
         for name, work in works.items():
-            given[name].append(work())
-    return given
+            results[name].append(work())
+    return results
 
 
 def times_in_turn(works: Mapping[Key, Work], seconds: float) -> dict[Key, Times]:
@@ -155,8 +155,8 @@ def drift(times_ms: Times) -> float:
 def sgemm_gflops(threads: int) -> dict[str, Any]:
     """Return the rate of numpy's float32 matrix product, GFLOP/s: the best run of half a second.
 
-    It stands for what the processor can do at most in practice, measured in the same run as the
-    rest and with as many threads.
+    It stands for the most that the processor can do in practice, measured in the same run as the
+    rest.
     """
     from threadpoolctl import threadpool_limits
 

@@ -37,6 +37,8 @@ class LoopedVideo:
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames of the video again and again until it is closed."""
+        # the step between the last frame and the first of the next round is that of the frames
+        # before; 0.04 s if the video has one frame
         index, begin_s, last_s, step_s = 0, 0.0, 0.0, 0.04
         while not self._closed:
             with closing(open_source(self._path)) as source:

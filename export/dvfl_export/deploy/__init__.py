@@ -1,1 +1,1 @@
-"""The form that is exported: folded, fused, equal to training within rounding; and the way back."""
+"""The deploy form: folded and fused, equal to the training form within rounding; the way back."""

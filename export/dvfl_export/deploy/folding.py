@@ -1,6 +1,6 @@
-"""Exact algebra on weights: what lets one layer take over the work of its neighbours.
+"""Exact algebra on weights, by which one layer takes over the work of its neighbours.
 
-All functions compute in float64 and return float64; the modules of the deploy form round once, to
+All functions compute in float64 and return float64. The modules of the deploy form round once, to
 float32, when they store the result.
 """
 
@@ -20,26 +20,26 @@ class Affine(NamedTuple):
     bias: Tensor
 
     def rows(self, start: int, stop: int | None = None) -> Affine:
-        """The part that computes outputs `start` to `stop`."""
+        """Return the part that computes outputs `start` to `stop`."""
         return Affine(self.weight[start:stop], self.bias[start:stop])
 
 
 def affine_of(layer: nn.Linear | nn.Conv1d | nn.Conv2d) -> Affine:
-    """A Linear, or a convolution with a kernel of 1, as weight (O, I) and bias (O,)."""
-    weight = layer.weight.detach().double().flatten(1)
+    """Return a Linear, or a convolution with a kernel of 1, as weight (O, I) and bias (O,)."""
+    weight = layer.weight.detach().double().flatten(1)  # (O, I, 1, 1) -> (O, I)
     if layer.bias is None:
         return Affine(weight, weight.new_zeros(len(weight)))
     return Affine(weight, layer.bias.detach().double())
 
 
 def after_norm(affine: Affine, norm: nn.LayerNorm) -> Affine:
-    """Takes over the affine of the LayerNorm in front: W (g n + s) + b = (W g) n + (W s + b)."""
+    """Take over the affine of the LayerNorm before: W (g n + s) + b = (W g) n + (W s + b)."""
     scale, shift = norm.weight.detach().double(), norm.bias.detach().double()
     return Affine(affine.weight * scale, affine.bias + affine.weight @ shift)
 
 
 def before_scale(affine: Affine, scale: Tensor) -> Affine:
-    """Takes over a LayerScale behind: g (W x + b) = (g W) x + g b, with g (O,)."""
+    """Take over the LayerScale after: g (W x + b) = (g W) x + g b, with g (O,)."""
     scale = scale.detach().double()
     return Affine(affine.weight * scale[:, None], affine.bias * scale)
 
@@ -47,7 +47,7 @@ def before_scale(affine: Affine, scale: Tensor) -> Affine:
 def after_pixels(
     weight: Tensor, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> tuple[Tensor, Tensor]:
-    """Takes over (pixel - mean) / std in front of a patch embedding.
+    """Take over (pixel - mean) / std before a patch embedding.
 
     Args:
         weight: (O, 3, *K), any kernel.
@@ -55,22 +55,23 @@ def after_pixels(
         std: per channel, on the pixels' scale.
 
     Returns:
-        Weight (O, 3, *K) for raw pixels, and what each tap adds for a pixel inside the picture,
-        (O, 3, *K). The sum over all taps is the bias where no tap falls on padding.
+        Weight (O, 3, *K) for raw pixels, and the shift (O, 3, *K) that each tap adds for a pixel
+        inside the picture. The sum over all taps is the bias where no tap is on the padding.
     """
+    # (3,) -> (1, 3, 1, 1) or (1, 3, 1, 1, 1)
     column = (1, 3, *[1] * (weight.dim() - 2))
     scaled = weight.detach().double() / weight.new_tensor(std, dtype=torch.float64).view(column)
     return scaled, -scaled * weight.new_tensor(mean, dtype=torch.float64).view(column)
 
 
 def padded_bias(taps: Tensor, size: tuple[int, int], stride: int, padding: int) -> Tensor:
-    """The bias of a zero-padded convolution whose input's shift was folded into `taps`.
+    """Return the bias of a zero-padded convolution whose input's shift was folded into `taps`.
 
-    The training form pads after the normalisation, so a tap that falls on padding sees 0 and must
-    not add its shift. Which taps do differs from place to place: the bias becomes a map.
+    The training form pads after the normalisation, so a tap on the padding sees 0 and must not add
+    its shift. Other taps are on the padding at other places, so the bias becomes a map.
 
     Args:
-        taps: (O, I, k, k), what each tap adds when it lies inside.
+        taps: (O, I, k, k), the shift that each tap adds inside the picture.
         size: (H, W) of the convolution's input.
         stride: of the convolution.
         padding: zeros on each side.
@@ -78,15 +79,16 @@ def padded_bias(taps: Tensor, size: tuple[int, int], stride: int, padding: int) 
     Returns:
         (1, O, H', W').
     """
+    # a picture of ones, padded with zeros, sums up the taps that are inside
     inside = taps.new_ones(1, taps.shape[1], *size)
     return F.conv2d(inside, taps, stride=stride, padding=padding)
 
 
 def project_then_convolve(project: Affine, weight: Tensor, frames: int) -> tuple[Tensor, Tensor]:
-    """One temporal convolution instead of a Linear and a zero-padded temporal convolution.
+    """Make one temporal convolution of a Linear and a zero-padded temporal convolution.
 
     conv(F x + b)_t = sum_j W_j F x_(t+j) + sum_(j: t+j inside) W_j b. The padded frames are zeros
-    of the *projected* tokens and carry no b, so the frames at the edges have a bias of their own.
+    of the *projected* tokens without b, so the frames at the edges have biases of their own.
 
     Args:
         project: the Linear, weight (D, I).
@@ -100,4 +102,4 @@ def project_then_convolve(project: Affine, weight: Tensor, frames: int) -> tuple
     folded = torch.einsum("odk,di->oik", weight, project.weight)
     inside = project.bias[None, :, None].expand(1, -1, frames)
     bias = F.conv1d(inside, weight, padding=weight.shape[-1] // 2)
-    return folded, bias[..., None]
+    return folded, bias[..., None]  # (1, O, T) -> (1, O, T, 1)

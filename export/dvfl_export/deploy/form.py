@@ -1,6 +1,6 @@
 """The deploy form: a Video-FocalNet rewritten for inference, equal to the training form.
 
-What differs from `dvfl_models.network.video_focalnet`, each drawn and measured in export/README.md:
+Differences to `dvfl_models.network.video_focalnet`, each drawn and measured in export/README.md:
 
 - Input is the uint8 clip; mean and std are in the weights of the patch embedding, which is a matrix
   product over 4 x 4 x 3 patches. An overlapped embedding pads after the normalisation, so there
@@ -45,7 +45,7 @@ from dvfl_models.network.video_focalnet import (
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
 
-# what the rewriting takes care of, or what changes nothing at inference
+# options that the rewriting reproduces, or that change nothing at inference
 KNOWN_OPTIONS = frozenset(
     {
         *("embed_dim", "depths", "num_classes", "focal_levels", "focal_windows", "mlp_ratio"),
@@ -61,7 +61,7 @@ CONTEXTS = {
 
 
 class FoldedMlp(nn.Module):
-    """Linear, GELU, Linear."""
+    """The MLP of a block: Linear, GELU, Linear."""
 
     def __init__(self, block: Block, norm: nn.LayerNorm | None, scale: Tensor | None) -> None:
         super().__init__()
@@ -83,8 +83,8 @@ class DeployBlock(nn.Module):
         dim = block.modulation.dim
         norms, gammas = (block.norm1, block.norm2), (block.gamma_1, block.gamma_2)
         self.postln = block.postln
-        # the norm behind a branch keeps its affine and takes LayerScale; the one in front gives its
-        # affine to the next linear, and LayerScale goes to the branch's last linear
+        # a norm after a branch keeps its affine and takes LayerScale; a norm before a branch gives
+        # its affine to the next linear, and LayerScale goes to the last linear of the branch
         if block.postln:
             self.norm1 = Normalize(dim, norms[0], gammas[0])
             self.norm2 = Normalize(dim, norms[1], gammas[1])
@@ -130,26 +130,33 @@ class DeployVideoFocalNet(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         """(B, T, H, W, 3) uint8 RGB -> (B, num_classes) float32."""
-        # TensorRT takes uint8 at an input only when the cast comes first, so the patches are cut
-        # from floats
+        # the cast comes first, although uint8 patches would be smaller: TensorRT takes uint8 at an
+        # input only if the first node casts it
         x = self.patch_embed(clip.to(torch.float32))
         for layer in self.layers:
             x = layer(x)
-        out: Tensor = self.head(self.norm(x).mean(1))  # over all frames and pixels
+        # (B, T*H*W, C) -> (B, C), the mean over all frames and pixels
+        out: Tensor = self.head(self.norm(x).mean(1))
         return out
 
 
 def embedding(
     embed: PatchEmbed, source: Grid, pixels: ClipSpec | None
 ) -> PatchProduct | OverlappedEmbedding:
-    """The deploy form of an embedding; `pixels` is the spec for the one that reads the clip."""
+    """Return the deploy form of an embedding.
+
+    Args:
+        embed: the training form.
+        source: the grid of its input.
+        pixels: the spec, for the embedding that reads the clip alone.
+    """
     if embed.proj.stride == embed.proj.kernel_size:
         return PatchProduct(embed, source, pixels)
     return OverlappedEmbedding(embed, source, pixels)
 
 
 def check_config(config: VideoFocalNetConfig, spec: ClipSpec) -> None:
-    """Refuses what the deploy form cannot reproduce.
+    """Refuse options that the deploy form cannot reproduce.
 
     Raises:
         ExportError: naming the option and its value.
@@ -174,7 +181,7 @@ def check_config(config: VideoFocalNetConfig, spec: ClipSpec) -> None:
 
 
 def check_layers(model: VideoFocalNet) -> None:
-    """Refuses a model whose layers were exchanged, or whose weights are damaged.
+    """Refuse a model with exchanged layers or damaged weights.
 
     Raises:
         ExportError: naming the layer or the weight.
@@ -198,13 +205,13 @@ def check_layers(model: VideoFocalNet) -> None:
 def deploy_form(
     model: VideoFocalNet, spec: ClipSpec, *, ops: str = "standard"
 ) -> DeployVideoFocalNet:
-    """Rewrites a trained model for inference on clips of one length and size.
+    """Rewrite a trained model for inference on clips of one length and size.
 
     Args:
         model: any configuration; left unchanged.
         spec: gives T, H, W, mean and std.
-        ops: "fused" exports each context aggregation as one node of domain `dvfl`, "standard" all
-            in standard operators. In PyTorch both compute the same.
+        ops: "fused" exports each context aggregation as one node of domain `dvfl`, "standard"
+            everything in standard operators. In PyTorch both compute the same.
 
     Returns:
         uint8 (B, T, H, W, 3) RGB -> float32 (B, num_classes), in eval mode; equal to the training

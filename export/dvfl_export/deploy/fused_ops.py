@@ -1,9 +1,9 @@
 """`--ops fused`: a context aggregation as one node of domain `dvfl`, with its body in the file.
 
 The nodes are `dvfl::SpatialContext` and `dvfl::TemporalContext`. Their contract (inputs, layouts,
-attributes) is in export/README.md; a kernel written for it must not find another one here, so a
-change needs a new `VERSION`. Each node has a model-local function of the same name: an engine
-without the kernel expands it and runs the standard operators.
+attributes) is in export/README.md. Kernels are written for it, so a change needs a new `VERSION`.
+Each node has a model-local function of the same name: an engine without the kernel expands it and
+runs the standard operators.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 DOMAIN = "dvfl"
 VERSION = 1  # of the contract: the opset of the domain, and the nodes' plugin_version
-FIXED_INPUTS = {"SpatialContext": 2, "TemporalContext": 3}  # in front of the kernels
+FIXED_INPUTS = {"SpatialContext": 2, "TemporalContext": 3}  # before those of the kernels
 
 SIGNATURE = """
 <domain: "dvfl", opset_import: ["" : 20]>
@@ -39,7 +39,7 @@ SIGNATURE = """
     ({inputs}) => (modulator)
 """
 
-# sizes as tensors of one element, and the range of the gates that belong to this node
+# sizes as tensors of one element, and the range of this node's own gates
 SIZES = """
     any = Constant <value_ints = [-1]> ()
     scalar_t = Constant <value_int: int = @frames> ()
@@ -76,6 +76,7 @@ TEMPORAL_LAYOUT = """
     context_0 = Transpose <perm = [0, 3, 1, 2]> (rows)
 """
 
+# (B, T*H*W, G) -> (N, G, *plane) -> (N, levels + 1, *plane) -> one (N, 1, *plane) per gate
 GATES = """
     gate_axis = Constant <value_ints = [1]> ()
     gate_rows = Reshape (gates, gates_shape)
@@ -105,6 +106,7 @@ TOTAL = """
     total_{level} = Add ({before}, part_{level})
 """
 
+# (N, C, *plane) -> (N, *plane, C) -> (B, T*H*W, C)
 GLOBAL = """
     mean = ReduceMean <keepdims = 1> (context_{levels}, mean_axes)
     everywhere = Gelu (mean)
@@ -117,7 +119,7 @@ GLOBAL = """
 
 
 def function_text(name: str, levels: int) -> str:
-    """The body of a node with so many levels, in ONNX's textual syntax."""
+    """Return the function of a node with so many levels, in the textual syntax of ONNX."""
     temporal = name == "TemporalContext"
     numbers = range(1, levels + 1)
     inputs = ["context", "gates", *(["frame_bias"] if temporal else [])]
@@ -141,7 +143,7 @@ def function_text(name: str, levels: int) -> str:
 
 
 def add_functions(model: onnx.ModelProto) -> None:
-    """Gives every kind of `dvfl` node in the graph its body; without such nodes, does nothing."""
+    """Add the function of every kind of `dvfl` node in the graph; without such nodes, nothing."""
     import onnx.parser
 
     levels = {
@@ -154,7 +156,7 @@ def add_functions(model: onnx.ModelProto) -> None:
 
 
 def check_fused(config: VideoFocalNetConfig) -> None:
-    """Refuses what cannot be written with fused nodes.
+    """Refuse networks and versions of torch that cannot be written with fused nodes.
 
     Raises:
         ExportError: if the stages differ in their number of levels, because the body of a function

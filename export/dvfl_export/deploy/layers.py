@@ -1,7 +1,7 @@
 """The layers of the deploy form: normalisation, linears, embeddings, modulation.
 
-Tokens stay (B, T*H*W, C) between layers. Around a convolution they are permuted, never reshaped
-across a permutation: then OpenVINO and ONNX Runtime absorb the permutation into the convolution.
+Tokens stay (B, T*H*W, C) between layers. Around a convolution they are permuted, but never reshaped
+across the permutation, so that OpenVINO and ONNX Runtime absorb it into the convolution.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dvfl_runtime.clips.spec import ClipSpec
 
 
 class Grid(NamedTuple):
-    """How many tokens there are along time, height and width."""
+    """The number of tokens along time, height and width."""
 
     frames: int
     height: int
@@ -35,17 +35,17 @@ class Grid(NamedTuple):
 
     @property
     def pixels(self) -> int:
-        """Tokens of one frame."""
+        """Number of tokens of one frame."""
         return self.height * self.width
 
     @property
     def tokens(self) -> int:
-        """Tokens of one clip."""
+        """Number of tokens of one clip."""
         return self.frames * self.pixels
 
 
 def constant(value: Tensor) -> nn.Parameter:
-    """Rounds folded weights to float32, once."""
+    """Return folded weights as a parameter, rounded to float32 once."""
     return nn.Parameter(value.detach().to(torch.float32).contiguous(), requires_grad=False)
 
 
@@ -63,7 +63,7 @@ class FoldedLinear(nn.Module):
 
 
 class Normalize(nn.Module):
-    """LayerNorm; without the scale and shift that the next linear has taken over."""
+    """LayerNorm; without scale and shift where the next linear has taken them over."""
 
     def __init__(self, dim: int, norm: nn.LayerNorm | None = None, scale: Tensor | None = None):
         super().__init__()
@@ -79,16 +79,22 @@ class Normalize(nn.Module):
 
 
 class PatchProduct(nn.Module):
-    """A convolution whose stride is its kernel, as a matrix product over patches."""
+    """A convolution whose stride is its kernel, as a matrix product over patches.
+
+    Args:
+        embed: the training form.
+        source: the grid of the input.
+        pixels: the spec, if the input is the clip: its normalisation is taken over.
+    """
 
     def __init__(self, embed: PatchEmbed, source: Grid, pixels: ClipSpec | None) -> None:
         super().__init__()
-        weight, bias = embed.proj.weight.detach().double(), affine_of_bias(embed)
+        weight, bias = embed.proj.weight.detach().double(), bias_of(embed)
         if pixels is not None:
             weight, taps = after_pixels(weight, pixels.mean, pixels.std)
             bias = bias + taps.flatten(1).sum(1)
         if weight.dim() == 4:
-            weight = weight[:, :, None]  # a tubelet of one frame
+            weight = weight[:, :, None]  # (O, I, k, k) -> (O, I, 1, k, k), a tubelet of one frame
         self.dim, _, self.tubelet, self.stride, _ = weight.shape
         self.source = source
         self.grid = Grid(
@@ -96,7 +102,7 @@ class PatchProduct(nn.Module):
             source.height // self.stride,
             source.width // self.stride,
         )
-        # (O, I, t, k, k) -> (O, t*k*k*I), the order in which channels-last pixels lie
+        # (O, I, t, k, k) -> (O, t*k*k*I), the order of channels-last pixels in memory
         self.linear = FoldedLinear(Affine(weight.permute(0, 2, 3, 4, 1).flatten(1), bias))
         self.norm = Normalize(self.dim, embed.norm)
 
@@ -105,7 +111,8 @@ class PatchProduct(nn.Module):
         source, grid, stride = self.source, self.grid, self.stride
         channels = x.shape[-1]
         height, width = grid.height * stride, grid.width * stride
-        if (height, width) != source[1:]:  # a strided convolution leaves the rest out as well
+        if (height, width) != source[1:]:  # a strided convolution leaves the rest out, too
+            # (B, T*H*W, I) -> (B, T, H, W, I) -> (B, T, H'*k, W'*k, I)
             x = x.reshape(-1, *source, channels)[:, :, :height, :width]
         if self.tubelet == 1:
             # (B, T, H'*k, W'*k, I) -> (B*T*H', k, W', k*I) -> (B*T*H', W', k, k*I)
@@ -114,19 +121,26 @@ class PatchProduct(nn.Module):
             # (B, T'*t, H'*k, W'*k, I) -> (B*T', t, H', k, W', k*I) -> (B*T', H', W', t, k, k*I)
             x = x.reshape(-1, self.tubelet, grid.height, stride, grid.width, stride * channels)
             x = x.permute(0, 2, 4, 1, 3, 5)
+        # -> (B, T'*H'*W', t*k*k*I)
         x = x.reshape(-1, grid.tokens, self.tubelet * stride * stride * channels)
         out: Tensor = self.norm(self.linear(x))
         return out
 
 
 class OverlappedEmbedding(nn.Module):
-    """A zero-padded convolution per frame, then LayerNorm."""
+    """A zero-padded convolution of each frame, then LayerNorm.
+
+    Args:
+        embed: the training form.
+        source: the grid of the input.
+        pixels: the spec, if the input is the clip: its normalisation is taken over.
+    """
 
     def __init__(self, embed: PatchEmbed, source: Grid, pixels: ClipSpec | None) -> None:
         super().__init__()
         conv = embed.proj
         self.stride, self.padding = int(conv.stride[0]), int(conv.padding[0])
-        weight, bias = conv.weight.detach().double(), affine_of_bias(embed)
+        weight, bias = conv.weight.detach().double(), bias_of(embed)
         shape = (source.height, source.width)
         taps = torch.zeros_like(weight)
         if pixels is not None:
@@ -141,25 +155,26 @@ class OverlappedEmbedding(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, T, H, W, I) or (B, T*H*W, I) -> (B, T*H'*W', O)."""
         channels = x.shape[-1]
-        # -> (B*T, H, W, I) -> (B*T, I, H, W)
+        # (B, T, H, W, I) or (B, T*H*W, I) -> (B*T, H, W, I) -> (B*T, I, H, W)
         x = x.reshape(-1, self.source.height, self.source.width, channels).permute(0, 3, 1, 2)
         x = F.conv2d(x, self.weight, self.bias, stride=self.stride, padding=self.padding)
         if self.bias_map is not None:
             x = x + self.bias_map
+        # (B*T, O, H', W') -> (B*T, H', W', O) -> (B, T*H'*W', O)
         x = x.permute(0, 2, 3, 1).reshape(-1, self.grid.tokens, len(self.weight))
         out: Tensor = self.norm(x)
         return out
 
 
-def affine_of_bias(embed: PatchEmbed) -> Tensor:
-    """The bias (O,) of an embedding's convolution."""
+def bias_of(embed: PatchEmbed) -> Tensor:
+    """Return the bias (O,) of an embedding's convolution."""
     bias = embed.proj.bias
     assert bias is not None  # PatchEmbed always makes one
     return bias.detach().double()
 
 
 def level_kernels(levels: nn.ModuleList) -> list[Tensor]:
-    """The convolutions' weights of the context levels, first level first."""
+    """Return the weights of the levels' convolutions, first level first."""
     kernels = []
     for level in levels:
         assert isinstance(level, nn.Sequential)
@@ -287,7 +302,7 @@ class TemporalContext(Context):
 
 
 class Contexts(NamedTuple):
-    """Which classes aggregate the contexts."""
+    """The classes that aggregate the contexts."""
 
     spatial: type[SpatialContext]
     temporal: type[TemporalContext]
@@ -309,6 +324,7 @@ class Modulation(nn.Module):
         spatial, temporal = affine_of(layer.f), affine_of(layer.f_temporal)
         if norm is not None:
             spatial, temporal = after_norm(spatial, norm), after_norm(temporal, norm)
+        # rows of the projections: q, context and gates; context and gates
         gates = (spatial.rows(2 * dim), temporal.rows(dim))
         self.q = FoldedLinear(spatial.rows(0, dim))
         self.gates = FoldedLinear(
@@ -325,7 +341,7 @@ class Modulation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, T*H*W, C) -> (B, T*H*W, C)."""
-        gates = self.gates(x)
+        gates = self.gates(x)  # (B, T*H*W, G), those of both contexts: G = 2 (levels + 1)
         x = self.q(x) * self.spatial(x, gates) * self.temporal(x, gates)
         if self.norm is not None:
             x = self.norm(x)

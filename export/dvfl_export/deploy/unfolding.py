@@ -1,9 +1,9 @@
-"""The way back: an exported file becomes a checkpoint to train on from.
+"""The way back: an exported file becomes a checkpoint that training can go on from.
 
-The folds of the deploy form are undone where they can be. Where many training forms give the same
-file, one is taken: LayerNorm's scale and shift stay in the linear behind it, and the temporal input
-projection is the identity. So other weights come out than went in, of the same function, which is
-verified against the file on clips before the checkpoint is written.
+The folds of the deploy form are undone as far as possible. Where many training forms give the same
+file, one is taken: LayerNorm's scale and shift stay in the linear after it, and the temporal input
+projection is the identity. The weights differ from those before the export, but the function is
+the same, which is verified against the file on clips before the checkpoint is written.
 """
 
 from __future__ import annotations
@@ -52,14 +52,14 @@ from dvfl_runtime.recognizer import Recognizer
 
 
 class Restored(NamedTuple):
-    """What was written: the file's description, and how the checkpoint agrees with the file."""
+    """The description of the file, and how well the checkpoint agrees with the file."""
 
     artifact: Artifact
     verification: Verification
 
 
-def restore(source: Path, output: Path) -> Restored:
-    """Writes the checkpoint of an exported file, or nothing.
+def restore_checkpoint(source: Path, output: Path) -> Restored:
+    """Write the checkpoint of an exported file, or nothing.
 
     Args:
         source: an .onnx file of dvfl-export in fp32, its weights compressed or not.
@@ -67,17 +67,17 @@ def restore(source: Path, output: Path) -> Restored:
 
     Raises:
         ArtifactError: if the file cannot be read, or no engine can run it.
-        ExportError: if it cannot be turned back.
+        ExportError: if its folds cannot be undone.
         VerificationFailed: if the checkpoint and the file differ on clips.
         OutputError: if the output cannot be written.
     """
-    with Recognizer(source, device="cpu") as recognizer:  # what no engine runs is refused first
+    with Recognizer(source, device="cpu") as recognizer:  # refuses a file that no engine can run
         artifact = recognizer.artifact
     try:
         proto = onnx.load(str(source))
-    except Exception as err:  # protobuf's errors share no base with others
+    except Exception as err:  # protobuf's errors have no base of their own
         raise ArtifactError(f"cannot use model {source}: {err}; copy it again") from err
-    model = training_form(proto, artifact)
+    model = unfold(proto, artifact)
     spec = artifact.spec
     clips = cut_clips(rendered_videos(spec), spec)
     engines, skipped = engines_for(proto)
@@ -101,11 +101,11 @@ def restore(source: Path, output: Path) -> Restored:
     return Restored(artifact, found)
 
 
-def training_form(proto: onnx.ModelProto, artifact: Artifact) -> VideoFocalNet:
-    """A network of the same function as an exported graph, in eval mode.
+def unfold(proto: onnx.ModelProto, artifact: Artifact) -> VideoFocalNet:
+    """Return a network of the same function as an exported graph, in eval mode.
 
     Raises:
-        ExportError: if the graph is not in fp32, or has layers that its variant has not.
+        ExportError: if the graph is not in fp32, or does not have the layers of its variant.
     """
     if artifact.precision != "fp32":
         raise ExportError(
@@ -130,7 +130,7 @@ def training_form(proto: onnx.ModelProto, artifact: Artifact) -> VideoFocalNet:
 
 
 def _load(deployed: DeployVideoFocalNet, proto: onnx.ModelProto) -> str:
-    """Loads the weights of a graph; returns what does not fit, "" if all do."""
+    """Load the weights of a graph; return the first that does not fit, "" if all do."""
     own = deployed.state_dict()
     norms = {
         name: layer for name, layer in deployed.named_modules() if isinstance(layer, Normalize)
@@ -138,7 +138,8 @@ def _load(deployed: DeployVideoFocalNet, proto: onnx.ModelProto) -> str:
     count = sum(node.op_type == "LayerNormalization" for node in proto.graph.node)
     if count != len(norms):
         return f"{count} normalisations instead of {len(norms)}"
-    # equal tensors are written once: a normalisation that is not there has no scale and shift
+    # the exporter writes equal tensors once: a normalisation without scale and shift of its own
+    # keeps the ones and zeros that it begins with
     weights = {
         f"{name}.{kind}": own[f"{name}.{kind}"] for name in norms for kind in ("weight", "bias")
     }
@@ -161,7 +162,7 @@ def _load(deployed: DeployVideoFocalNet, proto: onnx.ModelProto) -> str:
 
 
 def _fill(model: VideoFocalNet, deployed: DeployVideoFocalNet, spec: ClipSpec) -> None:
-    """Copies the weights of the deploy form into the training form."""
+    """Copy the weights of the deploy form into the training form."""
     _fill_embedding(model.patch_embed, deployed.patch_embed, spec)
     layers = iter(deployed.layers)
     for stage in model.layers:
@@ -183,7 +184,7 @@ def _affine(folded: FoldedLinear) -> Affine:
 
 
 def _fill_linear(layer: nn.Linear | nn.Conv1d | nn.Conv2d, *parts: Affine) -> None:
-    """One layer that computes the outputs of all parts, one after the other."""
+    """Copy parts into one layer, whose outputs are those of all parts, one after the other."""
     layer.weight.copy_(torch.cat([part.weight for part in parts]).reshape(layer.weight.shape))
     assert layer.bias is not None
     layer.bias.copy_(torch.cat([part.bias for part in parts]))
@@ -220,19 +221,20 @@ def _fill_modulation(layer: SpatioTemporalFocalModulation, folded: Modulation) -
 
 def _fill_kernels(levels: nn.ModuleList, kernels: nn.ParameterList) -> None:
     for weight, kernel in zip(level_kernels(levels), kernels, strict=True):
-        weight.copy_(kernel.reshape(weight.shape))  # shares its memory with the parameter
+        weight.copy_(kernel.reshape(weight.shape))  # `weight` shares its memory with the parameter
 
 
 def _shift(folded: TemporalContext) -> Tensor:
-    """What to add to each token so that the first convolution gets its bias per frame, (C,).
+    """Return the shift (C,) of each token from which the first convolution gets its biases.
 
     With the projection F x + b the bias of frame t is the sum of W_j b over the taps j inside the
-    clip. Without it, with K_j = W_j F, it is the sum of K_j c, where c = F^-1 b.
+    clip. With the identity for F, and K_j = W_j F, it is the sum of K_j c, where c = F^-1 b.
     """
     kernel, bias = folded.kernels[0].squeeze(-1).double(), folded.bias.squeeze().double()
     frames, width = bias.shape[1], kernel.shape[2]
     frame, tap = torch.arange(frames)[:, None], torch.arange(width) - width // 2
     inside = ((frame + tap >= 0) & (frame + tap < frames)).double()  # (T, k)
-    sums = torch.einsum("oij,tj->toi", kernel, inside).flatten(0, 1)  # (T*O, I)
+    # (O, I, k), (T, k) -> (T, O, I) -> (T*O, I)
+    sums = torch.einsum("oij,tj->toi", kernel, inside).flatten(0, 1)
     shift: Tensor = torch.linalg.lstsq(sums, bias.T.flatten()[:, None]).solution
     return shift.flatten().float()

@@ -110,7 +110,7 @@ def test_a_torchvision_that_is_not_there_leaves_no_trace() -> None:
 
 
 def ratios_of(result: dict[str, Any]) -> dict[str, float]:
-    """The median ratios that are guarded."""
+    """Return the median ratios that are guarded."""
     return {
         f"{engine} {name}": result["engines"][engine][name]["median"]
         for engine in ("onnxruntime", "openvino, batch fixed")

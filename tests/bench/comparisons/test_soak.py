@@ -35,7 +35,7 @@ def test_a_loop_goes_on_in_time_and_is_opened_again() -> None:
 
 @pytest.mark.slow
 def test_a_minute_of_rtsp_and_a_loop(tmp_path: Path) -> None:
-    """The pictures carry numbers, so their order is that of the server, whatever the stamps say."""
+    """The pictures carry numbers, so their order is that of the server, not of timestamps."""
     server = RtspServer(tmp_path, encode(tmp_path / "s", range(NUMBERS), 120, 160))
     seen: list[int] = []
     live = ObservedSource(

@@ -1,4 +1,4 @@
-"""The command dvfl-bench: what it finds, writes, compares and refuses."""
+"""The command dvfl-bench: its findings, outputs, comparisons and refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SHORT = ["--seconds", "0.3", "--threads", "1"]
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
-    """A whole run of the command, as short as it can be."""
+    """Run the whole command, as briefly as possible; return its result and its picture."""
     folder = tmp_path_factory.mktemp("bench")
     out, plot = folder / "out.json", folder / "plot.png"
     command = [*SHORT, "--engine", "onnxruntime", "--video", str(DEMO_CLIP)]

@@ -1,4 +1,4 @@
-"""What is said about a machine: this one, and Jetsons by their documented files."""
+"""The description of a machine: of this one, and of Jetsons by their documented files."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def test_tegrastats_is_read_until_it_is_stopped(tmp_path: Path) -> None:
 
 
 class Steady:
-    """A meter whose power is told in advance."""
+    """A meter whose power is known in advance."""
 
     name = "steady"
 

@@ -16,7 +16,7 @@ from videos import pictures, write_video
 
 from dvfl_export.cli import main
 from dvfl_export.deploy.form import deploy_form
-from dvfl_export.deploy.unfolding import training_form
+from dvfl_export.deploy.unfolding import unfold
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.precision.compress import compress_weights
 from dvfl_models import VARIANTS, VideoFocalNet, read_checkpoint
@@ -35,7 +35,7 @@ FOLDED = ("use_layerscale", "normalize_modulator")
 
 
 def network(*options: str) -> VideoFocalNet:
-    """A femto whose norms, biases and scales are far from where they start."""
+    """Return a femto whose norms, biases and scales are far from their initial values."""
     torch.manual_seed(0)
     config = dataclasses.replace(VARIANTS["femto"], num_classes=3, **dict.fromkeys(options, True))  # type: ignore[arg-type]
     model = VideoFocalNet(config).eval()
@@ -64,7 +64,7 @@ def graph(*options: str, ops: str = "standard") -> bytes:
 def test_the_way_back_computes_the_same(
     options: tuple[str, ...], proto: Callable[[], bytes]
 ) -> None:
-    back = training_form(onnx.load_from_string(proto()), ABOUT)
+    back = unfold(onnx.load_from_string(proto()), ABOUT)
     assert back.config == dataclasses.replace(VARIANTS["femto"], num_classes=3)
     pixels = np.random.default_rng(0).integers(0, 256, (5, 32, 48, 3), np.uint8)
     clips = to_batch([pixels, pixels[::-1].copy()], SPEC)
@@ -77,26 +77,26 @@ def test_the_way_back_computes_the_same(
 def test_compressed_weights_come_back_rounded() -> None:
     proto = onnx.load_from_string(graph())
     assert compress_weights(proto) > 20
-    model, back = network(), training_form(proto, ABOUT)
+    model, back = network(), unfold(proto, ABOUT)
     wanted = model.head.weight * model.norm.weight
     torch.testing.assert_close(back.head.weight, wanted, atol=1e-3, rtol=1e-3)
 
 
 def without(proto: onnx.ModelProto, name: str) -> None:
-    """What a network with overlapped embeddings does: it has no such weight."""
+    """As of a network with overlapped embeddings: it has no such weight."""
     weights = [weight for weight in proto.graph.initializer if weight.name != name]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(weights)
 
 
 def scaled(proto: onnx.ModelProto, name: str) -> None:
-    """What a network does that normalises behind its branches."""
+    """As of a network that normalises after its branches."""
     weight = next(weight for weight in proto.graph.initializer if weight.name == name)
     weight.CopyFrom(numpy_helper.from_array(2 * numpy_helper.to_array(weight), name))
 
 
 def normalised(proto: onnx.ModelProto, name: str) -> None:
-    """What a network does that normalises its modulation."""
+    """As of a network that normalises its modulation."""
     proto.graph.node.add(op_type="LayerNormalization", name=name)
 
 
@@ -117,7 +117,7 @@ def test_files_that_do_not_fit_their_description_are_refused(
     about: dict[str, str], message: str
 ) -> None:
     with pytest.raises(ExportError, match=message):
-        training_form(onnx.load_from_string(graph()), dataclasses.replace(ABOUT, **about))
+        unfold(onnx.load_from_string(graph()), dataclasses.replace(ABOUT, **about))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_networks_that_cannot_be_told_from_a_file_are_refused(
     proto = onnx.load_from_string(graph())
     change(proto, name)
     with pytest.raises(ExportError, match=rf"not a plain femto \({message}\).*from its checkpoint"):
-        training_form(proto, ABOUT)
+        unfold(proto, ABOUT)
 
 
 def test_the_bundled_model_is_a_start_for_training(

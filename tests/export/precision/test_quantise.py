@@ -36,7 +36,7 @@ PIPELINE = sys.modules[export_function.__module__]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a tiny network, and rendered videos in a folder per class."""
+    """Write a checkpoint of a tiny network, and rendered videos in a folder for each class."""
     folder = tmp_path_factory.mktemp("int8")
     torch.manual_seed(0)
     config = VideoFocalNetConfig(
@@ -268,7 +268,7 @@ def test_a_bad_quantisation_fails_and_writes_nothing(
 def test_tensorrt_builds_the_file(
     folder: Path, tmp_path: Path, exported: Exported, batch: str
 ) -> None:
-    """The one that the other engines ran; for both GPUs in one plan."""
+    """Build the file that the other engines ran, for both GPUs in one plan."""
     model = onnx.load(folder / "int8.onnx")
     if batch == "fixed":
         for value in (*model.graph.input, *model.graph.output):
