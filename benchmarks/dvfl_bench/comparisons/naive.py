@@ -36,7 +36,7 @@ from dvfl_bench.comparisons.command import (
 )
 from dvfl_bench.comparisons.networks import FRAMES, deploy_graph, random_network, square_spec
 from dvfl_bench.comparisons.official import official_form
-from dvfl_bench.device.timing import in_turn
+from dvfl_bench.device.timing import in_turn, median_ratio
 from dvfl_bench.device.videos import LoopedVideo, size_of, width_and_height, write_scaled
 from dvfl_export.onnx_model import quiet_exporter
 from dvfl_models import VARIANTS
@@ -47,6 +47,7 @@ from dvfl_runtime.clips.spec import ClipSpec
 log = logging.getLogger(__name__)
 
 PICTURE = (1280, 720)
+LOOPS = ("loop", "loop from scratch")
 ENGINES = ("onnxruntime", "openvino")
 
 
@@ -166,8 +167,8 @@ def measure(
         video = write_scaled(looped, picture, folder / "long.mp4", seconds=seconds)
         first, ours = export_both(variant, spec, folder)
         naive = NaivePipeline(first, spec)
-        runs = {"loop": partial(naive.run, video)}
-        runs["loop from scratch"] = partial(naive.run_from_scratch, video)
+        loops = (naive.run, naive.run_from_scratch)
+        runs = {name: partial(loop, video) for name, loop in zip(LOOPS, loops, strict=True)}
         for engine in ENGINES:
             recognizer = Recognizer(ours, engine=engine, num_threads=threads)
             runs[engine] = partial(count_windows, recognizer, video)
@@ -177,12 +178,9 @@ def measure(
     windows = {name: given[-1][0] for name, given in taken.items()}
     rates = {name: [rate for _, rate in given] for name, given in taken.items()}
     gains = {
-        f"{engine} over {loop}": round(
-            statistics.median(a / b for a, b in zip(rates[engine], rates[loop], strict=True)), 2
-        )
+        f"{engine} over {loop}": round(median_ratio(rates[engine], rates[loop]), 2)
         for engine in ENGINES
-        for loop in runs
-        if loop not in ENGINES
+        for loop in LOOPS
     }
     return {
         "what": "windows per second of a whole file: Recognizer.stream, and the loop written first",

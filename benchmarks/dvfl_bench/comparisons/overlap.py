@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
-from dvfl_bench.device.timing import in_turn
+from dvfl_bench.device.timing import in_turn, median_ratio
 from dvfl_bench.device.videos import size_of, width_and_height, write_scaled
 from dvfl_runtime import Recognizer
 from dvfl_runtime.app.cli import DEMO_CLIP
@@ -107,8 +107,9 @@ def measure(
 
         rates = in_turn({name: partial(rate, name) for name in parts}, range(rounds))
         info = watch.info
-    # ratios within a round hold where the machine's speed changes between rounds
-    rounds_of = list(zip(rates["stream"], rates["inference"], rates["decoding"], strict=True))
+    stream, inference, decoding = (
+        np.array(rates[name]) for name in ("stream", "inference", "decoding")
+    )
     return {
         "what": "windows per second of a file, in turn: whole stream, inference and decoding alone",
         "model": info.name,
@@ -118,11 +119,11 @@ def measure(
         "windows": windows,
         "rounds": rounds,
         **{f"{name}_per_s": round(statistics.median(each), 2) for name, each in rates.items()},
-        "stream_to_inference": round(statistics.median(s / i for s, i, _ in rounds_of), 3),
-        "stream_to_decoding": round(statistics.median(s / d for s, _, d in rounds_of), 3),
-        # each part alone uses all cores: where both are heavy, more than 1 is hard to reach
+        "stream_to_inference": round(median_ratio(stream, inference), 3),
+        "stream_to_decoding": round(median_ratio(stream, decoding), 3),
+        # each part alone uses all cores, so where both are heavy this shows the gain of overlapping
         "stream_to_one_after_the_other": round(
-            statistics.median(s * (1 / i + 1 / d) for s, i, d in rounds_of), 3
+            median_ratio(stream, 1 / (1 / inference + 1 / decoding)), 3
         ),
     }
 

@@ -56,14 +56,9 @@ def measure(model: Path, video: Path, *, runs: int) -> Result:
     engines = [name for name in installed_engines() if name != "tensorrt"]
     names = [*engines, "auto, nothing remembered", "auto, remembered"]
     with tempfile.TemporaryDirectory() as remembered:
-
-        def first_prediction(name: str) -> dict[str, Any]:
-            with tempfile.TemporaryDirectory() as empty:
-                cache = empty if name.endswith("nothing remembered") else remembered
-                return _first_prediction(model, video, name.partition(",")[0], cache)
-
-        first_prediction("auto, remembered")  # remembers; also brings the files into memory
-        times = in_turn({name: partial(first_prediction, name) for name in names}, range(runs))
+        start = partial(_first_prediction, model, video, remembered)
+        start("auto, remembered")  # remembers; also brings the files into memory
+        times = in_turn({name: partial(start, name) for name in names}, range(runs))
     everything = [t for taken in times.values() for t in taken]
     return {
         "what": "a new process until its first prediction of a video file; the least of n",
@@ -83,18 +78,27 @@ def measure(model: Path, video: Path, *, runs: int) -> Result:
     }
 
 
-def _first_prediction(model: Path, video: Path, engine: str, cache: str) -> dict[str, Any]:
-    """Start a process; return its own times, s, and the time to its first prediction (elapsed)."""
-    command = [sys.executable, "-c", PROGRAM, str(model), str(video), engine]
-    env = {**os.environ, "DVFL_CACHE_DIR": cache}
-    begin_ns = time.perf_counter_ns()
-    with subprocess.Popen(
-        command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()  # comes with the first prediction
-        elapsed_s = (time.perf_counter_ns() - begin_ns) / 1e9
-        _, said = process.communicate()
+def _first_prediction(model: Path, video: Path, remembered: str, name: str) -> dict[str, Any]:
+    """Start a process; return its own times, s, and the time to its first prediction (elapsed).
+
+    Args:
+        model: of the process.
+        video: to recognise.
+        remembered: the cache folder where the choice of an engine is remembered.
+        name: the engine, and for "auto" whether the cache folder is this one or an empty one.
+    """
+    command = [sys.executable, "-c", PROGRAM, str(model), str(video), name.partition(",")[0]]
+    with tempfile.TemporaryDirectory() as empty:
+        cache = empty if name.endswith("nothing remembered") else remembered
+        env = {**os.environ, "DVFL_CACHE_DIR": cache}
+        begin_ns = time.perf_counter_ns()
+        with subprocess.Popen(
+            command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stdout is not None
+            line = process.stdout.readline()  # comes with the first prediction
+            elapsed_s = (time.perf_counter_ns() - begin_ns) / 1e9
+            _, said = process.communicate()
     if not line:
         raise DvflError(said.strip() or f"a process ended with exit status {process.returncode}")
     return {**json.loads(line), "elapsed": elapsed_s}

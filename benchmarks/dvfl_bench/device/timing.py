@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Key = TypeVar("Key", bound=Hashable)
 T = TypeVar("T")
@@ -129,14 +129,21 @@ def summary(paired: Times) -> dict[str, float]:
     return {**{name: round(float(value), 2) for name, value in values.items()}, "n": len(wall)}
 
 
+def median_ratio(above: ArrayLike, below: ArrayLike) -> float:
+    """Return the median of the rounds' own ratios.
+
+    A machine that slows down for some rounds does not change it.
+    """
+    return float(np.median(np.divide(above, below)))
+
+
 def ratios(above: Times, below: Times) -> dict[str, float]:
     """Return how many times longer `above` takes than `below`, both as of `paired_times`.
 
-    By the median of the rounds' own ratios, which a machine that slows down for some rounds does
-    not change, by the minimum, and by the minimum of CPU time.
+    By the median of the rounds' own ratios, by the minimum, and by the minimum of CPU time.
     """
     values = {
-        "median": np.median(above[0] / below[0]),
+        "median": median_ratio(above[0], below[0]),
         "min": above[0].min() / below[0].min(),
         "cpu": above[1].min() / below[1].min(),
     }
