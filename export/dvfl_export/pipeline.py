@@ -172,7 +172,7 @@ def export(
         step("load")
         checkpoint = read_checkpoint(request.checkpoint)
         model = model_of(checkpoint, request.variant)
-        artifact = _describe(request, checkpoint, model)
+        artifact = describe(request, checkpoint, model)
         spec = artifact.spec
         samples = _samples(request, spec)
         clips = samples.clips(spec)
@@ -242,7 +242,7 @@ def check_request(request: ExportRequest) -> None:
         )
 
 
-def _describe(request: ExportRequest, checkpoint: Checkpoint, model: VideoFocalNet) -> Artifact:
+def describe(request: ExportRequest, checkpoint: Checkpoint, model: VideoFocalNet) -> Artifact:
     """Return the description of the exported model, still without its parity."""
     spec = request.spec or spec_of(checkpoint)
     check_size(spec.size)

@@ -10,11 +10,12 @@ import pytest
 import torch
 import videos
 
-from dvfl_export import ExportRequest, pipeline
+from dvfl_export import ExportRequest
 from dvfl_export.eval_cli import main
 from dvfl_export.evaluation import open_candidate
+from dvfl_export.pipeline import describe
 from dvfl_models import build_model, read_checkpoint
-from dvfl_models.network.checkpoint import save_checkpoint
+from dvfl_models.network.checkpoint import model_of, save_checkpoint
 from dvfl_models.recipe.labels import read_labels
 from dvfl_models.training.confusion import wilson
 from dvfl_runtime import ClipSpec, Recognizer
@@ -89,7 +90,8 @@ def test_an_official_checkpoint_and_its_file_see_the_same_frames(tmp_path: Path)
     torch.save({"model": build_model("femto", num_classes=3).state_dict()}, path)
     labels.write_text("a\nb\nc\n")
     request = ExportRequest(path, tmp_path / "x.onnx", labels=str(labels))
-    exported = pipeline._artifact(request, read_checkpoint(path))
+    checkpoint = read_checkpoint(path)
+    exported = describe(request, checkpoint, model_of(checkpoint))
     with open_candidate(path, str(labels)) as candidate:
         assert candidate.spec == exported.spec
         assert candidate.spec.frame_interval == 4

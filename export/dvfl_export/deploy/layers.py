@@ -49,6 +49,11 @@ def constant(value: Tensor) -> nn.Parameter:
     return nn.Parameter(value.detach().to(torch.float32).contiguous(), requires_grad=False)
 
 
+def constants(values: Iterable[Tensor]) -> nn.ParameterList:
+    """Return folded weights as parameters, see `constant`."""
+    return nn.ParameterList(constant(value) for value in values)
+
+
 class FoldedLinear(nn.Module):
     """x W + b with W stored as (I, O), so that the graph holds one MatMul and one Add."""
 
@@ -184,6 +189,12 @@ def level_kernels(levels: nn.ModuleList) -> list[Tensor]:
     return kernels
 
 
+def scaled_linear(layer: nn.Conv1d | nn.Conv2d, scale: float) -> FoldedLinear:
+    """Return a convolution with a kernel of 1 that takes over a scale of its input."""
+    affine = affine_of(layer)
+    return FoldedLinear(Affine(affine.weight * scale, affine.bias))
+
+
 class Context(nn.Module):
     """Sum the gated levels of a stack of convolutions and their mean, then apply `h`.
 
@@ -191,34 +202,25 @@ class Context(nn.Module):
 
     Args:
         layer: the training form.
-        kernels: weights of the convolutions, first level first.
-        h: the projection of the training form.
         grid: of the tokens.
-        scale: factor that `h` takes over.
 
     Attributes:
+        kernels: weights of the convolutions, first level first.
+        h: the last projection.
         plane: the two axes that a convolution sees.
         mean_axes: those axes of (N, C, *plane) that the global context is averaged over.
         first_gate: index of the first of the levels + 1 gates that are this context's.
     """
 
+    kernels: nn.ParameterList
+    h: FoldedLinear
     plane: tuple[int, int]
     mean_axes: tuple[int, ...]
     first_gate: int
 
-    def __init__(
-        self,
-        layer: SpatioTemporalFocalModulation,
-        kernels: Iterable[Tensor],
-        h: nn.Conv1d | nn.Conv2d,
-        grid: Grid,
-        scale: float,
-    ) -> None:
+    def __init__(self, layer: SpatioTemporalFocalModulation, grid: Grid) -> None:
         super().__init__()
         self.grid, self.dim, self.levels = grid, layer.dim, layer.levels
-        self.kernels = nn.ParameterList(constant(kernel) for kernel in kernels)
-        affine = affine_of(h)
-        self.h = FoldedLinear(Affine(affine.weight * scale, affine.bias))
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
         """Normalised tokens (B, T*H*W, C), all gates (B, T*H*W, G) -> (B, T*H*W, C)."""
@@ -262,8 +264,10 @@ class SpatialContext(Context):
     def __init__(
         self, layer: SpatioTemporalFocalModulation, ctx: Affine, grid: Grid, scale: float
     ) -> None:
-        super().__init__(layer, level_kernels(layer.focal_layers), layer.h, grid, scale)
+        super().__init__(layer, grid)
         self.ctx = FoldedLinear(ctx)
+        self.kernels = constants(level_kernels(layer.focal_layers))
+        self.h = scaled_linear(layer.h, scale)
         self.plane = (grid.height, grid.width)  # (B, T*H*W, C) -> (B*T, C, H, W)
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
@@ -284,12 +288,13 @@ class TemporalContext(Context):
     def __init__(
         self, layer: SpatioTemporalFocalModulation, ctx: Affine, grid: Grid, scale: float
     ) -> None:
+        super().__init__(layer, grid)
         kernels = level_kernels(layer.focal_layers_temporal)
         first, bias = project_then_convolve(ctx, kernels[0], grid.frames)
         # (O, I, k) -> (O, I, k, 1)
-        columns = (kernel[..., None] for kernel in [first, *kernels[1:]])
-        super().__init__(layer, columns, layer.h_temporal, grid, scale)
+        self.kernels = constants(kernel[..., None] for kernel in [first, *kernels[1:]])
         self.bias = constant(bias)
+        self.h = scaled_linear(layer.h_temporal, scale)
         self.plane = (grid.frames, grid.pixels)  # (B, T*H*W, C) -> (B, C, T, H*W)
         self.first_gate = layer.levels + 1  # the spatial gates come first
 
