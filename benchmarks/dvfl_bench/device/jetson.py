@@ -1,7 +1,7 @@
 """Facts about a Jetson: module, release, power mode, clocks, temperatures.
 
 Every function takes the root folder of the system's files, so that tests can bring their own.
-Written from NVIDIA's documentation. experimental: not yet run on a Jetson.
+Written from NVIDIA's documentation. Experimental: not yet run on a Jetson.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Power is read before the work, when nothing runs, and during it. The difference is the power of the
 work: energy = (mean power during - idle power) x time.
-experimental: not yet run on a Jetson.
+Experimental: not yet run on a Jetson.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Power in one line of tegrastats, the monitor of Jetsons, in the formats of Nano, Xavier and Orin.
 
 Written from the documented formats (Jetson Linux Developer Guide, "Tegrastats Utility").
-experimental: not yet run on a Jetson.
+Experimental: not yet run on a Jetson.
 """
 
 from __future__ import annotations
