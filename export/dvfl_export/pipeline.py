@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -188,18 +189,14 @@ def export(
         wanted = pytorch_logits(model, clips, spec)
         # cut again by the spec in the file, as a device will cut them
         clips = samples.clips(ModelFile(part).artifact.spec)
-        engines, skipped = engines_for(graph)
-        threshold = request.threshold
+        (engines, skipped), threshold = engines_for(graph), request.threshold
         verification = verify(part, wanted, clips, engines, skipped=skipped, threshold=threshold)
         if request.target == "tensorrt" and verification.passed:
             step("build the plan")
             rows = build_and_verify(part, clips, threshold, share).engines
             verification = dataclasses.replace(verification, engines=(*verification.engines, *rows))
         parity = verification.report() | (sensitivity.report() if sensitivity else {})
-        if request.report is not None:
-            write_report(parity, request.report)
-        if not verification.passed:
-            raise VerificationFailed(verification)
+        _report_and_judge(verification, parity, request.report)
 
         step("time")
         times = median_ms(part, [row.engine for row in verification.engines], clips[0])
@@ -295,3 +292,13 @@ def _in_precision(
         step("compress")
         compress_weights(graph)
     return graph, sensitivity
+
+
+def _report_and_judge(
+    verification: Verification, parity: dict[str, Any], path: Path | None
+) -> None:
+    """Write the report, if there is a path for it, and then raise if an engine failed."""
+    if path is not None:
+        write_report(parity, path)
+    if not verification.passed:
+        raise VerificationFailed(verification)
