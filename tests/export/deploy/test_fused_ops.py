@@ -8,6 +8,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from artifacts import artifact, save
 from onnx import numpy_helper
 from rtx_build import needs_rtx, rtx_build
 
@@ -128,13 +129,13 @@ def test_onnxruntime_expands_the_functions(
 
 @needs_rtx
 def test_tensorrt_reads_the_functions(fused: onnx.ModelProto, tmp_path: Path) -> None:
-    onnx.save(fused, tmp_path / "fused.onnx")
-    assert rtx_build(tmp_path / "fused.onnx", "--parse") == {"plan_bytes": 0}
-    bodiless = onnx.ModelProto()
-    bodiless.CopyFrom(fused)
-    del bodiless.functions[:]
-    onnx.save(bodiless, tmp_path / "bodiless.onnx")
-    error = rtx_build(tmp_path / "bodiless.onnx", "--parse")["error"]
+    described = {"dvfl": artifact(labels=tuple("abcde"), spec=SPEC).to_json()}
+    copy = onnx.ModelProto()
+    copy.CopyFrom(fused)
+    path = save(copy, tmp_path / "fused.onnx", described)
+    assert rtx_build(path, "--parse") == {"plan_bytes": 0}
+    del copy.functions[:]
+    error = rtx_build(save(copy, tmp_path / "bodiless.onnx", described), "--parse")["error"]
     assert "(SpatialContext)" in error
 
 
