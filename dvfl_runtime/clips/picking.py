@@ -45,7 +45,9 @@ def pick_frames(
     source: Source,
     pick: Callable[[Times], Numbers],
     keep: Callable[[Image], Kept],
+    *,
     file_map: FileMap | None = None,
+    num_threads: int | None = None,
 ) -> PickedFrames[Kept]:
     """Read those frames of a recorded source that are picked by their times.
 
@@ -61,11 +63,13 @@ def pick_frames(
             be called several times and has to give the same numbers for the same times.
         keep: from a picture, (H, W, 3) RGB uint8, to what is kept of it.
         file_map: of an earlier reading of the same file.
+        num_threads: of the decoder of a file; by default up to four. One takes the least work.
 
     Raises:
         SourceError: if no frame can be read.
     """
     if isinstance(source, FileSource):
+        source.num_threads = num_threads or source.num_threads
         found = None if file_map is None else _from_mapped_file(source, pick, keep, file_map)
         return found or _from_file(source, pick, keep)
     with closing(frames_of(source)) as frames:

@@ -56,9 +56,12 @@ class ClipSet(FixedClips, Protocol):
 
 def to_batch(clips: Sequence[Clip], spec: ClipSpec) -> Tensor:
     """Preprocessed clips (T, H, W, 3) uint8 -> (B, T, 3, H, W) normalised float."""
-    # (B, T, H, W, C) -> (B, T, C, H, W)
-    stacked = torch.from_numpy(np.stack(clips)).permute(0, 1, 4, 2, 3)
-    return normalise(stacked.float() / 255, spec)
+    return to_input(torch.from_numpy(np.stack(clips)), spec)
+
+
+def to_input(clips: Tensor, spec: ClipSpec) -> Tensor:
+    """(B, T, H, W, 3) uint8 -> (B, T, 3, H, W) normalised float, on the same device."""
+    return normalise(clips.permute(0, 1, 4, 2, 3).float() / 255, spec)
 
 
 def normalise(clips: Tensor, spec: ClipSpec) -> Tensor:

@@ -1,9 +1,10 @@
-"""All frames of a short video, in the size that training needs."""
+"""Frames of videos in the size that training needs."""
 
 from __future__ import annotations
 
-import functools
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 
 import cv2
 import numpy as np
@@ -15,9 +16,9 @@ from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.sources import open_source
 
 Times = NDArray[np.float64]
+Numbers = NDArray[np.int64]
 
 SMALL_PX = 112  # up to this side the decoded videos of a model are kept in memory
-CACHED_VIDEOS = 1024  # about 3 GB of videos of 100 frames
 
 
 def decode(path: str, shape: ClipSpec | int, *, antialias: bool = False) -> tuple[Clip, Times]:
@@ -34,17 +35,19 @@ def decode(path: str, shape: ClipSpec | int, *, antialias: bool = False) -> tupl
         SourceError: if no frame can be decoded.
     """
     images, times = [], []
+    prepare = prepared(shape, antialias=antialias)
     with closing(open_source(path)) as source:
         for frame in source.frames():
-            if isinstance(shape, ClipSpec):
-                images.append(preprocess_frame(frame.image, shape))
-            else:
-                images.append(_shrunk(frame.image, shape, antialias=antialias))
+            images.append(prepare(frame.image))
             times.append(frame.time_s)
     return np.stack(images).astype(np.uint8, copy=False), np.asarray(times) - times[0]
 
 
-decode_cached = functools.lru_cache(CACHED_VIDEOS)(decode)
+def prepared(shape: ClipSpec | int, *, antialias: bool = False) -> Callable[[Clip], Clip]:
+    """Return the function that brings a picture into a shape; see `decode`."""
+    if isinstance(shape, ClipSpec):
+        return partial(preprocess_frame, spec=shape)
+    return partial(_shrunk, long_px=shape, antialias=antialias)
 
 
 def _shrunk(image: Clip, long_px: int, *, antialias: bool) -> Clip:

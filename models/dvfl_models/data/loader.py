@@ -1,35 +1,114 @@
-"""The processes that make batches ahead of the training: how they begin and how they fail."""
+"""The processes that read clips ahead of the training: what they do, begin with and fail by."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
+from typing import NamedTuple
 
 import cv2
+import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
 
-from dvfl_models.data.batches import Batch, TrainingBatches
-from dvfl_runtime.errors import DvflError
+from dvfl_models.data.batches import Batch, collate, joined
+from dvfl_models.data.clips import Clip, FixedClips
+from dvfl_models.data.training_clips import TrainingClips
+from dvfl_models.data.video_clips import VideoClips
+from dvfl_runtime.errors import DvflError, SourceError
 
 PATIENCE_S = 60  # for the current step of the training, after a request to end
+MOST_CLIPS = 8  # of training that a process hands over at a time: 10 MB at 8 x 224 x 224
+TESTED_CLIPS = 32  # the same of a test, and the clips that a network tests at a time
 
 
-def load_batches(batches: TrainingBatches, first: int, workers: int) -> Iterable[Batch]:
-    """Return the batches of step `first` and all later ones, made by so many other processes."""
-    return DataLoader(
-        Subset(batches, range(first, len(batches))),
-        batch_size=None,
+class TestBatch(NamedTuple):
+    """Some clips of a test set.
+
+    Attributes:
+        clips: (B, T, H, W, 3) uint8; B may be 0.
+        classes: of the clips.
+        skipped: path and problem of each file that cannot be decoded.
+    """
+
+    clips: Tensor
+    classes: list[int]
+    skipped: list[tuple[str, str]]
+
+
+class _TestItem(NamedTuple):
+    clip: Clip | None
+    class_id: int
+    path: str = ""
+    problem: str = ""
+
+
+class _TestClips(Dataset[_TestItem]):
+    """The clips of a test set, or why one cannot be read."""
+
+    def __init__(self, clips: FixedClips, indices: Sequence[int]) -> None:
+        self.clips, self.indices = clips, indices
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> _TestItem:
+        number, clips = self.indices[index], self.clips
+        try:
+            return _TestItem(*clips[number])
+        except SourceError as err:
+            path = clips.entries[number].path if isinstance(clips, VideoClips) else ""
+            return _TestItem(None, -1, path, str(err))
+
+
+def load_batches(clips: TrainingClips, first: int, workers: int) -> Iterator[Batch]:
+    """Yield the batches of step `first` and all later ones, read by so many other processes.
+
+    The clips of a step are read by all of them.
+    """
+    share = clips.share
+    size = max(n for n in range(1, min(share, MOST_CLIPS) + 1) if share % n == 0)
+    loader = DataLoader(
+        Subset(clips, range(first * share, len(clips))),
+        batch_size=size,
+        collate_fn=collate,
         num_workers=workers,
+        worker_init_fn=_set_up_worker,
+    )
+    parts: list[Batch] = []
+    for part in loader:
+        parts.append(part)
+        if len(parts) * size == share:
+            yield joined(parts)
+            parts = []
+
+
+def load_test(clips: FixedClips, indices: Sequence[int], workers: int) -> Iterator[TestBatch]:
+    """Yield the clips of a test set that have these indices, read by so many other processes."""
+    yield from DataLoader(
+        _TestClips(clips, indices),
+        batch_size=TESTED_CLIPS,
+        collate_fn=_collate_test,
+        num_workers=min(workers, -(-len(indices) // TESTED_CLIPS)),
         worker_init_fn=_set_up_worker,
     )
 
 
+def _collate_test(items: Sequence[_TestItem]) -> TestBatch:
+    images = [item.clip for item in items if item.clip is not None]
+    return TestBatch(
+        torch.from_numpy(np.stack(images)) if images else torch.empty(0),
+        [item.class_id for item in items if item.clip is not None],
+        [(item.path, item.problem) for item in items if item.clip is None],
+    )
+
+
 def _set_up_worker(_number: int) -> None:
-    """Set up a process that makes batches.
+    """Set up a process that reads clips.
 
     It uses one thread: the others belong to the training. A terminal or a service manager sends a
     request to end to all processes, but the training answers it, after the step in hand.
@@ -46,14 +125,14 @@ def _set_up_worker(_number: int) -> None:
 def _hide_broken_pipes(
     kind: type[BaseException], err: BaseException, trace: TracebackType | None
 ) -> None:
-    """Print no traceback about batches that nobody fetches, because the training has ended."""
+    """Print no traceback about clips that nobody fetches, because the training has ended."""
     if not issubclass(kind, ConnectionError | EOFError):
         sys.__excepthook__(kind, err, trace)
 
 
 @contextmanager
 def plain_worker_errors() -> Iterator[None]:
-    """Make errors of the processes that make batches one line each, and OpenCV use one thread.
+    """Make errors of the processes that read clips one line each, and OpenCV use one thread.
 
     In a forked process OpenCV cannot be told to use one thread: `setNumThreads` waits there for
     threads that only the first process has.

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import kornia.augmentation as K
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
-from dvfl_models.data.augment import seeded
 from dvfl_models.recipe.tables import AugmentTable
 
-_SEED = 2  # first number of the seeds of a pair; see `batches`
+_SEED = 2  # first number of the seeds of a pair; see `training_clips`
 
 
 class PairMix:
@@ -27,57 +28,45 @@ class PairMix:
 
     def __init__(self, table: AugmentTable, num_classes: int) -> None:
         self.table, self.num_classes = table, num_classes
-        keys = ["input", "class"]
-        self.cutmix = K.RandomCutMixV2(
-            beta=table.cutmix or None, data_keys=keys, same_on_batch=True, use_correct_lambda=True
-        )
 
     @property
     def active(self) -> bool:
         """Whether the recipe mixes at all."""
         return bool(self.table.mixup or self.table.cutmix)
 
-    def mix_batch(
+    def mix(
         self, clips: Tensor, classes: Tensor, seed: tuple[int, int], first: int
     ) -> tuple[Tensor, Tensor]:
         """Mix all pairs of (B, T, 3, H, W) clips, and return them and (B, num_classes) targets.
 
         Args:
-            clips: an even number of them.
-            classes: (B,).
+            clips: an even number of them, on any device.
+            classes: (B,), on the same device.
             seed: of the run, and the step.
             first: number of the first pair within the step.
         """
-        mixed, targets = [], []
-        pairs = zip(clips.split(2), classes.split(2), strict=True)
-        for number, (pair, kinds) in enumerate(pairs, first):
-            rng = np.random.default_rng([_SEED, *seed, number])
-            with seeded(rng):
-                both, shares = self(pair, kinds, rng)
-            mixed.append(both)
-            targets.append(shares)
-        return torch.cat(mixed), torch.cat(targets)
-
-    def __call__(
-        self, pair: Tensor, classes: Tensor, rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Mix a pair: (2, T, 3, H, W), (2,) classes -> the same shape, (2, num_classes) targets.
-
-        Draws from `rng` and from torch's generator, which the caller seeds.
-        """
+        count, _, _, height, width = clips.shape
+        numbers = range(first, first + count // 2)
+        shares = [self._own_share((*seed, number), height, width) for number in numbers]
+        # (P, H, W) or, if all shares are those of whole pictures, (P, 1, 1)
+        own = torch.from_numpy(np.stack(np.broadcast_arrays(*shares)).repeat(2, 0)).to(clips)
+        pairs = clips.unflatten(0, (-1, 2))  # (B, T, C, H, W) -> (P, 2, T, C, H, W)
+        weights = own[:, None, None]  # (B, H, W) -> (B, 1, 1, H, W)
+        mixed = weights * clips + (1 - weights) * pairs.flip(1).flatten(0, 1)
         one_hot = F.one_hot(classes, self.num_classes).float()
-        if self.table.cutmix and not (self.table.mixup and rng.random() < 0.5):
-            mixed, own = self._cut(pair, classes)
-        else:
-            other = torch.tensor(rng.beta(self.table.mixup, self.table.mixup)).float()
-            own = 1 - other
-            mixed = own * pair + other * pair.flip(0)
-        return mixed, own * one_hot + (1 - own) * one_hot.flip(0)
+        others = one_hot.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+        share = own.mean((1, 2)).unsqueeze(1)
+        return mixed, share * one_hot + (1 - share) * others
 
-    def _cut(self, pair: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the pair with a rectangle exchanged, and the share that it leaves of each clip."""
-        flat = pair.flatten(1, 2)  # (2, T, 3, H, W) -> (2, T*3, H, W): kornia takes pictures
-        params = self.cutmix.forward_parameters(flat.shape)
-        params["mix_pairs"] = torch.tensor([[1, 0]])  # kornia may pair a clip with itself
-        mixed, found = self.cutmix(flat, classes.float(), params=params)
-        return mixed.reshape(pair.shape), found[0, 0, 2]
+    def _own_share(self, seed: tuple[int, ...], height: int, width: int) -> NDArray[np.float32]:
+        """Return how much of its own a clip of a pair shows: everywhere, or at each pixel."""
+        rng = np.random.default_rng([_SEED, *seed])
+        if self.table.cutmix and not (self.table.mixup and rng.random() < 0.5):
+            side = math.sqrt(1 - rng.beta(self.table.cutmix, self.table.cutmix))
+            own = np.ones((height, width), np.float32)
+            y, x = rng.uniform(0, height), rng.uniform(0, width)  # the middle of the rectangle
+            top, bottom = (round(y + k * side * height / 2) for k in (-1, 1))
+            left, right = (round(x + k * side * width / 2) for k in (-1, 1))
+            own[max(0, top) : max(0, bottom), max(0, left) : max(0, right)] = 0
+            return own
+        return np.full((1, 1), 1 - rng.beta(self.table.mixup, self.table.mixup), np.float32)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
 from dvfl_models.data.clips import Clip, ClipSet
-from dvfl_models.data.decoding import SMALL_PX
 from dvfl_models.data.video_clips import VideoClips
 from dvfl_models.recipe.recipe import Recipe
 
@@ -35,9 +33,6 @@ class TrainAsTest:
         self.seed, count = recipe.seed, min(count, recipe.optim.steps * recipe.optim.batch_size)
         weights = [table.weight for table in recipe.train]
         self.items: list[tuple[ClipSet, int]] = []
-        # small clips are kept from test to test
-        kept = count if max(recipe.spec.size) <= SMALL_PX else 0
-        self._read_cached = functools.lru_cache(kept)(self._read)
         for clips, weight in zip(sets, weights, strict=True):
             share = round(count * weight / sum(weights))
             every = self._shuffled(clips, by_class=not recipe.optim.epochs)
@@ -60,9 +55,6 @@ class TrainAsTest:
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Clip, int]:
-        return self._read_cached(index)
-
-    def _read(self, index: int) -> tuple[Clip, int]:
         clips, number = self.items[index]
         if len(clips):
             return clips[number]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from statistics import median
 
@@ -12,9 +12,9 @@ import numpy as np
 
 from dvfl_models.data.clips import Clip, Sample
 from dvfl_models.data.datasets import Entry, list_videos
-from dvfl_models.data.decoding import SMALL_PX, Times, decode, decode_cached
+from dvfl_models.data.decoding import SMALL_PX, Numbers, Times
+from dvfl_models.data.frame_reader import FrameReader
 from dvfl_models.recipe.tables import PretextTable, VideosTable
-from dvfl_runtime.clips.preprocess import preprocess_frame
 from dvfl_runtime.clips.sampling import nearest, uniform_indices, window_targets
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import RecipeError, SourceError
@@ -42,6 +42,7 @@ class VideoClips:
     Attributes:
         entries: the files.
         corrupt: the paths of those that could not be decoded so far.
+        reader: of their frames; sets of clips may share one.
 
     Raises:
         RecipeError: if the list or its files cannot be read, or no video has one of the labels.
@@ -58,6 +59,7 @@ class VideoClips:
         self.classes = sorted(by_class)
         self.by_class = [by_class[class_id] for class_id in self.classes]
         self.corrupt: set[str] = set()
+        self.reader = FrameReader(entry.path for entry in self.entries)
 
     def sample(self, rng: np.random.Generator) -> Sample:
         """Return a random clip, as ClipSet asks."""
@@ -70,11 +72,13 @@ class VideoClips:
         Raises:
             SourceError: if none of them can be decoded.
         """
-        entry, images, times = self.decodable(entries, first)
-        return Sample(self._cut(images, times, rng), entry.class_id, entry.path)
+        entry, clip = self.decodable(entries, first, self._random_window(rng))
+        return Sample(clip, entry.class_id, entry.path)
 
-    def decodable(self, entries: Sequence[Entry], first: int) -> tuple[Entry, Clip, Times]:
-        """Return entry `first`, or the next one that can be decoded, its frames and their times, s.
+    def decodable(
+        self, entries: Sequence[Entry], first: int, pick: Callable[[Times], Numbers]
+    ) -> tuple[Entry, Clip]:
+        """Return entry `first`, or the next one that can be decoded, and picked frames of it.
 
         Raises:
             SourceError: if none of them can be decoded.
@@ -83,30 +87,42 @@ class VideoClips:
             if entry.path in self.corrupt:
                 continue
             try:
-                return entry, *self.frames_of(entry.path)
+                return entry, self.frames_of(entry.path, pick)
             except SourceError as err:
                 self.corrupt.add(entry.path)
                 log.warning("left out: %s", err)
         raise SourceError(f"data set {self.name!r}: not one of {len(entries)} videos can be read")
 
-    def _cut(self, images: Clip, times: Times, rng: np.random.Generator) -> Clip:
-        """Return T frames of a random window, each at a randomly shifted time."""
-        length_s = times[-1] * len(times) / max(len(times) - 1, 1)  # the last frame lasts too
-        if not length_s:  # a single frame
-            return images[np.zeros(self.spec.num_frames, np.int64)]
-        window_s = min(float(rng.uniform(*self.table.window_s)), length_s)
-        start_s = rng.uniform(0, length_s - window_s)
-        targets = window_targets(start_s, window_s, self.spec.num_frames)
-        most = self.table.time_jitter
-        jitter_s = rng.uniform(-most, most, len(targets)) * window_s / self.spec.num_frames
-        return images[nearest(times, targets + jitter_s)]
+    def _random_window(self, rng: np.random.Generator) -> Callable[[Times], Numbers]:
+        """Return a function that picks T frames of a random window, at randomly shifted times."""
+        num_frames, most = self.spec.num_frames, self.table.time_jitter
+        longest_s, where = float(rng.uniform(*self.table.window_s)), float(rng.random())
+        jitter = rng.uniform(-most, most, num_frames)  # in distances between two frames
 
-    def frames_of(self, path: str) -> tuple[Clip, Times]:
-        """Return all frames of a video, as the model sees them or uncropped, and their times, s."""
+        def pick(times: Times) -> Numbers:
+            length_s = times[-1] * len(times) / max(len(times) - 1, 1)  # the last frame lasts too
+            if not length_s:  # a single frame
+                return np.zeros(num_frames, np.int64)
+            window_s = min(longest_s, length_s)
+            targets = window_targets(where * (length_s - window_s), window_s, num_frames)
+            return nearest(times, targets + jitter * window_s / num_frames)
+
+        return pick
+
+    def frames_of(self, path: str, pick: Callable[[Times], Numbers]) -> Clip:
+        """Return picked frames of a video for training, as the model sees them or uncropped.
+
+        Args:
+            path: of the file.
+            pick: from the times of all frames, seconds since the first, to the numbers of T frames.
+
+        Raises:
+            SourceError: if no frame can be decoded.
+        """
         small = max(self.spec.size) <= SMALL_PX
         uncropped_px = SMALL_PX if small else 2 * max(self.spec.size)
-        read = decode_cached if small else decode
-        return read(path, uncropped_px if self.uncropped else self.spec)
+        shape = uncropped_px if self.uncropped else self.spec
+        return self.reader.read(path, shape, pick, keep=small)
 
     def usual_length_s(self) -> float | None:
         """Return the median length of some files, or None if no file states its own."""
@@ -121,11 +137,12 @@ class VideoClips:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> tuple[Clip, int]:
-        entry = self.entries[index]
-        with closing(open_source(entry.path)) as source:
-            images = [preprocess_frame(frame.image, self.spec) for frame in source.frames()]
-        picks = uniform_indices(len(images), self.spec.num_frames, self.spec.frame_interval)
-        return np.stack([images[pick] for pick in picks]), entry.class_id
+        entry, spec = self.entries[index], self.spec
+
+        def pick(times: Times) -> Numbers:
+            return uniform_indices(len(times), spec.num_frames, spec.frame_interval)
+
+        return self.reader.read(entry.path, spec, pick, keep=False), entry.class_id
 
 
 class PretextClips:
@@ -156,24 +173,34 @@ class PretextClips:
         """Return a random clip, as ClipSet asks."""
         class_id = int(rng.integers(len(self.windows_s)))
         first = int(rng.integers(len(self.entries)))
-        entry, images, times = self.videos.decodable(self.entries, first)
-        return Sample(self._play(images, times, class_id, rng.random()), class_id, entry.path)
+        played = self._play(class_id, rng.random())
+        entry, clip = self.videos.decodable(self.entries, first, played)
+        return Sample(clip, class_id, entry.path)
 
-    def _play(self, images: Clip, times: Times, class_id: int, where: float) -> Clip:
-        """Return the clip of a class; `where` is the place of its window, 0 (start) to 1 (end)."""
+    def _play(self, class_id: int, where: float) -> Callable[[Times], Numbers]:
+        """Return a function that picks the frames of a class.
+
+        Args:
+            class_id: the class.
+            where: place of the window, 0 (start) to 1 (end).
+        """
         window_s = self.windows_s[class_id]
-        free_s = max(0.0, float(times[-1]) - abs(window_s))
-        targets = window_targets(where * free_s, abs(window_s), self.spec.num_frames)
-        picked = images[nearest(times, targets)]
-        return picked[::-1] if window_s < 0 else picked
+
+        def pick(times: Times) -> Numbers:
+            free_s = max(0.0, float(times[-1]) - abs(window_s))
+            targets = window_targets(where * free_s, abs(window_s), self.spec.num_frames)
+            picked = nearest(times, targets)
+            return picked[::-1] if window_s < 0 else picked
+
+        return pick
 
     def __len__(self) -> int:
         return len(self.entries) * len(self.windows_s)
 
     def __getitem__(self, index: int) -> tuple[Clip, int]:
         number, class_id = divmod(index, len(self.windows_s))
-        images, times = self.videos.frames_of(self.entries[number].path)
-        return self._play(images, times, class_id, 0.5), class_id
+        path = self.entries[number].path
+        return self.videos.frames_of(path, self._play(class_id, 0.5)), class_id
 
 
 def check_corrupt(name: str, corrupt: Iterable[str], videos: int) -> None:

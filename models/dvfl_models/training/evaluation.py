@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import reduce
 from operator import add
 
@@ -13,18 +13,17 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
 
-from dvfl_models.data.clips import Clip, ClipSet, FixedClips, to_batch
+from dvfl_models.data.clips import ClipSet, FixedClips, to_input
+from dvfl_models.data.decoding import SMALL_PX
+from dvfl_models.data.loader import TestBatch, load_test
 from dvfl_models.data.opening import open_clips
 from dvfl_models.data.train_as_test import TrainAsTest
-from dvfl_models.data.video_clips import VideoClips, check_corrupt
+from dvfl_models.data.video_clips import check_corrupt
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.training.confusion import Confusion, count
 from dvfl_models.training.consistency import UNSETTLED, gap_warning
-from dvfl_runtime.errors import SourceError
 
 log = logging.getLogger(__name__)
-
-BATCH = 32  # clips that run at once
 
 
 class Evaluation:
@@ -51,37 +50,53 @@ class Evaluation:
         self.names = [self.train_as_test.name, *(test.name for test in self.tests)]
         self.confusions: dict[str, Confusion] = {}
         self.fit: Confusion | None = None
+        self._kept: list[TestBatch] = []  # training clips if they are small, from test to test
 
-    def run(self, network: nn.Module) -> None:
+    def run(self, network: nn.Module, workers: int = 0) -> None:
         """Test a network; each process runs its part of the clips.
+
+        Args:
+            network: on any device.
+            workers: processes that read clips.
 
         Raises:
             RecipeError: if more than 1 % of a test set cannot be decoded.
         """
-        self.fit = self._share_work(network, self.train_as_test)
+        shown: Iterable[TestBatch] = self._kept or self._load(self.train_as_test, workers)
+        if max(self.recipe.spec.size) <= SMALL_PX:
+            shown = self._kept = [*shown]
+        self.fit = self._share_work(network, self.train_as_test.name, shown)
         confusions = {}
         for test in self.tests:
-            confusions[test.name] = total = self._share_work(network, test)
+            batches = self._load(test, workers)
+            confusions[test.name] = total = self._share_work(network, test.name, batches)
             check_corrupt(test.name, total.skipped, len(test))
         self.confusions = confusions
 
-    def _share_work(self, network: nn.Module, clips: FixedClips) -> Confusion:
+    def _load(self, clips: FixedClips, workers: int) -> Iterator[TestBatch]:
+        """Read this process's part of a test set."""
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        mine = self._count(network, clips, range(len(clips))[rank::world])
-        return reduce(add, gather_object([mine])) if world > 1 else mine
+        return load_test(clips, range(rank, len(clips), world), workers)
+
+    def _share_work(self, network: nn.Module, name: str, batches: Iterable[TestBatch]) -> Confusion:
+        mine = self._count(network, name, batches)
+        several = self.accelerator.num_processes > 1
+        return reduce(add, gather_object([mine])) if several else mine
 
     @torch.inference_mode()
-    def _count(self, network: nn.Module, clips: FixedClips, indices: Sequence[int]) -> Confusion:
-        """Run some clips of a test set once, in eval mode; the network's mode is restored."""
+    def _count(self, network: nn.Module, name: str, batches: Iterable[TestBatch]) -> Confusion:
+        """Run clips of a test set once, in eval mode; the network's mode is restored."""
         was_training, device = network.training, next(network.parameters()).device
         network.eval()
         labels, spec = self.recipe.labels, self.recipe.spec
         total = count(labels, np.zeros((0, len(labels)), np.float32), [])
-        for first in range(0, len(indices), BATCH):
-            items, skipped = _decodable(clips, indices[first : first + BATCH])
-            if items:
-                logits = network(to_batch([clip for clip, _ in items], spec).to(device))
-                total += count(labels, logits.float().cpu().numpy(), [kind for _, kind in items])
+        for batch in batches:
+            if batch.classes:
+                logits = network(to_input(batch.clips.to(device), spec))
+                total += count(labels, logits.float().cpu().numpy(), batch.classes)
+            for _, problem in batch.skipped:
+                log.warning("test set %r: left out: %s", name, problem)
+            skipped = tuple(path for path, _ in batch.skipped)
             total += Confusion(labels, np.zeros_like(total.counts), 0, skipped)
         network.train(was_training)
         return total
@@ -108,17 +123,3 @@ class Evaluation:
         settled = self.recipe.optim.ema**step < UNSETTLED
         if settled and (warning := gap_warning(accuracy, self.fit)):
             log.warning("%s", warning)
-
-
-def _decodable(
-    clips: FixedClips, indices: Sequence[int]
-) -> tuple[list[tuple[Clip, int]], tuple[str, ...]]:
-    """Return clips with their classes, and the files that cannot be decoded; warn of those."""
-    items, skipped = [], []
-    for index in indices:
-        try:
-            items.append(clips[index])
-        except SourceError as err:
-            log.warning("test set %r: left out: %s", clips.name, err)
-            skipped.append(clips.entries[index].path if isinstance(clips, VideoClips) else "")
-    return items, tuple(skipped)

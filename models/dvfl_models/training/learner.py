@@ -12,8 +12,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dvfl_models.data.batches import Batch
-from dvfl_models.data.clips import normalise
+from dvfl_models.data.batches import Batch, InputMaker
 from dvfl_models.distillation.objective import Losses, Objective
 from dvfl_models.network.checkpoint import Checkpoint
 from dvfl_models.network.video_focalnet import VideoFocalNet
@@ -54,6 +53,7 @@ class Learner:
         self.joints = learner.joints if isinstance(learner, WithJoints) else None
         optimizer = new_optimizer(recipe.optim, learner)
         self.objective = Objective(recipe, accelerator.device)
+        self.inputs = InputMaker(recipe, accelerator.device)
         wrapped: Any = accelerator.prepare(learner, optimizer)
         self.trained: nn.Module = wrapped[0]
         self.optimizer: torch.optim.Optimizer = wrapped[1]
@@ -102,30 +102,27 @@ class Learner:
         self._seed(step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        # the step's tensors, each cut into as many parts as the step is computed in
-        parts = list(zip(*(x.chunk(optim.accumulate) for x in self._inputs(batch)), strict=True))
+        parts = batch.parts(optim.accumulate)
         self.optimizer.zero_grad()
         measured: list[Tensor] = []
         problem = ""
-        for number, (clips, targets, classes, *joints) in enumerate(parts, 1):
+        first = self.accelerator.process_index * len(batch.seeds)  # clips of the step before these
+        for number, part in enumerate(parts, 1):
+            inputs = self.inputs.make(part, step, first)
+            first += len(part.seeds)
             alone = number < len(parts)  # gradients are exchanged once, with the last part
             with self.accelerator.no_sync(self.trained) if alone else contextlib.nullcontext():
                 autocast = self.accelerator.autocast()
-                losses = self.objective(self.trained, clips, targets, autocast, *joints)
-                measured.append(self._measure(losses, classes))
+                losses = self.objective(
+                    self.trained, inputs.clips, inputs.targets, autocast, inputs.joints
+                )
+                measured.append(self._measure(losses, inputs.classes))
                 if not torch.isfinite(measured[-1][0]):  # the same mean in every process
                     problem = f"the loss is {measured[-1][0].item()}"
                     break
                 self.accelerator.backward(losses.total / len(parts))
         self._update(problem, batch, step, lr)
         return self._row(step + 1, lr, torch.stack(measured).mean(0))
-
-    def _inputs(self, batch: Batch) -> list[Tensor]:
-        """Return clips, targets, classes and, where they are asked for, joints on the device."""
-        device = self.accelerator.device
-        clips = normalise(batch.clips.to(device), self.recipe.spec)
-        joints = [] if batch.joints is None else [batch.joints.to(device)]
-        return [clips, batch.targets.to(device), batch.classes.to(device), *joints]
 
     def _seed(self, step: int) -> None:
         """Seed stochastic depth by the step alone, so there is no generator state to keep."""

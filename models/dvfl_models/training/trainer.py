@@ -12,11 +12,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from dvfl_models.data.batches import Batch, TrainingBatches
+from dvfl_models.data.batches import Batch
 from dvfl_models.data.datasets import fingerprint
 from dvfl_models.data.leaks import Leak, check_leaks, find_leak
 from dvfl_models.data.loader import load_batches, plain_worker_errors
 from dvfl_models.data.opening import files_of
+from dvfl_models.data.training_clips import TrainingClips
 from dvfl_models.data.video_clips import VideoClips, check_corrupt
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.training.confusion import Confusion
@@ -56,18 +57,19 @@ class Trainer:
         options = options or TrainOptions()
         check_folder(path, resume=options.resume)  # before anything is read or written
         self.step = 0
+        self.workers = 0  # processes that read clips, while it runs
         self.unwritten: dict[str, Any] | None = None  # the last step's row, until it is written
         self.accelerator = new_accelerator(recipe.optim, options)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        self.batches = TrainingBatches(recipe, rank, world)
-        self.recipe = recipe = self.batches.recipe
-        self.evaluation = Evaluation(recipe, self.batches.sets, self.accelerator)
+        self.clips = TrainingClips(recipe, rank, world)
+        self.recipe = recipe = self.clips.recipe
+        self.evaluation = Evaluation(recipe, self.clips.sets, self.accelerator)
         tests = self.evaluation.tests
-        self.doubts = doubts(recipe, self.batches.sets, tests) if self.main else []
+        self.doubts = doubts(recipe, self.clips.sets, tests) if self.main else []
         for doubt in self.doubts:
             log.warning("%s", doubt)
         self.leaks = self._find_leaks(strict=options.strict_split)
-        files = [*self.batches.files, *files_of(tests)]
+        files = [*self.clips.files, *files_of(tests)]
         data = fingerprint(entry for videos in files for entry in videos.entries)
         self.learner = Learner(recipe, self.accelerator, path / f"failed_steps_{rank}.json")
         self.folder = RunFolder(path, recipe, data)
@@ -85,7 +87,7 @@ class Trainer:
 
     def _find_leaks(self, *, strict: bool) -> list[Leak]:
         """Compare each test set of videos with all training videos."""
-        train = [entry for videos in self.batches.files for entry in videos.entries]
+        train = [entry for videos in self.clips.files for entry in videos.entries]
         leaks = [
             find_leak(train, test.entries, test.name)
             for test in self.evaluation.tests
@@ -103,7 +105,7 @@ class Trainer:
         """Train to the last step and return the confusion on each test set.
 
         Args:
-            workers: processes that make batches.
+            workers: processes that read clips.
             progress: show a bar instead of a line a minute.
 
         Raises:
@@ -112,10 +114,11 @@ class Trainer:
                 with the list.
             Stopped: when Ctrl-C, SIGTERM or SIGHUP asks for it; `last.pth` holds the run.
         """
+        self.workers = workers
         several, steps = self.accelerator.num_processes > 1, self.recipe.optim.steps
         with stoppable(together=several) as requests, plain_worker_errors():
             try:
-                self._train(workers, show=progress and self.main)
+                self._train(show=progress and self.main)
                 return self._finish()
             except KeyboardInterrupt as err:
                 requests.hold()  # the run is saved, whatever else arrives
@@ -127,10 +130,10 @@ class Trainer:
                     words = f"{done}, kept in {self.folder.last}; go on with --resume"
                 raise Stopped(requests.number or signal.SIGINT, words) from err
 
-    def _train(self, workers: int, *, show: bool) -> None:
+    def _train(self, *, show: bool) -> None:
         self.learner.trained.train()
         steps, batch_size = self.recipe.optim.steps, self.recipe.optim.batch_size
-        batches = load_batches(self.batches, self.step, workers)
+        batches = load_batches(self.clips, self.step, self.workers)
         if self.unwritten is not None:
             self._after_step(self.unwritten)
         with tqdm(total=steps, initial=self.step, unit="step", disable=not show) as bar:
@@ -154,7 +157,7 @@ class Trainer:
 
     def _train_step(self, batch: Batch) -> dict[str, float]:
         """Update the weights once and return the step's row of metrics."""
-        for clips in self.batches.files:  # the process that made the batch may have found more
+        for clips in self.clips.files:  # the process that made the batch may have found more
             clips.corrupt.update(path for name, path in batch.corrupt if name == clips.name)
             check_corrupt(clips.name, clips.corrupt, len(clips))
         row = self.learner.train_step(batch, self.step)
@@ -168,7 +171,7 @@ class Trainer:
         self.unwritten = row
         due = self.step % recipe.test_every == 0 or done
         if due:
-            self.evaluation.run(self.learner.deployed)
+            self.evaluation.run(self.learner.deployed, self.workers)
             if self.main and self.recent:
                 self.evaluation.compare_with_batches(mean(self.recent), self.step)
         with uninterrupted():
@@ -192,7 +195,7 @@ class Trainer:
         """Write the results and return the confusion on each test set."""
         evaluation = self.evaluation
         if evaluation.fit is None:  # a finished run, resumed
-            evaluation.run(self.learner.deployed)
+            evaluation.run(self.learner.deployed, self.workers)
         confusions = evaluation.confusions
         if not self.main:
             return confusions
@@ -209,7 +212,7 @@ class Trainer:
                 "skipped_steps": self.learner.skipped.count,
                 "tests": {name: confusion.report() for name, confusion in confusions.items()},
                 "leaks": [leak.report() for leak in self.leaks],
-                "corrupt": {videos.name: sorted(videos.corrupt) for videos in self.batches.files},
+                "corrupt": {videos.name: sorted(videos.corrupt) for videos in self.clips.files},
                 "data_sha256": self.folder.data,
             }
         )

@@ -8,14 +8,17 @@ import torch
 import videos
 from small_runs import tiny
 
-from dvfl_models.data.augment import ClipAugmentation, ResizedCrop, degrade
-from dvfl_models.data.batches import TrainingBatches
+from dvfl_models.data.augment import ClipAugmentation, degrade, random_crop
+from dvfl_models.data.batches import InputMaker, batch_of
 from dvfl_models.data.mixing import PairMix
 from dvfl_models.data.opening import open_clips
+from dvfl_models.data.training_clips import TrainingClips
 from dvfl_models.recipe.recipe import Recipe, recipe_from
 from dvfl_models.recipe.tables import AugmentTable
 from dvfl_models.rendered.temporal_order import ORDER_CLASSES, render_order
 from dvfl_runtime.errors import RecipeError
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -57,26 +60,28 @@ MIXED = {"mixup": 0.8, "cutmix": 1.0, "crop": [0.3, 1.0]}
 
 
 def test_each_video_comes_once_per_epoch_in_another_order(index: Path) -> None:
-    batches = TrainingBatches(recipe(index))
-    assert len(batches) == 6
-    epochs = [[n for s in (e, e + 1) for n in batches[s].names] for e in (0, 2, 4)]
+    clips = TrainingClips(recipe(index))
+    assert len(clips) == 3 * 8
+    epochs = [[clips[n].name for n in range(first, first + 8)] for first in (0, 8, 16)]
     assert all(len(set(names)) == 8 for names in epochs)
     assert epochs[0] != epochs[1]
 
 
 def test_a_video_has_as_many_augmentations_as_the_recipe_says(index: Path) -> None:
-    batches = TrainingBatches(recipe(index, {"seeds": 2, "crop": [0.3, 1.0]}))
+    few = recipe(index, {"seeds": 2, "crop": [0.3, 1.0]})
+    clips, inputs = TrainingClips(few), InputMaker(few, CPU)
     epochs: list[dict[str, torch.Tensor]] = [{}, {}, {}]
     for step in range(6):
-        batch = batches[step]
-        epochs[step // 2] |= dict(zip(batch.names, batch.clips, strict=True))
+        batch = batch_of(clips, step)
+        made = inputs.make(batch, step)
+        epochs[step // 2] |= dict(zip(batch.names, made.clips, strict=True))
     for name, clip in epochs[0].items():
         assert torch.equal(epochs[2][name], clip)
     assert any(not torch.equal(epochs[1][name], clip) for name, clip in epochs[0].items())
 
 
 def test_epochs_set_the_steps(index: Path) -> None:
-    resolved = TrainingBatches(recipe(index, warmup_epochs=1.5)).recipe.optim
+    resolved = TrainingClips(recipe(index, warmup_epochs=1.5)).recipe.optim
     assert (resolved.steps, resolved.warmup_steps) == (6, 3)
     with pytest.raises(RecipeError, match=r"optim: .*give steps or epochs"):
         recipe(index, epochs=0)
@@ -86,18 +91,22 @@ def test_epochs_set_the_steps(index: Path) -> None:
 
 @pytest.mark.parametrize("optim", [{}, {"epochs": 0, "steps": 4}], ids=["epochs", "steps"])
 def test_the_parts_of_two_processes_are_the_whole_batch(index: Path, optim: dict) -> None:
-    whole = TrainingBatches(recipe(index, MIXED, **optim))[1]
-    parts = [TrainingBatches(recipe(index, MIXED, **optim), k, 2)[1] for k in range(2)]
-    assert torch.equal(torch.cat([p.clips for p in parts]), whole.clips)
-    assert torch.equal(torch.cat([p.targets for p in parts]), whole.targets)
+    mixed = recipe(index, MIXED, **optim)
+    inputs = InputMaker(mixed, CPU)
+    whole = batch_of(TrainingClips(mixed), 1)
+    parts = [batch_of(TrainingClips(mixed, k, 2), 1) for k in range(2)]
     assert [*parts[0].names, *parts[1].names] == whole.names
+    assert torch.equal(torch.cat([part.clips for part in parts]), whole.clips)
+    made, *halves = (inputs.make(*x) for x in ((whole, 1), (parts[0], 1), (parts[1], 1, 2)))
+    assert torch.equal(torch.cat([half.clips for half in halves]), made.clips)
+    assert torch.equal(torch.cat([half.targets for half in halves]), made.targets)
 
 
 def test_a_batch_that_cannot_be_divided_is_refused(index: Path) -> None:
     with pytest.raises(RecipeError, match=r"batch_size 4 cannot be divided among 3 processes"):
-        TrainingBatches(recipe(index), 0, 3)
+        TrainingClips(recipe(index), 0, 3)
     with pytest.raises(RecipeError, match=r"in pairs; make it a multiple of 8"):
-        TrainingBatches(recipe(index, MIXED), 0, 4)
+        TrainingClips(recipe(index, MIXED), 0, 4)
     with pytest.raises(RecipeError, match="multiple of accumulate 3"):
         recipe(index, accumulate=3)
     with pytest.raises(RecipeError, match="give an even"):
@@ -109,10 +118,8 @@ def test_shares_of_mixed_clips_are_those_of_the_pixels(kind: str) -> None:
     mix = PairMix(AugmentTable.model_validate({kind: 1.0}), 3)
     pair = torch.stack([torch.zeros(4, 3, 32, 32), torch.ones(4, 3, 32, 32)])
     pair[1, :, 1] = 0.5  # channels differ, frames do not
-    rng = np.random.default_rng(0)
-    for seed in range(5):
-        torch.manual_seed(seed)
-        mixed, targets = mix(pair, torch.tensor([2, 0]), rng)
+    for step in range(5):
+        mixed, targets = mix.mix(pair, torch.tensor([2, 0]), (0, step), 0)
         assert mixed.shape == pair.shape
         assert (mixed == mixed[:, :1]).all()  # the same in each frame
         torch.testing.assert_close(targets.sum(1), torch.ones(2))
@@ -123,16 +130,25 @@ def test_shares_of_mixed_clips_are_those_of_the_pixels(kind: str) -> None:
         assert len(values) == 1 if kind == "mixup" else set(values) <= {0.0, 1.0}
 
 
-def test_resized_crop_takes_one_part_of_all_frames() -> None:
-    crop = ResizedCrop(AugmentTable.model_validate({"crop": [0.2, 0.5]}), (16, 24))
-    ramp = torch.arange(60.0).repeat(2, 3, 40, 1)
-    torch.manual_seed(0)
-    out = crop(ramp)
-    assert out.shape == (2, 3, 16, 24)
-    assert torch.equal(out[0], out[1])
-    assert out[0, 0, 0, -1] - out[0, 0, 0, 0] < 50
-    untouched = ResizedCrop(AugmentTable.model_validate({}), (16, 24))(ramp)
+def test_a_random_crop_takes_one_part_of_all_frames() -> None:
+    table = AugmentTable.model_validate({"crop": [0.2, 0.5]})
+    ramp = np.broadcast_to(np.arange(60, dtype=np.uint8)[:, None], (2, 40, 60, 3))
+    rng = np.random.default_rng(0)
+    widths = []
+    for _ in range(50):
+        out = random_crop(ramp, (16, 24), table, rng)
+        assert out.shape == (2, 16, 24, 3)
+        assert np.array_equal(out[0], out[1])
+        widths.append(int(out[0, 0, -1, 0]) - int(out[0, 0, 0, 0]))
+    # a share of 0.2 to 0.5 of 40 x 60 px at 3:4 to 4:3 is 19 to 40 px wide
+    assert 16 <= min(widths) < 25
+    assert 33 < max(widths) <= 40
+    untouched = random_crop(ramp, (16, 24), AugmentTable.model_validate({}), rng)
     assert untouched is ramp
+    tall = AugmentTable.model_validate({"crop": [1, 1], "crop_ratio": [0.1, 0.1]})  # never fits
+    middle = random_crop(ramp, (16, 24), tall, rng)
+    assert middle[0, 0, 0, 0] >= 27
+    assert middle[0, 0, -1, 0] <= 32
 
 
 def test_jitter_leaves_a_dark_clip_visible() -> None:
@@ -172,7 +188,7 @@ def test_crops_of_training_are_as_sharp_as_the_pictures_of_a_test(tmp_path: Path
     (tmp_path / "index.csv").write_text("file,label\na.mp4,a\na.mp4,b\n")
     one = recipe(tmp_path / "index.csv", PLAIN | {"crop": [1, 1], "crop_ratio": [1.3, 1.3334]})
     tested = open_clips(one.train[0], one)[0][0]
-    trained = TrainingBatches(one)[0].clips[0].numpy() * 255
+    trained = batch_of(TrainingClips(one), 0).clips[0].numpy() * 255
     assert trained.std() == pytest.approx(tested.std(), rel=0.35)  # averaged over areas: a sixth
 
 
@@ -219,25 +235,28 @@ def test_unlabelled_videos_are_played_in_several_ways(tmp_path: Path) -> None:
 
 
 def test_batches_are_a_function_of_the_step() -> None:
-    first, again = TrainingBatches(tiny())[3], TrainingBatches(tiny())[3]
-    assert torch.equal(first[0], again[0])
-    assert torch.equal(first[1], again[1])
-    assert first[0].shape == (2, 2, 3, 32, 32)
-    assert not torch.equal(first[0], TrainingBatches(tiny(seed=1))[3][0])
+    first, again = batch_of(TrainingClips(tiny()), 3), batch_of(TrainingClips(tiny()), 3)
+    assert torch.equal(first.clips, again.clips)
+    assert (first.names, first.seeds) == (again.names, again.seeds)
+    assert first.clips.shape == (2, 2, 32, 32, 3)
+    assert first.clips.dtype == torch.uint8
+    assert not torch.equal(first.clips, batch_of(TrainingClips(tiny(seed=1)), 3).clips)
 
 
 def test_batches_leave_the_generator_alone() -> None:
     torch.manual_seed(0)
     wanted = torch.rand(1)
     torch.manual_seed(0)
-    _ = TrainingBatches(tiny())[0]
+    _ = InputMaker(tiny(), CPU).make(batch_of(TrainingClips(tiny()), 0), 0)
     assert torch.equal(torch.rand(1), wanted)
 
 
 def test_degrade_keeps_the_shape_and_can_be_off() -> None:
-    clip = np.random.default_rng(0).integers(0, 255, (2, 32, 48, 3)).astype(np.uint8)
-    assert degrade(clip, np.random.default_rng(0), 0.0) is clip
-    changed = degrade(clip, np.random.default_rng(0), 1.0)
-    assert changed.shape == clip.shape
-    assert changed.dtype == np.uint8
-    assert changed.astype(int).std() < clip.astype(int).std()
+    clip = torch.rand(2, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    assert degrade(clip, 0, 0.0) is clip
+    for seed in range(9):
+        changed = degrade(clip, seed, 1.0)
+        assert changed.shape == clip.shape
+        assert 0 <= changed.min() < changed.max() <= 1
+        assert changed.std() < clip.std()
+        assert torch.equal(changed, degrade(clip, seed, 1.0))

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from small_runs import tiny, videos_table
 
-from dvfl_models.data.batches import TrainingBatches
 from dvfl_models.data.opening import open_clips
+from dvfl_models.data.training_clips import TrainingClips
 from dvfl_runtime.errors import RecipeError
 
 
@@ -43,12 +43,12 @@ def test_labels_without_clips_are_an_error(
             RecipeError, match=r"no video to train on has a label of \['fall'\] \(.*\.csv"
         ),
     ):
-        TrainingBatches(recipe)
+        TrainingClips(recipe)
     assert "3 of 5 videos are left out, they have other labels: ['bend', 'other']" in caplog.text
     for kind in ("synthetic", "order"):
         recipe = tiny(train=[{"kind": kind}], labels=["idle", "fall"])
         with pytest.raises(RecipeError, match=r"'fall'.* cannot be drawn, only"):
-            TrainingBatches(recipe)
+            TrainingClips(recipe)
 
 
 @pytest.mark.parametrize(
@@ -63,4 +63,4 @@ def test_labels_without_clips_are_an_error(
 def test_wrong_data_sets(labelled: Path, part: dict, message: str) -> None:
     recipe = tiny(train=[videos_table(labelled) | part])
     with pytest.raises(RecipeError, match=message):
-        TrainingBatches(recipe)
+        TrainingClips(recipe)

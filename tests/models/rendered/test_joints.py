@@ -11,7 +11,8 @@ import torch
 
 from dvfl_models import VARIANTS, VideoFocalNet, load_checkpoint
 from dvfl_models.data.augment import ClipAugmentation
-from dvfl_models.data.batches import TrainingBatches
+from dvfl_models.data.batches import batch_of
+from dvfl_models.data.training_clips import TrainingClips
 from dvfl_models.recipe.recipe import Recipe, recipe_from
 from dvfl_models.recipe.tables import AugmentTable
 from dvfl_models.rendered import synthetic
@@ -84,13 +85,13 @@ def test_joints_move_with_the_augmented_clip() -> None:
 
 
 def test_batches_have_the_joints_of_the_rendered_clips_alone() -> None:
-    batch = TrainingBatches(recipe())[0]
+    batch = batch_of(TrainingClips(recipe()), 0)
     assert batch.joints is not None
     known = batch.joints.isfinite().all((1, 2, 3)).tolist()
     assert known == [not name.startswith("changing") for name in batch.names]
     assert set(known) == {True, False}
     optim = {"steps": 4, "batch_size": 4}
-    assert TrainingBatches(recipe(optim=optim))[0].joints is None
+    assert batch_of(TrainingClips(recipe(optim=optim)), 0).joints is None
 
 
 def test_a_joint_is_spread_over_the_cells_around_it() -> None:
@@ -129,9 +130,9 @@ def test_a_map_has_the_order_of_the_picture() -> None:
 
 def test_a_run_with_joints_resumes_to_the_same_weights_of_a_plain_network(tmp_path: Path) -> None:
     Trainer(recipe(), tmp_path / "whole").run(workers=0, progress=False)
-    stopped, batches = Trainer(recipe(), tmp_path / "parts"), TrainingBatches(recipe())
+    stopped, clips = Trainer(recipe(), tmp_path / "parts"), TrainingClips(recipe())
     for step in range(3):  # dies after the third step; the checkpoint is of the second
-        stopped._after_step(stopped._train_step(batches[step]))
+        stopped._after_step(stopped._train_step(batch_of(clips, step)))
     resume = TrainOptions(resume=True)
     Trainer(recipe(), tmp_path / "parts", resume).run(workers=0, progress=False)
     runs = [VideoFocalNet(dataclasses.replace(VARIANTS["femto"], num_classes=2)) for _ in range(2)]

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import videos
 
-from dvfl_models.data.batches import TrainingBatches
 from dvfl_models.data.opening import open_clips
 from dvfl_models.data.train_as_test import TrainAsTest
+from dvfl_models.data.training_clips import TrainingClips
 from dvfl_models.recipe.recipe import Recipe, read_recipe, recipe_from, recipe_names
 from dvfl_models.training.confusion import Confusion
 from dvfl_models.training.consistency import doubts, gap_warning, shown_share, trained_shares
@@ -45,7 +45,7 @@ def recipe(index: Path, table: dict | None = None, **changes: object) -> Recipe:
 
 
 def found(one: Recipe) -> list[str]:
-    return doubts(one, TrainingBatches(one).sets, [open_clips(part, one) for part in one.test])
+    return doubts(one, TrainingClips(one).sets, [open_clips(part, one) for part in one.test])
 
 
 def test_a_plain_recipe_raises_no_doubt(index: Path) -> None:
@@ -115,14 +115,14 @@ def test_classes_that_are_mirror_images_do_not_go_with_flips(index: Path) -> Non
 
 def test_the_sample_of_training_has_the_classes_in_turn(index: Path) -> None:
     one = recipe(index, augment={"crop": [0.5, 1.0]})
-    sample = TrainAsTest(one, TrainingBatches(one).sets, 4)
+    sample = TrainAsTest(one, TrainingClips(one).sets, 4)
     assert [class_id for _, class_id in (sample[k] for k in range(4))].count(1) == 1
     test = open_clips(one.test[0], one)
     for number, index_of in enumerate(i for _, i in sample.items):
         assert np.array_equal(sample[number][0], test[index_of][0])  # as a test makes it
-    assert len(TrainAsTest(one, TrainingBatches(one).sets)) == 9
+    assert len(TrainAsTest(one, TrainingClips(one).sets)) == 9
     drawn = recipe(index, train=[{"kind": "order"}], labels=["left", "right"])
-    few = TrainAsTest(drawn, TrainingBatches(drawn).sets, 3)
+    few = TrainAsTest(drawn, TrainingClips(drawn).sets, 3)
     assert len(few) == 3
     assert np.array_equal(few[2][0], few[2][0])
     assert not np.array_equal(few[1][0], few[2][0])

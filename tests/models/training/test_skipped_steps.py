@@ -10,6 +10,7 @@ import torch
 from accelerate.optimizer import AcceleratedOptimizer
 from small_runs import ON_CPU, RESUME, make_videos, small
 
+from dvfl_models.data.batches import batch_of
 from dvfl_models.training.skipped_steps import IN_A_ROW_SCALED
 from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.errors import DvflError
@@ -23,11 +24,11 @@ def test_a_loss_that_is_never_finite_names_the_clips(tmp_path: Path) -> None:
     with torch.no_grad():
         trainer.learner.network.head.bias[0] = float("inf")
     with pytest.raises(DvflError, match=r"the weights are not finite after step 1; lower"):
-        trainer._after_step(trainer._train_step(trainer.batches[0]))
+        trainer._after_step(trainer._train_step(batch_of(trainer.clips, 0)))
     assert not (tmp_path / "run" / "last.pth").exists()
-    trainer._train_step(trainer.batches[1])
+    trainer._train_step(batch_of(trainer.clips, 1))
     with pytest.raises(DvflError, match=r"at step 2, lr 0\..*3 steps in a row.*videos/\d\.mp4"):
-        trainer._train_step(trainer.batches[2])
+        trainer._train_step(batch_of(trainer.clips, 2))
     failed = json.loads((tmp_path / "run" / "failed_steps_0.json").read_text())
     assert [row["step"] for row in failed] == [0, 1, 2]
     assert len(failed[0]["clips"]) == 2
@@ -51,7 +52,7 @@ def test_a_gradient_that_is_not_finite_once_is_skipped_and_counted(
     poisoned(trainer, {1, 2, 3, 4, 6})  # four in a row, and one more
     before: list[torch.Tensor] = []
     for step in range(8):
-        trainer._after_step(trainer._train_step(trainer.batches[step]))
+        trainer._after_step(trainer._train_step(batch_of(trainer.clips, step)))
         assert trainer.learner.averaged is not None
         networks = (trainer.learner.network, trainer.learner.deployed)
         before.append(torch.cat([network.head.weight for network in networks]).clone())
@@ -78,7 +79,7 @@ def test_the_scaler_of_fp16_lowers_its_scale_and_goes_on(
     trainer.learner.skipped.most = IN_A_ROW_SCALED
     scales = []
     for step in range(3):
-        trainer._train_step(trainer.batches[step])
+        trainer._train_step(batch_of(trainer.clips, step))
         scales.append(scaler.get_scale())
     assert scales == [2.0**15, 2.0**14, 2.0**14]
     assert trainer.learner.skipped.count == 2

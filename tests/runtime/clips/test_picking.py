@@ -44,7 +44,7 @@ def late(times: np.ndarray) -> np.ndarray:
 
 def read(path: Path, pick: Callable, known: PickedFrames | None = None) -> PickedFrames:
     source = open_source(path)
-    return pick_frames(source, pick, np.copy, known and known.file_map)
+    return pick_frames(source, pick, np.copy, file_map=known and known.file_map)
 
 
 def assert_as_a_whole_reading(path: Path) -> PickedFrames:
