@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Generic, TypeAlias, TypeVar
 
 import numpy as np
@@ -17,7 +18,7 @@ from dvfl_runtime.clips.evaluation import frames_of
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.frame import Image, Source
 from dvfl_runtime.sources.recorded.file import FileSource
-from dvfl_runtime.sources.recorded.file_map import FileMap, FileMapper
+from dvfl_runtime.sources.recorded.file_map import FileMap, FileMapper, frames_at
 
 Kept = TypeVar("Kept")
 Times: TypeAlias = NDArray[np.float64]
@@ -46,23 +47,20 @@ def pick_frames(
     pick: Callable[[Times], Numbers],
     keep: Callable[[Image], Kept],
     *,
-    file_map: FileMap | None = None,
     num_threads: int | None = None,
 ) -> PickedFrames[Kept]:
     """Read those frames of a recorded source that are picked by their times.
 
     They are the frames that reading all of them would give, whatever is damaged. A file is decoded
     once from its beginning to its end, because the packets tell beforehand when its frames are
-    shown; where they turn out to be wrong, it is decoded again. With the map of an earlier reading
-    no more is decoded than the picked frames need. Other sources are read twice if they can be;
-    otherwise all their frames are kept.
+    shown; where they turn out to be wrong, it is decoded again. Other sources are read twice if
+    they can be; otherwise all their frames are kept.
 
     Args:
         source: the source; not a live one.
         pick: from the times of all frames, (N,) seconds, to numbers of frames in any shape. It may
             be called several times and has to give the same numbers for the same times.
         keep: from a picture, (H, W, 3) RGB uint8, to what is kept of it.
-        file_map: of an earlier reading of the same file.
         num_threads: of the decoder of a file; by default up to four. One takes the least work.
 
     Raises:
@@ -70,8 +68,7 @@ def pick_frames(
     """
     if isinstance(source, FileSource):
         source.num_threads = num_threads or source.num_threads
-        found = None if file_map is None else _from_mapped_file(source, pick, keep, file_map)
-        return found or _from_file(source, pick, keep)
+        return _from_file(source, pick, keep)
     with closing(frames_of(source)) as frames:
         if source.rewindable:
             times = np.asarray([frame.time_s for frame in frames])
@@ -81,16 +78,29 @@ def pick_frames(
     return PickedFrames(times, pick(times), {n: kept for n, (_, kept) in enumerate(shown)})
 
 
-def _from_mapped_file(
-    source: FileSource,
+def pick_mapped_frames(
+    path: Path,
     pick: Callable[[Times], Numbers],
     keep: Callable[[Image], Kept],
     file_map: FileMap,
 ) -> PickedFrames[Kept] | None:
-    """Decode what the picked frames need; `None` if the file has changed."""
+    """Read picked frames of a file that was read before, and decode no more than they need.
+
+    Args:
+        path: of the file.
+        pick: as for `pick_frames`.
+        keep: as for `pick_frames`.
+        file_map: of the earlier reading.
+
+    Returns:
+        The frames that `pick_frames` would give; `None` if the file has changed.
+
+    Raises:
+        SourceError: if the file cannot be opened.
+    """
     numbers = pick(file_map.times_s)
     wanted = _unique(numbers)
-    kept = {frame.index: keep(frame.image) for frame in source.frames_at(wanted, file_map)}
+    kept = {frame.index: keep(frame.image) for frame in frames_at(path, wanted, file_map)}
     if len(kept) < len(wanted):
         return None
     return PickedFrames(file_map.times_s, numbers, kept, file_map)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.sources.decoding.picture import OrientationTracker, upright_rgb
 from dvfl_runtime.sources.frame import Frame
-from dvfl_runtime.sources.recorded.file_map import FileMap, FileMapper, decode_spans, expected_times
+from dvfl_runtime.sources.recorded.file_map import FileMapper, expected_times
 from dvfl_runtime.sources.recorded.media import Video, advice_of, name_of
 from dvfl_runtime.sources.recorded.source import RecordedSource
 from dvfl_runtime.sources.recorded.video_file import DEFAULT_FPS, PictureReader, VideoFile
@@ -89,16 +89,6 @@ class FileSource(RecordedSource):
         else:
             file.close()
         return times_s
-
-    def frames_at(self, numbers: Iterable[int], file_map: FileMap) -> Iterator[Frame]:
-        """Yield the frames of these numbers, and decode no more than they need.
-
-        Frames are missing if the file is not the one that was mapped any more.
-        """
-        times_s = file_map.times_s
-        with closing(self._take_file()) as file:
-            for number, raw, orientation in decode_spans(file, file_map.spans(numbers)):
-                yield Frame(partial(upright_rgb, raw, orientation), times_s[number], number)
 
     def _take_file(self) -> VideoFile:
         """Return the file, at its beginning; the caller closes it."""

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.sources.decoding.decoder import packet_of
-from dvfl_runtime.sources.decoding.picture import Orientation, OrientationTracker
+from dvfl_runtime.sources.decoding.picture import Orientation, OrientationTracker, upright_rgb
+from dvfl_runtime.sources.frame import Frame
 from dvfl_runtime.sources.recorded.video_file import PacketTime, VideoFile
 
 if TYPE_CHECKING:
@@ -107,7 +111,21 @@ def expected_times(file: VideoFile, packets: Iterable[PacketTime]) -> NDArray[np
     return np.asarray([timestamps.time_s(*pair) for pair in pairs])
 
 
-def decode_spans(
+def frames_at(path: Path, numbers: Iterable[int], file_map: FileMap) -> Iterator[Frame]:
+    """Yield the frames of these numbers, and decode no more than they need.
+
+    Frames are missing if the file is not the one that was mapped any more.
+
+    Raises:
+        SourceError: if the file cannot be opened.
+    """
+    times_s = file_map.times_s
+    with closing(VideoFile(path, 1, None)) as file:
+        for number, raw, orientation in _decoded(file, file_map.spans(numbers)):
+            yield Frame(partial(upright_rgb, raw, orientation), float(times_s[number]), number)
+
+
+def _decoded(
     file: VideoFile, spans: Iterable[Span]
 ) -> Iterator[tuple[int, VideoFrame, Orientation]]:
     """Yield the number, the picture and the orientation of each wanted frame that is decoded."""
@@ -118,6 +136,7 @@ def decode_spans(
         for number, packet in packets:
             if number < span.first:
                 continue
+            file.skip_unreferenced(number not in span.wanted)
             pictures = decoder.decode(packet)
             if number == last:
                 pictures += decoder.finish()

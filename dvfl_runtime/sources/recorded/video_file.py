@@ -120,6 +120,16 @@ class VideoFile:
         """Return a decoder for the packets from number `first` on."""
         return Decoder(self._stream, self._path, first=first, strict=strict)
 
+    def skip_unreferenced(self, skip: bool) -> None:
+        """Let the decoder leave out, or not, the next picture if no other picture refers to it.
+
+        It saves a third of the work on H.264 with B-frames. Other decoders are not asked to: their
+        streams do not mark such pictures, or FFmpeg then gives other pixels for later ones (AV1,
+        MPEG-4 with packed B-frames).
+        """
+        if self.codec == "h264":
+            self._stream.codec_context.skip_frame = "NONREF" if skip else "DEFAULT"
+
     def packets(self) -> Iterator[av.Packet[VideoStream]]:
         """Yield the packets of the video stream, up to the first that cannot be read."""
         import av

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 
 from dvfl_models.data.clips import Clip
 from dvfl_models.data.decoding import SMALL_PX, Numbers, Times, prepared
 from dvfl_models.data.shared_store import SharedStore
-from dvfl_runtime.clips.picking import pick_frames
+from dvfl_runtime.clips.picking import pick_frames, pick_mapped_frames
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.sources import open_source
 from dvfl_runtime.sources.recorded.file_map import ROW, FileMap
@@ -67,10 +68,12 @@ class FrameReader:
                 return np.arange(len(times_s))
             return pick(times_s - times_s[0])
 
-        with closing(open_source(path)) as source:
-            picked = pick_frames(
-                source, picked_or_all, prepared(shape), file_map=file_map, num_threads=1
-            )
+        prepare, picked = prepared(shape), None
+        if file_map is not None:
+            picked = pick_mapped_frames(Path(path), picked_or_all, prepare, file_map)
+        if picked is None:
+            with closing(open_source(path)) as source:
+                picked = pick_frames(source, picked_or_all, prepare, num_threads=1)
         if picked.file_map is None:
             self.unmapped.add(path)
         elif self.maps is not None:
