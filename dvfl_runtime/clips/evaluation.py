@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Generator
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.clips.picking import pick_frames
 from dvfl_runtime.clips.preprocess import spatial_views
 from dvfl_runtime.clips.sampling import interval_s, uniform_indices
 from dvfl_runtime.clips.spec import Clip, ClipOrigin, ClipSpec
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.checks import wrong
-from dvfl_runtime.sources import Frame, Image, Source
+from dvfl_runtime.sources import Source
 
 
 @dataclass(frozen=True)
@@ -47,8 +46,7 @@ class Views:
 def sample_video(source: Source, spec: ClipSpec, views: Views) -> tuple[list[Clip], ClipOrigin]:
     """Pick frames uniformly over all the frames that can really be decoded.
 
-    A rewindable source is decoded twice, so that only the picked frames are kept in memory. Of any
-    other source every preprocessed frame is kept until the number of frames is known.
+    See `pick_frames` for how often a source is read and which of its frames are in memory.
 
     Returns:
         The temporal x spatial clips, and their common origin: the whole video, which ends when its
@@ -62,24 +60,18 @@ def sample_video(source: Source, spec: ClipSpec, views: Views) -> tuple[list[Cli
         raise SourceError(
             f"{source.name} is live and has no end; leave out --whole (in Python: use stream())"
         )
-    times: list[float] = []
-    cut: dict[int, list[Image]] = {}  # frame number -> its spatial views
-    wanted: set[int] | None = None
-    if source.rewindable:
-        with closing(frames_of(source)) as frames:
-            times = [frame.time_s for frame in frames]
-        wanted = {int(i) for row in _rows(len(times), spec, views) for i in row}
-    with closing(frames_of(source)) as frames:
-        for n, frame in enumerate(frames):
-            if wanted is None:
-                times.append(frame.time_s)
-            if wanted is None or n in wanted:
-                cut[n] = spatial_views(frame.image, spec, views.spatial)
-    if wanted is not None and len(cut) < len(wanted):
-        raise SourceError(f"{source.name} gave fewer frames when it was read again; copy it first")
-    rows = _rows(len(times), spec, views)
+    picked = pick_frames(
+        source,
+        lambda times: _rows(len(times), spec, views),
+        lambda image: spatial_views(image, spec, views.spatial),
+    )
+    times, cut = picked.times_s.tolist(), picked.kept
     # T x (H, W, 3) -> (T, H, W, 3); the spatial views of a temporal view follow each other
-    clips = [np.stack([cut[int(i)][s] for i in row]) for row in rows for s in range(views.spatial)]
+    clips = [
+        np.stack([cut[int(number)][s] for number in row])
+        for row in picked.numbers
+        for s in range(views.spatial)
+    ]
     return clips, ClipOrigin(
         source=source.name,
         start_s=times[0],
@@ -88,32 +80,12 @@ def sample_video(source: Source, spec: ClipSpec, views: Views) -> tuple[list[Cli
     )
 
 
-def frames_of(source: Source) -> Generator[Frame, None, None]:
-    """Yield the frames of a source; closing the generator ends the source's own pass at once.
-
-    Raises:
-        SourceError: if there is none.
-    """
-    frames = source.frames()
-    count = 0
-    try:
-        for frame in frames:
-            yield frame
-            count += 1
-    finally:
-        if isinstance(frames, Generator):
-            frames.close()
-    if count == 0 and source.live:
-        raise SourceError(f"{source.name} ended, or was closed, before its first frame")
-    if count == 0:
-        raise SourceError(f"{source.name} has no frames; check that it is a video")
-
-
-def _rows(total: int, spec: ClipSpec, views: Views) -> list[NDArray[np.int64]]:
-    """Return the (T,) frame indices of each temporal view."""
+def _rows(total: int, spec: ClipSpec, views: Views) -> NDArray[np.int64]:
+    """Return the frame indices of each temporal view, (views, T)."""
     # the official test of several views has its interval fixed to 1, whatever the config says
     interval = spec.frame_interval if views.temporal == 1 else 1
-    return [
+    rows = [
         uniform_indices(total, spec.num_frames, interval, view=k, num_views=views.temporal)
         for k in range(views.temporal)
     ]
+    return np.stack(rows)

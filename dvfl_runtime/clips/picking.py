@@ -5,7 +5,7 @@ Training, evaluation, calibration and verification read their frames here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +14,8 @@ from typing import Generic, TypeAlias, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.clips.evaluation import frames_of
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.sources.frame import Image, Source
+from dvfl_runtime.sources.frame import Frame, Image, Source
 from dvfl_runtime.sources.recorded.file import FileSource
 from dvfl_runtime.sources.recorded.file_map import FileMap, FileMapper, frames_at
 
@@ -144,6 +143,27 @@ def _completed(
             )
         kept = kept | found
     return PickedFrames(times, numbers, kept, file_map)
+
+
+def frames_of(source: Source) -> Generator[Frame, None, None]:
+    """Yield the frames of a source; closing the generator ends the source's own pass at once.
+
+    Raises:
+        SourceError: if there is none.
+    """
+    frames = source.frames()
+    count = 0
+    try:
+        for frame in frames:
+            yield frame
+            count += 1
+    finally:
+        if isinstance(frames, Generator):
+            frames.close()
+    if count == 0 and source.live:
+        raise SourceError(f"{source.name} ended, or was closed, before its first frame")
+    if count == 0:
+        raise SourceError(f"{source.name} has no frames; check that it is a video")
 
 
 def _unique(numbers: Numbers) -> set[int]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Generator
 from contextlib import closing, suppress
 
-from dvfl_runtime.clips.evaluation import frames_of
+from dvfl_runtime.clips.picking import frames_of
 from dvfl_runtime.clips.windows import Window, Windower
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.sources import Frame, Source

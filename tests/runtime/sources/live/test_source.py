@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from frames import warnings_of
 
-from dvfl_runtime.clips.evaluation import frames_of
+from dvfl_runtime.clips.picking import frames_of
 from dvfl_runtime.errors import ClipError, SourceError
 from dvfl_runtime.sources import (
     Grabbed,
