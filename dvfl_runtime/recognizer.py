@@ -31,6 +31,7 @@ from dvfl_runtime.streams.smoothing import Smoothing
 from dvfl_runtime.streams.streaming import SourcePredictions, predictions_of, recognise, segments_of
 
 BUNDLED_MODEL = Path(__file__).parent / "data" / "bundled.onnx"
+DEMO_CLIP = BUNDLED_MODEL.with_name("demo.mp4")
 
 
 class Recognizer:

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
-from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING
 
@@ -21,15 +20,13 @@ from dvfl_runtime.app.recognition import Recognition
 from dvfl_runtime.arguments import run_command, say
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.interrupts import Interrupted, Requests
-from dvfl_runtime.recognizer import Recognizer
+from dvfl_runtime.recognizer import DEMO_CLIP, Recognizer
 from dvfl_runtime.results import Prediction
 from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address, listen
 from dvfl_runtime.sources import Source
 
 if TYPE_CHECKING:
     from dvfl_runtime.serve.server import PageServer
-
-DEMO_CLIP = Path(__file__).parents[1] / "data" / "demo.mp4"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,7 +10,7 @@ from dvfl_runtime.files.cache import cache_folder
 from dvfl_runtime.files.places import PathLike, cannot_write
 from dvfl_runtime.files.row_files import RowFile
 from dvfl_runtime.files.text import read_text
-from dvfl_runtime.files.whole_files import Replacement, check_places, replacing
+from dvfl_runtime.files.whole_files import Replacement, check_places, replacing, write_json
 
 __all__ = [
     "PathLike",
@@ -21,4 +21,5 @@ __all__ = [
     "check_places",
     "read_text",
     "replacing",
+    "write_json",
 ]

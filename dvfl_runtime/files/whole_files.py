@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import secrets
 import stat
@@ -121,6 +122,16 @@ def replacing(path: PathLike) -> Iterator[Path]:
         file.put_in_place()
     finally:
         file.discard()
+
+
+def write_json(path: PathLike, content: object) -> None:
+    """Write a file of JSON, complete or not at all.
+
+    Raises:
+        OutputError: if it cannot be written.
+    """
+    with replacing(path) as part:
+        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def check_places(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +14,7 @@ from dvfl_runtime.arguments import Parser
 from dvfl_runtime.clips.evaluation import Views
 from dvfl_runtime.console.terminal import StandardOutput
 from dvfl_runtime.errors import RecipeError
-from dvfl_runtime.files import check_places, replacing
+from dvfl_runtime.files import check_places, write_json
 from dvfl_runtime.version import __version__
 
 if TYPE_CHECKING:
@@ -78,8 +77,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     with open_candidate(args.model, args.labels, args.engine) as candidate:
         report = _evaluate_on_all(args, candidate, views)
     if args.json:
-        with replacing(args.json) as part:
-            part.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        write_json(args.json, report)
 
 
 def _evaluate_on_all(

@@ -30,7 +30,6 @@ from dvfl_export.verify import (
     median_ms,
     pytorch_logits,
     verify,
-    write_report,
 )
 from dvfl_models.network.checkpoint import (
     Checkpoint,
@@ -44,7 +43,7 @@ from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_runtime.artifact import Artifact, ModelFile, Precision
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import replacing, write_json
 from dvfl_runtime.version import __version__
 
 log = logging.getLogger(__name__)
@@ -299,6 +298,6 @@ def _report_and_judge(
 ) -> None:
     """Write the report, if there is a path for it, and then raise if an engine failed."""
     if path is not None:
-        write_report(parity, path)
+        write_json(path, parity)
     if not verification.passed:
         raise VerificationFailed(verification)

@@ -7,11 +7,10 @@ was asked for, and the file on clips cut by the spec that the file itself carrie
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import statistics
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import Engine, installed_engines, open_engine
 from dvfl_runtime.errors import ArgumentError, ArtifactError, EngineUnavailable, ExportError
 from dvfl_runtime.errors.packages import pip_install
-from dvfl_runtime.files import replacing
 from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.streams.scoring import softmax
 
@@ -270,16 +268,6 @@ def median_ms(
         engine.close()
         medians[name] = statistics.median(times_ns[warm_up:]) / 1e6
     return medians
-
-
-def write_report(report: Mapping[str, Any], path: Path) -> None:
-    """Write findings as JSON, complete or not at all.
-
-    Raises:
-        OutputError: if the file cannot be written.
-    """
-    with replacing(path) as part:
-        part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
 
 
 def compare_logits(wanted: Logits, given: Logits) -> dict[str, float]:

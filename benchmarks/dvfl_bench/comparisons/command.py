@@ -12,7 +12,7 @@ from typing import Any
 from dvfl_bench.device.machine import describe_machine
 from dvfl_runtime.arguments import BAD_INPUT
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import check_places, replacing
+from dvfl_runtime.files import check_places, write_json
 
 log = logging.getLogger(__name__)
 
@@ -66,8 +66,7 @@ def run_comparison(
         machine = describe_machine(threads)  # the load before this run adds its own
         result = {**measure(), "machine": machine}
         if args.json is not None:
-            with replacing(args.json) as part:
-                part.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            write_json(args.json, result)
         status = then(result)
     except DvflError as err:
         log.error("error: %s", err)

@@ -41,8 +41,8 @@ from dvfl_bench.device.videos import LoopedVideo, size_of, width_and_height, wri
 from dvfl_export.onnx_model import quiet_exporter
 from dvfl_models import VARIANTS
 from dvfl_runtime import Recognizer
-from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.recognizer import DEMO_CLIP
 
 log = logging.getLogger(__name__)
 

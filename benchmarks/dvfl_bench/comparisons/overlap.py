@@ -23,12 +23,12 @@ from dvfl_bench.comparisons.command import Result, comparison_parser, run_compar
 from dvfl_bench.device.timing import in_turn, median_ratio
 from dvfl_bench.device.videos import size_of, width_and_height, write_scaled
 from dvfl_runtime import Recognizer
-from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.clips.preprocess import preprocess_frame
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
+from dvfl_runtime.recognizer import DEMO_CLIP
 from dvfl_runtime.sources import open_source
 
 log = logging.getLogger(__name__)

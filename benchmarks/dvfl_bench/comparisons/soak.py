@@ -26,9 +26,9 @@ from typing import Any
 from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
 from dvfl_bench.device.videos import LoopedVideo
 from dvfl_runtime import Frame, Recognizer, Source
-from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
+from dvfl_runtime.recognizer import DEMO_CLIP
 from dvfl_runtime.sources import LiveSource, SourceLike, open_source
 from dvfl_runtime.sources.observed import ObservedSource
 

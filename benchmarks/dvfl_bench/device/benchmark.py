@@ -22,10 +22,10 @@ from dvfl_bench.device.streams import measure_cameras, measure_throughput
 from dvfl_bench.device.timing import WarmUp, drift, percentiles, sgemm_gflops, times_in_turn
 from dvfl_bench.device.videos import size_of, write_scaled
 from dvfl_runtime import Recognizer
-from dvfl_runtime.app.cli import DEMO_CLIP
 from dvfl_runtime.artifact import Artifact, ModelFile
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import DvflError
+from dvfl_runtime.recognizer import DEMO_CLIP
 from dvfl_runtime.sources import open_source
 from dvfl_runtime.version import __version__
 

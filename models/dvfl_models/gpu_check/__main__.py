@@ -26,10 +26,10 @@ import torch
 from dvfl_models.gpu_check.clips import read_clips
 from dvfl_models.gpu_check.distillation import read_plan, run_folds, summary
 from dvfl_models.gpu_check.training import measure_training
-from dvfl_models.studies.result_files import machine_and_date, write_json
+from dvfl_models.studies.result_files import machine_and_date
 from dvfl_runtime.arguments import Parser, at_least, natural, run_command
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import cannot_write
+from dvfl_runtime.files import cannot_write, write_json
 from dvfl_runtime.interrupts import Requests
 
 log = logging.getLogger(__name__)

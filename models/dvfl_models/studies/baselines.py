@@ -27,9 +27,9 @@ from dvfl_models.data.datasets import Entry, list_videos
 from dvfl_models.recipe.recipe import Recipe, read_recipe
 from dvfl_models.studies.command import add_fold_options, add_row_options, run_study
 from dvfl_models.studies.folds import Folds
-from dvfl_models.studies.result_files import accuracy_over_seeds, machine_and_date, write_json
+from dvfl_models.studies.result_files import accuracy_over_seeds, machine_and_date
 from dvfl_runtime.arguments import Parser
-from dvfl_runtime.files import check_places
+from dvfl_runtime.files import check_places, write_json
 from dvfl_runtime.sources import open_source
 
 log = logging.getLogger(__name__)

@@ -22,10 +22,10 @@ import torch
 from dvfl_models.network.config import VARIANTS
 from dvfl_models.network.video_focalnet import build_model, count_macs
 from dvfl_models.studies.command import run_study
-from dvfl_models.studies.result_files import machine_and_date, write_json
+from dvfl_models.studies.result_files import machine_and_date
 from dvfl_runtime.arguments import Parser, whole
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import check_places
+from dvfl_runtime.files import check_places, write_json
 
 log = logging.getLogger(__name__)
 

@@ -26,13 +26,13 @@ import torch
 from dvfl_models.recipe.recipe import Recipe, read_recipe
 from dvfl_models.studies.command import add_fold_options, add_row_options, run_study
 from dvfl_models.studies.folds import Folds
-from dvfl_models.studies.result_files import accuracy_over_seeds, machine_and_date, write_json
+from dvfl_models.studies.result_files import accuracy_over_seeds, machine_and_date
 from dvfl_models.training.confusion import Confusion
 from dvfl_models.training.launch import TrainOptions
 from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.arguments import SIGNALLED, Parser, natural, whole
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import check_places
+from dvfl_runtime.files import check_places, write_json
 
 log = logging.getLogger(__name__)
 

@@ -29,9 +29,10 @@ from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_models.recipe.recipe import Recipe, recipe_from
 from dvfl_models.recipe.tables import VideosTable
 from dvfl_models.studies.command import add_row_options, run_study
-from dvfl_models.studies.result_files import machine_and_date, write_json
+from dvfl_models.studies.result_files import machine_and_date
 from dvfl_runtime.arguments import Parser
 from dvfl_runtime.errors import RecipeError
+from dvfl_runtime.files import write_json
 
 log = logging.getLogger(__name__)
 

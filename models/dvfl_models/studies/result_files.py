@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from collections.abc import Mapping
@@ -14,7 +13,6 @@ from typing import Any
 import torch
 
 from dvfl_models.training.confusion import wilson
-from dvfl_runtime.files import replacing
 
 
 def machine() -> str:
@@ -51,13 +49,3 @@ def accuracy_over_seeds(per_seed: Mapping[int, float], right: int, clips: int) -
         "accuracy_stdev_over_seeds": round(stdev(values), 4) if len(values) > 1 else None,
         "accuracy_per_seed": {str(seed): round(value, 4) for seed, value in per_seed.items()},
     }
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a file of JSON, complete or not at all.
-
-    Raises:
-        OutputError: if it cannot be written.
-    """
-    with replacing(path) as part:
-        part.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -15,10 +15,10 @@ from statistics import mean
 from typing import Any
 
 from dvfl_models.studies.command import run_study
-from dvfl_models.studies.result_files import accuracy_over_seeds, machine_and_date, write_json
+from dvfl_models.studies.result_files import accuracy_over_seeds, machine_and_date
 from dvfl_runtime.arguments import Parser
 from dvfl_runtime.errors import RecipeError
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import replacing, write_json
 
 _MARKED = re.compile(r"(<!-- table: (\w+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 _COST = {

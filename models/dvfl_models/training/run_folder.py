@@ -21,7 +21,7 @@ from dvfl_models.network.checkpoint import Checkpoint, read_checkpoint, save_che
 from dvfl_models.network.video_focalnet import VideoFocalNet
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_runtime.errors import CheckpointError, DvflError, OutputError
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import replacing, write_json
 
 
 def check_folder(folder: Path, *, resume: bool) -> None:
@@ -155,7 +155,7 @@ class RunFolder:
         Raises:
             OutputError: if the file cannot be written.
         """
-        self._save_text("results.json", json.dumps(report, indent=1))
+        write_json(self.path / "results.json", report)
 
     def _save_text(self, name: str, text: str) -> None:
         with replacing(self.path / name) as part:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from pathlib import Path
 
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.files import replacing
+from dvfl_runtime.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +54,7 @@ class SkippedSteps:
         log.log(level, "step %d is skipped, %s; its clips: %s%s", step, what, first, more)
         if len(self._row) < self.most:
             return
-        with replacing(self.where) as part:
-            part.write_text(json.dumps(self._row, indent=1) + "\n", encoding="utf-8")
+        write_json(self.where, self._row)
         raise DvflError(
             f"{what} at step {step}, lr {lr:.2g}, the last of {self.most} steps in a row that were "
             f"skipped; lower optim.lr, or look at their clips, all in {self.where}: {first}{more}"

@@ -9,7 +9,7 @@ from streams import RtspServer, encode, number_of
 from dvfl_bench.comparisons.soak import main, soak
 from dvfl_bench.device.videos import LoopedVideo
 from dvfl_runtime import Recognizer
-from dvfl_runtime.app.cli import DEMO_CLIP
+from dvfl_runtime.recognizer import DEMO_CLIP
 from dvfl_runtime.sources import open_source
 from dvfl_runtime.sources.observed import ObservedSource
 

@@ -16,7 +16,7 @@ from dvfl_bench.baseline import compare
 from dvfl_bench.cli import main
 from dvfl_bench.device.streams import CameraTrial, find_most_cameras
 from dvfl_bench.device.timing import WarmUp, drift, percentiles, times_in_turn
-from dvfl_runtime.app.cli import DEMO_CLIP
+from dvfl_runtime.recognizer import DEMO_CLIP
 
 README = ROOT / "benchmarks" / "README.md"
 SHORT = ["--seconds", "0.3", "--threads", "1"]
