@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -24,6 +25,17 @@ from dvfl_runtime.errors import DvflError, SourceError
 PATIENCE_S = 60  # for the current step of the training, after a request to end
 MOST_CLIPS = 8  # of training that a process hands over at a time: 10 MB at 8 x 224 x 224
 TESTED_CLIPS = 32  # the same of a test, and the clips that a network tests at a time
+
+
+# where torchrun and MPI state how many processes they have started on this machine
+LOCAL_SIZES = ("LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_LOCAL_SIZE", "MV2_COMM_WORLD_LOCAL_SIZE")
+
+
+def default_workers() -> int:
+    """Return the cores that this process may use, divided among the run's processes here."""
+    affinity = getattr(os, "sched_getaffinity", None)  # Linux only
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    return max(1, cores // max(int(os.environ.get(name) or 1) for name in LOCAL_SIZES))
 
 
 class TestBatch(NamedTuple):

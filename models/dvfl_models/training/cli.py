@@ -44,7 +44,9 @@ def parser() -> Parser:
         "--tensorboard", action="store_true", help="write event files into the folder too"
     )
     out.add_argument(
-        "--workers", type=workers, default=1, help="processes that make clips (default 1)"
+        "--workers",
+        type=workers,
+        help="processes that read clips (default: one for each core that this one may use)",
     )
     return out
 
@@ -69,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from dvfl_models.data.loader import default_workers
     from dvfl_models.recipe.recipe import read_recipe
     from dvfl_models.training.launch import TrainOptions
     from dvfl_models.training.trainer import Trainer
@@ -78,7 +81,8 @@ def _train(args: argparse.Namespace) -> None:
     options = TrainOptions(args.resume, args.strict_split, args.cpu, args.tensorboard)
     trainer = Trainer(recipe, folder, options)
     try:
-        confusions = trainer.run(workers=args.workers, progress=sys.stderr.isatty())
+        workers = default_workers() if args.workers is None else args.workers
+        confusions = trainer.run(workers=workers, progress=sys.stderr.isatty())
     except KeyboardInterrupt:
         trainer.accelerator.end_training()
         raise
