@@ -47,7 +47,9 @@ def parser() -> Parser:
     out.add_argument("--views", default="1", help="temporal x spatial views, e.g. 4x3 (default 1)")
     out.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     out.add_argument("--confusion", type=Path, metavar="FILE.png", help="draw the confusion matrix")
-    out.add_argument("--format", default="index", help="list, folders, ucf, hmdb, kinetics, ssv2")
+    out.add_argument(
+        "--format", default="index", help="list, paths, folders, ucf, hmdb, kinetics, ssv2"
+    )
     out.add_argument("--root", default="", help="folder of the videos (default: that of the list)")
     out.add_argument("--split", type=int, default=1, help="number of a split (hmdb)")
     out.add_argument("--labels", default="", help="of a checkpoint that does not name its classes")

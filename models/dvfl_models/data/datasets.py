@@ -157,9 +157,9 @@ def _root(table: VideosTable) -> Path:
 
 
 def _located(root: Path, row: Row) -> str:
-    """Return the path of a row's video; those of Kinetics may be in folders by class."""
-    if "in_folder" in row and not (root / row["file"]).is_file():
-        return str(root / row["in_folder"])
+    """Return the path of a row's video, in one or the other place that it may have."""
+    if "elsewhere" in row and not (root / row["file"]).is_file():
+        return str(root / row["elsewhere"])
     return str(root / row["file"])
 
 

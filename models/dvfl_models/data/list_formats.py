@@ -1,7 +1,9 @@
 """The formats that lists of labelled videos come in.
 
 - index: a CSV with a header, columns `file`, `label` and any others; or a folder without labels.
-- list: lines `path,label` or `path label`; a label is a name or its number.
+- list: lines `path,label` or `path label`; a label is a name or its number. A video that is not
+  there is looked for without the first folder of its path.
+- paths: the same lines, but the label is the folder of the video, whatever the line says.
 - folders: a folder with a folder of videos per class.
 - ucf: UCF101's `trainlist01.txt` and `testlist01.txt`, lines `Class/v_Class_g01_c01.avi [number]`.
 - hmdb: HMDB51's folder of `<class>_test_split<n>.txt`; videos are `<class>/<name>.avi`.
@@ -31,12 +33,15 @@ Row = dict[str, str]
 def read_rows(table: VideosTable, labels: Sequence[str]) -> list[Row]:
     """Return the rows of a list of any format: `file`, `label` and the columns that it has.
 
+    `elsewhere` is where other copies of the data set have the file.
+
     Raises:
         RecipeError: if it cannot be read.
     """
     readers: dict[str, Callable[[], list[Row]]] = {
         "index": lambda: _index_rows(Path(table.index)),
         "list": lambda: _list_rows(Path(table.index), labels),
+        "paths": lambda: _path_rows(Path(table.index)),
         "folders": lambda: _folder_rows(Path(table.index)),
         "ucf": lambda: _ucf_rows(Path(table.index)),
         "hmdb": lambda: _hmdb_rows(table),
@@ -70,11 +75,28 @@ def _index_rows(index: Path) -> list[Row]:
 
 def _list_rows(index: Path, labels: Sequence[str]) -> list[Row]:
     def row(line: str) -> Row:
-        path, label = line.rsplit("," if "," in line else None, 1)
-        named = labels[int(label)] if label.strip().isdigit() else label.strip()
-        return {"file": path.strip(), "label": named}
+        path, label = _path_and_label(line)
+        return _listed(path, labels[int(label)] if label.isdigit() else label)
 
     return _rows_of(index, row, f"FILE LABEL, or FILE NUMBER up to {len(labels) - 1}")
+
+
+def _path_rows(index: Path) -> list[Row]:
+    def row(line: str) -> Row:
+        path, _ = _path_and_label(line)
+        return _listed(path, path.split("/")[-2])
+
+    return _rows_of(index, row, "FOLDER/FILE LABEL")
+
+
+def _path_and_label(line: str) -> list[str]:
+    path, label = line.rsplit("," if "," in line else None, 1)
+    return [path.strip(), label.strip()]
+
+
+def _listed(path: str, label: str) -> Row:
+    # the authors of DVFL-Net list train/Class/video.avi, official copies have Class/video.avi
+    return {"file": path, "label": label, "elsewhere": path.partition("/")[2] or path}
 
 
 def _rows_of(index: Path, row: Callable[[str], Row], form: str) -> list[Row]:
@@ -140,7 +162,7 @@ def _kinetics_rows(index: Path) -> list[Row]:
         start_s, end_s = int(float(line["time_start"])), int(float(line["time_end"]))
         name = f"{line['youtube_id']}_{start_s:06d}_{end_s:06d}.mp4"
         in_folder = f"{line['label']}/{name}"
-        rows.append({"file": name, "label": line["label"], "in_folder": in_folder})
+        rows.append({"file": name, "label": line["label"], "elsewhere": in_folder})
     return rows
 
 

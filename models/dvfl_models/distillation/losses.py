@@ -2,12 +2,13 @@
 
 loss = alpha * kd_loss + (1 - alpha) * task_loss + beta * modulation_loss
 
-The first two terms are those of DVFL-Net (arXiv 2507.12426: forward KL from the teacher's to the
-student's scores), with temperature as in arXiv 1503.02531, section 2. The official release puts
-softmax where log_softmax belongs, which is no KL divergence, and gives its teacher a new, random
-head; this module and `teacher` do neither. The third term makes a loss of the abstract's "local and
-global spatio-temporal context": it compares where the modulators of Video-FocalNet (arXiv
-2307.06947, eq. 9) have their energy, as attention transfer (arXiv 1612.03928) does.
+`distill.loss` of a recipe picks the first term, by its name in `LOSSES`. With "kl" it is that of
+DVFL-Net (arXiv 2507.12426: forward KL from the teacher's to the student's scores), with temperature
+as in arXiv 1503.02531, section 2. The official release puts softmax where log_softmax belongs,
+which is no KL divergence, and gives its teacher a new, random head; this module and `teacher` do
+neither. The third term makes a loss of the abstract's "local and global spatio-temporal context":
+it compares where the modulators of Video-FocalNet (arXiv 2307.06947, eq. 9) have their energy, as
+attention transfer (arXiv 1612.03928) does.
 
 Logits are (B, num_classes) and the teacher's have no gradient. All losses are computed in float32:
 autocast lowers the precision of matrix products and convolutions alone, and there are none here.
@@ -15,7 +16,7 @@ autocast lowers the precision of matrix products and convolutions alone, and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -53,6 +54,14 @@ def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     found, wanted = (scores.exp() for scores in _log_scores(student, teacher, temperature))
     # rows are clips, (B, num_classes), then classes, (num_classes, B)
     return temperature**2 * (2 - _correlation(found, wanted) - _correlation(found.T, wanted.T))
+
+
+# by the name that `distill.loss` has in a recipe
+LOSSES: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "kl": kd_loss,
+    "kl_z": standardised_kd_loss,
+    "dist": dist_loss,
+}
 
 
 def _log_scores(student: Tensor, teacher: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dvfl_models.distillation.losses import kd_loss, modulation_loss
+from dvfl_models.distillation.losses import LOSSES, modulation_loss
 from dvfl_models.distillation.teacher import Teacher
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.rendered.joints import joint_loss
@@ -50,8 +50,7 @@ class Objective:
         self.distill, self.smoothing = recipe.distill, recipe.optim.label_smoothing
         self.joint_weight, self.size = recipe.optim.joints, recipe.spec.size
         self.teacher: Teacher | None = None
-        # a teacher whose losses have no weight is not run
-        if (distill := recipe.distill) is not None and (distill.alpha or distill.beta):
+        if (distill := recipe.distill) is not None and distill.teaches:
             self.teacher = Teacher(distill.teacher, recipe.labels, recipe.spec, distill.cache_mb)
             self.teacher.model.to(device)
 
@@ -89,7 +88,7 @@ class Objective:
             modulation = modulation_loss(modulators, wanted.modulators)
         else:
             logits, modulation = student(clips), zero
-        kd = kd_loss(logits, wanted.logits, self.distill.temperature)
+        kd = LOSSES[self.distill.loss](logits, wanted.logits, self.distill.temperature)
         task = self._task_loss(logits, targets)
         total = alpha * kd + (1 - alpha) * task + beta * modulation
         return Losses(total, task, kd, modulation, zero, logits)

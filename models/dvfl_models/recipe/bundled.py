@@ -8,8 +8,9 @@ FOLDER = resources.files("dvfl_models") / "recipes"
 
 
 def recipe_names() -> list[str]:
-    """Return the names of the bundled recipes, sorted."""
-    return sorted(entry.name[:-5] for entry in FOLDER.iterdir() if entry.name.endswith(".toml"))
+    """Return the names of the bundled recipes, sorted; not of those that are a base alone."""
+    names = [entry.name[:-5] for entry in FOLDER.iterdir() if entry.name.endswith(".toml")]
+    return sorted(name for name in names if name[0] != "_")
 
 
 def recipe_text(name: str) -> str:

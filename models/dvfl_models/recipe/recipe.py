@@ -37,6 +37,7 @@ class Recipe(tables.Table):
     name: str
     labels: tuple[str, ...]  # or the name of a published data set, or a file of names
     seed: tables.Seed = 0
+    split: str = ""  # of a published data set; a bundled recipe may know several
     model: tables.ModelTable
     clip: dict[str, Any] = Field(default_factory=dict, validate_default=True)  # of ClipSpec
     train: tuple[tables.DataTable, ...]
@@ -51,6 +52,14 @@ class Recipe(tables.Table):
     def spec(self) -> ClipSpec:
         """The ClipSpec that `clip` describes."""
         return ClipSpec.from_dict(self.clip)
+
+    @property
+    def drop_path(self) -> float:
+        """The rate of stochastic depth; a student that is taught may have one of its own."""
+        distill = self.distill
+        if distill is None or distill.drop_path is None or not distill.teaches:
+            return self.model.drop_path
+        return distill.drop_path
 
     @property
     def crops_whole_pictures(self) -> bool:
@@ -137,15 +146,36 @@ def read_recipe(name: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
 
     Args:
         name: "ucf101_student" or "my/recipe.toml".
-        settings: e.g. "optim.steps=100", "test.0.exclude.person=['0']"; values are TOML.
+        settings: e.g. "optim.steps=100", "test.0.exclude.person=['0']"; values are TOML. `split`
+            is applied first.
 
     Raises:
         RecipeError: if there is no such recipe, or a table, name or value in it is wrong.
     """
     values = _read_values(name)
+    ways = [setting for setting in settings if setting.partition("=")[0].strip() == "split"]
+    for setting in ways:
+        _apply(values, setting)
+    values = _with_split(values, str(name))
     for setting in settings:
         _apply(values, setting)
     return recipe_from(values, str(name))
+
+
+def _with_split(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the values of a recipe with what `splits` has for its `split` laid over them.
+
+    "official" is what the recipe says without it.
+    """
+    splits, chosen = values.pop("splits", {}), values.get("split", "")
+    if not isinstance(splits, dict) or not all(isinstance(x, dict) for x in splits.values()):
+        raise RecipeError(f"recipe {name}: splits must be tables, by their names")
+    if not chosen or (splits and chosen == "official"):
+        return values
+    if chosen not in splits:
+        known = ", ".join(["official", *splits]) if splits else "none to choose from"
+        raise RecipeError(f"recipe {name}: there is no split {chosen!r}; known are: {known}")
+    return _merged(values, splits[chosen])
 
 
 def _read_values(name: str | os.PathLike[str], over: Sequence[str] = ()) -> dict[str, Any]:

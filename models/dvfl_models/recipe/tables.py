@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pydantic
 from pydantic import BaseModel, ConfigDict, Field
 
-Format = Literal["index", "list", "folders", "ucf", "hmdb", "kinetics", "ssv2"]
+Format = Literal["index", "list", "paths", "folders", "ucf", "hmdb", "kinetics", "ssv2"]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # all generators accept this range
 
@@ -27,6 +27,7 @@ class ModelTable(Table):
     new_head: bool = False  # take all of `start` but its head, which knows other classes
     widen: bool = False  # `start` is 2, 3 ... times narrower; see `network.initialisation`
     imagenet: str = ""  # an ImageNet FocalNet (SRF) checkpoint for the spatial part
+    scratch: bool = True  # random weights may do; false: without `start` or `imagenet` no run
     drop_path: float = Field(0.0, ge=0, lt=1)
 
     @pydantic.model_validator(mode="after")
@@ -101,13 +102,20 @@ DataTable = Annotated[
 
 
 class DistillTable(Table):
-    """A teacher; see `dvfl_models.distillation.losses` for the loss."""
+    """A teacher, and what its student learns from it; without alpha and beta, nothing."""
 
     teacher: str  # its checkpoint
+    loss: Literal["kl", "kl_z", "dist"] = "kl"  # of the logits; `distillation.losses` has them
     alpha: Share = 0.2  # weight of the teacher's logits; 1 - alpha is that of the labels
     temperature: float = Field(10.0, gt=0)
     beta: float = Field(0.0, ge=0)  # weight of the teacher's modulators; 0 = none
+    drop_path: float | None = Field(None, ge=0, lt=1)  # of a taught student; or model.drop_path
     cache_mb: float = Field(0, ge=0)  # size of a cache of its logits on disk; 0 = none
+
+    @property
+    def teaches(self) -> bool:
+        """Whether a loss of the teacher's has a weight."""
+        return bool(self.alpha or self.beta)
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> DistillTable:
@@ -124,13 +132,17 @@ class OptimTable(Table):
     """
 
     optimizer: Literal["adamw", "sgd"] = "adamw"
+    nesterov: bool = False  # the momentum of SGD
     steps: int = Field(1, ge=1)
     epochs: int = Field(0, ge=0)
     batch_size: int = Field(16, ge=1)  # clips per step, over all processes
     accumulate: int = Field(1, ge=1)  # parts that a step's clips are computed in, to save memory
     lr: float = Field(1e-3, gt=0)
+    lr_min: float = Field(0.0, ge=0)  # where the cosine ends
+    warmup_lr: float = Field(0.0, ge=0)  # where the warm-up begins
     warmup_steps: int = Field(0, ge=0)
     warmup_epochs: float = Field(0, ge=0)
+    cosine_from: Literal["warmup", "start"] = "warmup"  # its end, or step 0, as timm counts
     weight_decay: float = Field(0.05, ge=0)
     clip_grad: float = Field(1.0, gt=0)
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -144,6 +156,11 @@ class OptimTable(Table):
             raise ValueError("give steps or epochs")
         if self.warmup_epochs and not self.epochs:
             raise ValueError("warmup_epochs goes with epochs; use warmup_steps with steps")
+        if self.nesterov and self.optimizer != "sgd":
+            raise ValueError(f"nesterov goes with optimizer 'sgd', not with {self.optimizer!r}")
+        for name in ("lr_min", "warmup_lr"):
+            if (low := getattr(self, name)) > self.lr:
+                raise ValueError(f"{name} must not be above lr {self.lr}, got {low}")
         if self.batch_size % self.accumulate:
             raise ValueError(
                 f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}"

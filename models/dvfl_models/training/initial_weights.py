@@ -15,26 +15,51 @@ from dvfl_models.network.checkpoint import (
 from dvfl_models.network.initialisation import init_from_focalnet, widened
 from dvfl_models.network.video_focalnet import VideoFocalNet, build_model, init_weights
 from dvfl_models.recipe.recipe import Recipe
-from dvfl_runtime.errors import CheckpointError
+from dvfl_runtime.errors import CheckpointError, RecipeError
 
 log = logging.getLogger(__name__)
+
+# the files of FocalNet's official release (one receptive field, "SRF") whose widths fit
+IMAGENET_FILES = {
+    "nano": "focalnet_tiny_srf.pth",
+    "tiny": "focalnet_tiny_srf.pth",
+    "small": "focalnet_small_srf.pth",
+    "base": "focalnet_base_srf.pth",
+}
 
 
 def new_network(recipe: Recipe) -> VideoFocalNet:
     """Return the recipe's network with its first weights; the same for the same seed.
 
     Raises:
+        RecipeError: if the recipe asks for a start and names none.
         CheckpointError: if a checkpoint to start from cannot be read or does not fit.
     """
     table, classes = recipe.model, len(recipe.labels)
     torch.manual_seed(recipe.seed)
-    network = build_model(table.variant, num_classes=classes, drop_path_rate=table.drop_path)
+    if not (table.scratch or table.imagenet or table.start):
+        raise RecipeError(_start_is_missing(table.variant))
+    network = build_model(table.variant, num_classes=classes, drop_path_rate=recipe.drop_path)
     init_weights(network, table.init)
     if table.imagenet:
         _load_imagenet(network, table.imagenet)
     if table.start:
         _load_start(network, recipe)
     return network
+
+
+def _start_is_missing(variant: str) -> str:
+    if file := IMAGENET_FILES.get(variant):
+        wanted = (
+            f"it starts from ImageNet weights, for {variant} those of {file} (FocalNet's official "
+            f"release): --set model.imagenet=path/to/{file}"
+        )
+    else:
+        wanted = (
+            f"there are no ImageNet weights for {variant}; give a checkpoint of its own: --set "
+            f"model.start=FILE.pth"
+        )
+    return f"this recipe does not train from random weights: {wanted}; or set model.scratch=true"
 
 
 def _load_imagenet(network: VideoFocalNet, path: str) -> None:

@@ -179,13 +179,14 @@ def new_optimizer(table: OptimTable, network: nn.Module) -> torch.optim.Optimize
         {"params": [p for p in params if p.dim() <= 1], "weight_decay": 0.0},
     ]
     if table.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=table.lr, momentum=0.9)
+        return torch.optim.SGD(groups, lr=table.lr, momentum=0.9, nesterov=table.nesterov)
     return torch.optim.AdamW(groups, lr=table.lr)
 
 
 def lr_at(table: OptimTable, step: int) -> float:
-    """Return the learning rate of a step: a linear warm-up, then a cosine to zero."""
+    """Return the learning rate of a step: a linear warm-up, then a cosine to `lr_min`."""
     if step < table.warmup_steps:
-        return table.lr * (step + 1) / table.warmup_steps
-    done = (step - table.warmup_steps) / max(1, table.steps - table.warmup_steps)
-    return table.lr * 0.5 * (1 + math.cos(math.pi * done))
+        return table.warmup_lr + (table.lr - table.warmup_lr) * (step + 1) / table.warmup_steps
+    first = table.warmup_steps if table.cosine_from == "warmup" else 0
+    done = (step - first) / max(1, table.steps - first)
+    return table.lr_min + (table.lr - table.lr_min) * 0.5 * (1 + math.cos(math.pi * done))

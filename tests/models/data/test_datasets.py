@@ -84,6 +84,22 @@ def test_ucf_split_files(tmp_path: Path) -> None:
     assert [entry.group for entry in list_videos(some, labels)] == ["Archery_g08"]
 
 
+def test_lists_of_the_authors(tmp_path: Path) -> None:
+    """They name train/Class/video, and those of HMDB51 number classes in an order of their own."""
+    names = ("brush_hair/a.avi", "wave/b, c.avi")
+    touch(tmp_path / "videos", *names)
+    (tmp_path / "train.csv").write_text("".join(f"train/{name},52\n" for name in names))
+    labels = list(read_labels("hmdb51"))
+    some = part(tmp_path / "train.csv", format="paths", root=str(tmp_path / "videos"))
+    assert listed(some, labels) == list(zip(names, (0, 50), strict=True))
+    touch(tmp_path / "theirs", *(f"train/{name}" for name in names))
+    theirs = part(tmp_path / "train.csv", format="paths", root=str(tmp_path / "theirs"))
+    assert [Path(entry.path).parts[-3] for entry in list_videos(theirs, labels)] == ["train"] * 2
+    (tmp_path / "train.csv").write_text("a.avi,0\n")
+    with pytest.raises(RecipeError, match=r"line 1 of train\.csv is not FOLDER/FILE LABEL"):
+        list_videos(some, labels)
+
+
 def test_hmdb_split_files(tmp_path: Path) -> None:
     clip = "April_09_brush_hair_u_nm_np1_ba_goo_{}.avi"
     touch(tmp_path / "videos", *(f"brush_hair/{clip.format(k)}" for k in range(3)))

@@ -26,16 +26,21 @@ LASTING_S = {"ucf50": 7, "ucf101": 7, "hmdb51": 3, "ssv2": 4, "kinetics400": 10}
 def test_recipes_of_published_sets_have_the_official_numbers(data: str) -> None:
     teacher, student = read_recipe(f"{data}_teacher"), read_recipe(f"{data}_student")
     assert (teacher.model.variant, teacher.model.drop_path) == ("base", 0.5)
-    assert (student.model.variant, student.model.drop_path) == ("nano", 0.1)
+    assert (student.model.variant, student.drop_path) == ("nano", 0.1)
+    alone = read_recipe(f"{data}_student", ["distill.alpha=0"])
+    assert (alone.drop_path, alone.distill and alone.distill.teaches) == (0.2, False)
     assert teacher.distill is None
     assert student.distill is not None
     assert (student.distill.temperature, student.distill.alpha) == (10, 0.2)
     for recipe in (teacher, student):
         optim, augment = recipe.optim, recipe.augment
         assert len(recipe.labels) == PUBLISHED[data]
-        assert recipe.spec == ClipSpec(window_s=LASTING_S[data])
+        assert recipe.spec == ClipSpec(window_s=LASTING_S[data], frame_interval=4)
         assert (optim.optimizer, optim.epochs, optim.warmup_epochs) == ("sgd", 120, 20)
+        assert (optim.nesterov, optim.cosine_from, recipe.model.scratch) == (True, "start", False)
         assert optim.lr == pytest.approx(0.1 * optim.batch_size / 512)
+        assert optim.lr_min == optim.warmup_lr == pytest.approx(0.001 * optim.batch_size / 512)
+        assert (augment.crop, augment.jitter) == ((0.08, 1.0), 0.4)  # half of it for saturation ...
         assert (optim.weight_decay, optim.clip_grad, optim.label_smoothing) == (1e-4, 5, 0.1)
         assert (augment.mixup, augment.cutmix, augment.grey) == (0.8, 1.0, 0.2)
         assert augment.flip == (0 if data == "ssv2" else 0.5)
@@ -52,6 +57,37 @@ def test_a_recipe_is_read_over_its_base(tmp_path: Path) -> None:
         read_recipe(tmp_path / "lost.toml")
     (tmp_path / "odd.toml").write_text("base = 3\n")
     with pytest.raises(RecipeError, match="base must be the name of another recipe"):
+        read_recipe(tmp_path / "odd.toml")
+
+
+@pytest.mark.parametrize("data", ["ucf50", "ucf101", "hmdb51"])
+def test_the_split_of_the_authors(data: str) -> None:
+    setting = ["train.0.root=elsewhere", "split=authors"]
+    teacher, student = (read_recipe(f"{data}_{who}", setting) for who in ("teacher", "student"))
+    for recipe in (teacher, student):
+        assert recipe.split == "authors"
+        assert (recipe.train[0].index, recipe.train[0].root) == (
+            f"data/{data}/train.csv",
+            "elsewhere",  # a setting goes over the split, wherever it stands
+        )
+        assert recipe.test[0].index == f"data/{data}/val.csv"
+    # a student of the authors' split must not learn from a teacher that has seen its test clips
+    assert student.distill.teacher == f"runs/{teacher.name}/final.pth"
+    official = read_recipe(f"{data}_student")
+    assert official == read_recipe(f"{data}_student", ["split=official"])
+    assert official.name != student.name
+    assert official.test != student.test
+
+
+def test_a_split_that_a_recipe_does_not_know(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="no split 'two'; known are: official, authors"):
+        read_recipe("ucf101_student", ["split=two"])
+    with pytest.raises(RecipeError, match="no split 'authors'; known are: none"):
+        read_recipe("ssv2_student", ["split=authors"])
+    (tmp_path / "mine.toml").write_text('base = "ucf50_student"\nsplit = "authors"\nseed = 3\n')
+    assert read_recipe(tmp_path / "mine.toml").train[0].index == "data/ucf50/train.csv"
+    (tmp_path / "odd.toml").write_text('base = "ucf50_student"\nsplits = 3\n')
+    with pytest.raises(RecipeError, match="splits must be"):
         read_recipe(tmp_path / "odd.toml")
 
 
@@ -104,6 +140,9 @@ def test_settings_change_values_of_any_depth() -> None:
         ("clip.num_frame=3", r"clip: there is no 'num_frame'; did you mean clip\.num_frames\?$"),
         ("model.xyzzy=3", r"there is no 'xyzzy'; known are: drop_path, "),
         ("optim=3", r"optim: "),
+        ("optim.nesterov=true", r"nesterov goes with optimizer 'sgd', not with 'adamw'"),
+        ("optim.lr_min=1", r"optim: lr_min must not be above lr 5e-05, got 1"),
+        ("optim.warmup_lr=1", r"optim: warmup_lr must not be above lr 5e-05, got 1"),
         ("model.variant=huge", "actions5: model.variant: unknown 'huge'; known are "),
         ("clip.size=[0, 4]", "size must be"),
         ("clip.size=[17, 64]", r"clip: .*size must be at least 32 px on each side, got \(17, 64\)"),

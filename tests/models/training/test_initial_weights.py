@@ -10,10 +10,10 @@ from dvfl_models import build_model
 from dvfl_models.distillation.teacher import Teacher
 from dvfl_models.network.checkpoint import save_checkpoint
 from dvfl_models.network.video_focalnet import VideoFocalNet
-from dvfl_models.recipe.recipe import recipe_from
+from dvfl_models.recipe.recipe import read_recipe, recipe_from
 from dvfl_models.training.initial_weights import new_network
 from dvfl_runtime import ClipSpec
-from dvfl_runtime.errors import CheckpointError
+from dvfl_runtime.errors import CheckpointError, RecipeError
 
 
 def start(
@@ -56,6 +56,17 @@ def test_imagenet_weights_are_counted(tmp_path: Path, caplog: pytest.LogCaptureF
     start(imagenet=str(tmp_path / "part.pth"))
     (warning,) = (record for record in caplog.records if record.levelname == "WARNING")
     assert "the first is layers.3" in warning.getMessage()
+
+
+def test_a_start_that_is_asked_for_is_named(tmp_path: Path) -> None:
+    for variant, file in (("base", "focalnet_base_srf.pth"), ("nano", "focalnet_tiny_srf.pth")):
+        with pytest.raises(RecipeError, match=f"model.imagenet=path/to/{file}; or set .*scratch=t"):
+            start(variant=variant, scratch=False)
+    with pytest.raises(RecipeError, match=r"no ImageNet weights for femto; .* model\.start="):
+        start(scratch=False)
+    torch.save({"model": flat("femto")}, tmp_path / "imagenet.pth")
+    start(scratch=False, imagenet=str(tmp_path / "imagenet.pth"))
+    assert read_recipe("ucf101_student", ["model.scratch=true"]).model.scratch
 
 
 def test_imagenet_weights_of_another_network_are_an_error(tmp_path: Path) -> None:
