@@ -87,14 +87,17 @@ def _evaluate_on_all(
 ) -> dict[str, Any]:
     """Evaluate on every test set, print its table and draw it; return all, ready for JSON."""
     from dvfl_export.evaluation import evaluate_on
+    from dvfl_models.data.leaks import leak_in_words, leaked_videos
 
+    leaks = candidate.about["leaks"]
     tests: dict[str, Any] = {}
     out = StandardOutput()
     for clips in _test_sets(args, candidate):
         confusion, took_s = evaluate_on(candidate, clips, views, progress=sys.stderr.isatty())
-        print(_table(clips.name, confusion), file=out)
+        print(_table(clips.name, confusion, leak_in_words(leaks, clips.name)), file=out)
         tests[clips.name] = {
             **confusion.report(),
+            "leaked": leaked_videos(leaks, clips.name),
             "seconds": round(took_s, 2),
             "labels": list(candidate.labels),
             "confusion_counts": confusion.counts.tolist(),
@@ -170,12 +173,18 @@ def _first_of(labels: Sequence[str]) -> str:
     return f"{list(labels[:5])}{' and more' if len(labels) > 5 else ''}"
 
 
-def _table(name: str, confusion: Confusion) -> str:
-    """Return accuracies with their 95 % intervals, of all classes together and of each."""
+def _table(name: str, confusion: Confusion, leak: str) -> str:
+    """Return accuracies with their 95 % intervals, of all classes together and of each.
+
+    Args:
+        name: of the test set.
+        confusion: of its clips.
+        leak: what to say of clips that share their source with training, or "".
+    """
     report = confusion.report()
     width = max(map(len, (*report["classes"], name)))
     left_out = f", {report['skipped']} left out" if report["skipped"] else ""
-    lines = [f"{name}: {report['clips']} clips{left_out}"]
+    lines = [f"{name}: {report['clips']} clips{leak}{left_out}"]
     rows = {key: report[key] for key in ("top1", "top5") if key in report} | report["classes"]
     for label, row in rows.items():
         if row["value"] is not None:

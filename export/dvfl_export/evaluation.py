@@ -48,7 +48,8 @@ class Candidate:
         name: the file.
         labels: of its logits.
         spec: the clips that it takes.
-        about: facts about the model and its engine, ready for JSON.
+        about: facts about the model and its engine, ready for JSON; "leaks" of the test sets of
+            its training, as `data.leaks` reports them.
         scores: from clips, each (T, H, W, 3) preprocessed, to their mean scores (num_classes,).
     """
 
@@ -89,6 +90,7 @@ def _open_exported(path: Path, engine: str) -> Iterator[Candidate]:
 
     info = scorer.info
     about = {"engine": info.engine, "provider": info.provider, "precision": info.precision}
+    about["leaks"] = artifact.training.get("leaks", [])
     try:
         yield Candidate(str(path), artifact.labels, artifact.spec, about, scores)
     finally:
@@ -107,7 +109,8 @@ def _open_checkpoint(path: Path, labels: str) -> Iterator[Candidate]:
         logits = torch.cat([model(to_batch([clip], spec).to(device)) for clip in clips])
         return np.asarray(logits.float().softmax(1).mean(0).cpu().numpy(), np.float32)
 
-    about = {"engine": "torch", "device": device.type, "sha256": checkpoint.sha256}
+    about: dict[str, Any] = {"engine": "torch", "device": device.type, "sha256": checkpoint.sha256}
+    about["leaks"] = checkpoint.training.get("leaks", [])
     yield Candidate(str(path), names, spec, about, scores)
 
 

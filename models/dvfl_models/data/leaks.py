@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from dvfl_models.data.datasets import GROUP_COLUMNS, Entry
@@ -44,6 +44,17 @@ def find_leak(train: Sequence[Entry], test: Sequence[Entry], name: str) -> Leak:
     shared = {entry.group or entry.path for entry in leaked}
     unknown = sum(not entry.group for entry in test)
     return Leak(name, len(test), len(leaked), unknown, tuple(sorted(shared)))
+
+
+def leaked_videos(reports: Iterable[Mapping[str, Any]], test: str) -> int:
+    """Return how many videos of a test set leak, by the reports of a run."""
+    return sum(report["leaked"] for report in reports if report["test"] == test)
+
+
+def leak_in_words(reports: Iterable[Mapping[str, Any]], test: str) -> str:
+    """Return the words after the number of clips on a test set that leaks, or else ""."""
+    leaked = leaked_videos(reports, test)
+    return f", {leaked} of them share their source with training" if leaked else ""
 
 
 def check_leaks(leaks: Iterable[Leak], *, strict: bool) -> None:

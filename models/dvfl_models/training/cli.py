@@ -71,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _train(args: argparse.Namespace) -> None:
+    from dvfl_models.data.leaks import leak_in_words
     from dvfl_models.data.loader import default_workers
     from dvfl_models.recipe.recipe import read_recipe
     from dvfl_models.training.launch import TrainOptions
@@ -89,11 +90,12 @@ def _train(args: argparse.Namespace) -> None:
     trainer.accelerator.end_training()  # leaves the group of processes, if there is one
     if not trainer.main:
         return
+    leaks = [leak.report() for leak in trainer.leaks]
     for name, confusion in confusions.items():
         low, high = confusion.report()["top1"]["ci95"]
         print(
-            f"{name}: {confusion.accuracy:.1%} of {confusion.clips} clips "
-            f"(95 % interval {low:.1%} to {high:.1%})"
+            f"{name}: {confusion.accuracy:.1%} of {confusion.clips} clips"
+            f"{leak_in_words(leaks, name)} (95 % interval {low:.1%} to {high:.1%})"
         )
     print(f"wrote {folder / 'final.pth'}")
 

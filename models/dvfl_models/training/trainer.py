@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dvfl_models.data.batches import Batch
 from dvfl_models.data.datasets import fingerprint
-from dvfl_models.data.leaks import Leak, check_leaks, find_leak
+from dvfl_models.data.leaks import Leak, check_leaks, find_leak, leaked_videos
 from dvfl_models.data.loader import load_batches, plain_worker_errors
 from dvfl_models.data.opening import files_of
 from dvfl_models.data.training_clips import TrainingClips
@@ -203,15 +203,18 @@ class Trainer:
             confusion.save_png(self.folder.path / f"confusion_{name}.png", confusion.title(name))
         self.metrics.close()
         self.metrics.save_curves(evaluation.names)
-        about = self._about()
+        about, leaks = self._about(), [leak.report() for leak in self.leaks]
         self.folder.save_results(
             {
                 **about,
                 "doubts": self.doubts,
                 evaluation.train_as_test.name: evaluation.fit and evaluation.fit.report(),
                 "skipped_steps": self.learner.skipped.count,
-                "tests": {name: confusion.report() for name, confusion in confusions.items()},
-                "leaks": [leak.report() for leak in self.leaks],
+                "tests": {
+                    name: {**confusion.report(), "leaked": leaked_videos(leaks, name)}
+                    for name, confusion in confusions.items()
+                },
+                "leaks": leaks,
                 "corrupt": {videos.name: sorted(videos.corrupt) for videos in self.clips.files},
                 "data_sha256": self.folder.data,
             }
