@@ -124,9 +124,13 @@ class InputMaker:
             step: its number.
             first: number of the first clip within the step, over all processes.
         """
-        classes = batch.classes.to(self.device)
-        joints = None if batch.joints is None else batch.joints.to(self.device)
-        clips, joints = self.augmentation.augment(batch.clips.to(self.device), batch.seeds, joints)
+        # non-blocking: the host prepares the next part while the device computes this one
+        clips = batch.clips.to(self.device, non_blocking=True)
+        classes = batch.classes.to(self.device, non_blocking=True)
+        joints = batch.joints
+        if joints is not None:
+            joints = joints.to(self.device, non_blocking=True)
+        clips, joints = self.augmentation.augment(clips, batch.seeds, joints)
         targets = classes
         if self.mix.active:
             clips, targets = self.mix.mix(clips, classes, (self.recipe.seed, step), first // 2)

@@ -66,6 +66,8 @@ def to_input(clips: Tensor, spec: ClipSpec) -> Tensor:
 
 def normalise(clips: Tensor, spec: ClipSpec) -> Tensor:
     """Clips (..., 3, H, W) in 0-1 -> what the network takes."""
-    mean = torch.tensor(spec.mean, device=clips.device).view(3, 1, 1)
-    std = torch.tensor(spec.std, device=clips.device).view(3, 1, 1)
+    mean, std = (
+        torch.tensor(values).view(3, 1, 1).to(clips.device, non_blocking=True)
+        for values in (spec.mean, spec.std)
+    )
     return (clips * 255 - mean) / std

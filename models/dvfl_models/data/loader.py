@@ -22,6 +22,7 @@ from dvfl_models.data.training_clips import TrainingClips
 from dvfl_models.data.video_clips import VideoClips
 from dvfl_runtime.errors import DvflError, SourceError
 
+CPU = torch.device("cpu")
 PATIENCE_S = 60  # for the current step of the training, after a request to end
 MOST_CLIPS = 8  # of training that a process hands over at a time: 10 MB at 8 x 224 x 224
 TESTED_CLIPS = 32  # the same of a test, and the clips that a network tests at a time
@@ -77,10 +78,13 @@ class _TestClips(Dataset[_TestItem]):
             return _TestItem(None, -1, path, str(err))
 
 
-def load_batches(clips: TrainingClips, first: int, workers: int) -> Iterator[Batch]:
+def load_batches(
+    clips: TrainingClips, first: int, workers: int, device: torch.device = CPU
+) -> Iterator[Batch]:
     """Yield the batches of step `first` and all later ones, read by so many other processes.
 
-    The clips of a step are read by all of them.
+    The clips of a step are read by all of them. They are moved to the device as they come, from
+    pinned memory if it is a GPU, so that nobody waits for the copy.
     """
     share = clips.share
     size = max(n for n in range(1, min(share, MOST_CLIPS) + 1) if share % n == 0)
@@ -89,11 +93,12 @@ def load_batches(clips: TrainingClips, first: int, workers: int) -> Iterator[Bat
         batch_size=size,
         collate_fn=collate,
         num_workers=workers,
+        pin_memory=device.type == "cuda",
         worker_init_fn=_set_up_worker,
     )
     parts: list[Batch] = []
     for part in loader:
-        parts.append(part)
+        parts.append(part._replace(clips=part.clips.to(device, non_blocking=True)))
         if len(parts) * size == share:
             yield joined(parts)
             parts = []

@@ -49,7 +49,8 @@ class PairMix:
         numbers = range(first, first + count // 2)
         shares = [self._own_share((*seed, number), height, width) for number in numbers]
         # (P, H, W) or, if all shares are those of whole pictures, (P, 1, 1)
-        own = torch.from_numpy(np.stack(np.broadcast_arrays(*shares)).repeat(2, 0)).to(clips)
+        own = torch.from_numpy(np.stack(np.broadcast_arrays(*shares)).repeat(2, 0))
+        own = own.to(clips, non_blocking=True)
         pairs = clips.unflatten(0, (-1, 2))  # (B, T, C, H, W) -> (P, 2, T, C, H, W)
         weights = own[:, None, None]  # (B, H, W) -> (B, 1, 1, H, W)
         mixed = weights * clips + (1 - weights) * pairs.flip(1).flatten(0, 1)

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from dvfl_models.network.config import NUM_STAGES, PATCH_SIZE, VARIANTS, VideoFocalNetConfig
@@ -233,6 +234,7 @@ class Stage(nn.Module):
         )
         last = index + 1 == NUM_STAGES
         self.downsample = None if last else PatchEmbed(dim, 2 * dim, config, stem=False)
+        self.checkpointing = False
 
     def forward(self, x: Tensor, collected: list[Modulators] | None = None) -> Tensor:
         """(B, T, H, W, C) -> (B, T, H/2, W/2, 2C), or the same shape in the last stage.
@@ -240,12 +242,32 @@ class Stage(nn.Module):
         Appends the modulators of its last block to `collected`, if that is given.
         """
         *first, last = self.blocks
+        run = _recomputed if self.checkpointing and torch.is_grad_enabled() else _computed
         for block in first:
-            x = block(x)
-        x = last(x, collected)
+            x = run(block, x, None)
+        x = run(last, x, collected)
         if self.downsample is not None:
             x = self.downsample(x.permute(0, 1, 4, 2, 3))  # (B, T, H, W, C) -> (B, T, C, H, W)
         return x
+
+
+def _computed(block: nn.Module, x: Tensor, collected: list[Modulators] | None) -> Tensor:
+    out: Tensor = block(x, collected)
+    return out
+
+
+def _recomputed(block: nn.Module, x: Tensor, collected: list[Modulators] | None) -> Tensor:
+    """Run a block, of which autograd keeps the input alone and computes the rest once more."""
+
+    def run(x: Tensor) -> tuple[Tensor, list[Modulators]]:
+        found: list[Modulators] = []  # of this run, because the second one gives them again
+        return block(x, found), found
+
+    out, found = checkpoint(run, x, use_reentrant=False)
+    if collected is not None:
+        collected += found
+    result: Tensor = out
+    return result
 
 
 class VideoFocalNet(nn.Module):
@@ -262,6 +284,12 @@ class VideoFocalNet(nn.Module):
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, config.num_classes)
         init_weights(self, "official")
+
+    def recompute_blocks(self) -> None:
+        """Compute each block twice in training instead of keeping its values: less memory."""
+        for stage in self.layers:
+            assert isinstance(stage, Stage)
+            stage.checkpointing = True
 
     def forward_stages(
         self, clip: Tensor, collected: list[Modulators] | None = None

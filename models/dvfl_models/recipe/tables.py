@@ -148,7 +148,10 @@ class OptimTable(Table):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     ema: float = Field(0.0, ge=0, lt=1)  # decay of the averaged weights; 0 = none
     joints: float = Field(0.0, ge=0)  # weight of the loss on joints of rendered people; 0 = none
-    precision: Literal["no", "bf16", "fp16"] = "no"  # of autocast; fp16 needs a GPU
+    # "auto" is bf16 on a GPU that computes in it and "no" elsewhere; see `training.launch`
+    precision: Literal["auto", "no", "tf32", "bf16", "fp16"] = "auto"
+    checkpointing: bool = False  # compute each block twice instead of keeping all of its values
+    compile: bool | Literal["auto"] = "auto"  # by torch.compile; "auto": long runs on a GPU
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> OptimTable:

@@ -22,6 +22,7 @@ from dvfl_models.data.video_clips import check_corrupt
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.training.confusion import Confusion, count
 from dvfl_models.training.consistency import UNSETTLED, gap_warning
+from dvfl_models.training.memory import clips_at_once
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +51,7 @@ class Evaluation:
         self.names = [self.train_as_test.name, *(test.name for test in self.tests)]
         self.confusions: dict[str, Confusion] = {}
         self.fit: Confusion | None = None
+        self.at_once = clips_at_once(recipe, accelerator.num_processes)
         self._kept: list[TestBatch] = []  # training clips if they are small, from test to test
 
     def run(self, network: nn.Module, workers: int = 0) -> None:
@@ -92,7 +94,9 @@ class Evaluation:
         total = count(labels, np.zeros((0, len(labels)), np.float32), [])
         for batch in batches:
             if batch.classes:
-                logits = network(to_input(batch.clips.to(device), spec))
+                # no more clips at a time than in training, so that they fit into the same memory
+                parts = batch.clips.split(self.at_once)
+                logits = torch.cat([network(to_input(part.to(device), spec)) for part in parts])
                 total += count(labels, logits.float().cpu().numpy(), batch.classes)
             for _, problem in batch.skipped:
                 log.warning("test set %r: left out: %s", name, problem)

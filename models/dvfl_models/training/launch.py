@@ -8,11 +8,13 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 
+import torch
 from accelerate import Accelerator
 
 from dvfl_models.recipe.tables import OptimTable
 from dvfl_runtime.errors import DvflError, RecipeError
 
+COMPILED_STEPS = 2000  # compiling `nano` took an H200 a minute, what 1,400 compiled steps save
 # where torchrun and MPI tell how many processes they have started
 WORLD_SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
@@ -34,6 +36,26 @@ class TrainOptions:
     tensorboard: bool = False
 
 
+def with_precision(table: OptimTable, options: TrainOptions) -> OptimTable:
+    """Return the table with the precision that "auto" stands for.
+
+    It is bf16 on a GPU that computes in it. On CPUs it is none, even on those with instructions
+    for bf16: training is slower in it there (models/results/step_speed.json).
+    """
+    if table.precision != "auto":
+        return table
+    on_gpu = not options.cpu and torch.cuda.is_available()
+    bf16 = on_gpu and torch.cuda.is_bf16_supported(including_emulation=False)
+    return table.model_copy(update={"precision": "bf16" if bf16 else "no"})
+
+
+def is_compiled(table: OptimTable, device: torch.device) -> bool:
+    """Return whether a run compiles its network: "auto" does for long runs on a GPU."""
+    if table.compile != "auto":
+        return table.compile
+    return device.type == "cuda" and table.steps >= COMPILED_STEPS
+
+
 def new_accelerator(table: OptimTable, options: TrainOptions) -> Accelerator:
     """Return the device, the processes and the precision of a run.
 
@@ -42,8 +64,9 @@ def new_accelerator(table: OptimTable, options: TrainOptions) -> Accelerator:
         DvflError: if this is one of several processes that do not see each other.
     """
     precision = table.precision
+    autocast = precision if precision in ("bf16", "fp16") else "no"
     try:
-        accelerator = Accelerator(cpu=options.cpu, mixed_precision=precision)
+        accelerator = Accelerator(cpu=options.cpu, mixed_precision=autocast)
     except ValueError as err:
         raise RecipeError(f"optim.precision {precision!r}: {err}") from err
     started = max(int(os.environ.get(name) or 1) for name in WORLD_SIZES)
@@ -54,4 +77,8 @@ def new_accelerator(table: OptimTable, options: TrainOptions) -> Accelerator:
         )
     if precision == "fp16" and accelerator.device.type == "cpu":  # it would compute in float32
         raise RecipeError("optim.precision 'fp16' needs a GPU; use 'bf16' or 'no' on a CPU")
+    # beside bf16 and fp16 it concerns the tests: ten bits of mantissa move a logit by 3e-4 at most
+    # where bf16 moves it by 5e-3 (models/results/h200/training.json)
+    torch.backends.cuda.matmul.allow_tf32 = precision != "no"
+    torch.backends.cudnn.allow_tf32 = precision != "no"
     return accelerator

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.recipe.tables import OptimTable
 from dvfl_models.rendered.joints import WithJoints
 from dvfl_models.training.initial_weights import new_network
+from dvfl_models.training.launch import is_compiled
 from dvfl_models.training.skipped_steps import IN_A_ROW, IN_A_ROW_SCALED, SkippedSteps
 from dvfl_runtime.interrupts import asked_to_end
+
+log = logging.getLogger(__name__)
 
 
 class Learner:
@@ -45,6 +50,8 @@ class Learner:
     def __init__(self, recipe: Recipe, accelerator: Accelerator, failed_steps: Path) -> None:
         self.recipe, self.accelerator = recipe, accelerator
         self.network = new_network(recipe)
+        if recipe.optim.checkpointing:
+            self.network.recompute_blocks()
         self.averaged: AveragedModel | None = None
         if recipe.optim.ema:
             average = get_ema_multi_avg_fn(recipe.optim.ema)
@@ -56,6 +63,10 @@ class Learner:
         self.inputs = InputMaker(recipe, accelerator.device)
         wrapped: Any = accelerator.prepare(learner, optimizer)
         self.trained: nn.Module = wrapped[0]
+        # what computes the forward pass: the trained network itself, or its compiled form
+        self.student: Any = self.trained
+        if is_compiled(recipe.optim, accelerator.device):
+            self.student = torch.compile(self.trained)
         self.optimizer: torch.optim.Optimizer = wrapped[1]
         if self.averaged is not None:
             self.averaged.to(accelerator.device)
@@ -98,14 +109,46 @@ class Learner:
         Raises:
             DvflError: if too many steps in a row had no finite loss or gradient.
         """
-        optim, lr = self.recipe.optim, lr_at(self.recipe.optim, step)
-        self._seed(step)
+        lr = lr_at(self.recipe.optim, step)
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        parts = batch.parts(optim.accumulate)
-        self.optimizer.zero_grad()
-        measured: list[Tensor] = []
+        try:
+            measured = self._compute_gradients(batch, step)
+        except RuntimeError as err:
+            if self.student is self.trained or not _is_of_compiler(err):
+                raise
+            reason = str(err).strip().splitlines()[0]
+            log.warning(
+                "torch.compile cannot be used here, training goes on without it: %s", reason
+            )
+            self.student = self.trained
+            measured = self._compute_gradients(batch, step)
+        parameters = self.trained.parameters()
+        norm = self.accelerator.clip_grad_norm_(parameters, self.recipe.optim.clip_grad)
+        losses, row, norm_read = self._read(measured, norm)
         problem = ""
+        if bad := [loss for loss in losses if not math.isfinite(loss)]:
+            problem = f"the loss is {bad[0]}"
+        elif not math.isfinite(norm_read):
+            problem = f"the gradient is {norm_read}"
+        self._update(problem, of_loss=bool(bad))
+        if problem:
+            # fp16 is only looking for its scale when a gradient is not finite
+            expected = self.accelerator.scaler is not None and not bad
+            self.skipped.add(problem, step, lr, list(batch.names), expected=expected)
+        else:
+            self.skipped.finite()
+        return self._row(step + 1, lr, row)
+
+    def _compute_gradients(self, batch: Batch, step: int) -> list[Tensor]:
+        """Compute the gradient of a step, part by part, and return what `_measure` has of each.
+
+        Nothing here waits for the device.
+        """
+        self._seed(step)
+        self.optimizer.zero_grad()
+        parts = batch.parts(self.recipe.optim.accumulate)
+        measured: list[Tensor] = []
         first = self.accelerator.process_index * len(batch.seeds)  # clips of the step before these
         for number, part in enumerate(parts, 1):
             inputs = self.inputs.make(part, step, first)
@@ -114,15 +157,11 @@ class Learner:
             with self.accelerator.no_sync(self.trained) if alone else contextlib.nullcontext():
                 autocast = self.accelerator.autocast()
                 losses = self.objective(
-                    self.trained, inputs.clips, inputs.targets, autocast, inputs.joints
+                    self.student, inputs.clips, inputs.targets, autocast, inputs.joints
                 )
-                measured.append(self._measure(losses, inputs.classes))
-                if not torch.isfinite(measured[-1][0]):  # the same mean in every process
-                    problem = f"the loss is {measured[-1][0].item()}"
-                    break
+                measured.append(_measure(losses, inputs.classes))
                 self.accelerator.backward(losses.total / len(parts))
-        self._update(problem, batch, step, lr)
-        return self._row(step + 1, lr, torch.stack(measured).mean(0))
+        return measured
 
     def _seed(self, step: int) -> None:
         """Seed stochastic depth by the step alone, so there is no generator state to keep."""
@@ -130,37 +169,39 @@ class Learner:
         numbers = (self.recipe.seed, step, rank) if rank else (self.recipe.seed, step)
         torch.manual_seed(hash(numbers) % 2**31)  # hashes of integers are the same in all processes
 
-    def _measure(self, losses: Losses, classes: Tensor) -> Tensor:
-        """Return the losses, the accuracy and the share of processes that were asked to end."""
-        right = (losses.logits.argmax(1) == classes).float().mean()
-        parts = (losses.total, right, losses.task, losses.kd, losses.modulation, losses.joints)
-        asked = right.new_tensor(float(asked_to_end()))
-        values = torch.stack([part.detach().float() for part in (*parts, asked)])
-        if self.accelerator.num_processes == 1:
-            return values
-        mean: Tensor = self.accelerator.reduce(values, "mean")
-        return mean
+    def _read(
+        self, measured: Sequence[Tensor], norm: Tensor
+    ) -> tuple[list[float], list[float], float]:
+        """Wait for the device, once in a step.
 
-    def _update(self, problem: str, batch: Batch, step: int, lr: float) -> None:
+        Args:
+            measured: of each part, see `_measure`.
+            norm: of the gradient.
+
+        Returns:
+            The loss of each part, what was measured of the step, means over all processes; the
+            norm. The second ends with the share of processes that were asked to end.
+        """
+        values = torch.stack([*measured])  # (parts, terms)
+        asked = values.new_full((len(values), 1), float(asked_to_end()))
+        values = torch.cat([values, asked], 1)
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.reduce(values, "mean")
+        read = torch.cat([values[:, 0], values.mean(0), norm.detach().float().view(1)]).tolist()
+        return read[: len(values)], read[len(values) : -1], read[-1]
+
+    def _update(self, problem: str, *, of_loss: bool) -> None:
         """Change the weights unless there is a problem: a loss or gradient that is not finite."""
-        scaled = self.accelerator.scaler is not None
-        expected = False
-        if not problem:
-            parameters = self.trained.parameters()
-            norm = self.accelerator.clip_grad_norm_(parameters, self.recipe.optim.clip_grad)
-            if not torch.isfinite(norm):
-                problem, expected = f"the gradient is {norm.item()}", scaled
-            if scaled or not problem:  # fp16's scaler leaves the step out itself, and learns by it
-                self.optimizer.step()
-        if problem:
-            self.skipped.add(problem, step, lr, list(batch.names), expected=expected)
-            return
-        self.skipped.finite()
-        if self.averaged is not None:
+        scaler = self.accelerator.scaler
+        if scaler is not None and of_loss:
+            scaler.update()  # it has seen the gradient and takes no step
+        elif scaler is not None or not problem:
+            self.optimizer.step()  # fp16's scaler leaves the step out itself, and learns by it
+        if self.averaged is not None and not problem:
             self.averaged.update_parameters(self.network)
 
-    def _row(self, step: int, lr: float, measured: Tensor) -> dict[str, float]:
-        loss, accuracy, task, kd, modulation, joints, asked = measured.tolist()
+    def _row(self, step: int, lr: float, measured: Sequence[float]) -> dict[str, float]:
+        loss, accuracy, task, kd, modulation, joints, asked = measured
         self.stop_requested = asked > 0
         row = {"step": step, "lr": lr, "loss": loss, "train_accuracy": accuracy}
         row["skipped"] = self.skipped.count
@@ -169,6 +210,18 @@ class Learner:
         if self.recipe.optim.joints:
             row |= {"task_loss": task, "joint_loss": joints}
         return row
+
+
+def _measure(losses: Losses, classes: Tensor) -> Tensor:
+    """Return the losses and the accuracy of some clips, (6,), still on the device."""
+    right = (losses.logits.argmax(1) == classes).float().mean()
+    parts = (losses.total, right, losses.task, losses.kd, losses.modulation, losses.joints)
+    return torch.stack([part.detach().float() for part in parts])
+
+
+def _is_of_compiler(err: RuntimeError) -> bool:
+    """Return whether an error is of torch.compile; its module takes a second to import."""
+    return type(err).__module__.startswith(("torch._dynamo", "torch._inductor"))
 
 
 def new_optimizer(table: OptimTable, network: nn.Module) -> torch.optim.Optimizer:

@@ -179,8 +179,10 @@ class RunFolder:
 
 
 def _values(recipe: Recipe) -> Any:
-    """Return all values that a result depends on; not how often a run is tested and saved."""
-    return json.loads(recipe.model_dump_json(exclude={"test_every", "checkpoint_every"}))
+    """Return all values that a result depends on, up to the rounding of compiled code."""
+    left_out: dict[str, Any] = dict.fromkeys(("test_every", "checkpoint_every"), True)
+    left_out["optim"] = {"checkpointing", "compile"}
+    return json.loads(recipe.model_dump_json(exclude=left_out))
 
 
 def _differences(saved: Any, given: Any, where: str = "") -> list[str]:

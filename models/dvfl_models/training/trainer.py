@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import torch
 from tqdm import tqdm
 
 from dvfl_models.data.batches import Batch
@@ -23,8 +24,9 @@ from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.training.confusion import Confusion
 from dvfl_models.training.consistency import doubts
 from dvfl_models.training.evaluation import Evaluation
-from dvfl_models.training.launch import TrainOptions, new_accelerator
+from dvfl_models.training.launch import TrainOptions, new_accelerator, with_precision
 from dvfl_models.training.learner import Learner
+from dvfl_models.training.memory import out_of_memory
 from dvfl_models.training.metrics import Metrics, ProgressLog
 from dvfl_models.training.run_folder import RunFolder, check_folder
 from dvfl_models.training.stopping import Stopped, stoppable
@@ -59,7 +61,9 @@ class Trainer:
         self.step = 0
         self.workers = 0  # processes that read clips, while it runs
         self.unwritten: dict[str, Any] | None = None  # the last step's row, until it is written
-        self.accelerator = new_accelerator(recipe.optim, options)
+        optim = with_precision(recipe.optim, options)
+        recipe = recipe.model_copy(update={"optim": optim})
+        self.accelerator = new_accelerator(optim, options)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         self.clips = TrainingClips(recipe, rank, world)
         self.recipe = recipe = self.clips.recipe
@@ -110,8 +114,8 @@ class Trainer:
 
         Raises:
             DvflError: if loss or gradient are not finite again and again, with the step, the
-                learning rate and the clips; or if more than 1 % of a data set cannot be decoded,
-                with the list.
+                learning rate and the clips; if more than 1 % of a data set cannot be decoded,
+                with the list; or if the GPU's memory is too small, with the settings to change.
             Stopped: when Ctrl-C, SIGTERM or SIGHUP asks for it; `last.pth` holds the run.
         """
         self.workers = workers
@@ -120,6 +124,9 @@ class Trainer:
             try:
                 self._train(show=progress and self.main)
                 return self._finish()
+            except torch.OutOfMemoryError as err:
+                processes = self.accelerator.num_processes
+                raise out_of_memory(self.recipe, processes, self.step) from err
             except KeyboardInterrupt as err:
                 requests.hold()  # the run is saved, whatever else arrives
                 words = ""
@@ -133,7 +140,8 @@ class Trainer:
     def _train(self, *, show: bool) -> None:
         self.learner.trained.train()
         steps, batch_size = self.recipe.optim.steps, self.recipe.optim.batch_size
-        batches = load_batches(self.clips, self.step, self.workers)
+        device = self.accelerator.device
+        batches = load_batches(self.clips, self.step, self.workers, device)
         if self.unwritten is not None:
             self._after_step(self.unwritten)
         with tqdm(total=steps, initial=self.step, unit="step", disable=not show) as bar:
