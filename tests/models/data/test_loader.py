@@ -99,7 +99,10 @@ def test_processes_share_what_is_kept(context: BaseContext) -> None:
     store = SharedStore(["a", "b", "c", "d"], np.uint8, max_bytes=40)
     assert store.get("a") is None
     store.put("a", np.full((3, 2, 2), 1))
-    later = [context.Process(target=store.put, args=x) for x in zip("ab", np.full((2, 3, 2, 2), 2))]
+    later = [
+        context.Process(target=store.put, args=x)
+        for x in zip("ab", np.full((2, 3, 2, 2), 2), strict=True)
+    ]
     for child in later:
         child.start()
     for child in later:
