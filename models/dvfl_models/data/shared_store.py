@@ -43,7 +43,8 @@ class SharedStore:
             self._fd = os.dup(file.fileno())
 
     def __del__(self) -> None:
-        os.close(self._fd)
+        if hasattr(self, "_fd"):  # not if there is no folder for temporary files
+            os.close(self._fd)
 
     def __getstate__(self) -> dict[str, Any]:
         """Return what a process gets that is not forked."""

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from dvfl_models.data.augment import random_crop
 from dvfl_models.data.clips import Clip, Sample
-from dvfl_models.data.frame_reader import FrameReader
+from dvfl_models.data.frame_reader import KEPT_BYTES, FrameReader
 from dvfl_models.data.opening import files_of, open_clips
 from dvfl_models.data.video_clips import VideoClips
 from dvfl_models.recipe.recipe import Recipe
@@ -71,7 +71,8 @@ class TrainingClips(Dataset[TrainingClip]):
         self.sets = [open_clips(table, recipe, training=True) for table in recipe.train]
         self.videos = [clips for clips in self.sets if isinstance(clips, VideoClips)]
         self.files = files_of(self.sets)
-        reader = FrameReader(entry.path for clips in self.files for entry in clips.entries)
+        paths = [entry.path for clips in self.files for entry in clips.entries]
+        reader = FrameReader(paths, KEPT_BYTES // processes)
         for clips in self.files:  # one bound for what all of them keep
             clips.reader = reader
         if len(self.videos) == len(self.sets):  # nothing is rendered
