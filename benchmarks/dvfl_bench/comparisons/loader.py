@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from dvfl_bench.comparisons import loader_item
 from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("dvfl_bench.loader")
 
 SIZE = 224
 WHOLE, WINDOW = (3600.0, 3600.0), (1.2, 6.0)  # window_s of UCF101's recipes, and by default
@@ -177,13 +177,13 @@ def measure(args: argparse.Namespace, media: dict[str, Medium], long: Medium) ->
                             costs[name].append(version.read(path, window_s, ITEMS, SIZE))
                     rows.append(_row(path, window_s, costs))
                     log.info("%s", json.dumps(rows[-1]))
-        memory: dict[str, dict[str, int]] = {}
+        memory: dict[str, dict[str, int | None]] = {}
         path = write(long, Path(folder) / "long.avi")
         for size in (64, SIZE):
             for name, tree in trees.items():
                 with versions({name: tree}) as alone:
                     growth_mb = alone[name].read(path, WHOLE, 2, size)["growth_mb"]
-                memory.setdefault(f"{size}px", {})[name] = round(growth_mb)
+                memory.setdefault(f"{size}px", {})[name] = growth_mb and round(growth_mb)
     return {
         "what": "processor time of a training clip of 8 x 224 x 224 px, ms on one core",
         "items": ITEMS,

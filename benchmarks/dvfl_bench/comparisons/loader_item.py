@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import resource
 import sys
 import tempfile
 import time
@@ -49,26 +48,47 @@ def recipe_of(path: str, size: int, window_s: list[float], folder: Path) -> Any:
     return importlib.import_module("dvfl_models.recipe.recipe").recipe_from(values, "loader")
 
 
-def cost_of_items(recipe: Any, items: int) -> dict[str, float]:
-    """Return the processor time of the first item and of the following ones, ms each.
+def cost_of_items(recipe: Any, items: int) -> dict[str, float | None]:
+    """Return the processor time of the first item and of the following ones, ms each, and memory.
 
     An item was a step's batch once, augmented and mixed: its time is divided by its clips. Where it
     is a clip, what is left to do on the device that trains is measured beside it, on the CPU.
     """
     batches = importlib.import_module("dvfl_models.data.batches")
+    growth_mb = memory_growth()
     if hasattr(batches, "TrainingBatches"):
         steps = batches.TrainingBatches(recipe)
         first = elapsed_ms(lambda: steps[0]) / 2
         later = elapsed_ms(lambda: [steps[step] for step in range(1, items // 2 + 1)])
-        return {"first_ms": first, "later_ms": later / (items // 2 * 2)}
+        later /= items // 2 * 2
+        return {"first_ms": first, "later_ms": later, "growth_mb": growth_mb()}
     torch = importlib.import_module("torch")
     clips = importlib.import_module("dvfl_models.data.training_clips").TrainingClips(recipe)
     first = elapsed_ms(lambda: clips[0])
     later = elapsed_ms(lambda: [clips[n] for n in range(1, items + 1)]) / items
+    growth = growth_mb()
     inputs = batches.InputMaker(recipe, torch.device("cpu"))
     batch = batches.batch_of(clips, 0)
     device = elapsed_ms(lambda: inputs.make(batch, 0)) / 2
-    return {"first_ms": first, "later_ms": later, "device_ms": device}
+    return {"first_ms": first, "later_ms": later, "device_ms": device, "growth_mb": growth}
+
+
+def memory_growth() -> Callable[[], float | None]:
+    """Return a function that tells how far memory has risen since then, 1e6 bytes.
+
+    Only Linux tells: where it does not, that is `None`.
+    """
+    status, begin = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+    def kb(name: str) -> int:
+        return int(status.read_text().partition(f"{name}:")[2].split()[0])
+
+    try:
+        begin.write_text("5")  # the peak begins anew
+        before_kb = kb("VmRSS")
+    except OSError:
+        return lambda: None
+    return lambda: (kb("VmHWM") - before_kb) * 1024 / 1e6
 
 
 def elapsed_ms(work: Callable[[], object]) -> float:
@@ -87,11 +107,7 @@ def main() -> None:
         for line in sys.stdin:
             asked = json.loads(line)
             recipe = recipe_of(asked["path"], asked["size"], asked["window_s"], Path(folder))
-            before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            found = cost_of_items(recipe, asked["items"])
-            growth_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb
-            answer = {**found, "growth_mb": growth_kb * 1024 / 1e6}
-            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.write(json.dumps(cost_of_items(recipe, asked["items"])) + "\n")
             sys.stdout.flush()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import pytest
 from videos import SHARED_CLIPS, damage_packets, pictures, shared_clip, write_video
 
+from dvfl_bench.comparisons.loader_item import memory_growth
 from dvfl_runtime.clips.picking import PickedFrames, pick_frames, pick_mapped_frames
 from dvfl_runtime.clips.sampling import nearest, uniform_indices
 from dvfl_runtime.errors import SourceError
@@ -178,8 +178,8 @@ def test_sources_that_are_no_files():
 def test_a_long_file_takes_little_memory(tmp_path):
     images = [*pictures(50, 240, 320)] * 60  # two minutes
     path = write_video(tmp_path / "long.mp4", images, codec="mpeg4", options={"g": "12"})
-    before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    growth_mb = memory_growth()
     first = read(path, spread)
     read(path, late, first)
     assert len(first.times_s) == 3000
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb < 150e3
+    assert (growth_mb() or 0) < 150
