@@ -71,12 +71,13 @@ def outcomes_of_run(run: Path) -> Outcomes:
     if not isinstance(table, VideosTable):
         raise RecipeError(f"the first test set of {run} is not of kind 'videos'")
     checkpoint = read_checkpoint(run / "final.pth")
-    model, spec = model_of(checkpoint), spec_of(checkpoint)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, spec = model_of(checkpoint).to(device), spec_of(checkpoint)
     clips = VideoClips(table, labels_of(checkpoint), spec)
     found: Outcomes = {}
     for index, entry in enumerate(clips.entries):
         clip, class_id = clips[index]
-        predicted = int(model(to_batch([clip], spec)).argmax())
+        predicted = int(model(to_batch([clip], spec).to(device)).argmax())
         outcome = Outcome(entry.group or entry.path, predicted == class_id)
         found[f"seed {recipe.seed}: {entry.path}"] = outcome
     return found
