@@ -6,7 +6,8 @@
 PYTHON ?= python3
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
-GPU_ARGS ?= runs/gpu-check --parts training
+PARTS ?= training distillation kernels engines
+GPU_ARGS ?= runs/gpu-check --clips ../shared/data/ucf10/index.csv
 # A file of tests runs in one process, with one thread of PyTorch: two processes keep two cores busy.
 WORKERS ?= 2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -40,9 +41,9 @@ bench: .venv/ready ## measure the bundled model on this machine; BENCH_ARGS="min
 	$(BIN)/dvfl-bench $(BENCH_ARGS)
 
 # installs nothing, so that it runs without a network: PYTHON must have PyTorch with CUDA
-gpu-check: ## measure training and distillation on an NVIDIA GPU; GPU_ARGS="OUT --parts training"
+gpu-check: ## measure on an NVIDIA GPU, 8 minutes at most; PARTS="training engines" GPU_ARGS="OUT"
 	PYTHONPATH=$(CURDIR):$(CURDIR)/models:$(CURDIR)/export:$(CURDIR)/benchmarks:$$PYTHONPATH \
-	  $(PYTHON) -m dvfl_models.gpu_check $(GPU_ARGS)
+	  $(PYTHON) -m dvfl_models.gpu_check $(GPU_ARGS) --parts $(PARTS)
 
 results-table: .venv/ready ## fill the tables of models/RESULTS.md from models/results
 	$(BIN)/python -m dvfl_models.studies.results table models/RESULTS.md

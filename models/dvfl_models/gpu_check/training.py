@@ -6,8 +6,10 @@ It has run on one NVIDIA H200.
 
 from __future__ import annotations
 
+import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dvfl_models.data.batches import batch_of
 from dvfl_models.distillation.losses import kd_loss
 from dvfl_models.network.video_focalnet import build_model
 from dvfl_models.recipe.recipe import recipe_from
@@ -34,6 +37,7 @@ SMALL_BATCHES, SMALL_SHAPE = {"nano": (64, 128), "base": (64, 128)}, (8, 3, 64, 
 TINY_BATCHES, TINY_SHAPE = {"femto": (1, 2)}, (4, 3, 32, 32)
 CLASSES = 101
 PRECISIONS = ("fp32", "tf32", "bf16")
+COMPILE_S = 75  # to compile a step and measure it: 60 s on an H200
 STEPS = 8
 WARM_UP = 3
 
@@ -46,29 +50,49 @@ class StepSetting:
     precision: str
     batch: int
     shape: Shape
-    compiled: bool = False
+    form: str = "plain"  # or "checkpointing", "channels_last" or "compiled"
 
 
-def measure_training(device: torch.device, folder: Path, *, tiny: bool) -> Iterator[Row]:
-    """Yield all rows of this part.
+def measure_training(
+    device: torch.device, folder: Path, *, tiny: bool, end_s: float = math.inf
+) -> Iterator[Row]:
+    """Yield the rows of this part until its time is over; the ones that matter most come first.
 
     Args:
         device: to train on.
         folder: for runs of the trainer.
         tiny: use small networks and clips.
+        end_s: value of `time.perf_counter` after which no row is begun.
     """
+    for row in _rows(device, folder, tiny=tiny, end_s=end_s):
+        yield row
+        if time.perf_counter() > end_s:
+            reason = "the time is over, later rows are left out; --seconds training=N gives more"
+            yield {"row": "training", "reason": reason}
+            return
+
+
+def _rows(device: torch.device, folder: Path, *, tiny: bool, end_s: float) -> Iterator[Row]:
     batches, shape = (TINY_BATCHES, TINY_SHAPE) if tiny else (BATCHES, SHAPE)
     student, teacher = ("femto", "pico") if tiny else ("nano", "base")
+    yield from training_rows(device, batches, shape, precisions=("bf16", "fp32"))
+    yield from trainer_rows(folder, student, 4 if tiny else 40, tiny=tiny)
+    setting = StepSetting(student, "bf16", batches[student][0], shape)
+    yield _distillation_row(device, setting, teacher)
+    for form in ("checkpointing", "channels_last"):
+        yield from training_rows(device, batches, shape, precisions=("bf16",), form=form)
     yield from parity_rows(device, tuple(batches), shape)
     if device.type == "cuda":
         yield _copy_bandwidth()
-    yield from training_rows(device, batches, shape)
-    setting = StepSetting(student, "bf16", batches[student][0], shape)
-    yield _distillation_row(device, setting, teacher)
-    yield from trainer_rows(folder, student, 4 if tiny else 40, tiny=tiny)
-    if not tiny:
-        yield from training_rows(device, SMALL_BATCHES, SMALL_SHAPE)
-        yield from training_rows(device, batches, shape, compiled=True)
+    yield from training_rows(device, batches, shape, precisions=("tf32",))
+    if tiny:
+        return
+    yield from training_rows(device, SMALL_BATCHES, SMALL_SHAPE)
+    if (left_s := end_s - time.perf_counter()) < COMPILE_S:
+        reason = f"compiling takes {COMPILE_S} s and {max(0, left_s):.0f} s are left"
+        yield {"row": "training step", "form": "compiled", "reason": reason}
+        return
+    yield from training_rows(device, batches, shape, precisions=("bf16",), form="compiled")
 
 
 def training_rows(
@@ -76,7 +100,8 @@ def training_rows(
     batches: dict[str, tuple[int, int]],
     shape: Shape,
     *,
-    compiled: bool = False,
+    precisions: tuple[str, ...] = PRECISIONS,
+    form: str = "plain",
 ) -> Iterator[Row]:
     """Measure training steps: forward, cross-entropy, backward, clipping, AdamW.
 
@@ -84,19 +109,20 @@ def training_rows(
         device: to train on.
         batches: per network two numbers of clips.
         shape: of a clip.
-        compiled: measure bf16 alone, under `torch.compile`.
+        precisions: of the steps.
+        form: of the steps, see `StepSetting`.
     """
 
     def cross_entropy(model: nn.Module, clips: Tensor, classes: Tensor) -> Tensor:
         return F.cross_entropy(model(clips), classes)
 
     for network, sizes in batches.items():
-        for precision in ("bf16",) if compiled else PRECISIONS:
+        for precision in precisions:
             peaks = []
             for batch in sizes:
-                setting = StepSetting(network, precision, batch, shape, compiled)
+                setting = StepSetting(network, precision, batch, shape, form)
                 row: Row = {"row": "training step", "network": network, "precision": precision}
-                row |= {"compiled": compiled, "batch": batch, "clip": list(shape)}
+                row |= {"form": form, "batch": batch, "clip": list(shape)}
                 row |= _measure_steps(device, setting, cross_entropy)
                 peaks += [row["peak_memory_gb"]] if "peak_memory_gb" in row else []
                 if len(peaks) == 2:
@@ -210,9 +236,24 @@ def trainer_rows(folder: Path, network: str, steps: int, *, tiny: bool) -> Itera
         row |= {"device": str(trainer.accelerator.device), "workers": workers}
         row |= {"steps": trainer.step, "seconds": round(time.perf_counter() - began_s, 1)}
         yield row | {"median_clips_per_s": speeds[len(speeds) // 2]}
+        if name == "whole" and trainer.accelerator.device.type == "cuda":
+            yield {"row": "trainer", "network": network, "waits_per_step": _waits(trainer)}
     whole, resumed = weights
     gap = float((whole - resumed).abs().max())
     yield {"row": "trainer", "network": network, "resumed_differs_by": float(f"{gap:.3g}")}
+
+
+def _waits(trainer: Trainer) -> int:
+    """Count how often a step of a finished run waits for the GPU; one is meant."""
+    batch = batch_of(trainer.clips, 0)
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            trainer.learner.train_step(batch, trainer.step)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in seen)
 
 
 def _measure_steps(device: torch.device, setting: StepSetting, loss: LossOf) -> Row:
@@ -220,7 +261,11 @@ def _measure_steps(device: torch.device, setting: StepSetting, loss: LossOf) -> 
     torch.manual_seed(0)
     model: Any = build_model(setting.network, num_classes=CLASSES).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=device.type == "cuda")
-    trained: Any = torch.compile(model) if setting.compiled else model
+    if setting.form == "checkpointing":
+        model.recompute_blocks()
+    if setting.form == "channels_last":
+        model.to(memory_format=torch.channels_last)
+    trained: Any = torch.compile(model) if setting.form == "compiled" else model
     began_s = time.perf_counter()
     try:
         clips = torch.randn(setting.batch, *setting.shape, device=device)

@@ -14,7 +14,8 @@ from dvfl_models.gpu_check import training as gpu_training
 from dvfl_models.gpu_check.__main__ import main
 from dvfl_models.gpu_check.clips import Clips, load, read_clips, save
 from dvfl_models.gpu_check.distillation import Plan, grown_model, run_fold, run_folds, summary
-from dvfl_models.gpu_check.training import parity_rows, training_rows
+from dvfl_models.gpu_check.processes import MODULES, run_process
+from dvfl_models.gpu_check.training import measure_training, parity_rows, training_rows
 from dvfl_runtime.errors import RecipeError
 
 CPU = torch.device("cpu")
@@ -86,6 +87,47 @@ def test_training_steps_are_rows_and_so_is_what_cannot_run(monkeypatch: pytest.M
     assert "RuntimeError" in broken["error"]
 
 
+def test_a_step_has_forms(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu_training, "STEPS", 1)
+    monkeypatch.setattr(gpu_training, "WARM_UP", 1)
+    for form in ("checkpointing", "channels_last"):
+        shape = (2, 3, 32, 32)
+        rows = list(training_rows(CPU, {"femto": (1, 2)}, shape, precisions=("bf16",), form=form))
+        assert [(row["form"], "error" in row) for row in rows] == [(form, False)] * 2
+
+
+def test_no_row_of_training_begins_when_its_time_is_over(tmp_path: Path) -> None:
+    first, last = measure_training(CPU, tmp_path, tiny=True, end_s=0)
+    assert first["clips_per_s"] > 0
+    assert last["reason"].startswith("the time is over")
+
+
+def test_engines_in_their_small_form(tmp_path: Path) -> None:
+    rows = run_process("engines", tmp_path / "engines.json", 100, tiny=True)["rows"]
+    assert all(row["same_class"] and row["batch_1"]["ms_per_clip"] > 0 for row in rows)
+    assert rows == json.loads((tmp_path / "engines.json").read_text())["rows"]
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        ("no_such_package.check", "the package no_such_package is not installed"),
+        ("json.no_such_module", "its process ended with status 1"),
+        ("timeit", "stopped after 0 s; --seconds engines=N gives it more"),
+    ],
+)
+def test_a_part_that_cannot_run_is_a_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str, reason: str
+) -> None:
+    monkeypatch.setitem(MODULES, "engines", module)
+    path = tmp_path / "engines.json"
+    seconds = 0.01 if module == "timeit" else 60
+    assert run_process("engines", path, seconds, tiny=False)["rows"] == [
+        {"row": "engines", "reason": reason}
+    ]
+    assert path.exists()
+
+
 def test_parity_with_the_processor() -> None:
     rows = {row["precision"]: row for row in parity_rows(CPU, ("femto",), (2, 3, 32, 32))}
     assert rows["fp32"]["largest_difference"] == 0
@@ -95,27 +137,40 @@ def test_parity_with_the_processor() -> None:
 @pytest.mark.slow
 @pytest.mark.usefixtures("fresh_accelerate")
 def test_the_command(tmp_path: Path) -> None:
-    assert main([str(tmp_path), "--parts", "training", "--tiny"]) == 0
-    rows = json.loads((tmp_path / "training.json").read_text())["rows"]
-    assert not [row for row in rows if "error" in row]
-    assert rows[-1]["resumed_differs_by"] == 0
+    assert main([str(tmp_path), "--tiny"]) == 0
+    found = {path.stem: json.loads(path.read_text())["rows"] for path in tmp_path.glob("*.json")}
+    assert [*sorted(found)] == ["distillation", "engines", "kernels", "training"]
+    assert not [row for row in found["training"] if "error" in row]
+    gaps = [row["resumed_differs_by"] for row in found["training"] if "resumed_differs_by" in row]
+    assert gaps == [0]
+    assert found["distillation"][0]["reason"] == "no --clips, the index of labelled videos"
+    assert found["kernels"] == [
+        {"row": "kernels", "reason": "the package dvfl_kernels is not installed"}
+    ]
+    assert {row["engine"] for row in found["engines"]} == {"onnxruntime", "openvino"}
+    assert all(row["largest_difference"] < 1e-3 for row in found["engines"])
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ([], "the distillation needs --clips"),
         (["--clips", "missing.csv"], "missing.csv"),
         (["--clips", "x", "--plan", "{"], "the plan { cannot be used: "),
         (["--clips", "x", "--plan", '{"epoch": 1}'], "there is no 'epoch'; did you mean epochs?"),
         (["--clips", "x", "--plan", '{"batch": 0}'], "batch: Input should be greater"),
+        (["--seconds", "engine=9"], "give PART=N with a part of ['training', "),
+        (["--seconds", "engines=-9"], "must be a number >= 0, got '-9'"),
     ],
 )
 def test_wrong_arguments_are_one_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
 ) -> None:
-    assert main([str(tmp_path), "--parts", "distillation", *options]) == 2
-    (line,) = capsys.readouterr().err.splitlines()
+    try:
+        status = main([str(tmp_path), "--parts", "distillation", *options])
+    except SystemExit as ended:  # of argparse
+        status = ended.code
+    assert status == 2
+    line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("python -m dvfl_models.gpu_check: error: ")
     assert said in line
 
