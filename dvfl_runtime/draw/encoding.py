@@ -36,7 +36,7 @@ ENCODERS = {
 BT601, STUDIO = 6, 1  # colour matrix and range of `to_yuv`, by libav's numbers
 
 
-class VideoFile:
+class VideoWriter:
     """A video that is written picture by picture.
 
     The file is opened with the second picture, because the encoder is told the distance of the

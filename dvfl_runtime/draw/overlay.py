@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.draw.encoding import Planes, VideoFile, to_yuv
+from dvfl_runtime.draw.encoding import Planes, VideoWriter, to_yuv
 from dvfl_runtime.draw.panel import LeadingClass, Panel
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.files import Replacement
@@ -63,7 +63,7 @@ class OverlayVideo:
     ) -> None:
         self._replacement = Replacement(path)
         try:
-            self._video = VideoFile(self._replacement.part)
+            self._video = VideoWriter(self._replacement.part)
         except OutputError:
             self._replacement.discard()
             raise

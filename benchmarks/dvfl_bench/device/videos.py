@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 
 from dvfl_runtime import Frame, Source
-from dvfl_runtime.draw.encoding import VideoFile, to_yuv
+from dvfl_runtime.draw.encoding import VideoWriter, to_yuv
 from dvfl_runtime.sources import Grabbed, open_source
 
 
@@ -108,7 +108,7 @@ def write_scaled(
         path: of the file to write.
         seconds: how much of the source is written.
     """
-    file = VideoFile(path)
+    file = VideoWriter(path)
     with closing(source), closing(file):
         for frame in source.frames():
             if frame.time_s >= seconds:

@@ -14,7 +14,7 @@ from videos import shared_clip, write_video
 from dvfl_runtime import OutputError, Prediction, Recognizer
 from dvfl_runtime.app import cli
 from dvfl_runtime.draw import lettering
-from dvfl_runtime.draw.encoding import ENCODERS, VideoFile, to_yuv
+from dvfl_runtime.draw.encoding import ENCODERS, VideoWriter, to_yuv
 from dvfl_runtime.draw.overlay import OverlayVideo, check_overlay_suffix
 from dvfl_runtime.draw.palette import class_colour
 from dvfl_runtime.draw.panel import LeadingClass, Panel
@@ -227,7 +227,7 @@ def test_a_source_that_changes_its_size_keeps_the_first_one(tmp_path):
 def test_every_encoder_here_gives_a_playable_video(tmp_path, monkeypatch):
     for codec in set(ENCODERS) & av.codecs_available:
         monkeypatch.setattr("dvfl_runtime.draw.encoding.ENCODERS", {codec: ENCODERS[codec]})
-        file = VideoFile(tmp_path / f"{codec}.mp4")
+        file = VideoWriter(tmp_path / f"{codec}.mp4")
         for n in range(10):
             file.add(to_yuv(np.full((48, 64, 3), 100, np.uint8)), n / 29.97)
         file.finish()
@@ -237,7 +237,7 @@ def test_every_encoder_here_gives_a_playable_video(tmp_path, monkeypatch):
 def test_the_colours_survive(tmp_path):
     image = np.zeros((32, 96, 3), np.uint8)
     image[:, :32], image[:, 32:64], image[:, 64:] = (200, 40, 40), (40, 200, 40), (40, 40, 200)
-    file = VideoFile(tmp_path / "c.mp4")
+    file = VideoWriter(tmp_path / "c.mp4")
     for n in range(3):
         file.add(to_yuv(image), n / 25)
     file.finish()
