@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from dvfl_export.sample_clips import Images
 from dvfl_models.data.clips import ClipSet, to_batch
 from dvfl_models.data.video_clips import VideoClips, check_corrupt
 from dvfl_models.network.checkpoint import model_of, read_checkpoint
@@ -29,7 +28,7 @@ from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_models.training.confusion import Confusion, count
 from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.clips.evaluation import Views, sample_video
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.errors import RecipeError, SourceError
 from dvfl_runtime.sources import open_source
@@ -57,7 +56,7 @@ class Candidate:
     labels: tuple[str, ...]
     spec: ClipSpec
     about: dict[str, Any]
-    scores: Callable[[Sequence[Images]], Scores]
+    scores: Callable[[Sequence[Clip]], Scores]
 
 
 def open_candidate(
@@ -84,7 +83,7 @@ def _open_exported(path: Path, engine: str) -> Iterator[Candidate]:
     artifact = file.artifact
     scorer = Scorer(artifact, open_engine(engine, file), str(path))
 
-    def scores(clips: Sequence[Images]) -> Scores:
+    def scores(clips: Sequence[Clip]) -> Scores:
         found = [scorer.scores(clip[None])[0] for clip in clips]
         return np.asarray(np.mean(found, axis=0), np.float32)
 
@@ -105,7 +104,7 @@ def _open_checkpoint(path: Path, labels: str) -> Iterator[Candidate]:
     model = model_of(checkpoint).to(device)
 
     @torch.inference_mode()
-    def scores(clips: Sequence[Images]) -> Scores:
+    def scores(clips: Sequence[Clip]) -> Scores:
         logits = torch.cat([model(to_batch([clip], spec).to(device)) for clip in clips])
         return np.asarray(logits.float().softmax(1).mean(0).cpu().numpy(), np.float32)
 
@@ -151,7 +150,7 @@ def evaluate_on(
 
 def _views_of(
     clips: ClipSet, index: int, spec: ClipSpec, views: Views
-) -> tuple[Sequence[Images], int]:
+) -> tuple[Sequence[Clip], int]:
     """Return the clips (T, H, W, 3) of an entry of a test set, and its class."""
     if not isinstance(clips, VideoClips):
         clip, class_id = clips[index]

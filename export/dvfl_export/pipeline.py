@@ -20,7 +20,7 @@ from dvfl_export.precision.compress import compress_weights
 from dvfl_export.precision.half import to_float16
 from dvfl_export.precision.quantise import activation_ranges, quantise
 from dvfl_export.precision.sensitivity import Sensitivity, measure_sensitivity
-from dvfl_export.sample_clips import Images, Video, cut_clips, rendered_videos, video_files
+from dvfl_export.sample_clips import Video, cut_clips, rendered_videos, video_files
 from dvfl_export.verify import (
     THRESHOLDS,
     Threshold,
@@ -41,7 +41,7 @@ from dvfl_models.network.config import check_size
 from dvfl_models.network.video_focalnet import VideoFocalNet, count_macs
 from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_runtime.artifact import Artifact, ModelFile, Precision
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.files import replacing, write_json
 from dvfl_runtime.version import __version__
@@ -141,7 +141,7 @@ class Samples:
     views: int = 1
     calibration: CalibrationSet | None = None
 
-    def clips(self, spec: ClipSpec) -> list[Images]:
+    def clips(self, spec: ClipSpec) -> list[Clip]:
         """Cut the clips to verify with, each (T, H, W, 3)."""
         return cut_clips(self.videos, spec, views=self.views)
 

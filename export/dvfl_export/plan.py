@@ -8,15 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from dvfl_export.sample_clips import Images
 from dvfl_export.verify import Threshold, Verification, engine_logits, verify
 from dvfl_runtime.artifact import ModelFile
+from dvfl_runtime.clips.spec import Clip
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.tensorrt import open_engine as open_tensorrt
 
 
 def build_and_verify(
-    file: Path, clips: Sequence[Images], threshold: Threshold, share: Callable[[float], None]
+    file: Path, clips: Sequence[Clip], threshold: Threshold, share: Callable[[float], None]
 ) -> Verification:
     """Build the plan of a model file where the runtime looks for it, and compare its logits.
 

@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from dvfl_models.rendered.synthetic import ACTIONS, render_clip
 from dvfl_runtime.clips.evaluation import Views, sample_video
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import ExportError, SourceError
 from dvfl_runtime.sources import open_source
 from dvfl_runtime.sources.folders import videos_below
 
-Images: TypeAlias = NDArray[np.uint8]
-Video: TypeAlias = Path | Images  # a file, or frames (N, H, W, 3)
+Video: TypeAlias = Path | NDArray[np.uint8]  # a file, or frames (N, H, W, 3)
 
 
 def rendered_videos(spec: ClipSpec, *, count: int = 10, seed: int = 7) -> list[Video]:
@@ -42,7 +41,7 @@ def video_files(paths: Iterable[Path]) -> list[Video]:
 
 def cut_clips(
     videos: Sequence[Video], spec: ClipSpec, *, views: int = 1, purpose: str = "verify with"
-) -> list[Images]:
+) -> list[Clip]:
     """Cut clips (T, H, W, 3) from each video that can be decoded, spread over its whole length.
 
     Args:
@@ -54,7 +53,7 @@ def cut_clips(
     Raises:
         ExportError: if not one clip can be decoded.
     """
-    clips: list[Images] = []
+    clips: list[Clip] = []
     problems = []
     for video in videos:
         try:

@@ -21,10 +21,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from dvfl_export.sample_clips import Images
 from dvfl_models.data.clips import to_batch
 from dvfl_runtime.artifact import ModelFile, Precision
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.engines import Engine, installed_engines, open_engine
 from dvfl_runtime.errors import ArgumentError, ArtifactError, EngineUnavailable, ExportError
 from dvfl_runtime.errors.packages import pip_install
@@ -173,7 +172,7 @@ class Verification:
 def verify(
     file: Path,
     pytorch: Logits,
-    clips: Sequence[Images],
+    clips: Sequence[Clip],
     engines: Sequence[str],
     *,
     skipped: dict[str, str] | None = None,
@@ -206,6 +205,7 @@ def verify(
     failed: EngineUnavailable | None = None
     model = ModelFile(file)
     precision = model.artifact.precision
+    wanted = threshold or THRESHOLDS[precision]
     for name in engines:
         try:
             engine = open_engine(name, model, device=_device(name))
@@ -220,12 +220,10 @@ def verify(
                 f"clips, wanted {pytorch.shape}; export it again"
             )
         found = compare_logits(pytorch, logits)
-        wanted = threshold or THRESHOLDS[precision]
         passed = wanted.holds(found["max_difference"], found["top1"])
         rows.append(Agreement(name, engine.version, engine.provider, **found, passed=passed))
     if failed is not None and not rows:
         raise failed
-    wanted = threshold or THRESHOLDS[precision]
     return Verification(precision, len(clips), wanted, tuple(rows), left_out)
 
 
@@ -241,19 +239,19 @@ def engines_for(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
     )
 
 
-def pytorch_logits(model: nn.Module, clips: Sequence[Images], spec: ClipSpec) -> Logits:
+def pytorch_logits(model: nn.Module, clips: Sequence[Clip], spec: ClipSpec) -> Logits:
     """Run the training form: N clips (T, H, W, 3) uint8 -> (N, num_classes) logits."""
     with torch.inference_mode():
         return np.concatenate([model(to_batch([clip], spec)).numpy() for clip in clips])
 
 
-def engine_logits(engine: Engine, clips: Sequence[Images]) -> Logits:
+def engine_logits(engine: Engine, clips: Sequence[Clip]) -> Logits:
     """Run an engine: N clips (T, H, W, 3) uint8 -> (N, num_classes) logits."""
     return np.concatenate([engine.run(clip[None]) for clip in clips])
 
 
 def median_ms(
-    file: Path, engines: Sequence[str], clip: Images, *, runs: int = 5, warm_up: int = 2
+    file: Path, engines: Sequence[str], clip: Clip, *, runs: int = 5, warm_up: int = 2
 ) -> dict[str, float]:
     """Return the median time of each engine for one clip on this machine, ms."""
     medians = {}
@@ -272,8 +270,7 @@ def median_ms(
 
 def compare_logits(wanted: Logits, given: Logits) -> dict[str, float]:
     """Compare (N, num_classes) logits; a logit that is not finite makes the differences so."""
-    p = np.stack([softmax(row) for row in wanted]).astype(np.float64)
-    q = np.stack([softmax(row) for row in given]).astype(np.float64)
+    p, q = (softmax(logits).astype(np.float64) for logits in (wanted, given))
     best = min(5, wanted.shape[1])
     top_p, top_q = (np.argsort(-x, axis=1, kind="stable")[:, :best] for x in (wanted, given))
     shared = [len(set(a) & set(b)) / best for a, b in zip(top_p, top_q, strict=True)]

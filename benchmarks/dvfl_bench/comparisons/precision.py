@@ -43,12 +43,12 @@ from dvfl_export.precision.calibration import CalibrationSet, calibration_set
 from dvfl_export.precision.half import to_float16
 from dvfl_export.precision.quantise import activation_ranges, quantise
 from dvfl_export.precision.sensitivity import measure_sensitivity
-from dvfl_export.sample_clips import Images, cut_clips
+from dvfl_export.sample_clips import cut_clips
 from dvfl_export.verify import compare_logits
 from dvfl_models import VARIANTS
 from dvfl_models.rendered.synthetic import render_clip
 from dvfl_runtime.artifact import ModelFile
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
@@ -58,7 +58,7 @@ BATCH = 8
 
 
 def by_nncf(
-    model: onnx.ModelProto, clips: Sequence[Images], floats: Sequence[str]
+    model: onnx.ModelProto, clips: Sequence[Clip], floats: Sequence[str]
 ) -> onnx.ModelProto:
     """Return the model with the same layers in int8, by NNCF's ONNX backend (no dependency)."""
     import nncf
@@ -72,7 +72,7 @@ def by_nncf(
 
 def by_method(
     model: onnx.ModelProto,
-    clips: Sequence[Images],
+    clips: Sequence[Clip],
     floats: Sequence[str],
     method: CalibrationMethod,
 ) -> onnx.ModelProto:
@@ -80,7 +80,7 @@ def by_method(
     return quantise(model, activation_ranges(model, clips, method), floats)
 
 
-def logits_in(engine: str, model: onnx.ModelProto, clips: Sequence[Images]) -> np.ndarray[Any, Any]:
+def logits_in(engine: str, model: onnx.ModelProto, clips: Sequence[Clip]) -> np.ndarray[Any, Any]:
     """Run N clips (T, H, W, 3) in an engine; return logits (N, num_classes)."""
     with tempfile.TemporaryDirectory() as folder:
         onnx.save(model, Path(folder) / "m.onnx")
@@ -91,7 +91,7 @@ def logits_in(engine: str, model: onnx.ModelProto, clips: Sequence[Images]) -> n
     return logits
 
 
-def rendered_clips(actions: Sequence[str], spec: ClipSpec) -> list[Images]:
+def rendered_clips(actions: Sequence[str], spec: ClipSpec) -> list[Clip]:
     """Return one clip (T, H, W, 3) for each action."""
     return [
         render_clip(

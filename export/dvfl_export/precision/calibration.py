@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvfl_export.sample_clips import Images, Video, cut_clips, video_files
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_export.sample_clips import Video, cut_clips, video_files
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import ExportError
 
 LEAST_CLIPS = 64
@@ -28,7 +28,7 @@ class CalibrationSet:
         views: how many clips along time were cut from each video.
     """
 
-    clips: list[Images]
+    clips: list[Clip]
     held_back: list[Video]
     views: int
 

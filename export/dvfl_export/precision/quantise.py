@@ -32,7 +32,7 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.calibrate import TensorsData, create_calibrator
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from dvfl_export.sample_clips import Images
+from dvfl_runtime.clips.spec import Clip
 
 OPERATORS = ("MatMul", "Conv")
 LEAST_USES = 4  # of each value that a product reads
@@ -45,10 +45,10 @@ Ranges: TypeAlias = TensorsData
 class _OneClip(CalibrationDataReader):  # type: ignore[misc]
     """A reader of one clip: what onnxruntime keeps of all clips at once does not fit in memory."""
 
-    def __init__(self, clip: Images) -> None:
-        self.rest: Iterator[dict[str, Images]] = iter([{"clip": clip[None]}])
+    def __init__(self, clip: Clip) -> None:
+        self.rest: Iterator[dict[str, Clip]] = iter([{"clip": clip[None]}])
 
-    def get_next(self) -> dict[str, Images] | None:
+    def get_next(self) -> dict[str, Clip] | None:
         return next(self.rest, None)
 
 
@@ -68,7 +68,7 @@ def layers_of(model: onnx.ModelProto) -> tuple[str, ...]:
 
 
 def activation_ranges(
-    model: onnx.ModelProto, clips: Sequence[Images], method: CalibrationMethod = METHOD
+    model: onnx.ModelProto, clips: Sequence[Clip], method: CalibrationMethod = METHOD
 ) -> Ranges:
     """Measure the ranges of the activations.
 

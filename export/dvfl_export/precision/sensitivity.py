@@ -13,8 +13,8 @@ import onnx
 import onnxruntime
 
 from dvfl_export.precision.quantise import Ranges, layers_of, quantise
-from dvfl_export.sample_clips import Images
 from dvfl_export.verify import Logits, compare_logits
+from dvfl_runtime.clips.spec import Clip
 
 MOST_CLIPS = 16  # to measure each layer with
 BATCH = 8
@@ -83,7 +83,7 @@ class Sensitivity:
 def measure_sensitivity(
     model: onnx.ModelProto,
     ranges: Ranges,
-    clips: Sequence[Images],
+    clips: Sequence[Clip],
     share: Callable[[float], None] = lambda _done: None,
 ) -> Sensitivity:
     """Decide which layers stay in float32, by clips that the file is not verified with.
@@ -119,7 +119,7 @@ def measure_sensitivity(
     return Sensitivity(tuple(rows), len(clips), found["kl"], found["top1"])
 
 
-def logits_of(model: onnx.ModelProto, clips: Sequence[Images]) -> Logits:
+def logits_of(model: onnx.ModelProto, clips: Sequence[Clip]) -> Logits:
     """Run a graph in onnxruntime: N clips (T, H, W, 3) uint8 -> (N, num_classes)."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors only
