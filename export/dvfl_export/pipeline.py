@@ -187,18 +187,19 @@ def export(
         step("verify")
         wanted = pytorch_logits(model, clips, spec)
         # cut again by the spec in the file, as a device will cut them
-        clips = samples.clips(ModelFile(part).artifact.spec)
+        file = ModelFile(part)
+        clips = samples.clips(file.artifact.spec)
         (engines, skipped), threshold = engines_for(graph), request.threshold
-        verification = verify(part, wanted, clips, engines, skipped=skipped, threshold=threshold)
+        verification = verify(file, wanted, clips, engines, skipped=skipped, threshold=threshold)
         if request.target == "tensorrt" and verification.passed:
             step("build the plan")
-            rows = build_and_verify(part, clips, threshold, share).engines
+            rows = build_and_verify(file, clips, threshold, share).engines
             verification = dataclasses.replace(verification, engines=(*verification.engines, *rows))
         parity = verification.report() | (sensitivity.report() if sensitivity else {})
         _report_and_judge(verification, parity, request.report)
 
         step("time")
-        times = median_ms(part, [row.engine for row in verification.engines], clips[0])
+        times = median_ms(file, [row.engine for row in verification.engines], clips[0])
         step("write")
         artifact = dataclasses.replace(artifact, parity=parity)
         save_model(graph, artifact, part)

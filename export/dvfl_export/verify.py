@@ -11,8 +11,8 @@ import math
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,6 @@ from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.engines import Engine, installed_engines, open_engine
 from dvfl_runtime.errors import ArgumentError, ArtifactError, EngineUnavailable, ExportError
 from dvfl_runtime.errors.packages import pip_install
-from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.streams.scoring import softmax
 
 Logits = NDArray[np.float32]
@@ -170,7 +169,7 @@ class Verification:
 
 
 def verify(
-    file: Path,
+    model: ModelFile,
     pytorch: Logits,
     clips: Sequence[Clip],
     engines: Sequence[str],
@@ -181,7 +180,7 @@ def verify(
     """Run a model file in engines and compare the logits with those of PyTorch.
 
     Args:
-        file: the exported model.
+        model: the exported file.
         pytorch: (N, num_classes), see `pytorch_logits`.
         clips: the N clips for the engines, cut by the spec in the file, each (T, H, W, 3) uint8.
         engines: names of the engines to compare.
@@ -203,7 +202,6 @@ def verify(
     rows = []
     left_out = dict(skipped or {})
     failed: EngineUnavailable | None = None
-    model = ModelFile(file)
     precision = model.artifact.precision
     wanted = threshold or THRESHOLDS[precision]
     for name in engines:
@@ -212,12 +210,12 @@ def verify(
         except EngineUnavailable as err:  # for example, its package cannot be imported
             left_out[name], failed = str(err), err
             continue
-        with Recognizer(file, engine=engine):  # opened as a user opens it
+        with closing(engine):
             logits = engine_logits(engine, clips)
         if logits.shape != pytorch.shape:
             raise ArtifactError(
-                f"model {file} gives logits of shape {logits.shape} in {name} for {len(clips)} "
-                f"clips, wanted {pytorch.shape}; export it again"
+                f"model {model.path} gives logits of shape {logits.shape} in {name} for "
+                f"{len(clips)} clips, wanted {pytorch.shape}; export it again"
             )
         found = compare_logits(pytorch, logits)
         passed = wanted.holds(found["max_difference"], found["top1"])
@@ -251,11 +249,10 @@ def engine_logits(engine: Engine, clips: Sequence[Clip]) -> Logits:
 
 
 def median_ms(
-    file: Path, engines: Sequence[str], clip: Clip, *, runs: int = 5, warm_up: int = 2
+    model: ModelFile, engines: Sequence[str], clip: Clip, *, runs: int = 5, warm_up: int = 2
 ) -> dict[str, float]:
     """Return the median time of each engine for one clip on this machine, ms."""
     medians = {}
-    model = ModelFile(file)
     for name in engines:
         engine = open_engine(name, model, device=_device(name))
         times_ns = []

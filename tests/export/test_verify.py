@@ -20,6 +20,7 @@ from dvfl_export.verify import THRESHOLDS, Agreement, Verification, pytorch_logi
 from dvfl_models import build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import VideoFocalNet, init_weights
 from dvfl_runtime import ClipSpec
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.errors import ArtifactError, EngineUnavailable, ExportError
 from dvfl_runtime.sources import open_source
@@ -47,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def verified(file: Path, clips: list[np.ndarray]) -> Verification:
     """Compares the file on these clips with PyTorch on the rendered ones."""
     wanted = pytorch_logits(model(), cut_clips(rendered_videos(SPEC), SPEC), SPEC)
-    return verify(file, wanted, clips, ENGINES)
+    return verify(ModelFile(file), wanted, clips, ENGINES)
 
 
 def assert_caught(found: Verification) -> None:
@@ -103,9 +104,10 @@ def test_sampling_one_frame_late_in_a_real_video_is_caught(folder: Path) -> None
     with closing(open_source(CLIPS / "dvfl_golfswing.gif")) as source:
         frames = np.stack([frame.image for frame in source.frames()])
     wanted = pytorch_logits(model(), cut_clips([frames], SPEC), SPEC)
-    assert verify(folder / "m.onnx", wanted, cut_clips([frames], SPEC), ENGINES).passed
+    file = ModelFile(folder / "m.onnx")
+    assert verify(file, wanted, cut_clips([frames], SPEC), ENGINES).passed
     late = np.concatenate([frames[1:], frames[-1:]])
-    assert_caught(verify(folder / "m.onnx", wanted, cut_clips([late], SPEC), ENGINES))
+    assert_caught(verify(file, wanted, cut_clips([late], SPEC), ENGINES))
 
 
 def test_the_command_prints_a_table_and_leaves_the_old_file(
@@ -158,8 +160,9 @@ def test_the_report_is_json_even_of_logits_that_are_not_finite() -> None:
 
 
 def test_no_engine_is_an_error(folder: Path) -> None:
+    file = ModelFile(folder / "m.onnx")
     with pytest.raises(ExportError, match="pip install onnxruntime"):
-        verify(folder / "m.onnx", np.zeros((1, 6), np.float32), [np.zeros((4, 32, 32, 3))], [])
+        verify(file, np.zeros((1, 6), np.float32), [np.zeros((4, 32, 32, 3))], [])
 
 
 def test_an_engine_that_cannot_be_used_is_left_out_and_told(
@@ -179,4 +182,4 @@ def test_logits_of_another_shape_are_an_error(folder: Path) -> None:
     wanted = np.zeros((1, 7), np.float32)
     clips = cut_clips(rendered_videos(SPEC, count=1), SPEC)
     with pytest.raises(ArtifactError, match=r"shape \(1, 6\) in .* wanted \(1, 7\)"):
-        verify(folder / "m.onnx", wanted, clips[:1], ENGINES)
+        verify(ModelFile(folder / "m.onnx"), wanted, clips[:1], ENGINES)

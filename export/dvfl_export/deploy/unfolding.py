@@ -45,10 +45,10 @@ from dvfl_models.network.video_focalnet import (
     VideoFocalNet,
     build_model,
 )
-from dvfl_runtime.artifact import Artifact
+from dvfl_runtime.artifact import Artifact, ModelFile
 from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.engines import open_engine
 from dvfl_runtime.errors import ArtifactError, ExportError
-from dvfl_runtime.recognizer import Recognizer
 
 
 class Restored(NamedTuple):
@@ -71,10 +71,11 @@ def restore_checkpoint(source: Path, output: Path) -> Restored:
         VerificationFailed: if the checkpoint and the file differ on clips.
         OutputError: if the output cannot be written.
     """
-    with Recognizer(source, device="cpu") as recognizer:  # refuses a file that no engine can run
-        artifact = recognizer.artifact
+    file = ModelFile(source)
+    artifact = file.artifact
+    open_engine("auto", file, device="cpu").close()  # raises where no engine can run the file
     try:
-        proto = onnx.load(str(source))
+        proto = onnx.load_from_string(file.content)
     except Exception as err:  # protobuf's errors have no base of their own
         raise ArtifactError(f"cannot use model {source}: {err}; copy it again") from err
     model = unfold(proto, artifact)
@@ -82,7 +83,7 @@ def restore_checkpoint(source: Path, output: Path) -> Restored:
     clips = cut_clips(rendered_videos(spec), spec)
     engines, skipped = engines_for(proto)
     found = verify(
-        source,
+        file,
         pytorch_logits(model, clips, spec),
         clips,
         engines,
