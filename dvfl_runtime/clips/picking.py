@@ -113,7 +113,6 @@ def _from_file(
     wanted = _unique(pick(expected)) if len(expected) else set()
     mapper = FileMapper()
     times: list[float] = []
-
     kept: dict[int, Kept] = {}
     with closing(source.mapped_frames(mapper)) as frames:
         for n, frame in enumerate(frames):

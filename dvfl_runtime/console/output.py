@@ -15,6 +15,7 @@ from dvfl_runtime.files import Replacement
 from dvfl_runtime.results import SCHEMA, Prediction, Segment, to_json_row
 
 BAR_WIDTH = 20
+SEGMENT_SUFFIXES = (".csv", ".json", ".srt")
 
 
 class TextStream(Protocol):
@@ -215,9 +216,6 @@ class SegmentDocument:
         with suppress(OSError):  # the error has been reported
             self._stream.close()
         self._file.discard()
-
-
-SEGMENT_SUFFIXES = (".csv", ".json", ".srt")
 
 
 def segment_suffix(path: Path) -> str:

@@ -32,7 +32,7 @@ Key: TypeAlias = Mapping[str, object]
 def recall(kind: str, key: Key) -> dict[str, Any]:
     """Return what was remembered of this kind under exactly this key, {} if nothing was."""
     with suppress(OSError, ValueError, KeyError, TypeError, OutputError):
-        about: dict[str, Any] = json.loads(read_private(_memory(kind, key)))
+        about: dict[str, Any] = json.loads(read_private(_memory_file(kind, key)))
         if about["key"] == key:
             return about
     return {}
@@ -47,7 +47,7 @@ def remember(kind: str, key: Key, facts: Mapping[str, object]) -> None:
         facts: JSON-ready.
     """
     try:
-        file = _memory(kind, key)
+        file = _memory_file(kind, key)
         file.parent.mkdir(MY_FOLDER, parents=True, exist_ok=True)
         write_private(file, (json.dumps({**facts, "key": key}, indent=1) + "\n").encode())
     except (OSError, OutputError) as err:
@@ -143,6 +143,6 @@ def _problem(about: os.stat_result) -> str:
     return "other users may write it" if about.st_mode & 0o022 else ""
 
 
-def _memory(kind: str, key: Key) -> Path:
+def _memory_file(kind: str, key: Key) -> Path:
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
     return cache_folder() / f"{kind}-{digest[:16]}.json"

@@ -44,8 +44,8 @@ def open_fastest(
 
     Args:
         names: of the engines; the first one wins a tie.
-        candidates: opens them, and keeps those that fail apart.
-        model: which file they open.
+        candidates: opens them, and lists those that fail.
+        model: the file that they open.
         device: that they were asked to run on.
         num_threads: for CPU work; None for as many as this process may use.
     """

@@ -206,7 +206,7 @@ class PlanBuilder:
         return f"{where}: {_one_line(parser_error.desc())}; export it again with --ops standard"
 
     def _add_profile(self, max_batch: int) -> None:
-        """Where the batch is open, ask for 1 to `max_batch` clips, and the best time for one."""
+        """Ask for 1 to `max_batch` clips where the batch is open, and the best time for one."""
         batch, *clip = tuple(self._network.get_input(0).shape)
         if batch != -1:
             return

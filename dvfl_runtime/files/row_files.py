@@ -41,7 +41,7 @@ class Descriptor:
         """Write all of the data; return whether it was taken.
 
         Raises:
-            OSError: if it cannot be written; a regular file is then cut to its length before.
+            OSError: if it cannot be written; a regular file is then cut back to its earlier length.
         """
         try:
             if self._blocking:

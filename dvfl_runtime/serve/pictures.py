@@ -22,7 +22,7 @@ class NewestPicture:
     second. Nothing is queued: a slow browser asks less often, and always gets the newest.
 
     Args:
-        loop: of the server; all methods but `show` are called in it.
+        loop: of the server; all methods but `offer` are called in it.
 
     Attributes:
         jpeg: the picture that was encoded last, `None` if there was none.
@@ -35,7 +35,7 @@ class NewestPicture:
         self._taken_s = -1.0
         self._waiting: list[asyncio.Future[None]] = []
 
-    def show(self, frame: Frame) -> None:
+    def offer(self, frame: Frame) -> None:
         """Take a frame if a picture is wanted; for the thread that reads the source."""
         now_s = time.monotonic()
         if not self._wanted or now_s - self._taken_s < 1 / MAX_PICTURES_HZ:

@@ -77,7 +77,7 @@ class PageState:
         picture = NewestPicture(self._loop)
         if not source.live:
             source.observers.append(_Playback(source).wait)
-        source.observers.append(picture.show)
+        source.observers.append(picture.offer)
         self.sources.append(SourceOnPage(source, picture))
 
     def write(self, prediction: Prediction) -> None:

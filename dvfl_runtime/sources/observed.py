@@ -80,7 +80,7 @@ class ObservedSource:
                         observe(frame)
                 yield frame
         except Exception as err:
-            # the text alone: an exception would tie the last pictures into a reference circle
+            # the text alone: an exception would tie the last pictures into a reference cycle
             self.error = reason_of(err)
             raise
         finally:

@@ -1,6 +1,6 @@
-"""Does the exported file give the same logits as PyTorch, in every engine, on clips of videos?
+"""Compares the logits of an exported file with those of PyTorch, in every engine, on clips.
 
-Two ways lead from the same videos to logits: the checkpoint's network on clips cut by the spec that
+Two ways lead from the same videos to the logits: the checkpoint's network on clips cut by the spec that
 was asked for, and the file on clips cut by the spec that the file itself carries.
 """
 

@@ -62,9 +62,9 @@ def build_runs(
     batch: int = 1,
     compiled: bool = False,
 ) -> tuple[dict[EngineAndForm, Work], float, dict[str, str]]:
-    """Return a run of every form in every engine, the GMACs of the batch, and what failed.
+    """Return a run of every form in every engine, the GMACs of the batch, and the failures.
 
-    The GMACs are counted as published. What failed is an engine -> why.
+    The GMACs are counted as published. The failures are engine -> why it does not work here.
     """
     model = random_network(variant)
     for name, value in model.named_parameters():

@@ -1,4 +1,4 @@
-"""A whole file by `Recognizer.stream`, and by the loop that is written first: windows per second.
+"""A whole file by `Recognizer.stream`, and by the loop that people write first: windows per second.
 
     python -m dvfl_bench.comparisons.naive --json FILE [--variant nano --size 224]
 

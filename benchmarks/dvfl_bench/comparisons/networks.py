@@ -1,4 +1,4 @@
-"""Our networks with random weights, as the comparisons export them: those are about time alone."""
+"""Our networks with random weights, exported for comparisons that are about time alone."""
 
 from __future__ import annotations
 

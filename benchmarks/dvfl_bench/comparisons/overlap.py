@@ -118,7 +118,7 @@ def measure(
         "video_size": size_of(video),
         "windows": windows,
         "rounds": rounds,
-        **{f"{name}_per_s": round(statistics.median(each), 2) for name, each in rates.items()},
+        **{f"{name}_per_s": round(statistics.median(per_s), 2) for name, per_s in rates.items()},
         "stream_to_inference": round(median_ratio(stream, inference), 3),
         "stream_to_decoding": round(median_ratio(stream, decoding), 3),
         # each part alone uses all cores, so where both are heavy this shows the gain of overlapping

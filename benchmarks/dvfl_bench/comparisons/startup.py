@@ -21,7 +21,7 @@ from dvfl_bench.device.timing import in_turn
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
-from dvfl_runtime.recognizer import BUNDLED_MODEL
+from dvfl_runtime.recognizer import BUNDLED_MODEL, DEMO_CLIP
 
 PROGRAM = """
 import json, sys, time
@@ -108,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = comparison_parser("startup", __doc__)
     parser.add_argument("model", type=Path, nargs="?", default=BUNDLED_MODEL)
-    parser.add_argument("video", type=Path, nargs="?", default=BUNDLED_MODEL.with_name("demo.mp4"))
+    parser.add_argument("video", type=Path, nargs="?", default=DEMO_CLIP)
     parser.add_argument("--runs", type=int, default=5)
     args = parser.parse_args(argv)
     measured = partial(measure, args.model, args.video, runs=args.runs)

@@ -102,7 +102,7 @@ def try_cameras(recognizer: Recognizer, video: Path, seconds: float, count: int)
         elapsed_s = time.perf_counter() - begin_s
     for camera in cameras:
         camera.close()
-    # a window is complete with the first frame after it, so the time of one frame is taken off
+    # a window is complete with the first frame after it, so the time of one frame is subtracted
     due = count * max(1, int((span_s - spec.window_s - 1 / FPS) / hop_s))
     dropped = sum(p.dropped_frames for p in found) / (count * span_s * FPS)
     share = round(cpu_s / elapsed_s / usable_cpus(), 3)

@@ -84,7 +84,7 @@ def in_turn(works: Mapping[Key, Callable[[], T]], rounds: Iterable[object]) -> d
 
 
 def times_in_turn(works: Mapping[Key, Work], seconds: float) -> dict[Key, Times]:
-    """Return times of all, taken in turn, ms, (N,) each; ends after so many seconds for each."""
+    """Return the times of all, taken in turn for `seconds` times their number: ms, (N,) each."""
     timers = {name: partial(elapsed_ms, work) for name, work in works.items()}
     taken = in_turn(timers, _rounds_for(seconds * len(works)))
     return {name: np.array(times) for name, times in taken.items()}
@@ -138,9 +138,14 @@ def median_ratio(above: ArrayLike, below: ArrayLike) -> float:
 
 
 def ratios(above: Times, below: Times) -> dict[str, float]:
-    """Return how many times longer `above` takes than `below`, both as of `paired_times`.
+    """Return how many times longer `above` takes than `below`.
 
-    By the median of the rounds' own ratios, by the minimum, and by the minimum of CPU time.
+    "median" is that of the rounds' own ratios, "min" the ratio of the least times, "cpu" that of
+    the least CPU times.
+
+    Args:
+        above: (2, N), see `paired_times`.
+        below: the same of the other.
     """
     values = {
         "median": median_ratio(above[0], below[0]),

@@ -3,7 +3,7 @@
 The nodes are `dvfl::SpatialContext` and `dvfl::TemporalContext`. Their contract (inputs, layouts,
 attributes) is in export/README.md. Kernels are written for it, so a change needs a new `VERSION`.
 Each node has a model-local function of the same name: an engine without the kernel expands it and
-runs the standard operators.
+runs the standard operators. Experimental: no kernel for them has run yet.
 """
 
 from __future__ import annotations

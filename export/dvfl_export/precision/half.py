@@ -8,6 +8,8 @@ TensorRT 11 has no flags for precision, so the file has to say everything. In fl
 - the patch embedding up to its LayerNorm, because it sums over pixels of 0 to 255;
 - the means over pixels and frames: they have thousands of summands, and float16 ends at 65504;
 - the logits. LayerNormalization computes in float32 inside (`stash_type`).
+
+Experimental: run on CPUs, not yet run on a GPU.
 """
 
 from __future__ import annotations

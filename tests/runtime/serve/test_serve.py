@@ -266,19 +266,19 @@ def test_pictures_are_made_for_those_who_look_and_not_too_often():
     async def look():
         newest = NewestPicture(asyncio.get_running_loop())
         for index in range(1000):
-            newest.show(Frame(make, index / 25, index))
+            newest.offer(Frame(make, index / 25, index))
         assert next(made) == 0
         looking = [asyncio.ensure_future(newest.next(60)) for _ in range(3)]
         await asyncio.sleep(0)
         for index in range(1000):
-            newest.show(Frame(make, index / 25, index))
+            newest.offer(Frame(make, index / 25, index))
         pictures = await asyncio.gather(*looking)
         assert next(made) == 2
         assert pictures[0] is pictures[1] is pictures[2]
         begin_s = time.monotonic()
         looking = asyncio.ensure_future(newest.next(60))
         while not looking.done():
-            newest.show(Frame(make, 0.0, 0))
+            newest.offer(Frame(make, 0.0, 0))
             await asyncio.sleep(0.001)
         assert time.monotonic() - begin_s > 0.5 / MAX_PICTURES_HZ
         assert await newest.next(0.01) is looking.result()
