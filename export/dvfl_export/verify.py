@@ -1,7 +1,7 @@
-"""Compares the logits of an exported file with those of PyTorch, in every engine, on clips.
+"""Compares the logits of an exported file with those of PyTorch, in every engine.
 
-Two ways lead from the same videos to the logits: the checkpoint's network on clips cut by the spec that
-was asked for, and the file on clips cut by the spec that the file itself carries.
+Two ways lead from the same videos to the logits: the checkpoint's network on clips cut by the spec
+that was asked for, and the file on clips cut by the spec that the file itself carries.
 """
 
 from __future__ import annotations
