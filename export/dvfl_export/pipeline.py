@@ -203,8 +203,7 @@ def export(
         step("write")
         artifact = dataclasses.replace(artifact, parity=parity)
         save_model(graph, artifact, part)
-        ModelFile(part)  # raises where the runtime would refuse the file
-        size = part.stat().st_size
+        size = len(ModelFile(part).content)  # raises where the runtime would refuse the file
     opset = graph.opset_import[0].version
     return Exported(artifact, verification, times, size, opset, sensitivity)
 
