@@ -4,6 +4,7 @@ import itertools
 import os
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import numpy as np
@@ -266,9 +267,9 @@ def test_without_pyav_no_file_is_left(tmp_path, monkeypatch):
 
 
 def test_only_containers_that_can_be_written():
-    check_overlay_suffix(cli.Path("a.MP4"))
+    check_overlay_suffix(Path("a.MP4"))
     with pytest.raises(OutputError, match=r"a\.avi.*\.mp4, \.mov, \.mkv"):
-        check_overlay_suffix(cli.Path("a.avi"))
+        check_overlay_suffix(Path("a.avi"))
 
 
 @pytest.mark.parametrize("pen", ["_FontPen", "_StrokePen"])
