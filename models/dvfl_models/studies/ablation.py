@@ -123,12 +123,16 @@ class Study:
         folder: of the results, and of a folder for each arm with its runs.
         seeds: of the runs of an arm.
         folds: groups that are left out in turn; None trains on the recipe's own split.
+        file: gets the rows; by default ablation.json in the folder.
+        table: of models/RESULTS.md that the rows are for.
     """
 
     recipe: Recipe
     folder: Path
     seeds: Sequence[int] = (0,)
     folds: Folds | None = None
+    file: Path | None = None
+    table: str = ""
 
     def run(self, arms: Sequence[Arm], *, workers: int | None = None) -> list[dict[str, Any]]:
         """Train what is not trained yet, and return the rows; each is written as it comes.
@@ -155,14 +159,14 @@ class Study:
 
     @property
     def _file(self) -> Path:
-        return self.folder / "ablation.json"
+        return self.file or self.folder / "ablation.json"
 
     def _about(self) -> dict[str, Any]:
         """Return what all rows have in common, ready for JSON."""
         folds = dataclasses.asdict(self.folds) if self.folds else None
         values = json.loads(self.recipe.model_dump_json())
         return {"recipe": self.recipe.name, "recipe_values": values, "folds": folds,
-                "seeds": list(self.seeds), "against": "alone"}  # fmt: skip
+                "seeds": list(self.seeds), "against": "alone", "table": self.table}  # fmt: skip
 
     def _check_folder(self) -> None:
         if not self._file.exists():
@@ -271,6 +275,8 @@ def _parser() -> Parser:
     out.add_argument("--group", help="leave out one value of this column at a time")
     out.add_argument("--folds", type=natural, default=0, help="parts to deal the groups out to")
     out.add_argument("--out", type=Path, help="default: runs/<recipe's name>_ablation")
+    out.add_argument("--json", type=Path, help="file of the rows (default: in that folder)")
+    out.add_argument("--table", default="", help="of models/RESULTS.md that the rows are for")
     out.add_argument("--workers", type=natural, help="processes that read clips")
     out.add_argument("--list", action="store_true", help="print the arms, and train nothing")
     return out
@@ -299,8 +305,10 @@ def _study(args: argparse.Namespace) -> Callable[[], None]:
         if folds is None and not (recipe.test and isinstance(recipe.test[0], VideosTable)):
             raise RecipeError(f"recipe {recipe.name} has no test set of videos to compare arms on")
         folder = args.out or Path("runs") / f"{recipe.name}_ablation"
-        Study(recipe, folder, args.seeds, folds).run(arms, workers=args.workers)
-        log.info("wrote ablation.json and ablation.png in %s", folder)
+        grid_of_arms = Study(recipe, folder, args.seeds, folds, args.json, args.table)
+        for row in grid_of_arms.run(arms, workers=args.workers):  # once more, all together
+            log.info("%s", in_words(row))
+        log.info("wrote %s and %s", args.json or folder / "ablation.json", folder / "ablation.png")
 
     return study
 

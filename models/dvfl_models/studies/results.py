@@ -90,6 +90,8 @@ def fill_tables(text: str, results: Mapping[str, Mapping[str, Any]]) -> str:
 def _table(results: Mapping[str, Mapping[str, Any]]) -> str:
     if not results:
         return "Not yet run.\n"
+    if all("rows" in result for result in results.values()):
+        return "".join(_grid_table(name, result) for name, result in results.items())
     costs = [(name, result) for name, result in results.items() if "variants" in result]
     if costs:
         return "".join(_cost_table(name, result) for name, result in costs)
@@ -116,6 +118,24 @@ def _difference_table(results: Mapping[str, Mapping[str, Any]]) -> str:
             f"| {result['better']} | {result['worse']} | {result['clips']} | {result['groups']} "
             f"| [{name}](results/{name}) |"
         )
+    return "\n".join(lines) + "\n"
+
+
+def _grid_table(name: str, result: Mapping[str, Any]) -> str:
+    against, seeds = result["against"], len(result["seeds"])
+    lines = [f"| | top-1 | points over {against} | 95 % interval | clips better | worse |",
+             "|---|---|---|---|---|---|"]  # fmt: skip
+    for row in result["rows"]:
+        low, high = (f"{100 * value:+.1f}" for value in row["difference_ci95"])
+        changes = ", ".join(f"{key} {value}" for key, value in row["changes"].items())
+        arm = f"{row['arm']} ({changes})" if changes else row["arm"]
+        lines.append(
+            f"| {arm} | {row['accuracy']:.1%} | {100 * row['difference']:+.1f} | {low} to {high} "
+            f"| {row['better']} | {row['worse']} |"
+        )
+    first = result["rows"][0]
+    lines += ["", f"[{name}](results/{name}): {first['clips']} clips of {first['groups']} groups, "
+              f"{seeds} {'seed' if seeds == 1 else 'seeds'}; {result['machine']}."]  # fmt: skip
     return "\n".join(lines) + "\n"
 
 

@@ -13,6 +13,7 @@ from dvfl_models import build_model
 from dvfl_models.network.checkpoint import save_checkpoint
 from dvfl_models.recipe.recipe import Recipe, read_recipe
 from dvfl_models.studies.ablation import Study, grid, main
+from dvfl_models.studies.results import fill_tables
 from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.errors import RecipeError
 
@@ -76,7 +77,7 @@ def test_rows_come_one_by_one_and_a_killed_grid_goes_on(
         Study(recipe, out).run(arms, workers=0)
     before = json.loads((out / "ablation.json").read_text())["rows"]
     assert [row["arm"] for row in before] == ["alone", "recipe"]
-    rows = Study(recipe, out).run(arms, workers=0)
+    rows = Study(recipe, out, table="grid").run(arms, workers=0)
     assert runs == ["alone", "recipe", "", "kl_z"]
     assert rows[:2] == before
     assert rows[0]["difference"] == 0
@@ -84,6 +85,10 @@ def test_rows_come_one_by_one_and_a_killed_grid_goes_on(
     assert low <= rows[2]["difference"] <= high
     assert (rows[2]["clips"], rows[2]["groups"]) == (6, 3)
     assert (out / "ablation.png").stat().st_size > 5000
+    found = json.loads((out / "ablation.json").read_text())
+    filled = fill_tables("<!-- table: grid -->\n<!-- end -->", {"a.json": found})
+    assert filled.count("| alone (alpha 0, beta 0) | ") == 1
+    assert "[a.json](results/a.json): 6 clips of 3 groups, 1 seed; " in filled
     other = recipe.model_copy(update={"optim": recipe.optim.model_copy(update={"lr": 1e-5})})
     with pytest.raises(RecipeError, match=r"holds a grid of other settings \(recipe_values differ"):
         Study(other, out).run(arms)
