@@ -1,8 +1,8 @@
-"""The engines on an NVIDIA GPU: are their logits those of the CPU, and how long does a clip take?
+"""Compares the engines on an NVIDIA GPU with the CPU: their logits, and the time of a clip.
 
 A part of `make gpu-check`, which starts it as a process of its own: what goes wrong inside TensorRT
 may end the process, and a build may take longer than there is time. An engine that cannot run is a
-row with the reason. experimental: not yet run on a GPU.
+row with the reason. Experimental: not yet run on a GPU.
 
 python -m dvfl_bench.comparisons.gpu_engines --json runs/gpu-check/engines.json
 """

@@ -45,8 +45,8 @@ NOISE = 2.0  # of a sensor, standard deviation in grey levels
 
 
 @dataclass(frozen=True)
-class Medium:
-    """A video to write.
+class VideoFormat:
+    """The form in which a video is written.
 
     Attributes:
         codec: FFmpeg's name of the encoder.
@@ -65,12 +65,12 @@ class Medium:
     bit_rate: int = 0
 
 
-MEDIA = {
-    "ucf101-like.avi": Medium("mpeg4", (320, 240), 164, 25, {"g": "12"}, 400_000),
-    "few-keyframes.mp4": Medium("libx264", (320, 240), 250, 25, {"g": "250"}),
-    "1080p.mp4": Medium("libx264", (1920, 1080), 300, 30, {"g": "60"}),
+FORMATS = {
+    "ucf101-like.avi": VideoFormat("mpeg4", (320, 240), 164, 25, {"g": "12"}, 400_000),
+    "few-keyframes.mp4": VideoFormat("libx264", (320, 240), 250, 25, {"g": "250"}),
+    "1080p.mp4": VideoFormat("libx264", (1920, 1080), 300, 30, {"g": "60"}),
 }
-LONG = Medium("mpeg4", (320, 240), 3000, 25, {"g": "12"}, 400_000)  # two minutes
+LONG = VideoFormat("mpeg4", (320, 240), 3000, 25, {"g": "12"}, 400_000)  # two minutes
 
 
 def scene(size: tuple[int, int], frames: int) -> Iterator[NDArray[np.uint8]]:
@@ -100,15 +100,15 @@ def scene(size: tuple[int, int], frames: int) -> Iterator[NDArray[np.uint8]]:
         yield np.clip(image + grain, 0, 255).astype(np.uint8)
 
 
-def write(medium: Medium, path: Path) -> Path:
+def write(form: VideoFormat, path: Path) -> Path:
     """Write a video and return its path."""
     with av.open(str(path), "w") as container:
-        stream: Any = container.add_stream(medium.codec, medium.fps, options=medium.options)
-        stream.width, stream.height = medium.size
+        stream: Any = container.add_stream(form.codec, form.fps, options=form.options)
+        stream.width, stream.height = form.size
         stream.pix_fmt = "yuv420p"
-        if medium.bit_rate:
-            stream.bit_rate = medium.bit_rate
-        for image in scene(medium.size, medium.frames):
+        if form.bit_rate:
+            stream.bit_rate = form.bit_rate
+        for image in scene(form.size, form.frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -160,14 +160,14 @@ def versions(trees: dict[str, Path]) -> Iterator[dict[str, Version]]:
             version.close()
 
 
-def measure(args: argparse.Namespace, media: dict[str, Medium], long: Medium) -> Result:
+def measure(args: argparse.Namespace, formats: dict[str, VideoFormat], long: VideoFormat) -> Result:
     """Write the videos, read them in turn; return the result."""
     trees = {"after": OURS} if args.before is None else {"before": args.before, "after": OURS}
     with tempfile.TemporaryDirectory() as folder:
-        paths = [write(medium, Path(folder) / name) for name, medium in media.items()]
+        paths = [write(form, Path(folder) / name) for name, form in formats.items()]
         rows = []
         with versions(trees) as started:
-            for version in started.values():  # what is loaded once
+            for version in started.values():  # warms up: imports and files
                 version.read(paths[0], WHOLE, 2, SIZE)
             for path in [*paths, *args.videos]:
                 for window_s in (WHOLE, WINDOW):
@@ -223,7 +223,9 @@ def _row(
 
 
 def main(
-    argv: Sequence[str] | None = None, media: dict[str, Medium] = MEDIA, long: Medium = LONG
+    argv: Sequence[str] | None = None,
+    formats: dict[str, VideoFormat] = FORMATS,
+    long: VideoFormat = LONG,
 ) -> int:
     """Run the command line and return its exit status."""
     parser = comparison_parser("loader", __doc__)
@@ -231,7 +233,7 @@ def main(
     parser.add_argument("--before", type=Path, help="working tree of another version")
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args(argv)
-    return run_comparison(args, partial(measure, args, media, long), threads=1)
+    return run_comparison(args, partial(measure, args, formats, long), threads=1)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 LABELS = ["a", "b"]
-# those of the recipes of UCF101
+# the augmentation of the recipes of UCF101
 AUGMENT = {
     "crop": [0.4, 1.0],
     "flip": 0.5,
@@ -51,8 +51,9 @@ def recipe_of(path: str, size: int, window_s: list[float], folder: Path) -> Any:
 def cost_of_items(recipe: Any, items: int) -> dict[str, float | None]:
     """Return the processor time of the first item and of the following ones, ms each, and memory.
 
-    An item was a step's batch once, augmented and mixed: its time is divided by its clips. Where it
-    is a clip, what is left to do on the device that trains is measured beside it, on the CPU.
+    In older versions an item is a whole batch, augmented and mixed, so its time is divided by the
+    number of its clips. In newer ones it is a clip, and the rest of the work, which training does
+    on its device, is measured separately, on the CPU.
     """
     batches = importlib.import_module("dvfl_models.data.batches")
     growth_mb = memory_growth()
@@ -74,9 +75,9 @@ def cost_of_items(recipe: Any, items: int) -> dict[str, float | None]:
 
 
 def memory_growth() -> Callable[[], float | None]:
-    """Return a function that tells how far memory has risen since then, 1e6 bytes.
+    """Return a function that returns how far memory has risen since this call, 1e6 bytes.
 
-    Only Linux tells: where it does not, that is `None`.
+    The function returns `None` on systems other than Linux.
     """
     status, begin = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

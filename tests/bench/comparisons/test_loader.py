@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from dvfl_bench.comparisons.loader import OURS, Medium, main
+from dvfl_bench.comparisons.loader import OURS, VideoFormat, main
 
 
 @pytest.mark.slow
 def test_a_short_run_of_this_version_against_itself(tmp_path: Path) -> None:
     out = tmp_path / "loader.json"
-    tiny = Medium("mpeg4", (64, 48), 30, 25, {"g": "12"})
+    tiny = VideoFormat("mpeg4", (64, 48), 30, 25, {"g": "12"})
     arguments = ["--rounds", "1", "--json", str(out), "--before", str(OURS)]
     assert main(arguments, {"tiny.avi": tiny}, tiny) == 0
     result = json.loads(out.read_text())
