@@ -1,4 +1,7 @@
-"""A model in a process of its own: the time to its first clip, and the memory it takes."""
+"""A model in a process of its own: the time to its first clip, and the memory it takes.
+
+The memory on a GPU is experimental: not yet run on one.
+"""
 
 from __future__ import annotations
 

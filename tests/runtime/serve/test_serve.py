@@ -263,7 +263,7 @@ def test_pictures_are_made_for_those_who_look_and_not_too_often():
         next(made)
         return np.zeros((8, 8, 3), np.uint8)
 
-    async def look():
+    async def wait_for_pictures():
         newest = NewestPicture(asyncio.get_running_loop())
         for index in range(1000):
             newest.offer(Frame(make, index / 25, index))
@@ -283,7 +283,7 @@ def test_pictures_are_made_for_those_who_look_and_not_too_often():
         assert time.monotonic() - begin_s > 0.5 / MAX_PICTURES_HZ
         assert await newest.next(0.01) is looking.result()
 
-    asyncio.run(look())
+    asyncio.run(wait_for_pictures())
 
 
 def test_the_page_stays_when_the_files_are_complete(folder, tmp_path):
