@@ -25,6 +25,10 @@ def test_a_few_damaged_files_of_each_kind(what: str, count: int, tmp_path: Path)
     check(run(what, range(count), tmp_path))
 
 
+def test_files_that_openvino_reads_as_a_stream_until_memory_is_full(tmp_path: Path) -> None:
+    check(run("models", [171, 235], tmp_path))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("what", [pytest.param("videos", marks=needs_shared), "models"])
