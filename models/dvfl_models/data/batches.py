@@ -1,4 +1,7 @@
-"""The clips of a step in one piece, and what is done with them on the device that trains."""
+"""The clips of a step in one piece, and what is done with them on the device that trains.
+
+experimental: augmentation by the seeds of clips and mixing are not yet run on a GPU.
+"""
 
 from __future__ import annotations
 
