@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from kornia.augmentation.container.params import ParamItem
 from torch import Tensor, nn
 
-from dvfl_models.data.clips import Clip
 from dvfl_models.recipe.tables import AugmentTable
+from dvfl_runtime.clips.spec import Clip
 
 _SEED = 4  # first number of the seeds of `degrade`; see `training_clips`
 CROP_TRIES = 10  # as torchvision and kornia draw crops

@@ -10,9 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dvfl_runtime.clips.spec import ClipSpec
-
-Clip = NDArray[np.uint8]
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 
 
 class Sample(NamedTuple):

@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_models.data.clips import Clip
 from dvfl_runtime.clips.preprocess import preprocess_frame
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.sources import open_source
 
 Times = NDArray[np.float64]

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from dvfl_models.data.clips import Clip
 from dvfl_models.data.decoding import SMALL_PX, Numbers, Times, prepared
 from dvfl_models.data.shared_store import SharedStore
 from dvfl_runtime.clips.picking import pick_frames, pick_mapped_frames
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.sources import open_source
 from dvfl_runtime.sources.recorded.file_map import ROW, FileMap
 

@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from dvfl_models.data.batches import Batch, collate, joined
-from dvfl_models.data.clips import Clip, FixedClips
+from dvfl_models.data.clips import FixedClips
 from dvfl_models.data.training_clips import TrainingClips
 from dvfl_models.data.video_clips import VideoClips
+from dvfl_runtime.clips.spec import Clip
 from dvfl_runtime.errors import DvflError, SourceError
 
 CPU = torch.device("cpu")

@@ -8,12 +8,12 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_models.data.clips import Clip, Sample
+from dvfl_models.data.clips import Sample
 from dvfl_models.recipe.tables import OrderTable, SyntheticTable
 from dvfl_models.rendered.synthetic import ACTIONS, render_clip, render_video
 from dvfl_models.rendered.temporal_order import ORDER_CLASSES, render_order
 from dvfl_runtime.clips.preprocess import preprocess_clip
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import RecipeError
 
 Drawn: TypeAlias = "tuple[Clip, NDArray[np.float64] | None]"  # a clip and its joints

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dvfl_models.data.clips import Clip, ClipSet
+from dvfl_models.data.clips import ClipSet
 from dvfl_models.data.video_clips import VideoClips
 from dvfl_models.recipe.recipe import Recipe
+from dvfl_runtime.clips.spec import Clip
 
 _SEED = 3  # first number of the seeds drawn from here; those of `batches` begin with others
 

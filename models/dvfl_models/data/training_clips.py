@@ -15,12 +15,13 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dvfl_models.data.augment import random_crop
-from dvfl_models.data.clips import Clip, Sample
+from dvfl_models.data.clips import Sample
 from dvfl_models.data.frame_reader import KEPT_BYTES, FrameReader
 from dvfl_models.data.opening import files_of, open_clips
 from dvfl_models.data.video_clips import VideoClips
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.rendered.figures import JOINTS
+from dvfl_runtime.clips.spec import Clip
 from dvfl_runtime.errors import RecipeError
 
 # First number of the seeds of a clip, so that no clip draws as a pair of `mixing` (2), a clip of

@@ -10,13 +10,13 @@ from statistics import median
 
 import numpy as np
 
-from dvfl_models.data.clips import Clip, Sample
+from dvfl_models.data.clips import Sample
 from dvfl_models.data.datasets import Entry, list_videos
 from dvfl_models.data.decoding import SMALL_PX, Numbers, Times
 from dvfl_models.data.frame_reader import FrameReader
 from dvfl_models.recipe.tables import PretextTable, VideosTable
 from dvfl_runtime.clips.sampling import nearest, uniform_indices, window_targets
-from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import RecipeError, SourceError
 from dvfl_runtime.sources import open_source
 

@@ -9,6 +9,7 @@ import torch
 from small_runs import tiny
 
 from dvfl_models import read_checkpoint
+from dvfl_models.training import learner
 from dvfl_models.training.launch import TrainOptions
 from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.errors import CheckpointError, DvflError
@@ -74,10 +75,12 @@ def test_another_recipe_or_run_is_not_overwritten(tmp_path: Path) -> None:
         Trainer(tiny(), tmp_path / "run", RESUME)
 
 
-def test_a_loss_that_is_never_finite_stops_with_the_step(tmp_path: Path) -> None:
+def test_a_loss_that_is_never_finite_stops_with_the_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     trainer = Trainer(tiny(), tmp_path / "run")
-    measure = trainer.learner._measure
-    trainer.learner._measure = lambda losses, classes: measure(losses, classes) * float("nan")
+    measure = learner._measure
+    monkeypatch.setattr(learner, "_measure", lambda *given: measure(*given) * float("nan"))
     with pytest.raises(DvflError, match=r"loss is nan at step 3, lr .* last of 4 steps in a row"):
         trainer.run(workers=0, progress=False)
     assert read_checkpoint(tmp_path / "run" / "last.pth").trainer["step"] == 2

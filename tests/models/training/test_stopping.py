@@ -65,9 +65,15 @@ def test_a_run_that_is_asked_to_end_again_and_again_ends_as_an_uninterrupted_one
     Trainer(tiny(), tmp_path / "whole").run(workers=0, progress=False)
     run, stops = tmp_path / "parts", []
     for name, when, *numbers in (
-        ("learner._measure", 1, signal.SIGINT, signal.SIGINT, signal.SIGINT),  # in the first step
+        (
+            "learner._compute_gradients",
+            1,
+            signal.SIGINT,
+            signal.SIGINT,
+            signal.SIGINT,
+        ),  # in the first step
         ("evaluation._share_work", 1, signal.SIGHUP, signal.SIGINT),  # while it is tested
-        ("learner._measure", 1, signal.SIGINT),  # in a step between two tests
+        ("learner._compute_gradients", 1, signal.SIGINT),  # in a step between two tests
         ("_save_last", 1, signal.SIGINT, signal.SIGTERM),  # while it is saved
     ):
         options = TrainOptions(resume=run.exists())
