@@ -133,6 +133,7 @@ def test_real_clips(name):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_all_real_files():
     files = [*SHARED_CLIPS.iterdir(), *(SHARED_CLIPS.parent / "data").rglob("*.*")]
     read_files = 0
