@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from dvfl_runtime.arguments import BAD_INPUT, Parser, natural
+from dvfl_models.network.config import VARIANTS
+from dvfl_runtime.arguments import BAD_INPUT, Parser, natural, whole
 from dvfl_runtime.errors import DvflError
 
 log = logging.getLogger(__name__)
@@ -24,6 +27,28 @@ def add_row_options(parser: Parser, row: str = "") -> None:
     """Add the options that name the place of a result in models/RESULTS.md."""
     parser.add_argument("--table", default="", help="of models/RESULTS.md that the result is for")
     parser.add_argument("--row", default=row, help="name of the result there")
+
+
+def parse_variants(parser: Parser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the command line of a study that measures variants; set PyTorch's threads.
+
+    Args:
+        parser: with the study's own options.
+        argv: its arguments; those of the process by default.
+
+    Returns:
+        The arguments, `variants`, `rounds` and `json` among them.
+    """
+    parser.add_argument("variants", nargs="+", choices=list(VARIANTS))
+    parser.add_argument("--rounds", type=whole, default=10)
+    parser.add_argument("--threads", type=whole)
+    parser.add_argument("--json", type=Path, required=True)
+    args = parser.parse_args(argv)
+    if args.threads:
+        import torch
+
+        torch.set_num_threads(args.threads)
+    return args
 
 
 def run_study(name: str, study: Callable[[], None]) -> int:

@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 
-from dvfl_models.network.config import VARIANTS
 from dvfl_models.network.video_focalnet import build_model, count_macs
-from dvfl_models.studies.command import run_study
+from dvfl_models.studies.command import parse_variants, run_study
 from dvfl_models.studies.result_files import machine_and_date
-from dvfl_runtime.arguments import Parser, whole
+from dvfl_runtime.arguments import Parser
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import check_places, write_json
 
@@ -125,13 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(
         prog="python -m dvfl_models.studies.cost", description="Compare the cost of variants."
     )
-    parser.add_argument("variants", nargs="+", choices=list(VARIANTS))
-    parser.add_argument("--rounds", type=whole, default=10)
-    parser.add_argument("--threads", type=whole)
-    parser.add_argument("--json", type=Path, required=True)
-    args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parse_variants(parser, argv)
 
     def study() -> None:
         check_places([("--json", args.json)])

@@ -9,21 +9,20 @@ python -m dvfl_models.studies.step_speed femto nano --json models/results/step_s
 from __future__ import annotations
 
 import logging
+import os
 import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from dvfl_models.network.config import VARIANTS
 from dvfl_models.network.video_focalnet import build_model
-from dvfl_models.studies.command import run_study
+from dvfl_models.studies.command import parse_variants, run_study
 from dvfl_models.studies.result_files import machine_and_date
-from dvfl_runtime.arguments import Parser, whole
+from dvfl_runtime.arguments import Parser
 from dvfl_runtime.files import check_places, write_json
 
 log = logging.getLogger(__name__)
@@ -102,23 +101,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m dvfl_models.studies.step_speed",
         description="Compare the forms of a training step on the CPU.",
     )
-    parser.add_argument("variants", nargs="+", choices=list(VARIANTS))
     parser.add_argument("--forms", nargs="+", choices=FORMS, default=FORMS, help="fp32 first")
-    parser.add_argument("--rounds", type=whole, default=12)
-    parser.add_argument("--threads", type=whole)
-    parser.add_argument("--json", type=Path, required=True)
-    args = parser.parse_args(argv)
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    args = parse_variants(parser, argv)
 
     def study() -> None:
         check_places([("--json", args.json)])
-        rows = []
+        load, rows = round(os.getloadavg()[0], 2), []  # of the last minute: this run adds its own
         for variant in args.variants:
             for row in measure(variant, args.rounds, forms=args.forms):
                 log.info("%s", row)
                 rows.append(row)
-        facts = {"clip": list(SHAPE), "clips": CLIPS, "rounds": args.rounds}
+        facts = {"clip": list(SHAPE), "clips": CLIPS, "rounds": args.rounds, "load_before": load}
         write_json(args.json, {**facts, "rows": rows, **machine_and_date()})
 
     return run_study("step_speed", study)
