@@ -66,12 +66,10 @@ ARMS = {
 class Plan(Table):
     """The numbers of the experiment.
 
-    The defaults fill 240 s of an H200 with two folds. There, at 64 px and 128 clips a step, six
-    processes at once trained 770 clips/s of base and 2,800 of nano in all, as many as one alone
-    (models/results/h200). A fold of 443 training clips then takes 50 s for the 300 steps of the
-    teacher and 9 s for the 200 of a student, with one seed after the other. In the first
-    experiment teachers of 150 steps were worse than students alone, so that nothing could be
-    gained from them.
+    The defaults are computed to fill 240 s of an H200 with two folds, from the clips/s of single
+    processes in models/results/h200/training.json: 50 s for the 300 steps of a teacher, 9 s for the
+    200 of a student. Not yet run in this form. In the first experiment teachers of 150 steps were
+    worse than students alone, so that nothing could be gained from them.
 
     Attributes:
         teacher: variant of the teacher.

@@ -2,7 +2,7 @@
 
 Nothing is computed: the steps run on PyTorch's meta device, where tensors have sizes and no values,
 and the sizes of those that are alive are added up. `gpu_check` measures the same on a GPU, and an
-H200 differs from this by 2 % at most, a clip (models/results/h200/training.json).
+H200 differs from this by 1 % at most, a clip of nano or base (models/results/h200/training.json).
 
 python -m dvfl_models.studies.memory --json models/results/memory.json
 """
