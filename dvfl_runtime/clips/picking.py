@@ -66,8 +66,7 @@ def pick_frames(
         SourceError: if no frame can be read.
     """
     if isinstance(source, FileSource):
-        source.num_threads = num_threads or source.num_threads
-        return _from_file(source, pick, keep)
+        return _from_file(source, pick, keep, num_threads)
     with closing(frames_of(source)) as frames:
         if source.rewindable:
             times = np.asarray([frame.time_s for frame in frames])
@@ -92,7 +91,7 @@ def pick_mapped_frames(
         file_map: of the earlier reading.
 
     Returns:
-        The frames that `pick_frames` would give; `None` if the file has changed.
+        The frames that `pick_frames` would give; `None` if the file has become shorter.
 
     Raises:
         SourceError: if the file cannot be opened.
@@ -106,19 +105,24 @@ def pick_mapped_frames(
 
 
 def _from_file(
-    source: FileSource, pick: Callable[[Times], Numbers], keep: Callable[[Image], Kept]
+    source: FileSource,
+    pick: Callable[[Times], Numbers],
+    keep: Callable[[Image], Kept],
+    num_threads: int | None,
 ) -> PickedFrames[Kept]:
     """Decode all frames, and keep those that are picked by the times in the packets."""
-    expected = source.expected_times()
+    expected = source.expected_times(num_threads)
     wanted = _unique(pick(expected)) if len(expected) else set()
     mapper = FileMapper()
     times: list[float] = []
     kept: dict[int, Kept] = {}
-    with closing(source.mapped_frames(mapper)) as frames:
+    with closing(source.mapped_frames(mapper, num_threads)) as frames:
         for n, frame in enumerate(frames):
             times.append(frame.time_s)
             if n in wanted:
                 kept[n] = keep(frame.image)
+    if not mapper.is_complete:
+        raise SourceError(f"{source.name} was closed while it was read; open it again")
     return _completed(source, np.asarray(times), pick, keep, kept, mapper.file_map())
 
 

@@ -50,9 +50,10 @@ class SourceReader(threading.Thread):
     def end_pause(self) -> None:
         """Hand over the last windows of a live source that has paused.
 
-        The caller holds the lock of the queue, so that they cannot come after the end.
+        The caller holds the lock of the queue, so that the end cannot come between.
         """
-        self._queue.put(self._windows.end_pause(), wait=False)
+        if not self._queue.ended:
+            self._queue.put(self._windows.end_pause(), wait=False)
 
     def close_source(self) -> None:
         """Close the source, unless it is a `Source` of the caller's."""

@@ -23,12 +23,14 @@ class WindowQueue:
 
     Attributes:
         closed: whether no more windows will be taken.
+        ended: whether the end was added.
         done: whether the end was taken.
         error: the error that ended the source, if there was one.
     """
 
     def __init__(self, changed: threading.Condition, capacity: int) -> None:
         self.closed = False
+        self.ended = False
         self.done = False
         self.error: Exception | None = None
         self._changed = changed
@@ -67,6 +69,7 @@ class WindowQueue:
         """Add the end of the source, which came with an error or properly."""
         with self._changed:
             self.error = error
+            self.ended = True
             self._waiting.append(None)
             self._changed.notify_all()
 

@@ -47,9 +47,6 @@ class FileSource(RecordedSource):
         video: the path of a file, or another object that can be opened again and again.
         fps: frames per second of a file without timestamps; `None` for the rate in its headers.
 
-    Attributes:
-        num_threads: threads of the decoder; one is faster where several files are read at a time.
-
     Raises:
         SourceError: if it cannot be opened, or has no video in it.
     """
@@ -58,7 +55,6 @@ class FileSource(RecordedSource):
         self._video = video
         self._fps = fps
         self._warned = False
-        self.num_threads = min(MAX_THREADS, os.cpu_count() or 1)
         self._demuxed: VideoFile | None = None  # for the next reading
         with closing(self._open_exact()) as file:
             super().__init__(name_of(video), file.duration_s)
@@ -67,40 +63,57 @@ class FileSource(RecordedSource):
     def close(self) -> None:
         """End a running `frames()` at its next frame."""
         super().close()
-        if self._demuxed is not None:
-            self._take_file().close()
+        file, self._demuxed = self._demuxed, None
+        if file is not None:
+            file.close()
         if not isinstance(self._video, Path):
             self._video.stop()
 
-    def mapped_frames(self, mapper: FileMapper) -> Generator[Frame, None, None]:
-        """Yield what `frames()` does, and tell the mapper of each frame and of damage."""
-        return self._until_closed(self._read(mapper))
+    def mapped_frames(
+        self, mapper: FileMapper, num_threads: int | None = None
+    ) -> Generator[Frame, None, None]:
+        """Yield what `frames()` does, and tell the mapper of each frame, of damage and of the end.
 
-    def expected_times(self) -> NDArray[np.float64]:
+        Args:
+            mapper: of this reading.
+            num_threads: of the decoder; one takes the least work, the default the least time.
+        """
+        return self._until_closed(self._read(mapper, num_threads))
+
+    def expected_times(self, num_threads: int | None = None) -> NDArray[np.float64]:
         """Return the times that frames have if nothing is damaged, learnt without decoding.
 
-        (N,) seconds; empty if the file does not tell them.
+        The file stays open for the next reading.
+
+        Args:
+            num_threads: of the decoder of that reading.
+
+        Returns:
+            (N,) seconds; empty if the file does not tell them.
         """
-        file = self._take_file()
+        file = self._take_file(num_threads)
         packets, is_readable = file.demuxed()
         times_s = expected_times(file, packets)
-        if is_readable:
+        if is_readable and not self._closed.is_set():
             self._demuxed = file
         else:
             file.close()
         return times_s
 
-    def _take_file(self) -> VideoFile:
+    def _take_file(self, num_threads: int | None = None) -> VideoFile:
         """Return the file, at its beginning; the caller closes it."""
         file, self._demuxed = self._demuxed, None
-        return file or VideoFile(self._video, self.num_threads, self._fps)
+        num_threads = num_threads or min(MAX_THREADS, os.cpu_count() or 1)
+        return file or VideoFile(self._video, num_threads, self._fps)
 
     def _open_exact(self) -> VideoFile:
         return VideoFile(self._video, 1, self._fps)
 
-    def _read(self, mapper: FileMapper | None = None) -> Generator[Frame, None, None]:
+    def _read(
+        self, mapper: FileMapper | None = None, num_threads: int | None = None
+    ) -> Generator[Frame, None, None]:
         orientation = OrientationTracker()
-        with closing(PictureReader(self._take_file(), self._open_exact)) as reader:
+        with closing(PictureReader(self._take_file(num_threads), self._open_exact)) as reader:
             for index, (raw, time_s) in enumerate(reader.pictures()):
                 if index == 1 and not self._is_timed:  # a single picture needs no rate
                     self._is_timed = True  # once, however often it is read
@@ -114,8 +127,8 @@ class FileSource(RecordedSource):
                 f"{reader.damage or 'its video stream is empty'}; "
                 f"{advice_of(self._video, 'record or convert it again')}"
             )
-        if mapper is not None and (reader.left_out or reader.damage):
-            mapper.give_up()
+        if mapper is not None:
+            mapper.end(is_whole=not (reader.left_out or reader.damage))
         if (reader.left_out or reader.is_cut_off) and not self._warned:  # once, as above
             self._warned = True
             after = reader.damaged_after

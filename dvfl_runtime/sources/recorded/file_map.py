@@ -70,9 +70,14 @@ class Span(NamedTuple):
 
 
 class FileMapper:
-    """Makes the map of a file while all of it is read."""
+    """Makes the map of a file while all of it is read.
+
+    Attributes:
+        is_complete: whether the reading has reached the end of the file.
+    """
 
     def __init__(self) -> None:
+        self.is_complete = False
         self._rows: list[tuple[float, int, bool]] = []
         self._is_known = True
 
@@ -80,13 +85,14 @@ class FileMapper:
         """Note the next frame."""
         packet = packet_of(raw)
         if packet is None:
-            self.give_up()
+            self._is_known = False
         else:
             self._rows.append((time_s, packet, bool(raw.key_frame)))
 
-    def give_up(self) -> None:
-        """Note that the file cannot be mapped, because it is damaged."""
-        self._is_known = False
+    def end(self, *, is_whole: bool) -> None:
+        """Note that the end is reached; a file that is not whole cannot be mapped."""
+        self.is_complete = True
+        self._is_known = self._is_known and is_whole
 
     def file_map(self) -> FileMap | None:
         """Return the map; `None` if a packet became several frames or something is damaged."""
@@ -114,7 +120,8 @@ def expected_times(file: VideoFile, packets: Iterable[PacketTime]) -> NDArray[np
 def frames_at(path: Path, numbers: Iterable[int], file_map: FileMap) -> Iterator[Frame]:
     """Yield the frames of these numbers, and decode no more than they need.
 
-    Frames are missing if the file is not the one that was mapped any more.
+    Frames are missing if the file was replaced by a shorter one since it was mapped; another one
+    of at least as many packets is not noticed.
 
     Raises:
         SourceError: if the file cannot be opened.

@@ -241,6 +241,7 @@ def test_batches_are_a_function_of_the_step() -> None:
     assert first.clips.shape == (2, 2, 32, 32, 3)
     assert first.clips.dtype == torch.uint8
     assert not torch.equal(first.clips, batch_of(TrainingClips(tiny(seed=1)), 3).clips)
+    assert not torch.equal(first.clips, batch_of(TrainingClips(tiny()), 4).clips)
 
 
 def test_batches_leave_the_generator_alone() -> None:

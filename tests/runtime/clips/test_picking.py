@@ -156,7 +156,23 @@ def test_only_picked_pictures_are_converted(video, monkeypatch):
     assert len(converted) == 8 + 3
 
 
-def test_a_map_of_another_file_is_not_trusted(video):
+def test_a_file_that_is_closed_while_it_is_read_gives_no_shorter_answer(video):
+    for when in (0, 1):
+        source = open_source(video("mpeg4"))
+        picks = []
+
+        def pick(times, source=source, picks=picks, when=when):
+            picks.append(len(times))
+            if when == 0:
+                source.close()
+            return spread(times)
+
+        with pytest.raises(SourceError, match="closed"):
+            pick_frames(source, pick, lambda image, source=source: source.close())
+        assert len(picks) == 1
+
+
+def test_a_map_of_more_frames_than_a_file_has_is_refused(video):
     other = read(video("mpeg4"), spread)
     assert other.file_map is not None
     rows = np.concatenate([other.file_map.rows, other.file_map.rows])
