@@ -1,9 +1,10 @@
-"""What the forms of a training step are worth on this machine, measured in turn.
+r"""What the forms of a training step are worth on this machine, measured in turn.
 
 Forms: fp32, autocast to bf16, weights in channels-last order, blocks that are computed twice, and
 torch.compile, which is measured with the time that it compiles.
 
-python -m dvfl_models.studies.step_speed femto nano --json models/results/step_speed.json
+OMP_WAIT_POLICY=passive python -m dvfl_models.studies.step_speed femto nano \
+    --forms fp32 bf16 channels_last checkpointing --json models/results/step_speed.json
 """
 
 from __future__ import annotations
@@ -112,6 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 log.info("%s", row)
                 rows.append(row)
         facts = {"clip": list(SHAPE), "clips": CLIPS, "rounds": args.rounds, "load_before": load}
+        facts["omp_wait_policy"] = os.environ.get("OMP_WAIT_POLICY", "")
         write_json(args.json, {**facts, "rows": rows, **machine_and_date()})
 
     return run_study("step_speed", study)
