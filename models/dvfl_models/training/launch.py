@@ -39,9 +39,9 @@ class TrainOptions:
 def with_precision(table: OptimTable, options: TrainOptions) -> OptimTable:
     """Return the table with the precision that "auto" stands for.
 
-    It is bf16 on a GPU that computes in it. On CPUs it is none, even on those with instructions
-    for bf16: steps take 0.8 (`femto`) or 0.5 times (`nano`) as long where nothing else runs, but
-    several times as long beside other programs (models/results/step_speed.json).
+    It is bf16 on a GPU that computes in it, and none on CPUs. One with instructions for bf16 took
+    0.8 (`femto`) and 0.6 times (`nano`) as long for a step (models/results/step_speed.json); others
+    were not measured.
     """
     if table.precision != "auto":
         return table
