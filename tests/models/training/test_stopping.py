@@ -116,6 +116,9 @@ def test_the_command_says_where_it_stopped(
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+# torch raises in its handler of SIGCHLD, perhaps within a callback of the garbage collector, where
+# Python ignores the error with this warning; the handler raises again
+@pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12
 def test_a_killed_process_that_makes_clips_is_one_line(tmp_path: Path) -> None:
     # no test after step 2: torch raises in the handler of SIGCHLD, and while a process is forked
