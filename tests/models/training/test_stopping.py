@@ -19,7 +19,7 @@ from dvfl_models.training import cli
 from dvfl_models.training.launch import TrainOptions
 from dvfl_models.training.stopping import Stopped
 from dvfl_models.training.trainer import Trainer
-from dvfl_runtime.errors import DvflError, SourceError
+from dvfl_runtime.errors import SourceError
 
 RESUME = TrainOptions(resume=True)
 TOML = """
