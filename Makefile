@@ -1,7 +1,7 @@
 # Each target sets itself up: Python 3.10 or newer, pip and make are all it needs.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-tools check check-slow bench gpu-check results-table clean
+.PHONY: help demo test test-tools kernels check check-slow bench gpu-check results-table clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -14,6 +14,8 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint c
 BIN := .venv/bin
 RTSP_SERVER := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
 TEST_TOOLS := $(RTSP_SERVER) chromium
+# kept out of the checkout, so that all checkouts and `make clean` share it
+ONNXRUNTIME_HEADERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dvfl/headers/onnxruntime
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -24,9 +26,16 @@ demo: .venv-demo/ready ## recognise the actions in the bundled clip (small envir
 test: .venv/ready ## run the tests; PYTEST_ARGS="-k sampling" selects some
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-tools: ## install the RTSP server and the browser of the tests (Debian; as root); they skip without
+test-tools: ## install what some tests need (Debian; as root): RTSP server, browser, headers; they skip without
+	-@export/kernels/debian_headers.sh libonnxruntime-dev $(ONNXRUNTIME_HEADERS)
 	@dpkg-query --show $(TEST_TOOLS) > /dev/null 2>&1 || { apt-get -qq update && \
 	  DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-install-recommends install $(TEST_TOOLS); }
+
+kernels: .venv/ready ## build the fused kernels and install them into .venv (needs a C++ compiler)
+	@[ -n "$$DVFL_ONNXRUNTIME_INCLUDE" ] || [ -d /usr/include/onnxruntime ] || \
+	  export/kernels/debian_headers.sh libonnxruntime-dev $(ONNXRUNTIME_HEADERS)
+	DVFL_ONNXRUNTIME_INCLUDE=$${DVFL_ONNXRUNTIME_INCLUDE:-$(ONNXRUNTIME_HEADERS)} \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps ./export/kernels
 
 check: .venv/ready ## lint, formatting, types and import rules
 	$(BIN)/ruff check

@@ -1,0 +1,120 @@
+"""Each node with the library against its function in onnxruntime, on every set of instructions."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from kernel_nodes import Array, NodeCase, Sizes, bias_gelu_case, context_case, run_node
+
+INSTRUCTIONS = ("plain", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neondot")
+CONTEXTS = ("SpatialContext", "TemporalContext", "QSpatialContext", "QTemporalContext")
+EPILOGUES = ("BiasGelu", "QBiasGelu")
+SIZES = [
+    Sizes(frames=4, height=9, width=15, channels=16, levels=2),
+    Sizes(frames=3, height=2, width=3, channels=24, levels=3),  # smaller than the kernels
+    Sizes(frames=8, height=6, width=1, channels=21, levels=2),
+    Sizes(frames=1, height=1, width=1, channels=1, levels=1, batch=1),
+    Sizes(frames=5, height=3, width=8, channels=35, levels=5, batch=3),
+    Sizes(frames=2, height=14, width=28, channels=40, levels=1, batch=1),
+]
+TOKENS = [(7, 33), (1, 1), (50, 64), (300, 96)]
+CASES = [context_case(op, sizes) for op in CONTEXTS for sizes in SIZES]
+CASES += [bias_gelu_case(op, *shape) for op in EPILOGUES for shape in TOKENS]
+IDS = [
+    f"{case.op}-{'x'.join(map(str, case.inputs[next(iter(case.inputs))].shape))}" for case in CASES
+]
+
+
+def runs_here(library: Path, name: str) -> bool:
+    """Tell whether the library has these instructions, and this CPU, too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DVFL_KERNELS_CPU", name)
+        try:
+            onnxruntime.SessionOptions().register_custom_ops_library(str(library))
+        except onnxruntime.capi.onnxruntime_pybind11_state.Fail:
+            return False
+    return True
+
+
+@pytest.fixture(scope="session")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Array]:
+    """Return what the functions make of the cases."""
+    found = {}
+    for index, case in enumerate(CASES):
+        found[index], itself = run_node(case, None, tmp_path_factory.mktemp("profile"))
+        assert not itself
+    return found
+
+
+@pytest.mark.parametrize("instructions", INSTRUCTIONS)
+def test_nodes_equal_their_functions(
+    instructions: str,
+    library: Path,
+    expected: dict[int, Array],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    if not runs_here(library, instructions):
+        pytest.skip(f"not on this CPU: {instructions}")
+    monkeypatch.setenv("DVFL_KERNELS_CPU", instructions)
+    for index, case in enumerate(CASES):
+        out, itself = run_node(case, library, tmp_path)
+        assert itself, IDS[index]
+        check(case, out, expected[index], IDS[index])
+
+
+def check(case: NodeCase, out: Array, wanted: Array, name: str) -> None:
+    assert out.dtype == wanted.dtype
+    assert out.shape == wanted.shape
+    if out.dtype == np.uint8:
+        steps = np.abs(out.astype(int) - wanted.astype(int))
+        # a value beside a tie may fall on the other side; between levels that changes more of them
+        assert steps.max() <= (2 if case.op == "QTemporalContext" else 1), name
+        assert (steps > 0).mean() <= 0.01, name
+    else:
+        np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-5, err_msg=name)
+
+
+def fails(case: NodeCase, library: Path, tmp_path: Path, message: str) -> None:
+    with pytest.raises(Exception, match=message):
+        run_node(case, library, tmp_path)
+
+
+@pytest.mark.parametrize("op", [*CONTEXTS, *EPILOGUES])
+def test_an_empty_batch_is_refused(op: str, library: Path, tmp_path: Path) -> None:
+    case = context_case(op, SIZES[0]) if op in CONTEXTS else bias_gelu_case(op, 7, 33)
+    empty = {name: value[:0] for name, value in case.inputs.items()}
+    fails(
+        dataclasses.replace(case, inputs=empty),
+        library,
+        tmp_path,
+        f"dvfl::{op}: the batch is empty",
+    )
+
+
+def test_what_breaks_the_contract_is_named(library: Path, tmp_path: Path) -> None:
+    case = context_case("SpatialContext", SIZES[0])
+    sizes = {**case.attributes, "kernel_sizes": [3, 7]}
+    wrong = dataclasses.replace(case, attributes=sizes)
+    fails(
+        wrong,
+        library,
+        tmp_path,
+        r"kernel_2 must have the shape \(16, 1, 7, 7\), not \(16, 1, 5, 5\)",
+    )
+    wrong = dataclasses.replace(case, attributes={**case.attributes, "kernel_sizes": [3, 4]})
+    fails(wrong, library, tmp_path, "kernel_sizes must be odd, not 4")
+    wrong = dataclasses.replace(case, attributes={**case.attributes, "width": 16})
+    fails(
+        wrong, library, tmp_path, r"context must have the shape \(2, 576, 16\), not \(2, 540, 16\)"
+    )
+
+
+def test_unknown_instructions_are_an_error(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DVFL_KERNELS_CPU", "mmx")
+    with pytest.raises(Exception, match="DVFL_KERNELS_CPU names an instruction set"):
+        onnxruntime.SessionOptions().register_custom_ops_library(str(library))
