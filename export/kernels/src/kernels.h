@@ -14,6 +14,8 @@ namespace dvfl {
 
 constexpr int64_t kAlignment = 64;  // of packed weights and scratch, bytes
 
+constexpr int64_t kMostLevels = 16;
+
 // Where a result goes: float32, or with a scale quantised to uint8.
 struct Output {
   void* data;

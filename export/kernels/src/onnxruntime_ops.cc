@@ -233,6 +233,8 @@ void read_sizes(const OrtApi* api, const OrtKernelInfo* info, ContextConstants& 
   c.gate_offset = attribute(api, info, "gate_offset");
   require(std::min({c.frames, c.height, c.width, c.channels, c.levels}) > 0,
           "frames, height, width, channels and levels must be positive");
+  require(c.levels <= dvfl::kMostLevels,
+          "at most " + std::to_string(dvfl::kMostLevels) + " levels are supported, not " + std::to_string(c.levels));
   require(c.gate_offset >= 0 && c.gate_offset <= c.levels + 1,
           "gate_offset must be from 0 to levels + 1, not " + std::to_string(c.gate_offset));
   size_t count = 0;

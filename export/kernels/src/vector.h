@@ -50,6 +50,14 @@ DVFL_INLINE void store_some(float* to, Vec value, int64_t count) {
 
 DVFL_INLINE Vec all(float value) { return Vec{} + value; }
 
+DVFL_INLINE Vec absolute(Vec a) {
+  IntVec bits;
+  std::memcpy(&bits, &a, sizeof(bits));
+  bits &= 0x7FFFFFFF;
+  std::memcpy(&a, &bits, sizeof(bits));
+  return a;
+}
+
 DVFL_INLINE Vec min(Vec a, Vec b) { return a < b ? a : b; }
 DVFL_INLINE Vec max(Vec a, Vec b) { return a > b ? a : b; }
 
