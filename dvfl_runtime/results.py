@@ -104,7 +104,7 @@ class Info:
         engine: such as "onnxruntime".
         provider: the part of the engine that executes, such as "CPUExecutionProvider".
         device: "cpu" or "cuda".
-        precision: "fp32", "fp16" or "int8".
+        precision: "fp32", "fp16" or "int8" as the model file, or "bf16" where it was asked for.
         fused_ops: custom operators that a native kernel executes.
         versions: of dvfl, of the engine and of the tools that made the model file.
     """

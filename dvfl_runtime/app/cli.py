@@ -63,7 +63,13 @@ def _recognise(args: argparse.Namespace, plan: Plan, page: ExitStack, requests: 
     total = len(plan.tasks)
     with ExitStack() as stack:
         recognizer = stack.enter_context(
-            Recognizer(args.model, engine=args.engine, device=args.device, num_threads=args.threads)
+            Recognizer(
+                args.model,
+                engine=args.engine,
+                device=args.device,
+                num_threads=args.threads,
+                precision=args.precision,
+            )
         )
         if args.demo:
             _say_what_runs(recognizer)

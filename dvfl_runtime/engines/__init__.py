@@ -2,6 +2,6 @@
 
 from dvfl_runtime.engines.engine import Engine
 from dvfl_runtime.engines.opening import open_engine
-from dvfl_runtime.engines.table import DEVICES, ENGINES, installed_engines
+from dvfl_runtime.engines.table import DEVICES, ENGINES, PRECISIONS, installed_engines
 
-__all__ = ["DEVICES", "ENGINES", "Engine", "installed_engines", "open_engine"]
+__all__ = ["DEVICES", "ENGINES", "PRECISIONS", "Engine", "installed_engines", "open_engine"]

@@ -17,7 +17,7 @@ from dvfl_runtime.engines.cache import Key, recall, remember
 from dvfl_runtime.engines.candidates import Candidates, noise_clip
 from dvfl_runtime.engines.cpus import cpu_name, usable_cpus
 from dvfl_runtime.engines.engine import Engine
-from dvfl_runtime.engines.table import installed_version
+from dvfl_runtime.engines.table import EngineOptions, installed_version
 from dvfl_runtime.version import __version__
 
 logger = logging.getLogger(__name__)
@@ -33,9 +33,7 @@ def open_fastest(
     names: Sequence[str],
     candidates: Candidates,
     model: ModelFile,
-    *,
-    device: str,
-    num_threads: int | None,
+    options: EngineOptions,
 ) -> Engine | None:
     """Open the fastest engine that can run a model, None if none can.
 
@@ -46,12 +44,11 @@ def open_fastest(
         names: of the engines; the first one wins a tie.
         candidates: opens them, and lists those that fail.
         model: the file that they open.
-        device: that they were asked to run on.
-        num_threads: for CPU work; None for as many as this process may use.
+        options: how they run it.
     """
     if len(names) < 2:
         return candidates.open(names[0]) if names else None
-    key = _key(names, model, device, num_threads)
+    key = _key(names, model, options)
     known = _clear_winner(recall("engine", key))
     if known in names and (engine := candidates.open(known)):
         return engine
@@ -103,7 +100,7 @@ def _clear_winner(facts: Mapping[str, Any]) -> str:
     return ""
 
 
-def _key(names: Sequence[str], model: ModelFile, device: str, num_threads: int | None) -> Key:
+def _key(names: Sequence[str], model: ModelFile, options: EngineOptions) -> Key:
     """Return all that a measurement depends on."""
     return {
         "schema": SCHEMA,
@@ -111,6 +108,7 @@ def _key(names: Sequence[str], model: ModelFile, device: str, num_threads: int |
         "model_sha256": model.graph_sha256,
         "engines": {name: installed_version(name) for name in names},
         "cpu": cpu_name(),
-        "device": device,
-        "threads": num_threads or usable_cpus(),
+        "device": options.device,
+        "threads": options.num_threads or usable_cpus(),
+        "precision": options.precision,
     }

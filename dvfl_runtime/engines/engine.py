@@ -29,6 +29,10 @@ class Engine(Protocol):
         """Where it executes: "cpu", "cuda" or "gpu" (Intel's)."""
 
     @property
+    def precision(self) -> str:
+        """The precision that it computes in: "file" for that of the model file, or "bf16"."""
+
+    @property
     def fused_ops(self) -> tuple[str, ...]:
         """Custom operators that run by a native kernel; empty when standard ones do the work."""
 

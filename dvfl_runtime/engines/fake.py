@@ -27,6 +27,7 @@ class FakeEngine:
     version = "0"
     provider = "fake"
     device = "cpu"
+    precision = "file"
     fused_ops: tuple[str, ...] = ()
     num_classes: int | None = None
     clip_shape: tuple[int | None, ...] = (None,) * 5

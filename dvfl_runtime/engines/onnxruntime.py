@@ -149,6 +149,7 @@ def _open(
 class OnnxRuntimeEngine:
     """An ONNX Runtime session as an `Engine`."""
 
+    precision = "file"
     fused_ops: tuple[str, ...] = ()
 
     def __init__(

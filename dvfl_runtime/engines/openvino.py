@@ -1,5 +1,7 @@
 """OpenVINO on the CPU, on an Intel GPU or where it decides, in float32 wherever the model is.
 
+Where it is asked to, it computes a float32 model in bfloat16 on CPUs that have instructions for it.
+
 Device "gpu" is experimental: not yet run on an Intel GPU.
 """
 
@@ -35,22 +37,27 @@ REWRITING = 1  # version of what `openvino_graph` does
 # share of the largest logit by which a rewritten model may differ; int8 values between two steps
 # may round to the other one, which moved logits by up to 0.03
 AGREE, AGREE_INT8 = 1e-3, 0.1
+AGREE_BF16 = 0.03  # rounding to 8 bits elsewhere moved logits by up to 0.004
 TINY = 1e-6
 
 _cores: dict[int, Any] = {}  # process -> its only `Core`
 _cores_lock = threading.Lock()
 
 
-def open_engine(model: ModelFile, device: str, num_threads: int | None) -> OpenVinoEngine:
+def open_engine(
+    model: ModelFile, device: str, num_threads: int | None, precision: str = "file"
+) -> OpenVinoEngine:
     """Load a model file into OpenVINO; see `dvfl_runtime.engines.open_engine`."""
     ov = _import()
     core = shared_core(ov)
     chosen = _device(core, device)
+    if precision == "bf16":
+        _check_bf16(core)
     config: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
         # CPUs with AMX would otherwise take bfloat16, and logits would differ from machine to
         # machine; integer arithmetic of int8 models is not touched by it
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
     }
     if chosen == AUTO:
         config["ENABLE_STARTUP_FALLBACK"] = False  # so that `provider` stays true
@@ -100,13 +107,15 @@ def _open_rewritten(compiler: _Compiler, graph: Any, model: ModelFile) -> OpenVi
         key = {
             **{"schema": REWRITING, "dvfl": __version__, "openvino": compiler.version},
             **{"cpu": cpu_name(), "places": count, "model_sha256": model.graph_sha256},
+            "precision": compiler.precision,
         }
         share = recall("rewriting", key).get("difference")
         if not isinstance(share, float):
             engine, plain = OpenVinoEngine(compiler, faster), OpenVinoEngine(compiler, graph)
             share = _difference(plain, engine)
             remember("rewriting", key, {"difference": share})
-        if share <= (AGREE_INT8 if quantised else AGREE):
+        float_limit = AGREE_BF16 if compiler.precision == "bf16" else AGREE
+        if share <= (AGREE_INT8 if quantised else float_limit):
             return engine or OpenVinoEngine(compiler, faster)
         reason = f"a clip's logits differ by {share:.2g} of the largest one"
     except Exception as err:
@@ -143,6 +152,7 @@ class OpenVinoEngine:
 
     def __init__(self, compiler: _Compiler, graph: Any) -> None:
         self.version = compiler.version
+        self.precision = compiler.precision
         self.clip_shape = _static(graph.input(0).partial_shape)
         self.num_classes = _static(graph.output(0).partial_shape)[-1]
         self._path = compiler.path
@@ -204,6 +214,7 @@ class _Compiler:
         self._core = core
         self._device = device
         self._config = config
+        self.precision = "bf16" if config["INFERENCE_PRECISION_HINT"] == "bf16" else "file"
 
     def read(self, model: ModelFile) -> Any:
         """Return the `openvino.Model` of an ONNX file.
@@ -228,15 +239,23 @@ class _Compiler:
 
         Raises:
             ArtifactError: if the device cannot compile it.
+            EngineUnavailable: if OpenVINO takes another precision than the one asked for.
         """
         try:
             graph = graph.clone()
             shape = graph.input(0).partial_shape
             shape[0] = batch
             graph.reshape({INPUT: shape})
-            return _CompiledModel(self._core.compile_model(graph, self._device, self._config))
+            compiled = self._core.compile_model(graph, self._device, self._config)
         except RuntimeError as err:
             raise self._cannot_load(err) from err
+        if self.precision == "bf16":
+            taken = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+            if taken != "bf16":  # OpenVINO would not say so
+                raise EngineUnavailable(
+                    f"openvino {self.version} takes {taken} in place of bf16; pass precision='file'"
+                )
+        return _CompiledModel(compiled)
 
     def _cannot_load(self, err: Exception) -> ArtifactError:
         return ArtifactError(
@@ -290,6 +309,18 @@ def shared_core(ov: ModuleType) -> Any:
             core = _cores[os.getpid()] = ov.Core()
             ctypes.pythonapi.Py_IncRef(ctypes.py_object(core))  # outlives the interpreter
         return core
+
+
+def _check_bf16(core: Any) -> None:
+    """Raise EngineUnavailable unless the CPU has instructions for bfloat16.
+
+    Without them OpenVINO emulates it with AVX-512, and elsewhere silently takes float32.
+    """
+    if "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise EngineUnavailable(
+            f"precision 'bf16' needs a CPU with AVX512_BF16 or AMX, and openvino finds neither in "
+            f"this one ({cpu_name()}); pass precision='file'"
+        )
 
 
 def _device(core: Any, device: str) -> str:

@@ -105,6 +105,7 @@ class TensorRtEngine:
     name = "tensorrt"
     provider = "TensorRT"
     device = "cuda"
+    precision = "file"
     fused_ops: tuple[str, ...] = ()
 
     def __init__(self, trt: ModuleType, gpu: Gpu, model: ModelFile, progress: Progress) -> None:

@@ -151,7 +151,7 @@ def _info(artifact: Artifact, engine: Engine, name: str) -> Info:
         engine=engine.name,
         provider=engine.provider,
         device=engine.device,
-        precision=artifact.precision,
+        precision=artifact.precision if engine.precision == "file" else engine.precision,
         fused_ops=engine.fused_ops,
         versions=versions,
     )

@@ -9,6 +9,7 @@ import sys
 import av
 import pytest
 from artifacts import COLOURS, artifact, colour_graph, coloured, save, write_colour_model
+from bf16 import needs_bf16
 from videos import shared_clip, write_video
 
 from dvfl_runtime import Recognizer, recognizer
@@ -126,6 +127,14 @@ def test_the_demo_prints_a_timeline_and_says_what_runs(folder, capsys, monkeypat
     assert json.loads(capsys.readouterr().out.splitlines()[0])["label"] == "red"
 
 
+@needs_bf16
+def test_the_demo_in_bf16(capsys):
+    assert cli.main(["--demo", "--precision", "bf16"]) == 0
+    out, err = capsys.readouterr()
+    assert "wave_two_hands" in out
+    assert "bf16 on openvino" in err
+
+
 def test_help_teaches_by_examples(run):
     status, out, _ = run("--help")
     assert status == 0
@@ -141,6 +150,12 @@ def test_help_teaches_by_examples(run):
         (("none.mp4",), ["none.mp4", "does not exist"]),
         (("b.mp4", "--engine", "caffe"), ["unknown engine 'caffe'", "onnxruntime"]),
         (("b.mp4", "--device", "tpu"), ["unknown device 'tpu'", "cuda"]),
+        (("b.mp4", "--precision", "int8"), ["--precision", "'int8'", "bf16"]),
+        (
+            ("b.mp4", "--precision", "bf16", "--engine", "onnxruntime"),
+            ["onnxruntime does not compute in bf16; pass --engine openvino, or --precision file"],
+        ),
+        (("b.mp4", "--precision", "bf16", "--device", "cuda"), ["pass --device cpu, or --prec"]),
         (("b.mp4", "--segments", "s.txt"), ["s.txt", ".csv, .json, .srt"]),
         (("b.mp4", "b.mp4", "--segments", "s.srt"), ["one video", "--segments s/"]),
         (("b.mp4", "--whole", "--hop-s", "1"), ["--whole has no windows"]),

@@ -24,6 +24,7 @@ from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.engines import choice, open_engine
 from dvfl_runtime.engines.candidates import Candidates
 from dvfl_runtime.engines.choice import measure, open_fastest
+from dvfl_runtime.engines.table import EngineOptions
 from dvfl_runtime.files import cache_folder
 
 
@@ -65,9 +66,9 @@ class Shelf:
 
     def fastest(self, model, **options):
         del self.opened[:]
-        settings = {"device": "cpu", "num_threads": 1, **options}
-        candidates = Candidates(self.open_one, run_once=settings["device"] == "cuda")
-        engine = open_fastest(tuple(self.engines), candidates, model, **settings)
+        settings = EngineOptions(**{"device": "cpu", "num_threads": 1, **options})
+        candidates = Candidates(self.open_one, run_once=settings.device == "cuda")
+        engine = open_fastest(tuple(self.engines), candidates, model, settings)
         self.failed = candidates.failed
         return engine and engine.name
 
@@ -103,12 +104,10 @@ def test_the_faster_one_is_taken_and_remembered(model, cache, caplog):
     assert shelf.opened == ["fast"]
 
 
-def test_another_model_device_version_or_number_of_threads_is_measured_anew(
-    model, cache, tmp_path, monkeypatch
-):
+def test_another_model_version_or_option_is_measured_anew(model, cache, tmp_path, monkeypatch):
     shelf = Shelf(a=Timed("a", 0), b=Timed("b", 0.002))
     shelf.fastest(model)
-    for changed in ({"num_threads": 2}, {"device": "cuda"}):
+    for changed in ({"num_threads": 2}, {"device": "cuda"}, {"precision": "bf16"}):
         shelf.fastest(model, **changed)
         assert shelf.opened == ["a", "b"]
     relabelled = write_colour_model(tmp_path / "labels.onnx", labels=("x", "y", "z"))

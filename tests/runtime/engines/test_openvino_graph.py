@@ -12,6 +12,7 @@ import openvino
 import pytest
 import torch
 from artifacts import artifact, save
+from bf16 import needs_bf16
 from openvino import opset13 as ops
 
 from dvfl_export.deploy.form import deploy_form
@@ -277,6 +278,32 @@ def test_a_rewriting_that_computes_something_else_is_not_used(
     assert [record.levelname for record in caplog.records] == ["WARNING"] * times
     assert "openvino runs" in caplog.text
     assert "as it is, which takes longer" in caplog.text
+
+
+@needs_bf16
+def test_each_precision_is_compared_by_itself(
+    folder: Path,
+    rewritten: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def differences() -> dict[str, float]:
+        found = map(json.loads, map(Path.read_text, (tmp_path / "cache").glob("rewriting-*.json")))
+        return {about["key"]["precision"]: about["difference"] for about in found}
+
+    model = ModelFile(folder / "fp32.onnx")
+    open_engine("openvino", model, device="cpu")
+    assert differences() == {"file": pytest.approx(0, abs=1e-4)}
+    open_engine("openvino", model, precision="bf16")
+    assert differences()["bf16"] == pytest.approx(0, abs=0.03)
+    assert not caplog.records
+    monkeypatch.setattr(openvino_engine, "AGREE_BF16", -1)
+    open_engine("openvino", model, precision="bf16")
+    (record,) = caplog.records
+    assert "as it is, which takes longer" in record.getMessage()
+    open_engine("openvino", model, device="cpu")
+    assert len(caplog.records) == 1
 
 
 @pytest.mark.parametrize(
