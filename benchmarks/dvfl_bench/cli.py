@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dvfl_runtime.arguments import Parser, at_least, run_command, threads
-from dvfl_runtime.engines import DEVICES, ENGINES, installed_engines
+from dvfl_runtime.engines import DEVICES, ENGINES, PRECISIONS, installed_engines
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError, EngineUnavailable
 from dvfl_runtime.errors.packages import MEDIA, pip_install
@@ -28,6 +28,7 @@ EPILOG = """\
 examples:
   dvfl-bench                                    the bundled model in every installed engine
   dvfl-bench mine.onnx --engine onnxruntime
+  dvfl-bench mine.onnx --precision file --precision bf16       is bf16 worth it here?
   dvfl-bench mine.onnx mine_int8.onnx --json now.json --plot now.png
         several files: also accuracy against latency, as the files tell it
   dvfl-bench mine.onnx --video street.mp4       decode this instead of the bundled clip at 1280x720
@@ -58,6 +59,13 @@ def parser() -> Parser:
         action="append",
         choices=tuple(ENGINES),
         help="may be given several times; default: all that are installed",
+    )
+    add(
+        "--precision",
+        action="append",
+        choices=PRECISIONS,
+        help="may be given several times; default: file; bf16: files in fp32 on a CPU with "
+        "AVX512_BF16 or AMX, by openvino",
     )
     add("--device", choices=DEVICES, default="auto", help="default: auto")
     add("--threads", type=threads, default=usable_cpus(), help="default: all this process may use")
@@ -123,20 +131,34 @@ def _run(args: argparse.Namespace) -> int:
 def _request(args: argparse.Namespace) -> BenchRequest:
     from dvfl_bench.device.benchmark import BenchRequest
 
-    engines = list(dict.fromkeys(args.engine or installed_engines()))
-    if not engines:
-        raise EngineUnavailable(
-            f"no engine is installed; run: {pip_install('onnxruntime', *MEDIA)}"
-        )
     return BenchRequest(
         models=args.models or [BUNDLED_MODEL],
-        engines=engines,
+        engines=_engines(args),
         video=args.video,
         device=args.device,
         threads=args.threads,
         seconds=args.seconds,
         streams=not args.model_only,
     )
+
+
+def _engines(args: argparse.Namespace) -> list[tuple[str, str]]:
+    """Return the name and the precision of each engine that was asked for.
+
+    Raises:
+        EngineUnavailable: if none was named and none is installed for a precision.
+    """
+    pairs: list[tuple[str, str]] = []
+    for precision in dict.fromkeys(args.precision or ["file"]):
+        names = args.engine or installed_engines(precision=precision)
+        if not names:
+            usual = "onnxruntime" if precision == "file" else "openvino"
+            raise EngineUnavailable(
+                f"no engine is installed for precision {precision!r}; "
+                f"run: {pip_install(usual, *MEDIA)}"
+            )
+        pairs += [(name, precision) for name in dict.fromkeys(names)]
+    return pairs
 
 
 @contextmanager

@@ -24,6 +24,7 @@ from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 if TYPE_CHECKING:
     from dvfl_export.pipeline import Exported, ExportRequest
+    from dvfl_export.verify import Verification
     from dvfl_runtime.artifact import Artifact
 
 EPILOG = """\
@@ -273,10 +274,27 @@ def _print_summary(exported: Exported, output: Path) -> None:
     for name, value in rows.items():
         print(f"  {name:12} {value}", file=out)
     print(f"agrees with PyTorch on {verification.clips} clips\n{verification.table()}", file=out)
+    if exported.bf16 is not None:
+        print(_in_bf16(exported.bf16), file=out)
     if exported.sensitivity is not None:
         print(exported.sensitivity.table(), file=out)
     for name, why in verification.skipped.items():
         print(f"not verified in {name}: {why}", file=out)
+
+
+def _in_bf16(found: Verification) -> str:
+    """Return a line for each engine that computes the file in bf16: whether that is good enough."""
+    limits = (
+        f"the limits of fp16 ({found.threshold.max_difference:.0e}, {found.threshold.top1:.0%})"
+    )
+    lines = []
+    for row in found.engines:
+        verdict = f"within {limits}"
+        if not row.passed:
+            verdict = f"beyond {limits}; dvfl-eval --precision bf16 measures what that costs"
+        differs = f"|difference| {row.max_difference:.1e}, top-1 {row.top1:.1%}"
+        lines.append(f"in bf16 on {row.engine}: {differs}, {verdict}")
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from dvfl_models.training.command import load_torch, new_recipe_parser, run_inte
 from dvfl_runtime.arguments import Parser
 from dvfl_runtime.clips.evaluation import Views
 from dvfl_runtime.console.terminal import StandardOutput
-from dvfl_runtime.errors import RecipeError
+from dvfl_runtime.engines import PRECISIONS
+from dvfl_runtime.errors import DvflError, RecipeError
 from dvfl_runtime.files import check_places, write_json
 from dvfl_runtime.version import __version__
 
@@ -54,6 +55,12 @@ def parser() -> Parser:
     out.add_argument("--split", type=int, default=1, help="number of a split (hmdb)")
     out.add_argument("--labels", default="", help="of a checkpoint that does not name its classes")
     out.add_argument("--engine", default="auto", help="engine for a .onnx file")
+    out.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="file",
+        help="of a .onnx file in fp32: bf16 on a CPU with AVX512_BF16 or AMX, by openvino",
+    )
     return out
 
 
@@ -63,6 +70,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command.parse_args(argv)
 
     def work() -> int:
+        if args.precision != "file" and args.model.suffix != ".onnx":
+            raise DvflError(
+                f"--precision {args.precision} is for a .onnx file, and {args.model} is none; "
+                f"leave it out, or export the checkpoint"
+            )
         load_torch(command, args.threads)
         outputs = [("--json", args.json), ("--confusion", args.confusion)]
         check_places(outputs, [("the model", args.model), ("the data set", args.dataset)])
@@ -76,7 +88,7 @@ def _evaluate(args: argparse.Namespace) -> None:
     from dvfl_export.evaluation import open_candidate
 
     views = Views.parse(args.views)
-    with open_candidate(args.model, args.labels, args.engine) as candidate:
+    with open_candidate(args.model, args.labels, args.engine, args.precision) as candidate:
         report = _evaluate_on_all(args, candidate, views)
     if args.json:
         write_json(args.json, report)

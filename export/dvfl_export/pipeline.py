@@ -30,6 +30,7 @@ from dvfl_export.verify import (
     median_ms,
     pytorch_logits,
     verify,
+    verify_bf16,
 )
 from dvfl_models.network.checkpoint import (
     Checkpoint,
@@ -117,6 +118,8 @@ class Exported:
         size_bytes: of the file.
         opset: of the file.
         sensitivity: for int8, what each layer loses and which layers stay in float32.
+        bf16: how a file in fp32 agrees with PyTorch when it is computed in bf16, where this machine
+            can. It decides nothing: the file is right, even if bf16 is not good enough for it.
     """
 
     artifact: Artifact
@@ -125,6 +128,7 @@ class Exported:
     size_bytes: int
     opset: int
     sensitivity: Sensitivity | None = None
+    bf16: Verification | None = None
 
 
 @dataclass(frozen=True)
@@ -161,8 +165,7 @@ def export(
     Raises:
         EngineUnavailable: if the target is TensorRT and this device has none.
         CheckpointError: if the checkpoint or its labels cannot be used.
-        ExportError: if the clips to verify with or to calibrate on cannot be read or are too few,
-            or the graph cannot be had in the precision.
+        ExportError: if clips cannot be read or are too few, or a precision cannot be had.
         VerificationFailed: if the graph and PyTorch differ; the old output stays.
         OutputError: if the output or the report cannot be written.
     """
@@ -195,17 +198,18 @@ def export(
             step("build the plan")
             rows = build_and_verify(file, clips, threshold, share).engines
             verification = dataclasses.replace(verification, engines=(*verification.engines, *rows))
-        parity = verification.report() | (sensitivity.report() if sensitivity else {})
+        bf16 = verify_bf16(file, wanted, clips, engines) if verification.passed else None
+        parity = _parity(verification, sensitivity, bf16)
         _report_and_judge(verification, parity, request.report)
 
         step("time")
-        times = median_ms(file, [row.engine for row in verification.engines], clips[0])
+        times = _times(file, clips[0], verification, bf16)
         step("write")
         artifact = dataclasses.replace(artifact, parity=parity)
         save_model(graph, artifact, part)
         size = len(ModelFile(part).content)  # raises where the runtime would refuse the file
     opset = graph.opset_import[0].version
-    return Exported(artifact, verification, times, size, opset, sensitivity)
+    return Exported(artifact, verification, times, size, opset, sensitivity, bf16)
 
 
 def check_request(request: ExportRequest) -> None:
@@ -291,6 +295,27 @@ def _in_precision(
         step("compress")
         compress_weights(graph)
     return graph, sensitivity
+
+
+def _times(
+    file: ModelFile, clip: Clip, verification: Verification, bf16: Verification | None
+) -> dict[str, float]:
+    """Return the time of each engine for one clip on this machine, ms; those in bf16 too."""
+    times = median_ms(file, [row.engine for row in verification.engines], clip)
+    if bf16 is not None:
+        names = [row.engine for row in bf16.engines]
+        in_bf16 = median_ms(file, names, clip, precision="bf16")
+        times |= {f"{name} bf16": ms for name, ms in in_bf16.items()}
+    return times
+
+
+def _parity(
+    verification: Verification, sensitivity: Sensitivity | None, bf16: Verification | None
+) -> dict[str, Any]:
+    """Return the findings for the file and the report: see export/README.md."""
+    found = verification.report()
+    found |= sensitivity.report() if sensitivity else {}
+    return found | ({"bf16": bf16.report()} if bf16 else {})
 
 
 def _report_and_judge(

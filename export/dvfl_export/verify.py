@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from dvfl_models.data.clips import to_batch
-from dvfl_runtime.artifact import ModelFile, Precision
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.engines import Engine, installed_engines, open_engine
 from dvfl_runtime.errors import ArgumentError, ArtifactError, EngineUnavailable, ExportError
@@ -30,6 +30,7 @@ from dvfl_runtime.errors.packages import pip_install
 from dvfl_runtime.streams.scoring import softmax
 
 Logits = NDArray[np.float32]
+WARM_UP, RUNS = 2, 5  # of a measurement of time
 
 
 class VerificationFailed(ExportError):
@@ -66,9 +67,10 @@ class Threshold:
         return math.isfinite(max_difference) and max_difference <= limit and top1 >= self.top1
 
 
-THRESHOLDS: dict[Precision, Threshold] = {
+THRESHOLDS = {
     "fp32": Threshold(1e-3, 1.0),
     "fp16": Threshold(2e-2, 0.99),
+    "bf16": Threshold(2e-2, 0.99),
     "int8": Threshold(None, 0.98),
 }
 
@@ -103,14 +105,14 @@ class Verification:
     """How well all installed engines agree with PyTorch on the same clips.
 
     Attributes:
-        precision: of the file.
+        precision: of the file, or "bf16" of a file in fp32 that was computed in it.
         clips: how many were compared.
         threshold: that each engine must reach.
         engines: one row for each engine.
         skipped: engine -> why it was left out.
     """
 
-    precision: Precision
+    precision: str
     clips: int
     threshold: Threshold
     engines: tuple[Agreement, ...]
@@ -217,12 +219,34 @@ def verify(
                 f"model {model.path} gives logits of shape {logits.shape} in {name} for "
                 f"{len(clips)} clips, wanted {pytorch.shape}; export it again"
             )
-        found = compare_logits(pytorch, logits)
-        passed = wanted.holds(found["max_difference"], found["top1"])
-        rows.append(Agreement(name, engine.version, engine.provider, **found, passed=passed))
+        rows.append(_agreement(engine, pytorch, logits, wanted))
     if failed is not None and not rows:
         raise failed
     return Verification(precision, len(clips), wanted, tuple(rows), left_out)
+
+
+def verify_bf16(
+    model: ModelFile, pytorch: Logits, clips: Sequence[Clip], engines: Sequence[str]
+) -> Verification | None:
+    """Compare a model file, computed in bf16, with PyTorch; None where that cannot be done.
+
+    Only files in fp32 are computed in bf16, and only on some CPUs.
+
+    Args:
+        model: the exported file, which has passed `verify`.
+        pytorch: (N, num_classes), see `pytorch_logits`.
+        clips: the N clips for the engines, each (T, H, W, 3) uint8.
+        engines: names of those that run the file.
+    """
+    wanted, rows = THRESHOLDS["bf16"], []
+    for name in engines:
+        try:
+            engine = open_engine(name, model, device="cpu", precision="bf16")
+        except ArgumentError:  # this file, engine or CPU
+            continue
+        with closing(engine):
+            rows.append(_agreement(engine, pytorch, engine_logits(engine, clips), wanted))
+    return Verification("bf16", len(clips), wanted, tuple(rows), {}) if rows else None
 
 
 def engines_for(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
@@ -249,19 +273,19 @@ def engine_logits(engine: Engine, clips: Sequence[Clip]) -> Logits:
 
 
 def median_ms(
-    model: ModelFile, engines: Sequence[str], clip: Clip, *, runs: int = 5, warm_up: int = 2
+    model: ModelFile, engines: Sequence[str], clip: Clip, *, precision: str = "file"
 ) -> dict[str, float]:
     """Return the median time of each engine for one clip on this machine, ms."""
     medians = {}
     for name in engines:
-        engine = open_engine(name, model, device=_device(name))
+        engine = open_engine(name, model, device=_device(name), precision=precision)
         times_ns = []
-        for _ in range(warm_up + runs):
+        for _ in range(WARM_UP + RUNS):
             begin_ns = time.perf_counter_ns()
             engine.run(clip[None])
             times_ns.append(time.perf_counter_ns() - begin_ns)
         engine.close()
-        medians[name] = statistics.median(times_ns[warm_up:]) / 1e6
+        medians[name] = statistics.median(times_ns[WARM_UP:]) / 1e6
     return medians
 
 
@@ -277,6 +301,12 @@ def compare_logits(wanted: Logits, given: Logits) -> dict[str, float]:
         "top1": float((wanted.argmax(axis=1) == given.argmax(axis=1)).mean()),
         "top5": float(np.mean(shared)),
     }
+
+
+def _agreement(engine: Engine, pytorch: Logits, logits: Logits, wanted: Threshold) -> Agreement:
+    found = compare_logits(pytorch, logits)
+    passed = wanted.holds(found["max_difference"], found["top1"])
+    return Agreement(engine.name, engine.version, engine.provider, **found, passed=passed)
 
 
 def _device(engine: str) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import videos
+from bf16 import needs_bf16
 
 from dvfl_export import ExportRequest
 from dvfl_export.eval_cli import main
@@ -53,6 +54,15 @@ def test_an_exported_file_is_counted_as_the_runtime_says(
     shown = capsys.readouterr().out
     assert "index: 6 clips" in shown
     assert "66.7%  (30.0% to 90.3%)" in shown
+
+
+@needs_bf16
+def test_an_exported_file_in_bf16(index: Path, tmp_path: Path) -> None:
+    out = tmp_path / "r.json"
+    assert main([str(BUNDLED_MODEL), str(index), "--precision", "bf16", "--json", str(out)]) == 0
+    report = json.loads(out.read_text())
+    assert (report["engine"], report["precision"]) == ("openvino", "bf16")
+    assert report["tests"]["index"]["clips"] == 6
 
 
 def test_without_a_reader_the_results_are_still_written(
@@ -119,6 +129,14 @@ def test_wrong_input_is_one_line(
         ([str(BUNDLED_MODEL), "order"], "recipe order has the classes"),
         ([str(tmp_path / "plain.pth"), str(index)], "give --labels"),
         ([str(tmp_path / "absent.onnx"), str(index)], "absent.onnx"),
+        (
+            [str(tmp_path / "plain.pth"), str(index), "--precision", "bf16"],
+            "--precision bf16 is for a .onnx file",
+        ),
+        (
+            [str(BUNDLED_MODEL), str(index), "--precision", "bf16", "--engine", "onnxruntime"],
+            "pass --engine openvino, or --precision file",
+        ),
     ):
         assert main(arguments) == 2
         error = capsys.readouterr().err

@@ -10,13 +10,21 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from bf16 import needs_bf16, on_a_cpu_without_bf16
 from onnx import TensorProto, helper, numpy_helper
 from shared import CLIPS, needs_shared
 
 from dvfl_export import ExportRequest, VerificationFailed, export
 from dvfl_export.cli import main
 from dvfl_export.sample_clips import cut_clips, rendered_videos
-from dvfl_export.verify import THRESHOLDS, Agreement, Verification, pytorch_logits, verify
+from dvfl_export.verify import (
+    THRESHOLDS,
+    Agreement,
+    Verification,
+    pytorch_logits,
+    verify,
+    verify_bf16,
+)
 from dvfl_models import build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import VideoFocalNet, init_weights
 from dvfl_runtime import ClipSpec
@@ -136,6 +144,7 @@ def test_the_command_prints_a_table_and_leaves_the_old_file(
         ("fp32", (0.0, 1.0), (0.0, 0.995)),
         ("fp16", (1.9e-2, 0.99), (2.1e-2, 1.0)),
         ("fp16", (0.0, 0.99), (0.0, 0.98)),
+        ("bf16", (1.9e-2, 0.99), (2.1e-2, 1.0)),
         ("int8", (3.0, 0.98), (0.0, 0.97)),
     ],
 )
@@ -157,6 +166,37 @@ def test_the_report_is_json_even_of_logits_that_are_not_finite() -> None:
     assert report["engines"]["b"]["max_difference"] == 1e-6
     assert report["skipped"] == {"c": "why"}
     assert "a: not what PyTorch says on 2 clips" in str(VerificationFailed(found))
+
+
+@needs_bf16
+@pytest.mark.parametrize(("limit", "passed"), [(1.0, True), (1e-6, False)])
+def test_bf16_is_verified_too_and_fails_no_export(
+    limit: float,
+    passed: bool,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setitem(THRESHOLDS, "bf16", type(THRESHOLDS["bf16"])(limit, 0.0))
+    out = tmp_path / "x.onnx"
+    assert main([str(folder / "m.pth"), "-o", str(out)]) == 0
+    found = ModelFile(out).artifact.parity["bf16"]
+    assert found["passed"] is passed
+    assert 1e-5 < found["engines"]["openvino"]["max_difference"] == found["max_difference"] < 0.1
+    shown = capsys.readouterr().out
+    assert "in bf16 on openvino: |difference| " in shown
+    assert ("within the limits of fp16" in shown) is passed
+    assert ("dvfl-eval --precision bf16" in shown) is not passed
+    assert "openvino bf16 " in next(line for line in shown.splitlines() if "ms per clip" in line)
+
+
+def test_where_it_cannot_be_had_nothing_is_said_of_bf16(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_a_cpu_without_bf16(monkeypatch)
+    file, clips = ModelFile(folder / "m.onnx"), cut_clips(rendered_videos(SPEC), SPEC)
+    assert verify_bf16(file, np.zeros((len(clips), 6), np.float32), clips, ENGINES) is None
 
 
 def test_no_engine_is_an_error(folder: Path) -> None:

@@ -45,7 +45,7 @@ class BenchRequest:
 
     Attributes:
         models: files written by dvfl-export.
-        engines: names of the engines.
+        engines: name and precision of each, see `open_engine`.
         video: the file to decode; `None` for the bundled clip, scaled to 1280x720.
         device: "auto", "cpu", "cuda" or "gpu".
         threads: of engines on CPUs.
@@ -54,7 +54,7 @@ class BenchRequest:
     """
 
     models: Sequence[Path]
-    engines: Sequence[str]
+    engines: Sequence[tuple[str, str]]
     video: Path | None
     device: str
     threads: int
@@ -81,14 +81,18 @@ class LoadedModel:
     found: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def open(cls, path: Path, name: str, request: BenchRequest) -> LoadedModel:
+    def open(cls, path: Path, name: str, precision: str, request: BenchRequest) -> LoadedModel:
         """Open the file in the engine of this name.
 
         Raises:
             DvflError: if this engine or device cannot run it here.
         """
         engine = open_engine(
-            name, ModelFile(path), device=request.device, num_threads=request.threads
+            name,
+            ModelFile(path),
+            device=request.device,
+            num_threads=request.threads,
+            precision=precision,
         )
         recognizer = Recognizer(path, engine=engine)
         spec, info = recognizer.spec, recognizer.info
@@ -117,8 +121,8 @@ class LoadedModel:
 
     @property
     def title(self) -> str:
-        """Name of file and engine, for people."""
-        return f"{self.path.stem} on {self.found['engine']}"
+        """Name of file, precision and engine, for people."""
+        return f"{self.path.stem} {self.found['precision']} on {self.found['engine']}"
 
     def infer(self) -> None:
         """Run the engine once, on a clip that is ready; the logits are back when it returns."""
@@ -187,13 +191,17 @@ def _open_models(
     """Open every file in every engine; pairs that cannot run are added to `skipped`."""
     models: list[LoadedModel] = []
     for path in request.models:
-        for name in request.engines:
-            step(f"cold start of {path.stem} on {name}")
+        for name, precision in request.engines:
+            step(f"cold start of {path.stem} on {name}, precision {precision}")
             try:
-                model = LoadedModel.open(path, name, request)
+                model = LoadedModel.open(path, name, precision, request)
                 stack.enter_context(model.recognizer)
                 model.found["cold_start"] = measure_cold_start(
-                    path, engine=name, device=request.device, threads=request.threads
+                    path,
+                    engine=name,
+                    device=request.device,
+                    threads=request.threads,
+                    precision=precision,
                 )
             except DvflError as err:
                 if len(request.models) * len(request.engines) == 1:

@@ -21,7 +21,7 @@ import numpy as np
 import dvfl_runtime
 from dvfl_runtime.engines.cuda import cuda_problem
 imported = time.perf_counter()
-model, engine, device, threads = sys.argv[1:]
+model, engine, device, threads, precision = sys.argv[1:]
 gpu = None
 try:
     if device != "cpu" and cuda_problem() is None:
@@ -31,7 +31,7 @@ try:
     free = gpu.free_bytes() if gpu else 0
     opening = time.perf_counter()
     with dvfl_runtime.Recognizer(
-        model, engine=engine, device=device, num_threads=int(threads)
+        model, engine=engine, device=device, num_threads=int(threads), precision=precision
     ) as recognizer:
         opened = time.perf_counter()
         spec = recognizer.spec
@@ -63,7 +63,9 @@ def peak_mb() -> float | None:
     return int(peaks[0]) / 1024 if peaks else None
 
 
-def measure_cold_start(model: Path, *, engine: str, device: str, threads: int) -> dict[str, Any]:
+def measure_cold_start(
+    model: Path, *, engine: str, device: str, threads: int, precision: str = "file"
+) -> dict[str, Any]:
     """Start a process that opens the model and runs four clips.
 
     Returns:
@@ -73,7 +75,7 @@ def measure_cold_start(model: Path, *, engine: str, device: str, threads: int) -
     Raises:
         DvflError: if the model cannot be run.
     """
-    command = [sys.executable, "-c", PROGRAM, str(model), engine, device, str(threads)]
+    command = [sys.executable, "-c", PROGRAM, str(model), engine, device, str(threads), precision]
     begin_ns = time.perf_counter_ns()
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     process_ms = (time.perf_counter_ns() - begin_ns) / 1e6

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from artifacts import artifact, colour_graph, save
+from bf16 import needs_bf16, on_a_cpu_without_bf16
 from shared import ROOT
 
 from dvfl_bench.baseline import compare
@@ -117,6 +118,37 @@ def test_several_files_are_plotted_with_their_accuracy(tmp_path: Path) -> None:
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 
+@needs_bf16
+def test_each_precision_is_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out.json"
+    wanted = [word for name in ("file", "bf16") for word in ("--precision", name)]
+    options = ["--engine", "openvino", "--model-only", "--json", str(out)]
+    assert main([*SHORT, *wanted, *options]) == 0
+    runs = json.loads(out.read_text())["runs"]
+    assert [(run["engine"], run["precision"]) for run in runs] == [
+        *(("openvino", "fp32"), ("openvino", "bf16")),
+    ]
+    assert all(run["cold_start"]["first_clip_ms"] > 0 for run in runs)
+    assert "bundled bf16 openvino" in capsys.readouterr().out
+
+
+def test_bf16_where_it_cannot_be_had_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    on_a_cpu_without_bf16(monkeypatch)
+    out = tmp_path / "out.json"
+    colours = save(colour_graph(), tmp_path / "a.onnx", {"dvfl": artifact().to_json()})
+    command = [str(colours), *SHORT, "--precision", "bf16", "--model-only", "--json", str(out)]
+    assert main(command) == 2
+    assert "AVX512_BF16 or AMX" in capsys.readouterr().err
+    assert main([*command, "--precision", "file"]) == 0
+    result = json.loads(out.read_text())
+    assert {run["precision"] for run in result["runs"]} == {"fp32"}
+    (left_out,) = result["skipped"]
+    assert left_out["engine"] == "openvino"
+    assert "AVX512_BF16 or AMX" in left_out["why"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -124,6 +156,10 @@ def test_several_files_are_plotted_with_their_accuracy(tmp_path: Path) -> None:
         ([str(DEMO_CLIP)], "not an ONNX file"),
         (["--engine", "tensorrt", "--model-only"], "tensorrt"),
         (["--device", "cuda", "--model-only"], "; openvino: openvino "),
+        (
+            ["--precision", "bf16", "--engine", "onnxruntime", "--model-only"],
+            "pass --engine openvino, or --precision file",
+        ),
         (["--video", "none.mp4", "--seconds", "0.3"], "none.mp4"),
         (["--baseline", "none.json"], "cannot read the baseline none.json"),
         (["--baseline", str(DEMO_CLIP)], "cannot read the baseline"),
