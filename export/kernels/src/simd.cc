@@ -3,6 +3,8 @@
 #include "epilogue.h"
 #include "kernels.h"
 #include "spatial.h"
+#include "temporal_fp32.h"
+#include "temporal_int8.h"
 
 #define DVFL_TEXT_OF(name) #name
 #define DVFL_TEXT(name) DVFL_TEXT_OF(name)
@@ -12,9 +14,16 @@ namespace DVFL_ISA {
 
 constexpr ContextKernel spatial = {spatial_packed_bytes, spatial_pack, spatial_scratch_bytes,
                                    spatial_parts, spatial_run};
+constexpr ContextKernel temporal_fp32 = {
+    temporal::fp32_packed_bytes, temporal::fp32_pack, temporal::scratch_bytes<temporal::Fp32Level>,
+    temporal::parts, temporal::run<temporal::Fp32Level>};
+constexpr ContextKernel temporal_int8 = {
+    temporal::int8_packed_bytes, temporal::int8_pack, temporal::scratch_bytes<temporal::Int8Level>,
+    temporal::parts, temporal::run<temporal::Int8Level>};
 
 extern const Kernels kernels;
-const Kernels kernels = {DVFL_TEXT(DVFL_ISA), &spatial, &plain_temporal, &plain_temporal, bias_gelu};
+const Kernels kernels = {DVFL_TEXT(DVFL_ISA), &spatial, &temporal_fp32, &temporal_int8,
+                         bias_gelu};
 
 }  // namespace DVFL_ISA
 }  // namespace dvfl

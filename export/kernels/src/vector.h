@@ -48,7 +48,8 @@ DVFL_INLINE void store_some(float* to, Vec value, int64_t count) {
   std::memcpy(to, &value, static_cast<size_t>(count) * sizeof(float));
 }
 
-DVFL_INLINE Vec all(float value) { return Vec{} + value; }
+// Not Vec{} + value: that is another number for -0, so the compiler would add.
+DVFL_INLINE Vec all(float value) { return value - Vec{}; }
 
 DVFL_INLINE Vec absolute(Vec a) {
   IntVec bits;

@@ -20,6 +20,7 @@ SIZES = [
     Sizes(frames=1, height=1, width=1, channels=1, levels=1, batch=1),
     Sizes(frames=5, height=3, width=8, channels=35, levels=5, batch=3),
     Sizes(frames=2, height=14, width=28, channels=40, levels=1, batch=1),
+    Sizes(frames=8, height=13, width=7, channels=96, levels=2, batch=1),  # several blocks
 ]
 TOKENS = [(7, 33), (1, 1), (50, 64), (300, 96)]
 CASES = [context_case(op, sizes) for op in CONTEXTS for sizes in SIZES]
