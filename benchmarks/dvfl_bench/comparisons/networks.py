@@ -12,6 +12,7 @@ from dvfl_models import build_model
 from dvfl_models.network.video_focalnet import VideoFocalNet, init_weights
 from dvfl_runtime.artifact import METADATA_KEY, Artifact
 from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.version import __version__
 
 FRAMES = 8
 # the layers that the sensitivity analyses of our trained models keep in float32 (precision_*.json)
@@ -38,7 +39,9 @@ def deploy_graph(net: VideoFocalNet, spec: ClipSpec) -> onnx.ModelProto:
     """Return the deploy form of a network, as dvfl-export writes it."""
     graph = onnx_from_model(deploy_form(net, spec), spec)
     labels = tuple(f"class {k}" for k in range(net.config.num_classes))
-    described = Artifact(name="random weights", variant="", labels=labels, spec=spec)
+    described = Artifact(
+        name="random weights", variant="", labels=labels, spec=spec, tools={"dvfl": __version__}
+    )
     graph.metadata_props.add(key=METADATA_KEY, value=described.to_json())
     return graph
 
