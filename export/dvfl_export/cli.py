@@ -106,7 +106,8 @@ def _add_precision(out: argparse.ArgumentParser) -> None:
         choices=("fp32", "fp16", "int8"),
         default="fp32",
         help="fp32 (default); fp16: weights and activations in float16, for GPUs; int8: products "
-        "and convolutions in int8, but for layers that lose too much; needs --calibration",
+        "and convolutions in int8, but for layers that lose too much; needs --calibration (bf16 is "
+        "for running a file in fp32: --precision bf16 of dvfl-recognize)",
     )
     out.add_argument(
         "--calibration",

@@ -70,11 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command.parse_args(argv)
 
     def work() -> int:
-        if args.precision != "file" and args.model.suffix != ".onnx":
-            raise DvflError(
-                f"--precision {args.precision} is for a .onnx file, and {args.model} is none; "
-                f"leave it out, or export the checkpoint"
-            )
+        _check_model_options(command, args)
         load_torch(command, args.threads)
         outputs = [("--json", args.json), ("--confusion", args.confusion)]
         check_places(outputs, [("the model", args.model), ("the data set", args.dataset)])
@@ -82,6 +78,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
     return run_interruptible(command, work, "stopped")
+
+
+def _check_model_options(command: Parser, args: argparse.Namespace) -> None:
+    """Raise DvflError where an option of an exported file is given for a checkpoint."""
+    for name in ("engine", "precision"):
+        value = getattr(args, name)
+        if args.model.suffix != ".onnx" and value != command.get_default(name):
+            raise DvflError(
+                f"--{name} {value} is for a .onnx file, and {args.model} is none; leave it out, or "
+                f"export the checkpoint"
+            )
 
 
 def _evaluate(args: argparse.Namespace) -> None:

@@ -134,6 +134,10 @@ def test_wrong_input_is_one_line(
             "--precision bf16 is for a .onnx file",
         ),
         (
+            [str(tmp_path / "plain.pth"), str(index), "--engine", "openvino"],
+            "--engine openvino is for a .onnx file",
+        ),
+        (
             [str(BUNDLED_MODEL), str(index), "--precision", "bf16", "--engine", "onnxruntime"],
             "pass --engine openvino, or --precision file",
         ),
