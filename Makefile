@@ -14,6 +14,7 @@ PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint c
 BIN := .venv/bin
 RTSP_SERVER := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
 TEST_TOOLS := $(RTSP_SERVER) chromium
+CROSS_COMPILER := aarch64-linux-gnu-g++
 # kept out of the checkout, so that all checkouts and `make clean` share it
 ONNXRUNTIME_HEADERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dvfl/headers/onnxruntime
 
@@ -44,6 +45,8 @@ check: .venv/ready ## lint, formatting, types and import rules
 	$(BIN)/lint-imports
 
 check-slow: .venv/ready ## run the tests that take minutes
+	-@command -v $(CROSS_COMPILER) > /dev/null || { apt-get -qq update && \
+	  DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-install-recommends install g++-$(subst -g++,,$(CROSS_COMPILER)); }
 	$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
 
 bench: .venv/ready ## measure the bundled model on this machine; BENCH_ARGS="mine.onnx --json out.json"

@@ -73,10 +73,22 @@ class EmulatedPython:
 
     def run(self, *arguments: str) -> str:
         """Runs the emulated Python, free of the host's environment, and returns what it prints."""
-        root = self.folder / "root"
-        python = root / "usr" / "bin" / f"python{PYTHON_VERSION}"
-        command = (root / "usr" / "bin" / "qemu-aarch64", "-L", root, python, *arguments)
-        return _run(*command, env={"PYTHONPATH": str(self.folder / "site")})
+        return self.run_program(self.binaries / f"python{PYTHON_VERSION}", *arguments)
+
+    def run_program(self, program: Path, *arguments: str) -> str:
+        """Runs an emulated program and returns what it prints.
+
+        Raises:
+            subprocess.CalledProcessError: if its exit status is not 0.
+        """
+        emulator = (self.binaries / "qemu-aarch64", "-L", self.folder / "root")
+        env = {"PYTHONPATH": str(self.folder / "site")}
+        return _run(*emulator, program, *arguments, env=env)
+
+    @property
+    def binaries(self) -> Path:
+        """The folder of the emulator and the emulated Python."""
+        return self.folder / "root" / "usr" / "bin"
 
 
 def _unpack_debian(folder: Path) -> None:

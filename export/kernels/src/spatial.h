@@ -1,9 +1,10 @@
-// SpatialContext and QSpatialContext: a part is as many channels of one frame as a vector holds.
+// SpatialContext and QSpatialContext: a part is 16 channels of one frame, the width of a cache line,
+// and is done in blocks of as many channels as a vector holds.
 //
 // The planes of all levels lie in the scratch, with a border of zeros, as wide as the next kernel
-// needs: for a 56 x 56 frame that is 0.6 MB of 16 channels, which stays in the cache. A plane is
-// (height + 2 pad, width + 2 pad) vectors. The context is read and the modulator written once, where
-// they lie.
+// needs: of a 56 x 56 frame they take 0.6 MB with 16 lanes, which stays in the cache. A plane is
+// (height + 2 pad, width + 2 pad) vectors. The context is read and the modulator written where they
+// lie.
 #pragma once
 
 #include "vector_math.h"
@@ -62,7 +63,13 @@ inline int64_t spatial_scratch_bytes(const Context& c) {
   return floats * static_cast<int64_t>(sizeof(float));
 }
 
-inline int64_t spatial_parts(const Context& c) { return c.frames * channel_blocks(c); }
+constexpr int64_t kPartBlocks = 16 / kLanes;
+
+DVFL_INLINE int64_t frame_parts(const Context& c) {
+  return (channel_blocks(c) + kPartBlocks - 1) / kPartBlocks;
+}
+
+inline int64_t spatial_parts(const Context& c) { return c.frames * frame_parts(c); }
 
 DVFL_INLINE void clear_border(const Context& c, const Plane& plane) {
   size_t row = static_cast<size_t>(plane.stride) * sizeof(float);
@@ -203,22 +210,19 @@ DVFL_INLINE void any_modulator(const Context& c, const Plane* outputs, const Gat
   write(c, outputs, sum, modulator);
 }
 
-inline void spatial_run(const Context& c, const void* packed, const ContextCall& call, int64_t part,
-                        void* scratch) {
-  int64_t blocks = channel_blocks(c), frame = part / blocks, first = part % blocks * kLanes;
+// Computes one block of channels of one frame, counted over the batch.
+inline void spatial_block(const Context& c, const float* kernel, const ContextCall& call,
+                          int64_t frame, int64_t first, float* scratch) {
   int64_t lanes = c.channels - first < kLanes ? c.channels - first : kLanes;
   int64_t tokens = frame * c.pixels();
-  const float* context = static_cast<const float*>(call.context) + tokens * c.channels + first;
-  const float* kernel = static_cast<const float*>(packed) +
-                        part % blocks * (spatial_packed_bytes(c) / blocks / static_cast<int64_t>(sizeof(float)));
   Plane planes[kMostLevels + 1];
-  float* data = static_cast<float*>(scratch);
   for (int64_t l = 0; l <= c.levels; ++l) {
-    planes[l] = plane_at(c, l, data);
-    data += plane_floats(c, l);
+    planes[l] = plane_at(c, l, scratch);
+    scratch += plane_floats(c, l);
     clear_border(c, planes[l]);
   }
-  read_context(c, context, lanes, planes[0]);
+  read_context(c, static_cast<const float*>(call.context) + tokens * c.channels + first, lanes,
+               planes[0]);
   Vec total = {};
   for (int64_t l = 0; l < c.levels; ++l) {
     int64_t taps = c.kernel_sizes[l];
@@ -236,6 +240,18 @@ inline void spatial_run(const Context& c, const void* packed, const ContextCall&
       return any_modulator<3>(c, planes + 1, sum, call.modulator);
     default:
       return any_modulator<0>(c, planes + 1, sum, call.modulator);
+  }
+}
+
+inline void spatial_run(const Context& c, const void* packed, const ContextCall& call, int64_t part,
+                        void* scratch) {
+  int64_t blocks = channel_blocks(c), parts = frame_parts(c);
+  int64_t floats = spatial_packed_bytes(c) / blocks / static_cast<int64_t>(sizeof(float));
+  int64_t begin = part % parts * kPartBlocks;
+  int64_t end = begin + kPartBlocks < blocks ? begin + kPartBlocks : blocks;
+  for (int64_t block = begin; block < end; ++block) {
+    spatial_block(c, static_cast<const float*>(packed) + block * floats, call, part / parts,
+                  block * kLanes, static_cast<float*>(scratch));
   }
 }
 
