@@ -431,6 +431,21 @@ Op make_op(const Signature& signature) {
   return op;
 }
 
+// Returns the context nodes again, with the number of levels in their names: a file whose stages
+// differ in it names its nodes so.
+std::vector<Signature> with_levels(const std::vector<Signature>& signatures) {
+  static std::vector<std::unique_ptr<std::string>> names;
+  std::vector<Signature> numbered;
+  for (const Signature& signature : signatures) {
+    for (int64_t levels = 1; signature.variadic && levels <= dvfl::kMostLevels; ++levels) {
+      names.push_back(std::make_unique<std::string>(signature.name + std::to_string(levels)));
+      numbered.push_back(signature);
+      numbered.back().name = names.back()->c_str();
+    }
+  }
+  return numbered;
+}
+
 // They live as long as the process: sessions refer to them.
 OrtCustomOpDomain* domain(const OrtApi* api) {
   static const std::vector<Signature> signatures = {
@@ -441,10 +456,12 @@ OrtCustomOpDomain* domain(const OrtApi* api) {
       {"QTemporalContext", {kByte, kFloat, kFloat, kFloat, kByte, kAny}, kByte, true},
       {"QBiasGelu", {kFloat, kFloat, kFloat, kByte}, kByte, false},
   };
+  static const std::vector<Signature> numbered = with_levels(signatures);
   static const std::vector<Op> ops(
       [] {
         std::vector<Op> made;
         for (const Signature& signature : signatures) made.push_back(make_op(signature));
+        for (const Signature& signature : numbered) made.push_back(make_op(signature));
         return made;
       }());
   static OrtCustomOpDomain* const made = [api] {

@@ -80,6 +80,17 @@ def check(case: NodeCase, out: Array, wanted: Array, name: str) -> None:
         np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("op", CONTEXTS)
+def test_names_may_say_the_number_of_levels(op: str, library: Path, tmp_path: Path) -> None:
+    case = context_case(op, SIZES[1])
+    function = case.function.replace(f"{op} <", f"{op}3 <", 1)
+    numbered = dataclasses.replace(case, op=f"{op}3", function=function)
+    wanted, _ = run_node(case, library, tmp_path)
+    out, itself = run_node(numbered, library, tmp_path)
+    assert itself
+    np.testing.assert_array_equal(out, wanted)
+
+
 def fails(case: NodeCase, library: Path, tmp_path: Path, message: str) -> None:
     with pytest.raises(Exception, match=message):
         run_node(case, library, tmp_path)
