@@ -16,7 +16,9 @@ RTSP_SERVER := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base g
 TEST_TOOLS := $(RTSP_SERVER) chromium
 CROSS_COMPILER := aarch64-linux-gnu-g++
 # kept out of the checkout, so that all checkouts and `make clean` share it
-ONNXRUNTIME_HEADERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dvfl/headers/onnxruntime
+HEADERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dvfl/headers
+ONNXRUNTIME_HEADERS := $(HEADERS)/onnxruntime
+TENSORRT_HEADERS := $(HEADERS)/tensorrt
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-13s %s\n", $$1, $$2 }' Makefile
@@ -29,6 +31,7 @@ test: .venv/ready ## run the tests; PYTEST_ARGS="-k sampling" selects some
 
 test-tools: ## install what some tests need (Debian; as root): RTSP server, browser, headers; they skip without
 	-@export/kernels/debian_headers.sh libonnxruntime-dev $(ONNXRUNTIME_HEADERS)
+	-@export/kernels/tensorrt_headers.sh $(PYTHON) $(TENSORRT_HEADERS)
 	@dpkg-query --show $(TEST_TOOLS) > /dev/null 2>&1 || { apt-get -qq update && \
 	  DEBIAN_FRONTEND=noninteractive apt-get -qq --yes --no-install-recommends install $(TEST_TOOLS); }
 
@@ -54,7 +57,7 @@ bench: .venv/ready ## measure the bundled model on this machine; BENCH_ARGS="min
 
 # installs nothing, so that it runs without a network: PYTHON must have PyTorch with CUDA
 gpu-check: ## measure on an NVIDIA GPU, 8 minutes at most; PARTS="training engines" GPU_ARGS="OUT"
-	PYTHONPATH=$(CURDIR):$(CURDIR)/models:$(CURDIR)/export:$(CURDIR)/benchmarks:$$PYTHONPATH \
+	PYTHONPATH=$(CURDIR):$(CURDIR)/models:$(CURDIR)/export:$(CURDIR)/export/kernels:$(CURDIR)/benchmarks:$$PYTHONPATH \
 	  $(PYTHON) -m dvfl_models.gpu_check $(GPU_ARGS) --parts $(PARTS)
 
 results-table: .venv/ready ## fill the tables of models/RESULTS.md from models/results

@@ -4,7 +4,11 @@ from pathlib import Path
 
 __all__ = ["library_path"]
 
-_STEMS = {"onnxruntime": "dvfl_onnxruntime", "tensorrt": "dvfl_tensorrt"}
+_STEMS = {
+    "onnxruntime": "dvfl_onnxruntime",
+    "onnxruntime-cuda": "dvfl_onnxruntime_cuda",
+    "tensorrt": "dvfl_tensorrt",
+}
 _ENDINGS = (".so", ".dylib", ".dll")
 
 
@@ -12,7 +16,7 @@ def library_path(engine: str) -> Path:
     """Return the absolute path of the library for an engine.
 
     Args:
-        engine: "onnxruntime" or "tensorrt".
+        engine: "onnxruntime" (on a CPU), "onnxruntime-cuda" or "tensorrt".
 
     Raises:
         ValueError: if there is no such engine.

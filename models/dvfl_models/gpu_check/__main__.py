@@ -4,7 +4,8 @@ Parts, each with a results file of its own and bounded in time, eight minutes in
 - training, 90 s: clips per second and memory of base and nano by precision, parity with the CPU, a
   short run of the trainer and its resumption. The file grows row by row.
 - distillation, 240 s: base teaches nano on real video, cross-validated, with seeds.
-- kernels, 90 s: those of the package dvfl_kernels, if it is installed.
+- kernels, 90 s: those for CUDA, built with nvcc from export/kernels, against PyTorch, in a process
+  of dvfl_kernels, because training does not know them.
 - engines, 60 s: the engines of dvfl_runtime on the GPU, in a process of dvfl_bench, because
   training does not know them.
 A part that cannot run is a row with the reason.

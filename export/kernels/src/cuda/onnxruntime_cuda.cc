@@ -26,6 +26,7 @@ struct Op : OrtCustomOp {
   const char* name;
   Node node;
   size_t inputs;  // the last may be repeated in the context nodes
+  ONNXTensorElementDataType type;  // of all tensors; onnxruntime chooses among ops of one name by it
 };
 
 void check(const OrtApi* api, OrtStatus* status) {
@@ -59,7 +60,6 @@ struct Tensor {
   const OrtValue* value;
   void* data;
   std::vector<int64_t> shape;
-  ONNXTensorElementDataType type;
 
   int64_t elements() const {
     int64_t product = 1;
@@ -73,12 +73,11 @@ Tensor tensor_of(const OrtApi* api, const OrtValue* value) {
   check(api, api->GetTensorTypeAndShape(value, &info));
   const std::unique_ptr<OrtTensorTypeAndShapeInfo, decltype(api->ReleaseTensorTypeAndShapeInfo)>
       owned(info, api->ReleaseTensorTypeAndShapeInfo);
-  Tensor tensor = {value, nullptr, {}, {}};
+  Tensor tensor = {value, nullptr, {}};
   size_t rank = 0;
   check(api, api->GetDimensionsCount(info, &rank));
   tensor.shape.resize(rank);
   check(api, api->GetDimensions(info, tensor.shape.data(), rank));
-  check(api, api->GetTensorElementType(info, &tensor.type));
   check(api, api->GetTensorMutableData(const_cast<OrtValue*>(value), &tensor.data));
   return tensor;
 }
@@ -149,11 +148,7 @@ class Kernel {
       check(api_, api_->KernelContext_GetInput(context, n, &value));
       require(value, "input " + std::to_string(n) + " is missing");
       inputs.push_back(tensor_of(api_, value));
-      require(inputs[n].type == inputs[0].type, "all inputs must be of one type");
     }
-    require(inputs[0].type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ||
-                inputs[0].type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16,
-            "inputs must be float32 or float16");
     require(inputs[0].shape.size() == 3 && inputs[0].elements() > 0,
             "the first input must be (B, N, C), B at least 1");
     OrtValue* output = nullptr;
@@ -175,9 +170,9 @@ class Kernel {
     return int(value);
   }
 
-  static dvfl::Element element_of(const Tensor& tensor) {
-    return tensor.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? dvfl::Element::kFloat32
-                                                              : dvfl::Element::kFloat16;
+  dvfl::Element element() const {
+    return op_.type == ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT ? dvfl::Element::kFloat32
+                                                           : dvfl::Element::kFloat16;
   }
 
   cudaError_t bias_gelu(const std::vector<Tensor>& inputs, void* to, void* stream) const {
@@ -185,7 +180,7 @@ class Kernel {
     require(inputs[1].elements() == features, "the bias must have one value for each feature");
     const size_t rows = size_t(inputs[0].elements() / features);
     return dvfl::bias_gelu(inputs[0].data, inputs[1].data, to, rows, int(features),
-                           element_of(inputs[0]), static_cast<cudaStream_t>(stream));
+                           element(), static_cast<cudaStream_t>(stream));
   }
 
   cudaError_t aggregate(OrtKernelContext* context, const std::vector<Tensor>& inputs, void* to,
@@ -214,14 +209,13 @@ class Kernel {
               "a kernel does not have the shape of kernel_sizes");
       tensors.kernels[l] = inputs[first + l].data;
     }
-    const dvfl::Element element = element_of(inputs[0]);
-    const size_t bytes = is_temporal ? dvfl::temporal_workspace(sizes, element)
-                                     : dvfl::spatial_workspace(sizes, element);
+    const size_t bytes = is_temporal ? dvfl::temporal_workspace(sizes, element())
+                                     : dvfl::spatial_workspace(sizes, element());
     const Workspace workspace(api_, context, inputs[0].value, stream, bytes);
     tensors.workspace = workspace.data;
     const auto on = static_cast<cudaStream_t>(stream);
-    return is_temporal ? dvfl::temporal_context(sizes, element, tensors, on)
-                       : dvfl::spatial_context(sizes, element, tensors, on);
+    return is_temporal ? dvfl::temporal_context(sizes, element(), tensors, on)
+                       : dvfl::spatial_context(sizes, element(), tensors, on);
   }
 
   const OrtApi* api_;
@@ -231,8 +225,9 @@ class Kernel {
 
 const Op& op_of(const OrtCustomOp* op) { return *static_cast<const Op*>(op); }
 
-Op make_op(const char* name, Node node, size_t inputs) {
+Op make_op(const char* name, Node node, size_t inputs, ONNXTensorElementDataType type) {
   Op op = {};
+  op.type = type;
   op.name = name;
   op.node = node;
   op.inputs = inputs;
@@ -240,9 +235,9 @@ Op make_op(const char* name, Node node, size_t inputs) {
   op.GetName = [](const OrtCustomOp* self) { return op_of(self).name; };
   op.GetExecutionProviderType = [](const OrtCustomOp*) { return DVFL_PROVIDER; };
   op.GetInputTypeCount = [](const OrtCustomOp* self) { return op_of(self).inputs; };
-  op.GetInputType = [](const OrtCustomOp*, size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED; };
+  op.GetInputType = [](const OrtCustomOp* self, size_t) { return op_of(self).type; };
   op.GetOutputTypeCount = [](const OrtCustomOp*) { return size_t(1); };
-  op.GetOutputType = [](const OrtCustomOp*, size_t) { return ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED; };
+  op.GetOutputType = [](const OrtCustomOp* self, size_t) { return op_of(self).type; };
   op.GetInputCharacteristic = [](const OrtCustomOp* self, size_t index) {
     const bool repeats = op_of(self).node != Node::kBiasGelu && index + 1 == op_of(self).inputs;
     return repeats ? INPUT_OUTPUT_VARIADIC : INPUT_OUTPUT_REQUIRED;
@@ -266,9 +261,14 @@ Op make_op(const char* name, Node node, size_t inputs) {
 
 // The domain and its operators serve all sessions, and stay.
 OrtCustomOpDomain* make_domain(const OrtApi* api) {
-  static const Op ops[] = {make_op("SpatialContext", Node::kSpatial, 3),
-                           make_op("TemporalContext", Node::kTemporal, 4),
-                           make_op("BiasGelu", Node::kBiasGelu, 2)};
+  constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
+  constexpr auto kHalf = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
+  static const Op ops[] = {make_op("SpatialContext", Node::kSpatial, 3, kFloat),
+                           make_op("SpatialContext", Node::kSpatial, 3, kHalf),
+                           make_op("TemporalContext", Node::kTemporal, 4, kFloat),
+                           make_op("TemporalContext", Node::kTemporal, 4, kHalf),
+                           make_op("BiasGelu", Node::kBiasGelu, 2, kFloat),
+                           make_op("BiasGelu", Node::kBiasGelu, 2, kHalf)};
   OrtCustomOpDomain* domain = nullptr;
   check(api, api->CreateCustomOpDomain("dvfl", &domain));
   for (const Op& op : ops) check(api, api->CustomOpDomain_Add(domain, &op));
