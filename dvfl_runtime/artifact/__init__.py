@@ -1,6 +1,15 @@
 """The model file: an ONNX graph that carries everything needed to use it."""
 
 from dvfl_runtime.artifact.description import METADATA_KEY, Artifact, Precision, Shape
-from dvfl_runtime.artifact.model_file import INPUT, OUTPUT, ModelFile
+from dvfl_runtime.artifact.model_file import FUSED_DOMAIN, INPUT, OUTPUT, ModelFile
 
-__all__ = ["INPUT", "METADATA_KEY", "OUTPUT", "Artifact", "ModelFile", "Precision", "Shape"]
+__all__ = [
+    "FUSED_DOMAIN",
+    "INPUT",
+    "METADATA_KEY",
+    "OUTPUT",
+    "Artifact",
+    "ModelFile",
+    "Precision",
+    "Shape",
+]

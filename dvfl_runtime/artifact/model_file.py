@@ -15,6 +15,7 @@ from dvfl_runtime.errors import ArtifactError
 from dvfl_runtime.errors.checks import wrong
 
 INPUT, OUTPUT = "clip", "logits"
+FUSED_DOMAIN = "dvfl"  # of nodes, see export/README.md
 MAX_FILE_BYTES = 2**31 - 1  # of any protobuf message
 
 
@@ -53,6 +54,11 @@ class ModelFile:
                 )
             self.artifact = Artifact.from_json(text)
             _check_graph(self._onnx, self.artifact)
+
+    @cached_property
+    def fused_operators(self) -> frozenset[str]:
+        """The kinds of nodes in the graph that a native kernel can compute at once."""
+        return self._onnx.operators(FUSED_DOMAIN)
 
     @cached_property
     def graph_sha256(self) -> str:

@@ -101,6 +101,15 @@ class OnnxFile:
         whole = (0, len(self._data))
         return [self._declared_tensor(value) for value in self._messages(whole, GRAPH, side)]
 
+    def operators(self, domain: str) -> frozenset[str]:
+        """Return the kinds of nodes of a domain in the graph (NodeProto: op_type 4, domain 7)."""
+        found = set()
+        for begin, end in self._messages((0, len(self._data)), GRAPH, 1):
+            text = {n: self._data[b:e] for n, wire, b, e in self._fields(begin, end) if n in (4, 7)}
+            if text.get(7) == domain.encode():
+                found.add(text.get(4, b"").decode(errors="replace"))
+        return frozenset(found)
+
     def graph_sha256(self) -> str:
         """Return a digest of all but the metadata."""
         digest = hashlib.sha256()

@@ -25,6 +25,7 @@ from dvfl_runtime.engines.cache import recall, remember
 from dvfl_runtime.engines.candidates import noise_clip
 from dvfl_runtime.engines.cpus import cpu_name, usable_cpus
 from dvfl_runtime.engines.openvino_graph import rewrite_for_cpu
+from dvfl_runtime.engines.openvino_nodes import read_onnx
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable
 from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.version import __version__
@@ -219,18 +220,12 @@ class _Compiler:
     def read(self, model: ModelFile) -> Any:
         """Return the `openvino.Model` of an ONNX file.
 
-        The ONNX front end alone reads it: `Core.read_model` tries the others too and prints the
-        objections of each.
-
         Raises:
             ArtifactError: if OpenVINO cannot read it.
         """
-        from openvino.frontend import FrontEndManager
-
         try:
-            frontend = FrontEndManager().load_by_framework("onnx")
             with _path_of_content(model) as path:
-                return frontend.convert(frontend.load(path))
+                return read_onnx(path, model.fused_operators)
         except Exception as err:  # the front ends' exceptions share no base of their own
             raise self._cannot_load(err) from err
 

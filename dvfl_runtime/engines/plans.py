@@ -203,7 +203,7 @@ class PlanBuilder:
             return self._log.errors[0] if self._log.errors else "it gives no reason"
         parser_error = self._parser.get_error(0)
         where = f"node {parser_error.node_name()!r} ({parser_error.node_operator()})"
-        return f"{where}: {_one_line(parser_error.desc())}; export it again with --ops standard"
+        return f"{where}: {_one_line(parser_error.desc())}; export it again with dvfl-export"
 
     def _add_profile(self, max_batch: int) -> None:
         """Ask for 1 to `max_batch` clips where the batch is open, and the best time for one."""

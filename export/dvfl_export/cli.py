@@ -73,14 +73,6 @@ def parser() -> Parser:
     out.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="picture size, px")
     out.add_argument("--window-s", type=float, help="span of a clip in a stream, seconds")
     out.add_argument(
-        "--ops",
-        choices=("standard", "fused"),
-        default="standard",
-        help="standard (default): standard ONNX operators only, runs in every engine; fused: one "
-        "node of domain dvfl per context aggregation, for kernels of your own; runs without them "
-        "in ONNX Runtime, which expands the function in the file, but not in OpenVINO",
-    )
-    out.add_argument(
         "--target",
         choices=("onnx", "tensorrt"),
         default="onnx",
@@ -88,6 +80,7 @@ def parser() -> Parser:
         "runtime looks for it and verify it; not yet run on a GPU",
     )
     _add_precision(out)
+    out.add_argument("--ops", type=_removed_ops, help=argparse.SUPPRESS)
     out.add_argument(
         "--verify", type=Path, nargs="+", default=[], metavar="CLIPS", help="videos or folders"
     )
@@ -98,6 +91,13 @@ def parser() -> Parser:
         help="write what the verification found, even if it fails",
     )
     return out
+
+
+def _removed_ops(_value: str) -> str:
+    """Refuse the option of earlier versions that chose between two forms of the graph."""
+    raise argparse.ArgumentTypeError(
+        "it was removed: every file has the fused operators and runs in every engine; leave it out"
+    )
 
 
 def _add_precision(out: argparse.ArgumentParser) -> None:
@@ -170,7 +170,6 @@ def _export(args: argparse.Namespace) -> None:
         labels=args.labels,
         spec=_changed_spec(args),
         clips=tuple(args.verify),
-        ops=args.ops,
         report=args.report,
         precision=args.precision,
         calibration=tuple(args.calibration),

@@ -14,7 +14,8 @@ import onnx
 import torch
 from torch import nn
 
-from dvfl_export.deploy.fused_ops import add_functions
+from dvfl_export.deploy.functions import number_levels, write_functions
+from dvfl_export.deploy.fused_ops import fused_nodes
 from dvfl_runtime.artifact import METADATA_KEY, Artifact
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
@@ -39,24 +40,28 @@ def quiet_exporter() -> Iterator[None]:
         registration.setLevel(level)
 
 
-def onnx_from_model(module: nn.Module, spec: ClipSpec, *, opset: int = OPSET) -> onnx.ModelProto:
+def onnx_from_model(
+    module: nn.Module, spec: ClipSpec, *, opset: int = OPSET, fused: bool = True
+) -> onnx.ModelProto:
     """Export a module that takes clips.
 
     Args:
         module: uint8 (B, T, H, W, 3) -> float32 (B, num_classes), in eval mode.
         spec: gives T, H and W.
         opset: from 20 on GELU is one node; below, torch writes it out in Erf (for comparisons).
+        fused: whether a deploy form has nodes of domain `dvfl`, each with a function of its body;
+            without, it has standard operators alone.
 
     Returns:
         Input `clip`, output `logits`, the batch dynamic in both. Nodes and values are named after
         the modules they come from, the same in every run.
 
     Raises:
-        ExportError: if the exporter fails or fixes the batch.
+        ExportError: if the exporter fails or fixes the batch, or torch is too old for fused nodes.
     """
     clip = torch.zeros(2, spec.num_frames, *spec.size, 3, dtype=torch.uint8)
     batch = torch.export.Dim("batch", min=1, max=MAX_TRACED_BATCH)
-    with quiet_exporter(), torch.no_grad():
+    with quiet_exporter(), torch.no_grad(), fused_nodes(fused):
         try:
             program = torch.onnx.export(
                 module,
@@ -75,7 +80,8 @@ def onnx_from_model(module: nn.Module, spec: ClipSpec, *, opset: int = OPSET) ->
     model.ir_version = IR_VERSION
     strip_metadata(model)
     name_after_modules(model.graph)
-    add_functions(model)
+    number_levels(model)
+    write_functions(model)
     for value in (*model.graph.input, *model.graph.output):
         first = value.type.tensor_type.shape.dim[0]
         if first.HasField("dim_value"):

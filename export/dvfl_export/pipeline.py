@@ -26,7 +26,6 @@ from dvfl_export.verify import (
     Threshold,
     Verification,
     VerificationFailed,
-    engines_for,
     median_ms,
     pytorch_logits,
     verify,
@@ -43,6 +42,7 @@ from dvfl_models.network.video_focalnet import VideoFocalNet, count_macs
 from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_runtime.artifact import Artifact, ModelFile, Precision
 from dvfl_runtime.clips.spec import Clip, ClipSpec
+from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.files import replacing, write_json
 from dvfl_runtime.version import __version__
@@ -72,7 +72,6 @@ class ExportRequest:
         clips: videos or folders to verify with; if empty, the videos that the calibration holds
             back, or rendered ones.
         name: of the model; the output's stem by default.
-        ops: "standard" or "fused", see export/README.md.
         report: a .json file for the findings of the verification, written even if it fails.
         precision: "fp32"; "fp16" for GPUs: weights and activations in float16; or "int8".
         calibration: videos or folders, for int8 alone; a quarter of the videos is held back.
@@ -87,7 +86,6 @@ class ExportRequest:
     spec: ClipSpec | None = None
     clips: tuple[Path, ...] = ()
     name: str = ""
-    ops: str = "standard"
     report: Path | None = None
     precision: Precision = "fp32"
     calibration: tuple[Path, ...] = ()
@@ -181,9 +179,10 @@ def export(
         clips = samples.clips(spec)
 
         step("fuse")
-        deployed = deploy_form(model, spec, ops=request.ops)
+        deployed = deploy_form(model, spec)
         step("export")
-        graph = onnx_from_model(deployed, spec)
+        # the quantiser knows standard operators alone
+        graph = onnx_from_model(deployed, spec, fused=request.precision != "int8")
         graph, sensitivity = _in_precision(graph, request, samples.calibration, step, share)
         save_model(graph, artifact, part)
 
@@ -192,8 +191,8 @@ def export(
         # cut again by the spec in the file, as a device will cut them
         file = ModelFile(part)
         clips = samples.clips(file.artifact.spec)
-        (engines, skipped), threshold = engines_for(graph), request.threshold
-        verification = verify(file, wanted, clips, engines, skipped=skipped, threshold=threshold)
+        engines, threshold = installed_engines("cpu"), request.threshold
+        verification = verify(file, wanted, clips, engines, threshold=threshold)
         if request.target == "tensorrt" and verification.passed:
             step("build the plan")
             rows = build_and_verify(file, clips, threshold, share).engines
@@ -228,14 +227,7 @@ def check_request(request: ExportRequest) -> None:
             f"precision {request.precision} takes no calibration; leave out --calibration, or pass "
             f"--precision int8"
         )
-    if request.precision == "fp32":
-        return
-    if request.ops == "fused":
-        raise ExportError(
-            f"precision {request.precision} is not available with fused operators, whose contract "
-            f"is float32; leave out --ops fused"
-        )
-    if request.compress:
+    if request.compress and request.precision != "fp32":
         raise ExportError(
             f"--compress is for precision fp32; leave it out: a file in {request.precision} is "
             f"small already"

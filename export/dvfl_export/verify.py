@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -24,7 +23,7 @@ from torch import nn
 from dvfl_models.data.clips import to_batch
 from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.clips.spec import Clip, ClipSpec
-from dvfl_runtime.engines import Engine, installed_engines, open_engine
+from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import ArgumentError, ArtifactError, EngineUnavailable, ExportError
 from dvfl_runtime.errors.packages import pip_install
 from dvfl_runtime.streams.scoring import softmax
@@ -176,7 +175,6 @@ def verify(
     clips: Sequence[Clip],
     engines: Sequence[str],
     *,
-    skipped: dict[str, str] | None = None,
     threshold: Threshold | None = None,
 ) -> Verification:
     """Run a model file in engines and compare the logits with those of PyTorch.
@@ -186,7 +184,6 @@ def verify(
         pytorch: (N, num_classes), see `pytorch_logits`.
         clips: the N clips for the engines, cut by the spec in the file, each (T, H, W, 3) uint8.
         engines: names of the engines to compare.
-        skipped: engine -> why it is not one of them.
         threshold: that each engine must reach; by default that of the file's precision.
 
     Raises:
@@ -202,7 +199,7 @@ def verify(
             f"no engine is installed to verify with; run: {pip_install('onnxruntime')}"
         )
     rows = []
-    left_out = dict(skipped or {})
+    left_out: dict[str, str] = {}
     failed: EngineUnavailable | None = None
     precision = model.artifact.precision
     wanted = threshold or THRESHOLDS[precision]
@@ -247,18 +244,6 @@ def verify_bf16(
         with closing(engine):
             rows.append(_agreement(engine, pytorch, engine_logits(engine, clips), wanted))
     return Verification("bf16", len(clips), wanted, tuple(rows), {}) if rows else None
-
-
-def engines_for(proto: onnx.ModelProto) -> tuple[list[str], dict[str, str]]:
-    """Return the CPU engines to verify a file in, and why others are left out."""
-    names = list(installed_engines("cpu"))
-    if not proto.functions:
-        return names, {}
-    skipped = {"openvino": "it does not expand the functions of domain dvfl"}
-    return (
-        [name for name in names if name not in skipped],
-        {name: why for name, why in skipped.items() if name in names},
-    )
 
 
 def pytorch_logits(model: nn.Module, clips: Sequence[Clip], spec: ClipSpec) -> Logits:

@@ -23,16 +23,17 @@ from shared import CLIPS, REFERENCE, needs_shared
 from dvfl_export import ExportRequest, VerificationFailed, export
 from dvfl_export import export as export_function
 from dvfl_export.cli import main, parser
-from dvfl_export.deploy.form import CONTEXTS
 from dvfl_models import VARIANTS, build_model, save_checkpoint
 from dvfl_models.data.clips import to_batch
 from dvfl_models.network.video_focalnet import VideoFocalNet, init_weights
 from dvfl_models.recipe.labels import DATASETS, read_labels
 from dvfl_models.rendered.synthetic import render_clip
 from dvfl_runtime import ClipSpec, Recognizer
+from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.engines.cuda import cuda_problem
 from dvfl_runtime.engines.openvino import shared_core
+from dvfl_runtime.engines.openvino_nodes import read_onnx
 from dvfl_runtime.errors import CheckpointError, ExportError, OutputError
 
 SPEC = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
@@ -102,9 +103,9 @@ def test_a_wrong_graph_is_caught_and_nothing_is_written(
 ) -> None:
     (tmp_path / "x.onnx").write_bytes(b"the old one")
 
-    def perturbed(net: VideoFocalNet, spec: ClipSpec, *, ops: str) -> torch.nn.Module:
+    def perturbed(net: VideoFocalNet, spec: ClipSpec) -> torch.nn.Module:
         with torch.no_grad():
-            deployed = deploy_form(net, spec, ops=ops)
+            deployed = deploy_form(net, spec)
             deployed.head.bias[0] += 0.01
         return deployed
 
@@ -184,7 +185,7 @@ def test_an_official_checkpoint_exports_with_one_command(
     torch.save(official, tmp_path / "official.pth")
     pipeline = sys.modules[export_function.__module__]
 
-    def stop(net: VideoFocalNet, spec: ClipSpec, *, ops: str) -> torch.nn.Module:
+    def stop(net: VideoFocalNet, spec: ClipSpec) -> torch.nn.Module:
         assert net.config == dataclasses.replace(VARIANTS["nano"], num_classes=101)
         assert spec == ClipSpec(num_frames=8, size=(224, 224), resize=256, frame_interval=4)
         raise ExportError("as far as this test goes")
@@ -211,7 +212,8 @@ def test_compressed_weights_take_half_the_bytes(folder: Path, tmp_path: Path) ->
     assert [node.input[0] for node in optimized.node if node.op_type == "Cast"] == ["clip"]
     openvino = pytest.importorskip("openvino")
     hints = {"INFERENCE_PRECISION_HINT": "f32"}
-    compiled = shared_core(openvino).compile_model(tmp_path / "x.onnx", "CPU", hints)
+    graph = read_onnx(str(tmp_path / "x.onnx"), ModelFile(tmp_path / "x.onnx").fused_operators)
+    compiled = shared_core(openvino).compile_model(graph, "CPU", hints)
     kinds = [op.get_rt_info()["layerType"].value for op in compiled.get_runtime_model().get_ops()]
     assert kinds.count("Convert") <= 1
 
@@ -222,7 +224,7 @@ def test_opset_and_ir_are_those_of_the_oldest_engines(folder: Path) -> None:
     TensorRT's parser supports opset 20 from 10.3 on.
     """
     proto = onnx.load(folder / "model.onnx")
-    assert {entry.domain: entry.version for entry in proto.opset_import} == {"": 20}
+    assert {entry.domain: entry.version for entry in proto.opset_import} == {"": 20, "dvfl": 2}
     assert proto.ir_version == 10
 
 
@@ -230,8 +232,6 @@ def test_help_and_steps_say_what_there_is(folder: Path) -> None:
     text = parser().format_help()
     for name in DATASETS:
         assert name in text
-    (ops,) = (a for a in parser()._actions if a.dest == "ops")
-    assert tuple(ops.choices or ()) == tuple(CONTEXTS)
     seen: list[str] = []
     wrong = ExportRequest(folder / "official.pth", folder / "y.onnx")
     with pytest.raises(CheckpointError):

@@ -12,8 +12,11 @@ import torch
 from numpy.typing import NDArray
 
 from dvfl_bench.device.timing import Work
+from dvfl_runtime.artifact import FUSED_DOMAIN
+from dvfl_runtime.artifact.onnx_file import OnnxFile
 from dvfl_runtime.engines.openvino import shared_core
 from dvfl_runtime.engines.openvino_graph import rewrite_for_cpu
+from dvfl_runtime.engines.openvino_nodes import read_onnx
 
 SGEMM = 2048  # rows and columns of the matrices
 
@@ -50,7 +53,7 @@ def openvino_run(
     import openvino
 
     core = shared_core(openvino)
-    model = core.read_model(path)
+    model = read_onnx(str(path), OnnxFile(path.read_bytes()).operators(FUSED_DOMAIN))
     if rewritten:
         rewrite_for_cpu(model)
     if fixed_batch:

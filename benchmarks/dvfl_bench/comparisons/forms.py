@@ -37,7 +37,7 @@ from dvfl_bench.comparisons.networks import FRAMES, floats_of, random_network, s
 from dvfl_bench.comparisons.official import official_form
 from dvfl_bench.device.timing import Times, Work, paired_times, ratios, summary
 from dvfl_export.deploy.form import deploy_form
-from dvfl_export.onnx_model import onnx_from_model
+from dvfl_export.onnx_model import OPSET, onnx_from_model
 from dvfl_export.precision.quantise import activation_ranges, quantise
 from dvfl_models import VARIANTS, count_macs
 from dvfl_runtime.clips.spec import ClipSpec
@@ -79,8 +79,8 @@ def build_runs(
     runs: dict[EngineAndForm, Work] = {}
     failed: dict[str, str] = {}
     for form, module in modules.items():
-        opset = {"opset": OFFICIAL_OPSET} if form == "official" else {}
-        proto = onnx_from_model(module, spec, **opset)
+        opset = OFFICIAL_OPSET if form == "official" else OPSET
+        proto = onnx_from_model(module, spec, opset=opset, fused=False)
         for name, graph in ((form, proto), (INT8[form], int8_of(proto, clip, variant))):
             path = folder / f"{name}.onnx"
             path.write_bytes(graph.SerializeToString())

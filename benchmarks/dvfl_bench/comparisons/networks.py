@@ -35,9 +35,9 @@ def random_network(variant: str, *, num_classes: int = 101) -> VideoFocalNet:
     return net
 
 
-def deploy_graph(net: VideoFocalNet, spec: ClipSpec) -> onnx.ModelProto:
-    """Return the deploy form of a network, as dvfl-export writes it."""
-    graph = onnx_from_model(deploy_form(net, spec), spec)
+def deploy_graph(net: VideoFocalNet, spec: ClipSpec, *, fused: bool = True) -> onnx.ModelProto:
+    """Return the deploy form of a network as dvfl-export writes it, or in standard operators."""
+    graph = onnx_from_model(deploy_form(net, spec), spec, fused=fused)
     labels = tuple(f"class {k}" for k in range(net.config.num_classes))
     described = Artifact(
         name="random weights", variant="", labels=labels, spec=spec, tools={"dvfl": __version__}

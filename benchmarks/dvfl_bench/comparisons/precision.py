@@ -165,7 +165,7 @@ def quality(file: Path, videos: Sequence[Path], rendered: int) -> Result:
 def speed(variant: str, size: int, threads: int, repeats: int) -> Result:
     """Time float32, float16 and int8 of one network in both engines."""
     torch.set_num_threads(threads)
-    model = deploy_graph(random_network(variant), square_spec(FRAMES, size))
+    model = deploy_graph(random_network(variant), square_spec(FRAMES, size), fused=False)
     clip = np.random.default_rng(0).integers(0, 256, (1, FRAMES, size, size, 3), dtype=np.uint8)
     ranges = activation_ranges(model, [clip[0]])
     floats = floats_of(model, variant)

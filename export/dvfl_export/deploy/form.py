@@ -18,21 +18,17 @@ from __future__ import annotations
 import dataclasses
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dvfl_export.deploy.folding import affine_of, after_norm, before_scale
-from dvfl_export.deploy.fused_ops import FusedSpatialContext, FusedTemporalContext, check_fused
 from dvfl_export.deploy.layers import (
-    Contexts,
     FoldedLinear,
+    FoldedLinearGelu,
     Grid,
     Modulation,
     Normalize,
     OverlappedEmbedding,
     PatchProduct,
-    SpatialContext,
-    TemporalContext,
 )
 from dvfl_models.network.config import VideoFocalNetConfig
 from dvfl_models.network.video_focalnet import (
@@ -54,10 +50,6 @@ KNOWN_OPTIONS = frozenset(
     }
 )
 SMALLEST_PX = 32  # the last stage works on 1/32 of the picture
-CONTEXTS = {
-    "standard": Contexts(SpatialContext, TemporalContext),
-    "fused": Contexts(FusedSpatialContext, FusedTemporalContext),
-}
 
 
 class FoldedMlp(nn.Module):
@@ -66,19 +58,19 @@ class FoldedMlp(nn.Module):
     def __init__(self, block: Block, norm: nn.LayerNorm | None, scale: Tensor | None) -> None:
         super().__init__()
         first, second = affine_of(block.mlp.fc1), affine_of(block.mlp.fc2)
-        self.fc1 = FoldedLinear(first if norm is None else after_norm(first, norm))
+        self.fc1 = FoldedLinearGelu(first if norm is None else after_norm(first, norm))
         self.fc2 = FoldedLinear(second if scale is None else before_scale(second, scale))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, C) -> (B, N, C)."""
-        out: Tensor = self.fc2(F.gelu(self.fc1(x)))
+        out: Tensor = self.fc2(self.fc1(x))
         return out
 
 
 class DeployBlock(nn.Module):
     """Modulation and MLP, each in a residual branch; LayerNorm before or after each."""
 
-    def __init__(self, block: Block, grid: Grid, contexts: Contexts) -> None:
+    def __init__(self, block: Block, grid: Grid) -> None:
         super().__init__()
         dim = block.modulation.dim
         norms, gammas = (block.norm1, block.norm2), (block.gamma_1, block.gamma_2)
@@ -88,11 +80,11 @@ class DeployBlock(nn.Module):
         if block.postln:
             self.norm1 = Normalize(dim, norms[0], gammas[0])
             self.norm2 = Normalize(dim, norms[1], gammas[1])
-            self.modulation = Modulation(block.modulation, None, None, grid, contexts)
+            self.modulation = Modulation(block.modulation, None, None, grid)
             self.mlp = FoldedMlp(block, None, None)
         else:
             self.norm1, self.norm2 = Normalize(dim), Normalize(dim)
-            self.modulation = Modulation(block.modulation, norms[0], gammas[0], grid, contexts)
+            self.modulation = Modulation(block.modulation, norms[0], gammas[0], grid)
             self.mlp = FoldedMlp(block, norms[1], gammas[1])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,7 +101,7 @@ class DeployBlock(nn.Module):
 class DeployVideoFocalNet(nn.Module):
     """uint8 clips (B, T, H, W, 3) -> float32 logits (B, num_classes)."""
 
-    def __init__(self, model: VideoFocalNet, spec: ClipSpec, contexts: Contexts) -> None:
+    def __init__(self, model: VideoFocalNet, spec: ClipSpec) -> None:
         super().__init__()
         grid = Grid(spec.num_frames, *spec.size)
         self.patch_embed = embedding(model.patch_embed, grid, spec)
@@ -119,7 +111,7 @@ class DeployVideoFocalNet(nn.Module):
             assert isinstance(stage, Stage)
             for block in stage.blocks:
                 assert isinstance(block, Block)
-                self.layers.append(DeployBlock(block, grid, contexts))
+                self.layers.append(DeployBlock(block, grid))
             if stage.downsample is not None:
                 downsample = embedding(stage.downsample, grid, None)
                 self.layers.append(downsample)
@@ -202,30 +194,21 @@ def check_layers(model: VideoFocalNet) -> None:
             raise ExportError(f"weight {name} holds NaN or infinity; the checkpoint is damaged")
 
 
-def deploy_form(
-    model: VideoFocalNet, spec: ClipSpec, *, ops: str = "standard"
-) -> DeployVideoFocalNet:
+def deploy_form(model: VideoFocalNet, spec: ClipSpec) -> DeployVideoFocalNet:
     """Rewrite a trained model for inference on clips of one length and size.
 
     Args:
         model: any configuration; left unchanged.
         spec: gives T, H, W, mean and std.
-        ops: "fused" exports each context aggregation as one node of domain `dvfl`, "standard"
-            everything in standard operators. In PyTorch both compute the same.
 
     Returns:
         uint8 (B, T, H, W, 3) RGB -> float32 (B, num_classes), in eval mode; equal to the training
         form on the normalised clip up to float32 rounding.
 
     Raises:
-        ExportError: if an option, a layer, a weight or the spec cannot be reproduced exactly, or
-            not with these ops.
+        ExportError: if an option, a layer, a weight or the spec cannot be reproduced exactly.
     """
-    if ops not in CONTEXTS:
-        raise ExportError(f"unknown ops {ops!r}; choose one of: {', '.join(CONTEXTS)}")
     check_config(model.config, spec)
     check_layers(model)
-    if ops == "fused":
-        check_fused(model.config)
     with torch.no_grad():
-        return DeployVideoFocalNet(model, spec, CONTEXTS[ops]).eval()
+        return DeployVideoFocalNet(model, spec).eval()

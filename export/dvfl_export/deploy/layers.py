@@ -22,6 +22,7 @@ from dvfl_export.deploy.folding import (
     padded_bias,
     project_then_convolve,
 )
+from dvfl_export.deploy.fused_ops import bias_gelu_node, context_node, writes_fused_nodes
 from dvfl_models.network.video_focalnet import PatchEmbed, SpatioTemporalFocalModulation
 from dvfl_runtime.clips.spec import ClipSpec
 
@@ -65,6 +66,17 @@ class FoldedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, I) -> (B, N, O)."""
         return torch.matmul(x, self.weight) + self.bias
+
+
+class FoldedLinearGelu(FoldedLinear):
+    """Gelu(x W + b): one product, then one node for the bias and the exact GELU."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, N, I) -> (B, N, O)."""
+        product = torch.matmul(x, self.weight)
+        if writes_fused_nodes():
+            return bias_gelu_node(product, self.bias)
+        return F.gelu(product + self.bias)
 
 
 class Normalize(nn.Module):
@@ -224,8 +236,13 @@ class Context(nn.Module):
 
     def forward(self, x: Tensor, gates: Tensor) -> Tensor:
         """Normalised tokens (B, T*H*W, C), all gates (B, T*H*W, G) -> (B, T*H*W, C)."""
-        out: Tensor = self.h(self.aggregate(x, gates))
+        aggregate = self.node if writes_fused_nodes() else self.aggregate
+        out: Tensor = self.h(aggregate(x, gates))
         return out
+
+    def node(self, ctx: Tensor, gates: Tensor) -> Tensor:
+        """Write `aggregate` as one node of the exported graph."""
+        raise NotImplementedError
 
     def aggregate(self, ctx: Tensor, gates: Tensor) -> Tensor:
         """Tokens (B, T*H*W, C), all gates (B, T*H*W, G) -> (B, T*H*W, C)."""
@@ -274,6 +291,10 @@ class SpatialContext(Context):
         """Normalised tokens (B, T*H*W, C), all gates (B, T*H*W, G) -> (B, T*H*W, C)."""
         return super().forward(self.ctx(x), gates)
 
+    def node(self, ctx: Tensor, gates: Tensor) -> Tensor:
+        """Tokens (B, T*H*W, C), all gates (B, T*H*W, G) -> (B, T*H*W, C)."""
+        return context_node("SpatialContext", self, ctx, gates)
+
     def convolve(self, ctx: Tensor, level: int) -> Tensor:
         """(B*T, C, H, W) -> (B*T, C, H, W)."""
         kernel = self.kernels[level]
@@ -298,19 +319,16 @@ class TemporalContext(Context):
         self.plane = (grid.frames, grid.pixels)  # (B, T*H*W, C) -> (B, C, T, H*W)
         self.first_gate = layer.levels + 1  # the spatial gates come first
 
+    def node(self, ctx: Tensor, gates: Tensor) -> Tensor:
+        """Tokens (B, T*H*W, C), all gates (B, T*H*W, G) -> (B, T*H*W, C)."""
+        return context_node("TemporalContext", self, ctx, gates, self.bias)
+
     def convolve(self, ctx: Tensor, level: int) -> Tensor:
         """(B, C, T, H*W) -> (B, C, T, H*W)."""
         kernel = self.kernels[level]
         ctx = F.conv2d(ctx, kernel, padding=(kernel.shape[2] // 2, 0))
         # the first convolution has taken over the projection, with a bias for each frame
         return ctx + self.bias if level == 0 else ctx
-
-
-class Contexts(NamedTuple):
-    """The classes that aggregate the contexts."""
-
-    spatial: type[SpatialContext]
-    temporal: type[TemporalContext]
 
 
 class Modulation(nn.Module):
@@ -322,7 +340,6 @@ class Modulation(nn.Module):
         norm: nn.LayerNorm | None,
         scale: Tensor | None,
         grid: Grid,
-        contexts: Contexts,
     ) -> None:
         super().__init__()
         dim = layer.dim
@@ -336,8 +353,8 @@ class Modulation(nn.Module):
             Affine(torch.cat([g.weight for g in gates]), torch.cat([g.bias for g in gates]))
         )
         factor = 1 / (layer.levels + 1) if layer.normalize_modulator else 1.0
-        self.spatial = contexts.spatial(layer, spatial.rows(dim, 2 * dim), grid, factor)
-        self.temporal = contexts.temporal(layer, temporal.rows(0, dim), grid, factor)
+        self.spatial = SpatialContext(layer, spatial.rows(dim, 2 * dim), grid, factor)
+        self.temporal = TemporalContext(layer, temporal.rows(0, dim), grid, factor)
         proj = affine_of(layer.proj)
         self.norm = None
         if layer.ln is not None:

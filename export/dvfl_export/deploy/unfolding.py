@@ -31,7 +31,6 @@ from dvfl_export.verify import (
     THRESHOLDS,
     Verification,
     VerificationFailed,
-    engines_for,
     pytorch_logits,
     verify,
 )
@@ -47,7 +46,7 @@ from dvfl_models.network.video_focalnet import (
 )
 from dvfl_runtime.artifact import Artifact, ModelFile
 from dvfl_runtime.clips.spec import ClipSpec
-from dvfl_runtime.engines import open_engine
+from dvfl_runtime.engines import installed_engines, open_engine
 from dvfl_runtime.errors import ArtifactError, ExportError
 
 
@@ -81,13 +80,11 @@ def restore_checkpoint(source: Path, output: Path) -> Restored:
     model = unfold(proto, artifact)
     spec = artifact.spec
     clips = cut_clips(rendered_videos(spec), spec)
-    engines, skipped = engines_for(proto)
     found = verify(
         file,
         pytorch_logits(model, clips, spec),
         clips,
-        engines,
-        skipped=skipped,
+        installed_engines("cpu"),
         threshold=THRESHOLDS["fp32"],
     )
     if not found.passed:

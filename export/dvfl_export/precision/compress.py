@@ -7,9 +7,13 @@ The graph computes in float32 as before. onnxruntime and OpenVINO do the casts o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+
+from dvfl_export.deploy.functions import kernels_of
 
 # the operators that multiply by weights; biases and scales are small
 CONSUMERS = {"MatMul", "Conv", "Gemm"}
@@ -23,10 +27,7 @@ def compress_weights(model: onnx.ModelProto) -> int:
     Weights beyond the range of float16 stay as they are.
     """
     graph = model.graph
-    used = {
-        name for node in graph.node if node.op_type in CONSUMERS and not node.domain
-        for name in node.input
-    }  # fmt: skip
+    used = {name for node in graph.node for name in _multiplied(node)}
     casts = []
     for weight in graph.initializer:
         if weight.data_type != TensorProto.FLOAT or weight.name not in used:
@@ -42,3 +43,10 @@ def compress_weights(model: onnx.ModelProto) -> int:
     del graph.node[:]
     graph.node.extend(nodes)
     return len(casts)
+
+
+def _multiplied(node: onnx.NodeProto) -> Sequence[str]:
+    """Return the inputs of a node that may be weights to multiply by."""
+    if node.domain:
+        return kernels_of(node)
+    return node.input if node.op_type in CONSUMERS else ()

@@ -6,7 +6,8 @@
 TensorRT 11 has no flags for precision, so the file has to say everything. In float32 stay
 
 - the patch embedding up to its LayerNorm, because it sums over pixels of 0 to 255;
-- the means over pixels and frames: they have thousands of summands, and float16 ends at 65504;
+- the means over pixels and frames, those in the functions of `dvfl` nodes too: they have thousands
+  of summands, and float16 ends at 65504;
 - the logits. LayerNormalization computes in float32 inside (`stash_type`).
 
 Experimental: run on CPUs, not yet run on a GPU.
@@ -18,6 +19,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper, shape_inference
 
+from dvfl_export.deploy.functions import write_functions
 from dvfl_export.precision.compress import LARGEST_FLOAT16
 from dvfl_runtime.errors import ExportError
 
@@ -29,7 +31,7 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a model in float16; input and output keep their types.
 
     Args:
-        model: a deploy form of standard operators in float32; left unchanged.
+        model: a deploy form in float32; left unchanged.
 
     Raises:
         ExportError: if a weight is beyond the range of float16.
@@ -73,6 +75,7 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(kept.values())
+    write_functions(half, half=True)
     return half
 
 

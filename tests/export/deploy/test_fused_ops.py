@@ -1,4 +1,4 @@
-"""`--ops fused`: nodes of domain dvfl with a body in the file, equal to the standard file."""
+"""Nodes of domain dvfl with a body in the file, in every engine equal to standard operators."""
 
 from collections import Counter
 from pathlib import Path
@@ -12,14 +12,18 @@ from artifacts import artifact, save
 from onnx import numpy_helper
 from rtx_build import needs_rtx, rtx_build
 
-from dvfl_export import ExportRequest, export
 from dvfl_export.cli import main
 from dvfl_export.deploy.form import deploy_form
-from dvfl_export.deploy.fused_ops import function_text
+from dvfl_export.deploy.functions import function_text
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime import ClipSpec, Recognizer
+from dvfl_runtime.artifact import ModelFile
+from dvfl_runtime.engines import installed_engines, open_engine
+from dvfl_runtime.engines.openvino import shared_core
+from dvfl_runtime.engines.openvino_graph import means_as_pooling
+from dvfl_runtime.engines.openvino_nodes import read_onnx
 from dvfl_runtime.errors import ExportError
 
 # height, width and frames all differ, so that none can stand in for another
@@ -44,17 +48,23 @@ def three_levels() -> VideoFocalNet:
 
 @pytest.fixture(scope="module")
 def fused() -> onnx.ModelProto:
-    return onnx_from_model(deploy_form(three_levels(), SPEC, ops="fused"), SPEC)
+    return onnx_from_model(deploy_form(three_levels(), SPEC), SPEC)
 
 
 @pytest.fixture(scope="module")
 def standard() -> onnx.ModelProto:
-    return onnx_from_model(deploy_form(three_levels(), SPEC), SPEC)
+    return onnx_from_model(deploy_form(three_levels(), SPEC), SPEC, fused=False)
 
 
 def logits(model: onnx.ModelProto, clip: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(model.SerializeToString())
     return session.run(["logits"], {"clip": clip})[0]
+
+
+def described(model: onnx.ModelProto, path: Path) -> Path:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return save(copy, path, {"dvfl": artifact(labels=tuple("abcde"), spec=SPEC).to_json()})
 
 
 def random_clip(batch: int) -> np.ndarray:
@@ -74,19 +84,19 @@ def dvfl_nodes(model: onnx.ModelProto, op_type: str) -> list[onnx.NodeProto]:
 def test_one_node_of_each_kind_per_block_and_their_functions(fused: onnx.ModelProto) -> None:
     onnx.checker.check_model(fused, full_check=True)
     counts = Counter(node.op_type for node in fused.graph.node if node.domain)
-    assert counts == {"SpatialContext": STAGES, "TemporalContext": STAGES}
+    assert counts == dict.fromkeys(("BiasGelu", "SpatialContext", "TemporalContext"), STAGES)
     assert [(f.domain, f.name) for f in fused.functions] == [
+        ("dvfl", "BiasGelu"),
         ("dvfl", "SpatialContext"),
         ("dvfl", "TemporalContext"),
     ]
-    assert {(o.domain, o.version) for o in fused.opset_import} == {("", 20), ("dvfl", 1)}
+    assert {(o.domain, o.version) for o in fused.opset_import} == {("", 20), ("dvfl", 2)}
     for function in fused.functions:
         assert not any(node.domain for node in function.node)
-    # nothing of the aggregation is left outside
     outside = Counter(node.op_type for node in fused.graph.node)
-    assert outside["Conv"] == 0
-    assert outside["Gelu"] == STAGES  # the MLPs
-    assert "layers.0.modulation.spatial/SpatialContext" in {n.name for n in fused.graph.node}
+    assert outside["Conv"] == outside["Gelu"] == 0
+    names = {node.name for node in fused.graph.node}
+    assert {"layers.0.modulation.spatial/SpatialContext", "layers.0.mlp.fc1/BiasGelu"} <= names
 
 
 def test_the_contract_of_the_nodes(fused: onnx.ModelProto) -> None:
@@ -117,6 +127,37 @@ def test_the_contract_of_the_nodes(fused: onnx.ModelProto) -> None:
         assert readers == ["MatMul"]
 
 
+def test_bias_gelu_stands_between_the_products_of_the_mlp(fused: onnx.ModelProto) -> None:
+    shapes = {w.name: tuple(w.dims) for w in fused.graph.initializer}
+    makers = {node.output[0]: node for node in fused.graph.node}
+    node = dvfl_nodes(fused, "BiasGelu")[1]
+    assert attributes(node) == {"plugin_namespace": b"dvfl", "plugin_version": b"2"}
+    product, bias = node.input
+    assert (makers[product].name, makers[product].op_type) == ("layers.2.mlp.fc1/MatMul", "MatMul")
+    assert shapes[bias] == (4 * 2 * WIDTH,)
+    assert [n.op_type for n in fused.graph.node if node.output[0] in n.input] == ["MatMul"]
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("rewritten", [False, True])
+def test_openvino_reads_the_nodes_as_the_operators_that_they_are(
+    fused: onnx.ModelProto, standard: onnx.ModelProto, tmp_path: Path, batch: int, rewritten: bool
+) -> None:
+    openvino = pytest.importorskip("openvino")
+    clip, found, counts = random_clip(batch), [], []
+    for name, model in (("fused", fused), ("standard", standard)):
+        file = ModelFile(described(model, tmp_path / f"{name}.onnx"))
+        graph = read_onnx(str(file.path), file.fused_operators)
+        if rewritten:
+            counts.append(means_as_pooling(graph))
+        compiled = shared_core(openvino).compile_model(
+            graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
+        )
+        found.append(compiled({"clip": clip})["logits"])
+    assert counts == [STAGES, STAGES] * rewritten
+    np.testing.assert_allclose(*found, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_onnxruntime_expands_the_functions(
     fused: onnx.ModelProto, standard: onnx.ModelProto, batch: int
@@ -129,13 +170,11 @@ def test_onnxruntime_expands_the_functions(
 
 @needs_rtx
 def test_tensorrt_reads_the_functions(fused: onnx.ModelProto, tmp_path: Path) -> None:
-    described = {"dvfl": artifact(labels=tuple("abcde"), spec=SPEC).to_json()}
+    assert rtx_build(described(fused, tmp_path / "fused.onnx"), "--parse") == {"plan_bytes": 0}
     copy = onnx.ModelProto()
     copy.CopyFrom(fused)
-    path = save(copy, tmp_path / "fused.onnx", described)
-    assert rtx_build(path, "--parse") == {"plan_bytes": 0}
     del copy.functions[:]
-    error = rtx_build(save(copy, tmp_path / "bodiless.onnx", described), "--parse")["error"]
+    error = rtx_build(described(copy, tmp_path / "bodiless.onnx"), "--parse")["error"]
     assert "(SpatialContext)" in error
 
 
@@ -164,13 +203,6 @@ def test_standard_holds_no_dvfl_domain(standard: onnx.ModelProto) -> None:
     assert not standard.functions
 
 
-def test_in_pytorch_both_forms_are_the_same() -> None:
-    clip = torch.from_numpy(random_clip(2))
-    with torch.no_grad():
-        wanted = deploy_form(three_levels(), SPEC)(clip)
-        assert torch.equal(deploy_form(three_levels(), SPEC, ops="fused")(clip), wanted)
-
-
 @pytest.mark.parametrize("levels", [1, 2, 4])
 @pytest.mark.parametrize("name", ["SpatialContext", "TemporalContext"])
 def test_bodies_for_other_numbers_of_levels(name: str, levels: int) -> None:
@@ -186,29 +218,43 @@ def onnx_context() -> onnx.checker.C.CheckerContext:
     return context
 
 
-def test_what_cannot_be_fused_is_refused_by_name() -> None:
-    with pytest.raises(ExportError, match=r"focal_levels=\(2, 2, 3, 3\).*--ops standard"):
-        deploy_form(network(focal_levels=(2, 2, 3, 3)), SPEC, ops="fused")
-    with pytest.raises(ExportError, match="unknown ops 'fast'; choose one of: standard, fused"):
-        deploy_form(network(), SPEC, ops="fast")
+def test_stages_of_different_levels(tmp_path: Path) -> None:
+    model = network(focal_levels=(2, 3, 2, 1))
+    fused = onnx_from_model(deploy_form(model, SPEC), SPEC)
+    onnx.checker.check_model(fused, full_check=True)
+    kinds = [node.op_type for node in fused.graph.node if node.op_type.startswith("Spatial")]
+    assert kinds == ["SpatialContext2", "SpatialContext3", "SpatialContext2", "SpatialContext1"]
+    standard = onnx_from_model(deploy_form(model, SPEC), SPEC, fused=False)
+    clip = random_clip(1)
+    wanted = logits(standard, clip)
+    np.testing.assert_allclose(logits(fused, clip), wanted, rtol=0, atol=1e-5)
+    for engine in installed_engines("cpu"):
+        opened = open_engine(engine, ModelFile(described(fused, tmp_path / "m.onnx")))
+        np.testing.assert_allclose(opened.run(clip), wanted, rtol=0, atol=1e-5)
+        opened.close()
 
 
 def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(torch.onnx, "ops")
-    with pytest.raises(ExportError, match=r"install torch >= 2.8"):
-        deploy_form(network(), SPEC, ops="fused")
+    with pytest.raises(ExportError, match=r"install torch>=2.8"):
+        onnx_from_model(deploy_form(network(), SPEC), SPEC)
 
 
-def test_the_command_writes_a_verified_fused_file(tmp_path: Path) -> None:
+def test_the_command_writes_a_verified_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     spec = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
     about = {"variant": "femto", "labels": ["walk", "run", "jump"], "spec": spec.to_dict()}
     model = build_model("femto", num_classes=3)
     save_checkpoint(tmp_path / "ours.pth", model.eval(), about=about)
     output = tmp_path / "fused.onnx"
-    assert main([str(tmp_path / "ours.pth"), "-o", str(output), "--ops", "fused"]) == 0
+    assert main([str(tmp_path / "ours.pth"), "-o", str(output)]) == 0
     assert dvfl_nodes(onnx.load(output), "SpatialContext")
-    with Recognizer(output, engine="onnxruntime") as recognizer:
-        assert recognizer.info.fused_ops == ()  # no kernel is registered: the functions run
-        recognizer.predict(np.zeros((4, 40, 40, 3), np.uint8))
-    with pytest.raises(ExportError, match="unknown ops"):
-        export(ExportRequest(tmp_path / "ours.pth", output, ops="fast"))
+    for engine in installed_engines("cpu"):
+        with Recognizer(output, engine=engine) as recognizer:
+            recognizer.predict(np.zeros((4, 40, 40, 3), np.uint8))
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "ours.pth"), "-o", str(output), "--ops", "standard"])
+    message = "argument --ops: it was removed: every file has the fused operators and runs in every"
+    assert message in capsys.readouterr().err

@@ -118,7 +118,6 @@ def test_a_weight_beyond_float16_is_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--ops", "fused"], "precision fp16 is not available with fused operators"),
         (["--compress"], "--compress is for precision fp32"),
     ],
 )

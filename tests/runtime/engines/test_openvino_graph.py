@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, clips: np.ndarray[Any, Any]
     config = VideoFocalNetConfig(embed_dim=16, depths=(1, 1, 1, 1), num_classes=3)
     net = VideoFocalNet(config)
     init_weights(net, "xavier")
-    model = onnx_from_model(deploy_form(net.eval(), SPEC), SPEC)
+    model = onnx_from_model(deploy_form(net.eval(), SPEC), SPEC, fused=False)
     int8 = quantise(model, activation_ranges(model, list(clips)))
     save(model, folder / "fp32.onnx", {"dvfl": described()})
     save(int8, folder / "int8.onnx", {"dvfl": described()})

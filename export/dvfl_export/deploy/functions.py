@@ -1,0 +1,195 @@
+"""The bodies of the `dvfl` nodes: model-local functions of standard operators, in the file itself.
+
+An engine without a kernel for a node runs its body. The contract is in export/README.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import onnx
+import onnx.parser
+
+from dvfl_export.deploy.fused_ops import PLUGIN_VERSIONS
+from dvfl_runtime.artifact import FUSED_DOMAIN
+
+FIXED_INPUTS = {"SpatialContext": 2, "TemporalContext": 3}  # before those of the kernels
+
+CONTEXT_SIGNATURE = """
+<domain: "dvfl", opset_import: ["" : 20]>
+{name} <frames, height, width, channels, levels, gate_offset, kernel_sizes,
+        plugin_namespace: string = "dvfl", plugin_version: string = "{version}">
+    ({inputs}) => (modulator)
+"""
+
+BIAS_GELU = """
+<domain: "dvfl", opset_import: ["" : 20]>
+BiasGelu <plugin_namespace: string = "dvfl", plugin_version: string = "{version}">
+    (product, bias) => (activation)
+{{
+    total = Add (product, bias)
+    activation = Gelu (total)
+}}
+"""
+
+# sizes as tensors of one element, and the range of this node's own gates
+SIZES = """
+    any = Constant <value_ints = [-1]> ()
+    scalar_t = Constant <value_int: int = @frames> ()
+    t = Reshape (scalar_t, any)
+    scalar_h = Constant <value_int: int = @height> ()
+    h = Reshape (scalar_h, any)
+    scalar_w = Constant <value_int: int = @width> ()
+    w = Reshape (scalar_w, any)
+    scalar_c = Constant <value_int: int = @channels> ()
+    c = Reshape (scalar_c, any)
+    scalar_first = Constant <value_int: int = @gate_offset> ()
+    first_gate = Reshape (scalar_first, any)
+    number_of_gates = Constant <value_ints = [{gates}]> ()
+    end_gate = Add (first_gate, number_of_gates)
+    all_gates = Shape <start = 2> (gates)
+"""
+
+# (B, T*H*W, C) -> (B*T, H, W, C) -> (B*T, C, H, W)
+SPATIAL_LAYOUT = """
+    context_shape = Concat <axis = 0> (any, h, w, c)
+    gates_shape = Concat <axis = 0> (any, h, w, all_gates)
+    mean_axes = Constant <value_ints = [2, 3]> ()
+    rows = Reshape (context, context_shape)
+    context_0 = Transpose <perm = [0, 3, 1, 2]> (rows)
+"""
+
+# (B, T*H*W, C) -> (B, T, H*W, C) -> (B, C, T, H*W)
+TEMPORAL_LAYOUT = """
+    pixels = Mul (h, w)
+    context_shape = Concat <axis = 0> (any, t, pixels, c)
+    gates_shape = Concat <axis = 0> (any, t, pixels, all_gates)
+    mean_axes = Constant <value_ints = [2]> ()
+    rows = Reshape (context, context_shape)
+    context_0 = Transpose <perm = [0, 3, 1, 2]> (rows)
+"""
+
+# (B, T*H*W, G) -> (N, G, *plane) -> (N, levels + 1, *plane) -> one (N, 1, *plane) per gate
+GATES = """
+    gate_axis = Constant <value_ints = [1]> ()
+    gate_rows = Reshape (gates, gates_shape)
+    gate_planes = Transpose <perm = [0, 3, 1, 2]> (gate_rows)
+    own_gates = Slice (gate_planes, first_gate, end_gate, gate_axis)
+    {outputs} = Split <axis = 1, num_outputs = {gates}> (own_gates)
+"""
+
+# kernels are odd, so SAME_UPPER pads (k - 1) / 2 on both sides, and nothing where k is 1
+SPATIAL_CONV = """
+    sum_{level} = Conv <group: int = @channels, auto_pad = "SAME_UPPER">
+        (context_{before}, kernel_{level})
+"""
+TEMPORAL_CONV = """
+    sum_{level} = Conv <auto_pad = "SAME_UPPER"> (context_{before}, kernel_{level})
+"""
+TEMPORAL_FIRST_CONV = """
+    taps_1 = Conv <auto_pad = "SAME_UPPER"> (context_0, kernel_1)
+    sum_1 = Add (taps_1, frame_bias)
+"""
+
+LEVEL = """
+    context_{level} = Gelu (sum_{level})
+    part_{level} = Mul (context_{level}, gate_{level})
+"""
+TOTAL = """
+    total_{level} = Add ({before}, part_{level})
+"""
+
+# (N, C, *plane) -> (N, *plane, C) -> (B, T*H*W, C)
+GLOBAL = """
+    everywhere = Gelu (mean)
+    part_{last} = Mul (everywhere, gate_{last})
+    total_{last} = Add ({before}, part_{last})
+    channels_last = Transpose <perm = [0, 2, 3, 1]> (total_{last})
+    shape = Shape (context)
+    modulator = Reshape (channels_last, shape)
+"""
+
+# a mean has thousands of summands, and float16 ends at 65504
+MEAN = """
+    mean = ReduceMean <keepdims = 1> (context_{levels}, mean_axes)
+"""
+MEAN_OF_HALF = """
+    wide = Cast <to = 1> (context_{levels})
+    wide_mean = ReduceMean <keepdims = 1> (wide, mean_axes)
+    mean = Cast <to = 10> (wide_mean)
+"""
+
+
+def write_functions(model: onnx.ModelProto, *, half: bool = False) -> None:
+    """Put the body of every kind of `dvfl` node in the file, in place of those before.
+
+    Args:
+        model: a graph whose nodes have the names of `number_levels`.
+        half: whether its nodes compute in float16; the means stay in float32.
+    """
+    levels = {node.op_type: len(kernels_of(node)) for node in _nodes(model)}
+    del model.functions[:]
+    for name in sorted(levels):
+        text = function_text(name, levels[name], half=half)
+        model.functions.append(onnx.parser.parse_function(text))
+
+
+def number_levels(model: onnx.ModelProto) -> None:
+    """Name nodes after their number of levels where it is not the same in all stages.
+
+    A function has a fixed number of inputs, and engines know it by its name alone.
+    """
+    nodes = [node for node in _nodes(model) if node.op_type in FIXED_INPUTS]
+    levels = [len(kernels_of(node)) for node in nodes]
+    for node, count in zip(nodes, levels, strict=True):
+        if len(set(levels)) > 1:
+            node.op_type = f"{node.op_type}{count}"
+
+
+def function_text(name: str, levels: int, *, half: bool = False) -> str:
+    """Return the function of a node with so many levels, in the textual syntax of ONNX.
+
+    Args:
+        name: of the function: that of the node, with or without a number after it.
+        levels: of a context; 0 for `BiasGelu`.
+        half: whether the node computes in float16.
+    """
+    kind = name.rstrip("0123456789")
+    version = PLUGIN_VERSIONS[kind]
+    if kind == "BiasGelu":
+        return BIAS_GELU.format(version=version)
+    temporal = kind == "TemporalContext"
+    numbers = range(1, levels + 1)
+    inputs = ["context", "gates", *(["frame_bias"] if temporal else [])]
+    inputs += [f"kernel_{level}" for level in numbers]
+    outputs = ", ".join(f"gate_{level}" for level in range(1, levels + 2))
+    body = SIZES.format(gates=levels + 1)
+    body += TEMPORAL_LAYOUT if temporal else SPATIAL_LAYOUT
+    body += GATES.format(outputs=outputs, gates=levels + 1)
+    before = "part_1"
+    for level in numbers:
+        conv = TEMPORAL_CONV if temporal else SPATIAL_CONV
+        if temporal and level == 1:
+            conv = TEMPORAL_FIRST_CONV
+        body += (conv + LEVEL).format(level=level, before=level - 1)
+        if level > 1:
+            body += TOTAL.format(level=level, before=before)
+            before = f"total_{level}"
+    body += (MEAN_OF_HALF if half else MEAN).format(levels=levels)
+    body += GLOBAL.format(last=levels + 1, before=before)
+    signature = CONTEXT_SIGNATURE.format(name=name, version=version, inputs=", ".join(inputs))
+    return f"{signature}{{{body}}}"
+
+
+def kernels_of(node: onnx.NodeProto) -> Sequence[str]:
+    """Return the names of the kernels of a context's node, () for any other node."""
+    first = FIXED_INPUTS.get(_kind(node), len(node.input))
+    return list(node.input)[first:]
+
+
+def _nodes(model: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
+    return (node for node in model.graph.node if node.domain == FUSED_DOMAIN)
+
+
+def _kind(node: onnx.NodeProto) -> str:
+    return node.op_type.rstrip("0123456789")
