@@ -100,6 +100,11 @@ class ExportRequest:
         return ("load", "fuse", "export", *lower, "verify", *build, "time", "write")
 
     @property
+    def fused(self) -> bool:
+        """Whether the graph is traced with `dvfl` nodes: the quantiser takes standard operators."""
+        return self.precision != "int8"
+
+    @property
     def threshold(self) -> Threshold:
         """What every engine must reach; compressed weights are rounded as those of fp16."""
         return THRESHOLDS["fp16" if self.compress else self.precision]
@@ -181,8 +186,7 @@ def export(
         step("fuse")
         deployed = deploy_form(model, spec)
         step("export")
-        # the quantiser knows standard operators alone
-        graph = onnx_from_model(deployed, spec, fused=request.precision != "int8")
+        graph = onnx_from_model(deployed, spec, fused=request.fused)
         graph, sensitivity = _in_precision(graph, request, samples.calibration, step, share)
         save_model(graph, artifact, part)
 
@@ -191,11 +195,11 @@ def export(
         # cut again by the spec in the file, as a device will cut them
         file = ModelFile(part)
         clips = samples.clips(file.artifact.spec)
-        engines, threshold = installed_engines("cpu"), request.threshold
-        verification = verify(file, wanted, clips, engines, threshold=threshold)
+        engines = installed_engines("cpu")
+        verification = verify(file, wanted, clips, engines, threshold=request.threshold)
         if request.target == "tensorrt" and verification.passed:
             step("build the plan")
-            rows = build_and_verify(file, clips, threshold, share).engines
+            rows = build_and_verify(file, clips, request.threshold, share).engines
             verification = dataclasses.replace(verification, engines=(*verification.engines, *rows))
         bf16 = verify_bf16(file, wanted, clips, engines) if verification.passed else None
         parity = _parity(verification, sensitivity, bf16)
