@@ -23,7 +23,7 @@ namespace temporal {
 
 // Rows of a tile: with two vectors of columns each, their sums, two weights and a value fit the
 // registers.
-constexpr int kRows = kRegisters == 16 ? 6 : kLanes == 16 ? 14 : 12;
+constexpr int kRows = kRegisters == 16 ? 6 : kLanes == 16 ? 14 : 10;
 constexpr int kPanel = 2 * kLanes;  // columns that are computed together
 constexpr int64_t kBlockBytes = 256 * 1024;     // of the float32 tokens of a block
 constexpr int64_t kLeastPixels = 28;            // of a block

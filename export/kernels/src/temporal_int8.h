@@ -33,11 +33,18 @@ DVFL_INLINE IntVec load_ints(const int32_t* from) {
   return *reinterpret_cast<const UnalignedIntVec*>(from);
 }
 
-// Four bytes from `from` in each lane.
-DVFL_INLINE IntVec all_bytes(const uint8_t* from) {
+// Four bytes from `from`, for add_products.
+DVFL_INLINE IntVec four_bytes(const uint8_t* from) {
+#if defined(__ARM_FEATURE_DOTPROD)
+  typedef uint32_t Four __attribute__((aligned(1), may_alias));
+  IntVec first;  // the instruction takes them from the first lane; GCC would fill the others, too
+  asm("ldr %s0, %1" : "=w"(first) : "m"(*reinterpret_cast<const Four*>(from)));
+  return first;
+#else
   int32_t four;
   std::memcpy(&four, from, sizeof(four));
   return four - IntVec{};
+#endif
 }
 
 // sum + the products of the four bytes of each lane. GCC 12 copies each sum before the intrinsics of
@@ -56,7 +63,7 @@ DVFL_INLINE IntVec add_products(IntVec sum, IntVec bytes, IntVec weights) {
   __m256i pairs = _mm256_maddubs_epi16((__m256i)bytes, (__m256i)weights);
   return sum + (IntVec)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #elif defined(__ARM_FEATURE_DOTPROD)
-  return (IntVec)vdotq_s32((int32x4_t)sum, (int8x16_t)weights, (int8x16_t)bytes);
+  return (IntVec)vdotq_laneq_s32((int32x4_t)sum, (int8x16_t)weights, (int8x16_t)bytes, 0);
 #elif defined(__ARM_NEON)
   int16x8_t low = vmull_s8(vget_low_s8((int8x16_t)weights), vget_low_s8((int8x16_t)bytes));
   int16x8_t high = vmull_high_s8((int8x16_t)weights, (int8x16_t)bytes);
@@ -92,7 +99,7 @@ void int8_product(const uint8_t* a, int64_t row, int64_t frame, int64_t taps, in
       weights += V * sizeof(IntVec);
 #pragma GCC unroll 16
       for (int i = 0; i < R; ++i) {
-        IntVec value = all_bytes(rows[i / 3] + i % 3 * row);
+        IntVec value = four_bytes(rows[i / 3] + i % 3 * row);
 #pragma GCC unroll 4
         for (int v = 0; v < V; ++v) acc[i][v] = add_products(acc[i][v], value, w[v]);
       }
