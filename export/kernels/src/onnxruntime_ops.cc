@@ -247,6 +247,14 @@ void read_sizes(const OrtApi* api, const OrtKernelInfo* info, ContextConstants& 
   }
 }
 
+// Two products of such a weight and a byte can be added in 16 bits.
+void require_seven_bits(const int8_t* weights, int64_t count, const std::string& name) {
+  for (int64_t i = 0; i < count; ++i) {
+    require(weights[i] >= -64 && weights[i] <= 64,
+            name + " must have weights from -64 to 64, not " + std::to_string(weights[i]));
+  }
+}
+
 // Reads what follows the inputs `first`..: a kernel for each level, or (scale, kernel, its scales).
 void read_levels(const OrtApi* api, const OrtKernelInfo* info, Kind kind, bool bytes, size_t first,
                  ContextConstants& read) {
@@ -270,6 +278,7 @@ void read_levels(const OrtApi* api, const OrtKernelInfo* info, Kind kind, bool b
     }
     read.kernels.push_back(constant_of(api, info, at, name.c_str(), shape, bytes ? kInt8 : kFloat).data);
     if (bytes) {
+      require_seven_bits(static_cast<const int8_t*>(read.kernels.back()), c.channels * c.channels * k, name);
       std::string scales = "kernel_scale_" + std::to_string(level + 1);
       read.kernel_scales.push_back(
           constant_of(api, info, at + 1, scales.c_str(), {c.channels}, kFloat).floats());

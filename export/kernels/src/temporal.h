@@ -46,8 +46,8 @@ DVFL_INLINE void store_valid(float* to, Vec value, int64_t valid) {
   }
 }
 
-// Parts of a clip: blocks of pixels, a multiple of four, so that threads share them evenly. Blocks of
-// fewer than kLeastPixels would read the weights too often.
+// Parts of a clip: blocks of pixels, a multiple of four, so that threads share them evenly. A block
+// has kLeastPixels where there are enough: it reads all weights.
 inline int64_t parts(const Context& c) {
   int64_t pixel_bytes = c.frames * c.channels * static_cast<int64_t>(sizeof(float));
   int64_t block = most(kLeastPixels, kBlockBytes / pixel_bytes) / kRows * kRows;

@@ -6,7 +6,8 @@
 // that instead of zero. A frame outside of the clip is a zero, not a byte 0, and has no part in it.
 //
 // Packed: scale_1 to scale_L, the bias (T, columns), then for each level the scales of its sums
-// (columns), their starts (T, columns), and the weights, (panels, k, C in / 4, columns of the panel, 4).
+// (columns), their starts (T, columns), and the weights, (panels, k, C in / 4, columns of the panel,
+// 4).
 #pragma once
 
 #include "temporal.h"
@@ -47,8 +48,8 @@ DVFL_INLINE IntVec four_bytes(const uint8_t* from) {
 #endif
 }
 
-// sum + the products of the four bytes of each lane. GCC 12 copies each sum before the intrinsics of
-// VNNI, and has no registers for that.
+// sum + the products of the four bytes of each lane. Before the intrinsics of VNNI, GCC 12 copies each
+// sum, and has no registers for that.
 DVFL_INLINE IntVec add_products(IntVec sum, IntVec bytes, IntVec weights) {
 #if defined(__AVX512VNNI__)
   asm("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(bytes), "v"(weights));

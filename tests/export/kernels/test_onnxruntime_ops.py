@@ -126,6 +126,14 @@ def test_what_breaks_the_contract_is_named(library: Path, tmp_path: Path) -> Non
     )
 
 
+def test_weights_of_eight_bits_are_refused(library: Path, tmp_path: Path) -> None:
+    case = context_case("QTemporalContext", SIZES[0])
+    kernel = case.constants["kernel_2"].copy()
+    kernel[3, 1, 4] = -65
+    wrong = dataclasses.replace(case, constants={**case.constants, "kernel_2": kernel})
+    fails(wrong, library, tmp_path, "kernel_2 must have weights from -64 to 64, not -65")
+
+
 def test_unknown_instructions_are_an_error(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DVFL_KERNELS_CPU", "mmx")
     with pytest.raises(Exception, match="DVFL_KERNELS_CPU names an instruction set"):
