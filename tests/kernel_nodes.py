@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from dvfl_export.deploy.fused_ops import function_text
+from dvfl_export.deploy.functions import function_text
 
 Array = NDArray[Any]
 OPSETS = [helper.make_opsetid("", 20), helper.make_opsetid("dvfl", 1)]
