@@ -186,5 +186,7 @@ def _files(sources: Path) -> list[str]:
 def _compile(command: Sequence[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise CannotBuild(f"{Path(command[0]).name} failed: {done.stderr.strip()[-2000:]}")
+        said = done.stderr.strip().splitlines()
+        errors = [line for line in said if "error" in line] or said
+        raise CannotBuild(f"{Path(command[0]).name} failed: {' '.join(errors)[:2000]}")
     return done.stdout + done.stderr

@@ -14,19 +14,29 @@ void require(bool holds) {
   if (!holds) std::abort();
 }
 
-IPluginCreatorV3One* creator_of(int temporal) {
+// The creator for nodes of a kind and a number of levels, which is in the name if that is odd.
+IPluginCreatorV3One* creator_of(int temporal, int levels) {
+  std::string name = temporal ? "TemporalContext" : "SpatialContext";
+  if (levels % 2) name += std::to_string(levels);
   int32_t count = 0;
   IPluginCreatorInterface* const* const creators = getCreators(count);
-  require(count == 2);
+  require(count == 18);
   for (int n = 0; n < count; ++n) {
     auto* const one = static_cast<IPluginCreatorV3One*>(creators[n]);
     require(!std::strcmp(one->getPluginNamespace(), "dvfl"));
     require(!std::strcmp(one->getPluginVersion(), "1"));
     require(one->getFieldNames()->nbFields == 7);
-    if (std::strstr(one->getPluginName(), temporal ? "Temporal" : "Spatial")) return one;
+    if (one->getPluginName() == name) return one;
   }
   return nullptr;
 }
+
+// What TensorRT would log.
+struct Log final : ILogger, ILoggerFinder {
+  std::string text;
+  void log(Severity, AsciiChar const* message) noexcept override { text = message; }
+  ILogger* findLogger() noexcept override { return this; }
+} said;
 
 template <typename Capability>
 Capability* as(IPluginV3* plugin, PluginCapabilityType type) {
@@ -57,14 +67,15 @@ IPluginV3* parsed(int temporal, const int* numbers) {
   fields.emplace_back("kernel_sizes", numbers + 7, PluginFieldType::kINT32, levels);
   fields.emplace_back("plugin_version", "1", PluginFieldType::kCHAR, 1);
   const PluginFieldCollection given = {int32_t(fields.size()), fields.data()};
-  return creator_of(temporal)->createPlugin("node", &given, TensorRTPhase::kBUILD);
+  return creator_of(temporal, levels)->createPlugin("node", &given, TensorRTPhase::kBUILD);
 }
 
 }  // namespace
 
 DVFL_API const char* dvfl_why_not(const int* numbers) {
+  setLoggerFinder(&said);
   const std::unique_ptr<IPluginV3> made(parsed(0, numbers));
-  return made ? nullptr : "the creator refuses it";
+  return made ? nullptr : said.text.c_str();
 }
 
 DVFL_API const char* dvfl_error(int) { return "the plugin refuses it"; }
@@ -111,11 +122,11 @@ DVFL_API int dvfl_context(int temporal, const int* numbers, int half, void* cons
   const size_t bytes = build->getWorkspaceSize(all.data(), count, &all[count], 1);
   // what is written into a plan makes the plugin again
   auto* const written = as<IPluginV3OneRuntime>(built.get(), PluginCapabilityType::kRUNTIME);
-  const std::unique_ptr<IPluginV3> read(creator_of(temporal)->createPlugin(
+  const std::unique_ptr<IPluginV3> read(creator_of(temporal, int(levels))->createPlugin(
       "node", written->getFieldsToSerialize(), TensorRTPhase::kRUNTIME));
   require(read != nullptr);
   auto* const core = as<IPluginV3OneCore>(read.get(), PluginCapabilityType::kCORE);
-  require(!std::strcmp(core->getPluginName(), creator_of(temporal)->getPluginName()));
+  require(!std::strcmp(core->getPluginName(), creator_of(temporal, int(levels))->getPluginName()));
   const std::unique_ptr<IPluginV3> attached(
       as<IPluginV3OneRuntime>(read.get(), PluginCapabilityType::kRUNTIME)->attachToContext(nullptr));
   auto* const run = as<IPluginV3OneRuntime>(attached.get(), PluginCapabilityType::kRUNTIME);

@@ -64,6 +64,17 @@ def test_nodes_equal_their_functions(library: Path, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5, err_msg=case.op)
 
 
+def test_names_may_say_the_number_of_levels(library: Path, tmp_path: Path) -> None:
+    for case in CASES[:4]:
+        levels = case.attributes["levels"]
+        function = case.function.replace(f"{case.op} <", f"{case.op}{levels} <", 1)
+        numbered = dataclasses.replace(case, op=f"{case.op}{levels}", function=function)
+        wanted, _ = run_node(case, library, tmp_path)
+        found, itself = run_node(numbered, library, tmp_path)
+        assert itself, numbered.op
+        np.testing.assert_array_equal(found, wanted)
+
+
 def test_halves(library: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for case in CASES:
         wanted, _ = run_node(case, None, tmp_path)

@@ -29,6 +29,25 @@ struct ContextSizes {
   int gates() const { return 2 * (levels + 1); }
 };
 
+// The names of the context nodes. A file whose stages differ in their levels has the number in the
+// names: SpatialContext, SpatialContext1, ..., TemporalContext, ...
+constexpr int kNames = 2 * (kMaxLevels + 1);
+
+struct ContextName {
+  char text[20];
+  bool is_temporal;
+};
+
+inline ContextName context_name(int index) {
+  const bool is_temporal = index > kMaxLevels;
+  const int levels = index % (kMaxLevels + 1);
+  ContextName name = {"SpatialContext", false};
+  if (is_temporal) name = {"TemporalContext", true};
+  static_assert(kMaxLevels < 10, "the number has one digit");
+  if (levels) name.text[is_temporal ? 15 : 14] = static_cast<char>('0' + levels);
+  return name;
+}
+
 // The tensors of a node; the frame bias belongs to the temporal one alone.
 struct ContextTensors {
   const void* context;     // (B, N, C)

@@ -261,14 +261,16 @@ Op make_op(const char* name, Node node, size_t inputs, ONNXTensorElementDataType
 
 // The domain and its operators serve all sessions, and stay.
 OrtCustomOpDomain* make_domain(const OrtApi* api) {
-  constexpr auto kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
-  constexpr auto kHalf = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16;
-  static const Op ops[] = {make_op("SpatialContext", Node::kSpatial, 3, kFloat),
-                           make_op("SpatialContext", Node::kSpatial, 3, kHalf),
-                           make_op("TemporalContext", Node::kTemporal, 4, kFloat),
-                           make_op("TemporalContext", Node::kTemporal, 4, kHalf),
-                           make_op("BiasGelu", Node::kBiasGelu, 2, kFloat),
-                           make_op("BiasGelu", Node::kBiasGelu, 2, kHalf)};
+  static dvfl::ContextName names[dvfl::kNames];
+  static std::vector<Op> ops;
+  for (int n = 0; n < dvfl::kNames; ++n) names[n] = dvfl::context_name(n);
+  for (const auto type : {ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT, ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16}) {
+    for (const dvfl::ContextName& name : names) {
+      const Node node = name.is_temporal ? Node::kTemporal : Node::kSpatial;
+      ops.push_back(make_op(name.text, node, name.is_temporal ? 4 : 3, type));
+    }
+    ops.push_back(make_op("BiasGelu", Node::kBiasGelu, 2, type));
+  }
   OrtCustomOpDomain* domain = nullptr;
   check(api, api->CreateCustomOpDomain("dvfl", &domain));
   for (const Op& op : ops) check(api, api->CustomOpDomain_Add(domain, &op));

@@ -1,6 +1,6 @@
 // SpatialContext and TemporalContext as plugins of TensorRT 10.3 and newer (IPluginV3).
 //
-// TensorRT finds them with IPluginRegistry::loadLibrary, so that nothing links libnvinfer. Engines
+// A node's name may end in its number of levels, as context_name() says. TensorRT finds them with IPluginRegistry::loadLibrary, so that nothing links libnvinfer. Engines
 // of TensorRT 10.0 to 10.6 prefer the function in the file, newer ones these plugins.
 #include <NvInferRuntime.h>
 
@@ -39,8 +39,8 @@ class ContextPlugin final : public IPluginV3,
                             public IPluginV3OneBuild,
                             public IPluginV3OneRuntime {
  public:
-  ContextPlugin(const dvfl::ContextSizes& sizes, bool is_temporal)
-      : sizes_(sizes), is_temporal_(is_temporal) {}
+  ContextPlugin(const dvfl::ContextSizes& sizes, const dvfl::ContextName& name)
+      : sizes_(sizes), name_(name), is_temporal_(name.is_temporal) {}
 
   IPluginCapability* getCapabilityInterface(PluginCapabilityType type) noexcept override {
     switch (type) {
@@ -56,7 +56,7 @@ class ContextPlugin final : public IPluginV3,
   IPluginV3* clone() noexcept override { return new (std::nothrow) ContextPlugin(*this); }
 
   AsciiChar const* getPluginName() const noexcept override {
-    return is_temporal_ ? "TemporalContext" : "SpatialContext";
+    return name_.text;
   }
   AsciiChar const* getPluginVersion() const noexcept override { return kVersion; }
   AsciiChar const* getPluginNamespace() const noexcept override { return kNamespace; }
@@ -142,6 +142,7 @@ class ContextPlugin final : public IPluginV3,
   }
 
   dvfl::ContextSizes sizes_;
+  dvfl::ContextName name_;
   bool is_temporal_;
   PluginField fields_[kAttributes] = {};
   PluginFieldCollection collection_ = {};
@@ -171,7 +172,9 @@ bool number_of(const PluginField& field, int index, int32_t& to) {
 
 class ContextCreator final : public IPluginCreatorV3One {
  public:
-  explicit ContextCreator(bool is_temporal) : is_temporal_(is_temporal) {
+  void set_name(const dvfl::ContextName& name) { name_ = name; }
+
+  ContextCreator() {
     for (int n = 0; n < kAttributes; ++n) {
       fields_[n] = {kNamed[n].name, nullptr, PluginFieldType::kINT32, 1};
     }
@@ -179,7 +182,7 @@ class ContextCreator final : public IPluginCreatorV3One {
   }
 
   AsciiChar const* getPluginName() const noexcept override {
-    return is_temporal_ ? "TemporalContext" : "SpatialContext";
+    return name_.text;
   }
   AsciiChar const* getPluginVersion() const noexcept override { return kVersion; }
   AsciiChar const* getPluginNamespace() const noexcept override { return kNamespace; }
@@ -210,7 +213,7 @@ class ContextCreator final : public IPluginCreatorV3One {
     } else {
       reason = dvfl::why_not(sizes);
     }
-    if (!reason) return new (std::nothrow) ContextPlugin(sizes, is_temporal_);
+    if (!reason) return new (std::nothrow) ContextPlugin(sizes, name_);
     try {
       log_error((std::string("dvfl::") + getPluginName() + ": " + reason).c_str());
     } catch (...) {
@@ -219,7 +222,7 @@ class ContextCreator final : public IPluginCreatorV3One {
   }
 
  private:
-  bool is_temporal_;
+  dvfl::ContextName name_ = {};
   PluginField fields_[kAttributes] = {};
   PluginFieldCollection collection_ = {};
 };
@@ -231,8 +234,15 @@ class ContextCreator final : public IPluginCreatorV3One {
 DVFL_API void setLoggerFinder(ILoggerFinder* finder) { logger_finder = finder; }
 
 DVFL_API IPluginCreatorInterface* const* getCreators(int32_t& count) {
-  static ContextCreator spatial(false), temporal(true);
-  static IPluginCreatorInterface* const creators[] = {&spatial, &temporal};
-  count = 2;
-  return creators;
+  static ContextCreator creators[dvfl::kNames];
+  static IPluginCreatorInterface* pointers[dvfl::kNames];
+  static const bool is_made = [] {
+    for (int n = 0; n < dvfl::kNames; ++n) {
+      creators[n].set_name(dvfl::context_name(n));
+      pointers[n] = &creators[n];
+    }
+    return true;
+  }();
+  count = is_made ? dvfl::kNames : 0;
+  return pointers;
 }
