@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from shared import ROOT
 
 KERNELS = ROOT / "export" / "kernels"
 FETCHED = "dvfl/headers/onnxruntime"  # by `make test-tools`, in the user's cache
+KEPT_S = 7 * 24 * 3600  # how long builds of other content stay
 LIBRARY = "libdvfl_onnxruntime.so"
 
 
@@ -43,6 +45,7 @@ def build(cache: Path, *options: str, target: str = "dvfl_onnxruntime") -> Path:
             _run("cmake", "-S", KERNELS, "-B", folder, *options)
             _run("cmake", "--build", folder, "--target", target, "--parallel", "2")
             done.touch()
+            _forget_old(cache)
     return folder
 
 
@@ -53,10 +56,16 @@ def header_options() -> tuple[str, ...]:
     return (f"-DDVFL_ONNXRUNTIME_INCLUDE={include}",) if include.is_dir() else ()
 
 
+def _forget_old(cache: Path) -> None:
+    for done in cache.glob("*/*.done"):
+        if done.stat().st_mtime < time.time() - KEPT_S:
+            shutil.rmtree(done.parent, ignore_errors=True)
+
+
 def _digest(options: Sequence[str]) -> str:
     digest = hashlib.sha256(repr(options).encode())
-    for path in (KERNELS / "CMakeLists.txt", *sorted((KERNELS / "src").rglob("*"))):
-        if path.is_file():
+    for pattern in ("*.txt", "*.cmake", "src/**/*", "checks/*"):
+        for path in filter(Path.is_file, sorted(KERNELS.glob(pattern))):
             digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 

@@ -21,14 +21,25 @@ from dvfl_runtime.engines.openvino_nodes import read_onnx
 SGEMM = 2048  # rows and columns of the matrices
 
 
-def onnxruntime_run(path: Path, clip: NDArray[Any], threads: int) -> Work:
-    """Return one run of a clip through a session of onnxruntime."""
+def onnxruntime_run(
+    path: Path, clip: NDArray[Any], threads: int, *, library: Path | None = None
+) -> Work:
+    """Return one run of a clip through a session of onnxruntime.
+
+    Args:
+        path: an ONNX file with the input `clip`.
+        clip: the input, batch first.
+        threads: of the engine.
+        library: of custom operators, if any.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # waiting threads sleep, so that the engines do not slow each other down
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     return lambda: session.run(None, {"clip": clip})
 
