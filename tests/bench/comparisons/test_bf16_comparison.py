@@ -18,8 +18,8 @@ def test_both_networks_are_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert bf16.main(["--rounds", "2", "--rendered", "5", "--json", str(out)]) == 0
     networks = json.loads(out.read_text())["networks"]
     assert list(networks) == ["nano, random weights", "bundled"]
-    for network in networks.values():
-        assert network["fp32"]["n"] == network["bf16"]["n"] == 2
+    for network, rounds in zip(networks.values(), (2, 20), strict=True):
+        assert network["fp32"]["n"] == network["bf16"]["n"] == rounds
         assert 0 < network["rendered"]["max_difference"] < 0.1
     assert "accuracy" not in networks["nano, random weights"]["rendered"]
     assert set(networks["bundled"]["rendered"]["accuracy"]) == {"fp32", "bf16"}
