@@ -60,6 +60,10 @@ class ModelFile:
         """The kinds of nodes in the graph that a native kernel can compute at once."""
         return self._onnx.operators(FUSED_DOMAIN)
 
+    def content_for_kernels(self) -> bytes:
+        """Return the content without what its fused nodes consist of: only kernels can run it."""
+        return self._onnx.without_functions(self.fused_operators)
+
     @cached_property
     def graph_sha256(self) -> str:
         """A digest of everything in the file that takes part in the computation.

@@ -8,7 +8,7 @@ https://protobuf.dev/programming-guides/encoding/; field numbers: onnx.proto.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import NamedTuple, TypeAlias
 
 from dvfl_runtime.artifact.description import Shape
@@ -25,13 +25,13 @@ MODEL_FIELDS = {
     **{1: VARINT, 2: BYTES, 3: BYTES, 4: BYTES, 5: VARINT, 6: BYTES, 7: BYTES},
     **{8: BYTES, 14: BYTES, 20: BYTES, 25: BYTES},
 }
-IR_VERSION, GRAPH, OPSET_IMPORT, METADATA_PROPS = 1, 7, 8, 14
+IR_VERSION, GRAPH, OPSET_IMPORT, METADATA_PROPS, FUNCTIONS = 1, 7, 8, 14, 25
 INPUTS, OUTPUTS = 11, 12  # of a graph
 # of tensors that model files take and give; TensorProto.DataType has more
 ELEMENT_TYPES = {1: "float32", 2: "uint8", 10: "float16"}
 # where tensors can be: message -> field -> the message in it
 PARTS = {
-    "model": {GRAPH: "graph", 20: "training", 25: "function"},
+    "model": {GRAPH: "graph", 20: "training", FUNCTIONS: "function"},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "training": {1: "graph", 2: "graph"},
     "function": {7: "node", 11: "attribute"},
@@ -103,12 +103,18 @@ class OnnxFile:
 
     def operators(self, domain: str) -> frozenset[str]:
         """Return the kinds of nodes of a domain in the graph (NodeProto: op_type 4, domain 7)."""
-        found = set()
-        for begin, end in self._messages((0, len(self._data)), GRAPH, 1):
-            text = {n: self._data[b:e] for n, wire, b, e in self._fields(begin, end) if n in (4, 7)}
-            if text.get(7) == domain.encode():
-                found.add(text.get(4, b"").decode(errors="replace"))
-        return frozenset(found)
+        nodes = self._messages((0, len(self._data)), GRAPH, 1)
+        return frozenset(self._text(node, 4) for node in nodes if self._text(node, 7) == domain)
+
+    def without_functions(self, names: Collection[str]) -> bytes:
+        """Return the content without the functions of these names (FunctionProto: name 1)."""
+        kept, start = [], 0
+        for number, wire, begin, end in self._top:
+            is_function = number == FUNCTIONS and wire == BYTES
+            if not is_function or self._text((begin, end), 1) not in names:
+                kept.append(memoryview(self._data)[start:end])
+            start = end
+        return b"".join(kept)
 
     def graph_sha256(self) -> str:
         """Return a digest of all but the metadata."""
@@ -183,6 +189,13 @@ class OnnxFile:
         for found, wire, begin, end in self._fields(*span):
             if found == number and wire == BYTES:
                 yield from self._messages((begin, end), *path) if path else [(begin, end)]
+
+    def _text(self, span: Span, number: int) -> str:
+        """Return the value of a field of text, "" where the message has none."""
+        found = [
+            (at, end) for n, wire, at, end in self._fields(*span) if (n, wire) == (number, BYTES)
+        ]
+        return self._data[slice(*found[-1])].decode(errors="replace") if found else ""
 
     def _number(self, span: Span, number: int) -> int | None:
         """Return the value of a VARINT field, None where the message has none."""
