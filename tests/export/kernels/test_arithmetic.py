@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import kernels_program
 import numpy as np
 import pytest
 from emulated import EmulatedPython
 from emulated import Unavailable as NoEmulation
 from kernel_nodes import Sizes, bias_gelu_case, context_case
 from kernels_library import LIBRARY
-from packages import build_wheel
+from packages import build_wheel, new_venv, run
 
+PROGRAM = Path(kernels_program.__file__)
+CONTEXTS = ("SpatialContext", "TemporalContext", "QSpatialContext", "QTemporalContext")
+EPILOGUES = ("BiasGelu", "QBiasGelu")
+OLDEST = "1.21"  # the oldest onnxruntime that is supported
 CHECK = "dvfl_arithmetic_check"
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
 CROSS = (
@@ -24,27 +30,6 @@ CROSS = (
     # nothing of this machine's but the headers
     "-DCMAKE_FIND_ROOT_PATH_MODE_INCLUDE=NEVER",
 )
-EMULATED = """
-import json, pathlib, platform, sys
-import numpy as np, onnxruntime
-folder, library = map(pathlib.Path, sys.argv[1:])
-assert platform.machine() == "aarch64"
-for model in sorted(folder.glob("*.onnx")):
-    inputs = dict(np.load(model.with_suffix(".npz")))
-    outputs = []
-    for registered in (False, True):
-        options = onnxruntime.SessionOptions()
-        options.enable_profiling = True
-        options.profile_file_prefix = str(folder / "profile")
-        if registered:
-            options.register_custom_ops_library(str(library))
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        outputs.append(session.run(None, inputs)[0].astype(np.float64))
-        events = json.loads(pathlib.Path(session.end_profiling()).read_text())
-        assert registered == any(event["name"] == "the_node_kernel_time" for event in events)
-    difference = np.abs(outputs[0] - outputs[1])
-    print(model.stem, difference.max(), (difference > 1e-5).mean())
-"""
 
 
 def test_every_instruction_set_equals_scalar_arithmetic(built: Callable[..., Path]) -> None:
@@ -86,17 +71,47 @@ def test_aarch64(built: Callable[..., Path], emulated: EmulatedPython, tmp_path:
     said = emulated.run_program(check)
     assert said.endswith("\n0 findings\n")
     assert {line.split(":")[0] for line in said.splitlines()} >= {"neondot", "neon", "plain"}
-
-    sizes = Sizes(frames=4, height=6, width=9, channels=24, levels=2)
-    names = ("SpatialContext", "TemporalContext", "QSpatialContext", "QTemporalContext")
-    cases = [context_case(name, sizes) for name in names]
-    cases += [bias_gelu_case(name, 7, 33) for name in ("BiasGelu", "QBiasGelu")]
-    for case in cases:
-        (tmp_path / f"{case.op}.onnx").write_bytes(case.model().SerializeToString())
-        np.savez(tmp_path / f"{case.op}.npz", **case.inputs)
     library = built("dvfl_onnxruntime", *CROSS) / LIBRARY
-    lines = emulated.run("-c", EMULATED, str(tmp_path), str(library)).splitlines()
-    assert len(lines) == len(cases)
+    write_nodes(tmp_path)
+    shown = emulated.run(str(PROGRAM), str(tmp_path), str(library))
+    assert shown.startswith("aarch64 ")
+    check_nodes(shown)
+
+
+def write_nodes(folder: Path) -> None:
+    """Write a model of each node, and its inputs, for kernels_program.py."""
+    sizes = Sizes(frames=4, height=6, width=9, channels=24, levels=2)
+    cases = [context_case(name, sizes) for name in CONTEXTS]
+    cases += [bias_gelu_case(name, 7, 33) for name in EPILOGUES]
+    for case in cases:
+        (folder / f"{case.op}.onnx").write_bytes(case.model().SerializeToString())
+        np.savez(folder / f"{case.op}.npz", **case.inputs)
+
+
+def check_nodes(shown: str) -> None:
+    """Check what kernels_program.py has printed."""
+    lines = shown.splitlines()[1:]
+    assert {line.split()[0] for line in lines} == {*CONTEXTS, *EPILOGUES}
     for op, largest, share in map(str.split, lines):
         assert float(largest) <= (2 if op.startswith("Q") else 1e-5), op
         assert float(share) <= 0.01, op
+
+
+@pytest.mark.slow  # installs other versions of onnxruntime
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("version", ["1.20", OLDEST])
+def test_older_versions_of_onnxruntime(version: str, library: Path, tmp_path: Path) -> None:
+    """The one that is installed for all tests is the newest."""
+    for name in ("venv", "nodes"):
+        (tmp_path / name).mkdir()
+    if run(sys.executable, "-m", "pip", "index", "versions", "numpy", cwd=tmp_path).returncode:
+        pytest.skip("needs a package index")
+    binaries = new_venv(tmp_path / "venv", sys.executable, f"onnxruntime=={version}.*")
+    write_nodes(tmp_path / "nodes")
+    done = run(binaries / "python", PROGRAM, tmp_path / "nodes", library, cwd=tmp_path)
+    if version == OLDEST:
+        assert done.returncode == 0, done.stderr
+        assert f" {OLDEST}." in done.stdout.splitlines()[0]
+        check_nodes(done.stdout)
+    else:
+        assert "the kernels of dvfl need onnxruntime 1.21 or newer" in done.stderr
