@@ -26,6 +26,7 @@ struct Output {
 // All that is constant in a context node; export/README.md has the contract.
 struct Context {
   int64_t frames, height, width, channels, levels, gate_offset;
+  int64_t threads;                    // that may share a call, about
   const int64_t* kernel_sizes;        // (levels); all odd
   const void* const* kernels;         // (levels); float32, or int8 where there are scales
   const float* frame_bias;            // (channels, frames); of temporal nodes

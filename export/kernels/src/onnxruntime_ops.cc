@@ -10,6 +10,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "kernels.h"
@@ -231,6 +232,7 @@ void read_sizes(const OrtApi* api, const OrtKernelInfo* info, ContextConstants& 
   c.channels = attribute(api, info, "channels");
   c.levels = attribute(api, info, "levels");
   c.gate_offset = attribute(api, info, "gate_offset");
+  c.threads = std::thread::hardware_concurrency();
   require(std::min({c.frames, c.height, c.width, c.channels, c.levels}) > 0,
           "frames, height, width, channels and levels must be positive");
   require(c.levels <= dvfl::kMostLevels,

@@ -46,12 +46,13 @@ DVFL_INLINE void store_valid(float* to, Vec value, int64_t valid) {
   }
 }
 
-// Parts of a clip: blocks of pixels, a multiple of four, so that threads share them evenly. A block
-// has kLeastPixels where there are enough: it reads all weights.
+// Parts of a clip: blocks of pixels, as many for each thread. As each block reads all weights, it has
+// kLeastPixels, unless there would be threads without one.
 inline int64_t parts(const Context& c) {
   int64_t pixel_bytes = c.frames * c.channels * static_cast<int64_t>(sizeof(float));
   int64_t block = most(kLeastPixels, kBlockBytes / pixel_bytes) / kRows * kRows;
-  return least(round_up((c.pixels() + block - 1) / block, 4), (c.pixels() + 3) / 4);
+  int64_t blocks = (c.pixels() + block - 1) / block;
+  return least(round_up(blocks, most(1, c.threads)), (c.pixels() + 3) / 4);
 }
 
 inline int64_t block_pixels(const Context& c) { return (c.pixels() + parts(c) - 1) / parts(c); }
