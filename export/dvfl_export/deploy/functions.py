@@ -32,7 +32,7 @@ BiasGelu <plugin_namespace: string = "dvfl", plugin_version: string = "{version}
 }}
 """
 
-# sizes as tensors of one element, and the range of this node's own gates
+# sizes as tensors of one element, and the first of this node's own gates
 SIZES = """
     any = Constant <value_ints = [-1]> ()
     scalar_t = Constant <value_int: int = @frames> ()
@@ -45,9 +45,10 @@ SIZES = """
     c = Reshape (scalar_c, any)
     scalar_first = Constant <value_int: int = @gate_offset> ()
     first_gate = Reshape (scalar_first, any)
-    number_of_gates = Constant <value_ints = [{gates}]> ()
-    end_gate = Add (first_gate, number_of_gates)
-    all_gates = Shape <start = 2> (gates)
+    all_gates = Constant <value_ints = [{gates}]> ()
+    pixels = Mul (h, w)
+    tokens = Mul (t, pixels)
+    shape = Concat <axis = 0> (any, tokens, c)
 """
 
 # (B, T*H*W, C) -> (B*T, H, W, C) -> (B*T, C, H, W)
@@ -61,7 +62,6 @@ SPATIAL_LAYOUT = """
 
 # (B, T*H*W, C) -> (B, T, H*W, C) -> (B, C, T, H*W)
 TEMPORAL_LAYOUT = """
-    pixels = Mul (h, w)
     context_shape = Concat <axis = 0> (any, t, pixels, c)
     gates_shape = Concat <axis = 0> (any, t, pixels, all_gates)
     mean_axes = Constant <value_ints = [2]> ()
@@ -69,13 +69,20 @@ TEMPORAL_LAYOUT = """
     context_0 = Transpose <perm = [0, 3, 1, 2]> (rows)
 """
 
-# (B, T*H*W, G) -> (N, G, *plane) -> (N, levels + 1, *plane) -> one (N, 1, *plane) per gate
+# (B, T*H*W, G) -> (N, G, *plane)
 GATES = """
     gate_axis = Constant <value_ints = [1]> ()
     gate_rows = Reshape (gates, gates_shape)
     gate_planes = Transpose <perm = [0, 3, 1, 2]> (gate_rows)
-    own_gates = Slice (gate_planes, first_gate, end_gate, gate_axis)
-    {outputs} = Split <axis = 1, num_outputs = {gates}> (own_gates)
+"""
+
+# (N, G, *plane) -> (N, 1, *plane)
+GATE = """
+    before_{number} = Constant <value_ints = [{before}]> ()
+    begin_{number} = Add (first_gate, before_{number})
+    until_{number} = Constant <value_ints = [{number}]> ()
+    end_{number} = Add (first_gate, until_{number})
+    gate_{number} = Slice (gate_planes, begin_{number}, end_{number}, gate_axis)
 """
 
 # kernels are odd, so SAME_UPPER pads (k - 1) / 2 on both sides, and nothing where k is 1
@@ -105,7 +112,6 @@ GLOBAL = """
     part_{last} = Mul (everywhere, gate_{last})
     total_{last} = Add ({before}, part_{last})
     channels_last = Transpose <perm = [0, 2, 3, 1]> (total_{last})
-    shape = Shape (context)
     modulator = Reshape (channels_last, shape)
 """
 
@@ -162,10 +168,11 @@ def function_text(name: str, levels: int, *, half: bool = False) -> str:
     numbers = range(1, levels + 1)
     inputs = ["context", "gates", *(["frame_bias"] if temporal else [])]
     inputs += [f"kernel_{level}" for level in numbers]
-    outputs = ", ".join(f"gate_{level}" for level in range(1, levels + 2))
-    body = SIZES.format(gates=levels + 1)
+    body = SIZES.format(gates=2 * (levels + 1))
     body += TEMPORAL_LAYOUT if temporal else SPATIAL_LAYOUT
-    body += GATES.format(outputs=outputs, gates=levels + 1)
+    body += GATES
+    for number in range(1, levels + 2):
+        body += GATE.format(number=number, before=number - 1)
     before = "part_1"
     for level in numbers:
         conv = TEMPORAL_CONV if temporal else SPATIAL_CONV

@@ -168,6 +168,20 @@ def test_onnxruntime_expands_the_functions(
     np.testing.assert_allclose(logits(fused, clip), wanted, rtol=0, atol=1e-5)
 
 
+def test_onnxruntime_optimises_both_forms_to_the_same_graph(
+    fused: onnx.ModelProto, standard: onnx.ModelProto, tmp_path: Path
+) -> None:
+    counts = []
+    for model in (fused, standard):
+        options = onnxruntime.SessionOptions()
+        options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+        options.log_severity_level = 3  # it warns that the file is for this machine
+        onnxruntime.InferenceSession(model.SerializeToString(), options)
+        nodes = onnx.load(tmp_path / "optimised.onnx").graph.node
+        counts.append(Counter(node.op_type for node in nodes))
+    assert counts[0] == counts[1]
+
+
 @needs_rtx
 def test_tensorrt_reads_the_functions(fused: onnx.ModelProto, tmp_path: Path) -> None:
     assert rtx_build(described(fused, tmp_path / "fused.onnx"), "--parse") == {"plan_bytes": 0}
