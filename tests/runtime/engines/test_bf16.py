@@ -21,7 +21,7 @@ def model(tmp_path):
 
 @pytest.fixture(scope="module")
 def some_clips():
-    return np.random.default_rng(0).integers(0, 256, (3, 8, 64, 64, 3), np.uint8)
+    return np.random.default_rng(0).integers(0, 256, (1, 8, 64, 64, 3), np.uint8)
 
 
 @needs_bf16
