@@ -1,5 +1,6 @@
 """What holds for all tests."""
 
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -25,3 +26,13 @@ def _ctrl_c_is_heard() -> None:
     """Scripts start background jobs with SIGINT ignored, and their children inherit that."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def _log_levels_of_its_own() -> Iterator[None]:
+    """Keeps a comparison, which shows what the runtime logs, from doing so in later tests."""
+    loggers = [logging.getLogger(name) for name in ("dvfl_bench", "dvfl_runtime")]
+    before = [logger.level for logger in loggers]
+    yield
+    for logger, level in zip(loggers, before, strict=True):
+        logger.setLevel(level)
