@@ -1,7 +1,7 @@
 # Each target sets itself up: Python 3.10 or newer, pip and make are all it needs.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-tools kernels check check-slow bench gpu-check results-table clean
+.PHONY: help demo test test-tools kernels check check-kernels check-slow bench gpu-check results-table clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -46,6 +46,9 @@ check: .venv/ready ## lint, formatting, types and import rules
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+check-kernels: .venv/ready ## build the wheel of the kernels, and run their arithmetic under sanitizers
+	$(BIN)/python -m pytest -m slow tests/export/kernels -k "wheel or sanitizers_find"
 
 check-slow: .venv/ready ## run the tests that take minutes
 	-@command -v $(CROSS_COMPILER) > /dev/null || { apt-get -qq update && \
