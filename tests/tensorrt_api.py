@@ -25,7 +25,8 @@ FILE = Path(__file__).with_suffix(".json")
 VERSIONS = ("10.3.0", "10.16.1.11", "11.4.0.106")  # JetPack 6's, the last of 10, the newest
 CLASSES = (
     "Builder", "BuilderFlag", "DataType", "IBuilderConfig", "ICudaEngine", "IExecutionContext",
-    "IHostMemory", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IProgressMonitor",
+    "IHostMemory", "ILogger", "INetworkDefinition", "IOptimizationProfile", "IPluginRegistry",
+    "IProgressMonitor",
     "ITensor",    "ITimingCache", "MemoryPoolType", "NetworkDefinitionCreationFlag", "OnnxParser",
     "OnnxParserFlag", "ParserError", "Runtime", "TensorIOMode",
 )  # fmt: skip
