@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cached_property
 from pathlib import Path
 
@@ -60,9 +60,9 @@ class ModelFile:
         """The kinds of nodes in the graph that a native kernel can compute at once."""
         return self._onnx.operators(FUSED_DOMAIN)
 
-    def content_for_kernels(self) -> bytes:
-        """Return the content without what its fused nodes consist of: only kernels can run it."""
-        return self._onnx.without_functions(self.fused_operators)
+    def content_for_kernels(self, operators: Collection[str]) -> bytes:
+        """Return the content without what these fused nodes consist of: only kernels can run it."""
+        return self._onnx.without_functions(operators)
 
     @cached_property
     def graph_sha256(self) -> str:

@@ -17,7 +17,7 @@ from dvfl_runtime.engines.cache import Key, recall, remember
 from dvfl_runtime.engines.candidates import Candidates, noise_clip
 from dvfl_runtime.engines.cpus import cpu_name, usable_cpus
 from dvfl_runtime.engines.engine import Engine
-from dvfl_runtime.engines.kernels import library_mark
+from dvfl_runtime.engines.kernels import ENGINES, library_mark
 from dvfl_runtime.engines.table import EngineOptions, installed_version
 from dvfl_runtime.version import __version__
 
@@ -108,7 +108,7 @@ def _key(names: Sequence[str], model: ModelFile, options: EngineOptions) -> Key:
         "dvfl": __version__,  # which may open a file otherwise than the one before
         "model_sha256": model.graph_sha256,
         "engines": {name: installed_version(name) for name in names},
-        "kernels": library_mark("onnxruntime"),  # the only engine with kernels for a CPU
+        "kernels": {engine: library_mark(engine) for engine in ENGINES},
         "cpu": cpu_name(),
         "device": options.device,
         "threads": options.num_threads or usable_cpus(),

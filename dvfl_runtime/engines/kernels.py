@@ -11,13 +11,14 @@ import os
 logger = logging.getLogger(__name__)
 
 PACKAGE = "dvfl-kernels"
+ENGINES = ("onnxruntime", "onnxruntime-cuda", "tensorrt")  # that it can have a library for
 
 
 def kernel_library(engine: str) -> str:
     """Return the absolute path of the kernels' library for an engine, "" where there is none.
 
     Args:
-        engine: "onnxruntime" or "tensorrt".
+        engine: one of `ENGINES`.
     """
     try:
         import dvfl_kernels

@@ -113,7 +113,7 @@ def _open(
     wanted = [p if isinstance(p, str) else p[0] for p in providers]
     version, unused = ort.__version__, None
     try:
-        if device == "cpu" and (session := _session_of_kernels(ort, model, num_threads)):
+        if session := _session_of_kernels(ort, model, device, num_threads, providers):
             fused = tuple(sorted(model.fused_operators))
             return OnnxRuntimeEngine(session, version, device, wanted, model, fused)
     except Exception as err:  # it may be the file's fault, which is found out below
@@ -158,23 +158,36 @@ def _session_options(ort: ModuleType, device: str, num_threads: int | None) -> A
     return options
 
 
-def _session_of_kernels(ort: ModuleType, model: ModelFile, num_threads: int | None) -> Any:
-    """Return a session on the CPU whose fused nodes all run by kernels, None without kernels.
+def _session_of_kernels(
+    ort: ModuleType,
+    model: ModelFile,
+    device: str,
+    num_threads: int | None,
+    providers: list[Any],
+) -> Any:
+    """Return a session whose fused nodes all run by kernels, None where there are none.
 
     It opens the file without the functions of those nodes, so nothing else can run them.
 
     Raises:
         Exception: if the kernels do not load, or not all nodes have one.
     """
-    if not model.fused_operators or model.artifact.precision == "fp16":  # kernels take float32
-        return None
-    library = kernel_library("onnxruntime")
+    operators = model.fused_operators
+    if device == "cpu":
+        library_of, fits = "onnxruntime", model.artifact.precision != "fp16"
+    else:  # not yet run on a GPU
+        library_of, fits = "onnxruntime-cuda", not any(name[:1] == "Q" for name in operators)
+        fits = fits and len(providers) == 1  # TensorRT's provider knows no operators of others
+    library = kernel_library(library_of) if operators and fits else ""
     if not library:
         return None
-    options = _session_options(ort, "cpu", num_threads)
+    options = _session_options(ort, device, num_threads)
     options.register_custom_ops_library(library)
-    content = model.content_for_kernels()
-    return ort.InferenceSession(content, options, providers=[PROVIDERS["cpu"]])
+    session = ort.InferenceSession(
+        model.content_for_kernels(operators), options, providers=providers
+    )
+    wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
+    return session if session.get_providers()[0] == wanted else None
 
 
 class OnnxRuntimeEngine:

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +41,7 @@ class PlanKey:
         precision: of the model.
         model_sha256: of the model's graph, see `dvfl_runtime.artifact.ModelFile`.
         max_batch: the largest batch that the plan takes.
+        plugins: `library_mark` of dvfl's plugins, empty without them.
     """
 
     tensorrt: str
@@ -49,6 +50,7 @@ class PlanKey:
     precision: Precision
     model_sha256: str
     max_batch: int = MAX_BATCH
+    plugins: list[int] = dataclasses.field(default_factory=list)
 
 
 class PlanCache:
@@ -59,12 +61,13 @@ class PlanCache:
         key: of the plan that is wanted.
 
     Attributes:
+        key: of the plan that is wanted.
         plan: its path; None if nothing can be kept.
     """
 
     def __init__(self, model: str, key: PlanKey) -> None:
         self.plan: Path | None = None
-        self._key = key
+        self.key = key
         try:
             folder = private_folder("tensorrt")
         except OutputError as err:
@@ -89,7 +92,7 @@ class PlanCache:
         except (OSError, OutputError, ValueError, KeyError, TypeError) as err:
             logger.warning("building %s again: it cannot be used (%s)", self.plan, err)
             return None
-        wanted = dataclasses.asdict(self._key)
+        wanted = dataclasses.asdict(self.key)
         if found != wanted:
             changed = [
                 f"{name} was {found.get(name)!r} and is {value!r}"
@@ -111,7 +114,7 @@ class PlanCache:
         """
         if self.plan is None:
             raise self._problem
-        about = {"key": dataclasses.asdict(self._key), "plan_sha256": _sha256(plan)}
+        about = {"key": dataclasses.asdict(self.key), "plan_sha256": _sha256(plan)}
         write_private(self.plan, plan)
         write_private(self._sidecar, (json.dumps(about, indent=2) + "\n").encode())
         write_private(self._timings, timings)
@@ -131,6 +134,8 @@ class PlanBuilder:
         trt: the module `tensorrt`.
         model: the file.
         max_batch: the largest batch that the plan takes, if the model's batch is dynamic.
+        by_plugins: the kinds of nodes that are left to plugins. Their functions are taken out:
+            TensorRT before 10.7 would prefer them.
 
     Raises:
         ArtifactError: if TensorRT cannot read the model.
@@ -139,7 +144,14 @@ class PlanBuilder:
         config: TensorRT's `IBuilderConfig`.
     """
 
-    def __init__(self, trt: Any, model: ModelFile, *, max_batch: int = MAX_BATCH) -> None:
+    def __init__(
+        self,
+        trt: Any,
+        model: ModelFile,
+        *,
+        max_batch: int = MAX_BATCH,
+        by_plugins: Sequence[str] = (),
+    ) -> None:
         self._trt = trt
         self._path = model.path
         self._log = tensorrt_log(trt)
@@ -147,7 +159,8 @@ class PlanBuilder:
         strongly_typed = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         self._network = self._builder.create_network(strongly_typed)
         self._parser = trt.OnnxParser(self._network, self._log)
-        if not self._parser.parse(model.content):
+        content = model.content_for_kernels(by_plugins) if by_plugins else model.content
+        if not self._parser.parse(content):
             raise ArtifactError(
                 f"{self._version()} cannot read model {self._path}: {self._parser_error()}"
             )

@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from dvfl_runtime.artifact import INPUT, OUTPUT, ModelFile
 from dvfl_runtime.engines.cuda import cuda_problem, gpu_model
 from dvfl_runtime.engines.gpu import Gpu
+from dvfl_runtime.engines.kernels import library_mark, say_unused
 from dvfl_runtime.engines.plans import (
     MAX_WORKSPACE_BYTES,
     PlanBuilder,
@@ -29,6 +30,7 @@ from dvfl_runtime.engines.plans import (
     Progress,
     tensorrt_log,
 )
+from dvfl_runtime.engines.plugins import Plugins
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
 from dvfl_runtime.errors.packages import needed
 
@@ -106,7 +108,6 @@ class TensorRtEngine:
     provider = "TensorRT"
     device = "cuda"
     precision = "file"
-    fused_ops: tuple[str, ...] = ()
 
     def __init__(self, trt: ModuleType, gpu: Gpu, model: ModelFile, progress: Progress) -> None:
         self.version: str = trt.__version__
@@ -115,6 +116,7 @@ class TensorRtEngine:
         self._lock = threading.Lock()
         self._log = tensorrt_log(trt)  # must live as long as the runtime
         self._runtime: Any = trt.Runtime(self._log)
+        self._plugins = Plugins(self._runtime.get_plugin_registry(), model)
         self._engine: Any = self._load(trt, gpu, model, progress)
         self._context: Any = self._engine.create_execution_context()
         if self._context is None:
@@ -129,6 +131,11 @@ class TensorRtEngine:
         self._clips_at = gpu.allocate(self._max_batch * math.prod(clip))
         self._logits_at = gpu.allocate(self._max_batch * self.num_classes * 4)
         self._gpu: Gpu | None = gpu
+
+    @property
+    def fused_ops(self) -> tuple[str, ...]:
+        """The kinds of nodes that plugins of dvfl compute."""
+        return self._plugins.names
 
     def run(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Execute the plan: (B, T, H, W, 3) uint8 -> (B, num_classes) float32 logits.
@@ -181,13 +188,17 @@ class TensorRtEngine:
         gpu.download(logits, self._logits_at)
 
     def _load(self, trt: ModuleType, gpu: Gpu, model: ModelFile, progress: Progress) -> Any:
-        """Return the deserialised plan: the one kept, or a new one."""
+        """Return the deserialised plan: the one kept, or a new one.
+
+        Where it cannot be built with plugins, it is built without.
+        """
         key = PlanKey(
             tensorrt=self.version,
             gpu=gpu_model(),
             compute_capability=gpu.compute_capability,
             precision=model.artifact.precision,
             model_sha256=model.graph_sha256,
+            plugins=library_mark("tensorrt") if self._plugins.names else [],
         )
         cache = PlanCache(model.artifact.name, key)
         self.plan = cache.plan
@@ -198,12 +209,37 @@ class TensorRtEngine:
                 logger.info("using the TensorRT plan %s", cache.plan)
                 return engine
             logger.warning("building %s again: %s", cache.plan, self._reason())
+        try:
+            plan = self._build(trt, gpu, model, cache, progress)
+            engine = self._runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                reason = self._reason()
+                raise ArtifactError(f"TensorRT cannot load the plan that it built: {reason}")
+        except ArtifactError as err:
+            if not self._plugins.names:
+                raise
+            unbuilt = str(err)
+        else:
+            return engine
+        # not in the block above, where the error still holds the network with the plugins in it
+        if not self._plugins.unload():
+            raise ArtifactError(unbuilt)
+        say_unused("tensorrt", ArtifactError(unbuilt))
+        return self._load(trt, gpu, model, progress)
+
+    def _build(
+        self, trt: ModuleType, gpu: Gpu, model: ModelFile, cache: PlanCache, progress: Progress
+    ) -> bytes:
+        """Build a plan, keep it and return it."""
         begin_s = time.perf_counter()
         # a warning, because the first start on a device would otherwise seem to hang
         logger.warning(
-            "building a TensorRT plan for %s on %s: takes minutes, once", model.path, key.gpu
+            "building a TensorRT plan for %s on %s: takes minutes, once", model.path, cache.key.gpu
         )
-        plan, timings = PlanBuilder(trt, model, max_batch=key.max_batch).build(
+        builder = PlanBuilder(
+            trt, model, max_batch=cache.key.max_batch, by_plugins=self._plugins.names
+        )
+        plan, timings = builder.build(
             # on a Jetson the CPU needs a part of the same memory
             workspace_bytes=min(MAX_WORKSPACE_BYTES, gpu.free_bytes() // 2),
             timings=cache.timings(),
@@ -214,10 +250,7 @@ class TensorRtEngine:
             cache.keep(plan, timings)
         except OutputError as err:  # such as a read-only disk: it runs all the same
             logger.warning("the plan is built again next time: %s", err)
-        engine = self._runtime.deserialize_cuda_engine(plan)
-        if engine is None:
-            raise ArtifactError(f"TensorRT cannot load the plan that it built: {self._reason()}")
-        return engine
+        return plan
 
     def _reason(self) -> str:
         return self._log.errors[-1] if self._log.errors else "TensorRT gives no reason"

@@ -32,6 +32,7 @@ OBJECTS = {
     "profile": "IOptimizationProfile",
     "timing_cache": "ITimingCache",
     "_runtime": "Runtime",
+    "plugin_registry": "IPluginRegistry",
     "_engine": "ICudaEngine",
     "_context": "IExecutionContext",
     "context": "IExecutionContext",
@@ -175,7 +176,7 @@ def missing(api: dict, owner: str, member: str, arguments: int, keywords: tuple)
     return f"{owner}.{member}({', '.join(unknown) or arguments})" if unknown or too_many else ""
 
 
-MODULES = [RUNTIME / "engines" / name for name in ("plans.py", "tensorrt.py")]
+MODULES = [RUNTIME / "engines" / name for name in ("plans.py", "plugins.py", "tensorrt.py")]
 
 
 @pytest.mark.parametrize("version", ["10.3.0", "10.16.1.11", "11.4.0.106"])

@@ -126,6 +126,7 @@ def test_a_plan_is_built_once_and_lies_beside_its_description(machine: Machine) 
         "precision": "fp32",
         "model_sha256": digest,
         "max_batch": 8,
+        "plugins": [],
     }
     plan = (machine.plans / f"{name}.plan").read_bytes()
     assert plan == b"plan of 10.3.0:" + machine.model.read_bytes()  # plain: nothing of ours in it
