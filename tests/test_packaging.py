@@ -22,7 +22,8 @@ from dvfl_models.rendered.synthetic import ACTIONS, render_clip
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 DISTRIBUTIONS = {"cv2": "opencv-python-headless"}  # where the import has another name
-CHOSEN = {"openvino", "tensorrt", "cuda", "starlette", "uvicorn"}  # extras of their own
+# extras of their own, and a wheel of its own
+CHOSEN = {"openvino", "tensorrt", "cuda", "starlette", "uvicorn", "dvfl_kernels"}
 TIMELINE_ROW = re.compile(r"^ *(\d+:)?\d+\.\d\d +(\d+:)?\d+\.\d\d +\w+ ", re.MULTILINE)
 
 SCORES = """
