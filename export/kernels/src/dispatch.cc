@@ -2,6 +2,9 @@
 #include <cstdlib>
 #include <cstring>
 
+#ifdef DVFL_HAVE_AVX2
+#include <cpuid.h>
+#endif
 #ifdef DVFL_HAVE_NEONDOT
 #include <sys/auxv.h>
 #endif
@@ -35,6 +38,18 @@ extern const Kernels kernels;
 }
 #endif
 
+#ifdef DVFL_HAVE_AVX2
+namespace {
+
+// Not every compiler has a name for it.
+bool has_avxvnni() {
+  unsigned int eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) && (eax >> 4 & 1) != 0;
+}
+
+}  // namespace
+#endif
+
 int available_kernels(const Kernels* found[kMostKernels]) {
   int count = 0;
 #ifdef DVFL_HAVE_AVX2
@@ -44,7 +59,7 @@ int available_kernels(const Kernels* found[kMostKernels]) {
                 __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   if (avx512 && __builtin_cpu_supports("avx512vnni")) found[count++] = &avx512vnni::kernels;
   if (avx512) found[count++] = &avx512::kernels;
-  if (avx2 && __builtin_cpu_supports("avxvnni")) found[count++] = &avxvnni::kernels;
+  if (avx2 && has_avxvnni()) found[count++] = &avxvnni::kernels;
   if (avx2) found[count++] = &avx2::kernels;
 #endif
 #ifdef DVFL_HAVE_NEONDOT

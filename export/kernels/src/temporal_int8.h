@@ -206,8 +206,8 @@ struct Int8Level {
 };
 
 inline int64_t int8_packed_bytes(const Context& c) {
-  const char* end = reinterpret_cast<const char*>(Int8Packed(c, nullptr, c.levels).scales);
-  return end - static_cast<const char*>(nullptr);
+  return static_cast<int64_t>(
+      reinterpret_cast<uintptr_t>(Int8Packed(c, nullptr, c.levels).scales));
 }
 
 // (C out, C in, k) -> (panel, k, groups, columns of the panel, 4), zeros beyond the last channels.
