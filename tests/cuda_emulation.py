@@ -7,36 +7,21 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib.util
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-ROOT = Path(__file__).resolve().parent.parent
-SOURCES = ROOT / "export" / "kernels" / "src" / "cuda"
+from dvfl_kernels import cuda_library
+
+PACKAGE = Path(cuda_library.__file__).resolve().parents[1]
+SOURCES = cuda_library.SOURCES
 SANITIZERS = ("-O1", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
-
-
-def kernels_module(name: str) -> ModuleType:
-    """Return a module of dvfl_kernels as it is in the checkout, installed or not."""
-    path = ROOT / "export" / "kernels" / "dvfl_kernels" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(f"checkout_of_{name}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-cuda_library = kernels_module("cuda_library")
 
 
 def built(cache: Path, name: str, build: Callable[[Path], Any], *inputs: object) -> Path:
@@ -85,7 +70,12 @@ def run_cases(library: Path, cases: Sequence[Mapping[str, Any]], folder: Path) -
     done = subprocess.run(
         [sys.executable, __file__, library, folder / "cases.npz", folder / "results.npz"],
         # Python itself leaks; the fibers are announced to the sanitizer
-        env={**os.environ, "LD_PRELOAD": " ".join(runtimes), "ASAN_OPTIONS": "detect_leaks=0"},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(PACKAGE),
+            "LD_PRELOAD": " ".join(runtimes),
+            "ASAN_OPTIONS": "detect_leaks=0",
+        },
         capture_output=True,
         text=True,
         check=False,

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from cuda_emulation import cuda_library
 
 from dvfl_export.deploy.layers import Grid, SpatialContext, TemporalContext
+from dvfl_kernels import cuda_library
 
 Sizes = cuda_library.Sizes
 CASES = [

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from cuda_emulation import SOURCES, cuda_library, emulated, run_cases
+from cuda_emulation import SOURCES, emulated, run_cases
 from cuda_nodes import CASES, TOLERANCE, by_the_network, inputs_of
 from kernels_library import KERNELS, header_options
+
+from dvfl_kernels import cuda_library
 
 
 @pytest.fixture(scope="module")
@@ -75,13 +77,23 @@ def test_what_cannot_run_is_told(library: Path, tmp_path: Path) -> None:
     assert run_cases(library, cases, tmp_path) == [said for _, said in refused]
 
 
+def is_right(library: Path, node: str, folder: Path) -> bool:
+    """Tell whether a library gives what the network gives, in float16."""
+    for sizes in (CASES[0], CASES[2], CASES[3]):
+        inputs = inputs_of(node, sizes, np.float16)
+        case = {"node": node, "sizes": dataclasses.asdict(sizes), "inputs": inputs}
+        (found,) = run_cases(library, [case], folder)
+        if not np.abs(found - by_the_network(node, sizes, inputs)).max() < 0.05:
+            return False
+    return True
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_missing_barrier_is_seen(tmp_path: Path) -> None:
-    if not shutil.which("g++"):
-        pytest.skip("needs g++")
+def test_a_missing_barrier_is_seen(library: Path, tmp_path: Path) -> None:
     count = 0
-    for name in ("spatial.cu", "temporal.cu"):
+    for name, node in (("spatial.cu", "SpatialContext"), ("temporal.cu", "TemporalContext")):
+        assert is_right(library, node, tmp_path)
         text = (SOURCES / name).read_text(encoding="utf-8")
         for barrier in re.finditer(r"__sync(threads|warp)\(\);", text):
             folder = tmp_path / f"{count}"
@@ -89,17 +101,7 @@ def test_a_missing_barrier_is_seen(tmp_path: Path) -> None:
             changed = text[: barrier.start()] + text[barrier.end() :]
             (folder / name).write_text(changed, encoding="utf-8")
             cuda_library.build_emulated(folder / "library.so", sources=folder)
-            node = "SpatialContext" if name == "spatial.cu" else "TemporalContext"
-            gaps = []
-            for sizes in (CASES[0], CASES[2], CASES[3]):
-                inputs = inputs_of(node, sizes, np.float16)
-                case = {"node": node, "sizes": dataclasses.asdict(sizes), "inputs": inputs}
-                try:
-                    (found,) = run_cases(folder / "library.so", [case], tmp_path)
-                except AssertionError:  # the process broke
-                    found = np.full_like(inputs["context"], np.nan)
-                gaps.append(np.abs(found - by_the_network(node, sizes, inputs)).max())
-            assert not all(gap < 0.05 for gap in gaps), f"{name} without barrier {count}"
+            assert not is_right(folder / "library.so", node, folder), f"{name}, barrier {count}"
             count += 1
     assert count == 9
 
@@ -108,7 +110,7 @@ def test_a_missing_barrier_is_seen(tmp_path: Path) -> None:
 @pytest.mark.timeout(1800)
 def test_it_compiles_for_every_gpu_without_spills(tmp_path: Path) -> None:
     if not shutil.which("nvcc"):
-        pytest.skip("needs nvcc, 12.4 or newer")
+        pytest.skip("needs nvcc")
     known = subprocess.run(["nvcc", "--list-gpu-code"], capture_output=True, text=True, check=True)
     architectures = re.findall(r"sm_\d+", known.stdout)
     assert {"sm_75", "sm_87"} <= set(architectures)
@@ -122,7 +124,7 @@ def test_it_compiles_for_every_gpu_without_spills(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_a_spill_fails_the_build(tmp_path: Path) -> None:
     if not shutil.which("nvcc"):
-        pytest.skip("needs nvcc, 12.4 or newer")
+        pytest.skip("needs nvcc")
     folder = tmp_path / "sources"
     shutil.copytree(SOURCES, folder)
     text = (folder / "temporal.cu").read_text(encoding="utf-8")

@@ -5,32 +5,15 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from cuda_emulation import unwatched
-from kernels_library import KERNELS
 
-
-@pytest.fixture
-def gpu_check(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    """Return the module of the checkout, whether the package is installed or not."""
-    before = {name: module for name, module in sys.modules.items() if "dvfl_kernels" in name}
-    for name in before:
-        del sys.modules[name]
-    monkeypatch.syspath_prepend(str(KERNELS))
-    from dvfl_kernels import gpu_check
-
-    yield gpu_check
-    for name in [name for name in sys.modules if "dvfl_kernels" in name]:
-        del sys.modules[name]
-    sys.modules.update(before)
+from dvfl_kernels import gpu_check
 
 
 def test_rows_of_every_node(
-    gpu_check: ModuleType,
     pytestconfig: pytest.Config,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -52,9 +35,7 @@ def test_rows_of_every_node(
     assert len([row for row in rows if row["row"] == "time" and row["over_eager"] > 0]) == 4
 
 
-def test_what_cannot_be_built_is_a_row(
-    gpu_check: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_cannot_be_built_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     path = tmp_path / "kernels.json"
     monkeypatch.setattr(sys, "argv", ["gpu_check", "--json", str(path)])
@@ -63,7 +44,7 @@ def test_what_cannot_be_built_is_a_row(
     assert rows == [{"row": "build", "reason": "there is no g++"}]
 
 
-def test_a_node_that_fails_is_a_row(gpu_check: ModuleType) -> None:
+def test_a_node_that_fails_is_a_row() -> None:
     def broken() -> None:
         raise RuntimeError("an illegal\nmemory access")
 

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cuda_emulation import SANITIZERS, SOURCES, built, cuda_library, emulated, run_cases
+from cuda_emulation import SANITIZERS, SOURCES, built, emulated, run_cases
 from cuda_nodes import CASES, TOLERANCE, by_the_network, inputs_of
 from kernels_library import KERNELS, header_options
 from tensorrt_headers import tensorrt_includes
+
+from dvfl_kernels import cuda_library
 
 DRIVER = Path(__file__).parent / "tensorrt_driver.cc"
 NO_HEADERS = "needs headers of TensorRT; run: make test-tools"
