@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import os
+import tempfile
 from types import ModuleType
 from typing import Any
 
@@ -121,7 +122,7 @@ def _open(
     # bytes, so that the content that was checked is the one that runs: 240 ms instead of 205 ms for
     # 85 MB, no difference for 10 MB. The TensorRT provider names the engines that it keeps after
     # the file: from bytes, two models of one architecture would share one.
-    source = os.fspath(model.path) if TENSORRT in wanted else model.content
+    source = _expanded_file(ort, model) if TENSORRT in wanted else model.content
     options = _session_options(ort, device, num_threads)
     try:
         session = ort.InferenceSession(source, options, providers=providers)
@@ -144,6 +145,30 @@ def _open(
     if unused is not None:
         say_unused("onnxruntime", unused)
     return OnnxRuntimeEngine(session, version, device, wanted, model)
+
+
+def _expanded_file(ort: ModuleType, model: ModelFile) -> str:
+    """Return the path of a model without functions, the file's own where it has none.
+
+    Whether the TensorRT provider hands the functions of fused nodes to TensorRT is not known, so
+    onnxruntime writes the file with their operators once; the copy is kept beside the engines.
+    """
+    if not model.fused_operators:
+        return os.fspath(model.path)
+    try:
+        folder = private_folder("onnxruntime-expanded")
+        name = f"{slug(model.artifact.name)}-{model.graph_sha256[:12]}-{ort.__version__}.onnx"
+        if not (folder / name).exists():
+            options = _session_options(ort, "cpu", None)
+            options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+            with tempfile.TemporaryDirectory(dir=folder) as part:
+                options.optimized_model_filepath = os.path.join(part, name)
+                ort.InferenceSession(model.content, options, providers=[PROVIDERS["cpu"]])
+                os.replace(options.optimized_model_filepath, folder / name)
+        return os.fspath(folder / name)
+    except Exception as err:  # onnxruntime's exceptions share no base of their own
+        logger.warning("TensorRT gets %s with its functions: %s", model.path, _first_line(err))
+        return os.fspath(model.path)
 
 
 def _session_options(ort: ModuleType, device: str, num_threads: int | None) -> Any:

@@ -12,6 +12,8 @@ from artifacts import clips, write_colour_model
 from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.engines import onnxruntime as ort_engine
 from dvfl_runtime.engines import open_engine
+from dvfl_runtime.engines.candidates import noise_clip
+from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 
 @pytest.fixture
@@ -119,3 +121,17 @@ def test_a_folder_of_others_keeps_no_engine_of_tensorrt(model, on_a_gpu, monkeyp
     options = Session.made.providers["TensorrtExecutionProvider"]
     assert sorted(options) == [f"trt_profile_{name}_shapes" for name in ("max", "min", "opt")]
     assert "builds its engine at each start: cannot make" in caplog.text
+
+
+def test_the_tensorrt_provider_gets_no_functions(monkeypatch, tmp_path):
+    """onnxruntime itself writes the file in standard operators, once; the logits are the same."""
+    monkeypatch.setenv("DVFL_CACHE_DIR", str(tmp_path / "cache"))
+    model = ModelFile(BUNDLED_MODEL)
+    path = ort_engine._expanded_file(onnxruntime, model)
+    expanded = ModelFile(path)
+    assert (expanded.fused_operators, expanded.artifact) == (frozenset(), model.artifact)
+    opened = [open_engine("onnxruntime", one, device="cpu") for one in (model, expanded)]
+    fused, standard = (engine.run(noise_clip(engine)) for engine in opened)
+    np.testing.assert_allclose(standard, fused, rtol=0, atol=1e-5)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", None)  # it is not written again
+    assert ort_engine._expanded_file(onnxruntime, model) == path
