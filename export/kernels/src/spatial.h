@@ -71,17 +71,21 @@ DVFL_INLINE int64_t frame_parts(const Context& c) {
 
 inline int64_t spatial_parts(const Context& c) { return c.frames * frame_parts(c); }
 
+DVFL_INLINE void clear(float* begin, const float* end) {
+  for (; begin < end; begin += kLanes) store(begin, Vec{});
+}
+
 DVFL_INLINE void clear_border(const Context& c, const Plane& plane) {
-  size_t row = static_cast<size_t>(plane.stride) * sizeof(float);
-  size_t side = static_cast<size_t>(plane.pad) * kLanes * sizeof(float);
-  std::memset(plane.data, 0, static_cast<size_t>(plane.pad) * row);
+  const int64_t side = plane.pad * kLanes, above = plane.pad * plane.stride;
+  clear(plane.data, plane.data + above);
   for (int64_t y = 0; y < c.height; ++y) {
-    float* first = plane.row(y);
-    std::memset(first - plane.pad * kLanes, 0, side);
-    std::memset(first + c.width * kLanes, 0, side);
+    float* begin = plane.row(y);
+    float* end = begin + c.width * kLanes;
+    clear(begin - side, begin);
+    clear(end, end + side);
   }
-  std::memset(plane.data + (c.height + plane.pad) * plane.stride, 0,
-              static_cast<size_t>(plane.pad) * row);
+  float* below = plane.data + above + c.height * plane.stride;
+  clear(below, below + above);
 }
 
 // The context of the frame, (pixels, channels), into the first plane.
