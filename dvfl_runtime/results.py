@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+Region: TypeAlias = tuple[float, float, float, float]  # left, top, width, height in a picture's
+
+WHOLE: Region = (0.0, 0.0, 1.0, 1.0)  # the picture
 SCHEMA = 1  # of results as JSON; goes up when a name changes its meaning
 
 
@@ -32,6 +35,8 @@ class Prediction:
             followed by its place in the list, like "frames [2]".
         dropped_frames: frames of a live source since its last prediction that no prediction shows:
             dropped by the source, or in windows that were replaced by newer ones.
+        region: the part of the picture that the model has seen: left, top, width and height in
+            widths and heights of the picture; of several views, the part that holds them all.
     """
 
     label: str
@@ -44,6 +49,7 @@ class Prediction:
     latency_ms: float = 0.0
     source: str = ""
     dropped_frames: int = 0
+    region: Region = WHOLE
 
     def to_dict(self) -> dict[str, Any]:
         """Return a row of `--format jsonl` in JSON's types, without `scores`."""
@@ -57,6 +63,7 @@ class Prediction:
             "top": [[label, round(float(score), 6)] for label, score in self.top],
             "latency_ms": round(float(self.latency_ms), 3),
             "dropped_frames": int(self.dropped_frames),
+            "region": [round(float(value), 4) for value in self.region],
         }
 
 

@@ -21,8 +21,9 @@ def seconds(clock: str) -> float:
     return 60 * float(minutes) + float(rest)
 
 
-def test_the_demo_prints_the_right_timeline(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--demo"]) == 0
+@pytest.mark.parametrize("focus", ["frame", "motion"])
+def test_the_demo_prints_the_right_timeline(focus: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--demo", "--focus", focus]) == 0
     rows = re.findall(r"^\s*([\d:.]+)\s+([\d:.]+)\s+(\w+)", capsys.readouterr().out, re.MULTILINE)
     segments = [(seconds(start), seconds(end), label) for start, end, label in rows]
     total_s = sum(duration for _, duration in DEMO_TIMELINE)

@@ -69,6 +69,7 @@ def _recognise(args: argparse.Namespace, plan: Plan, page: ExitStack, requests: 
                 device=args.device,
                 num_threads=args.threads,
                 precision=args.precision,
+                focus=args.focus,
             )
         )
         if args.demo:

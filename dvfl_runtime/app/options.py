@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import get_args
 
 from dvfl_runtime.arguments import Parser, at_least, threads, whole
+from dvfl_runtime.clips.spec import Focus
 from dvfl_runtime.clips.windows import MIN_HOP_S
 from dvfl_runtime.engines import DEVICES, ENGINES, PRECISIONS
 from dvfl_runtime.errors.packages import MEDIA
@@ -27,6 +29,7 @@ examples:
   dvfl-recognize a.mp4 b.mp4 --format jsonl -o out.jsonl
   dvfl-recognize rtsp://camera/live -o rows.jsonl --append     as a service that is started again
   dvfl-recognize --whole --model mine.onnx *.avi     one answer per trimmed video
+  dvfl-recognize 0 --focus motion --serve 8000       people who are small in the picture
   dvfl-recognize frames/ --fps 10                    a folder of images, 10 per second
   dvfl-recognize 0 rtsp://camera/live                both at once, a row per window of each
   dvfl-recognize 0 video.mp4 --serve 8000            a page with both at http://127.0.0.1:8000/
@@ -100,6 +103,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         default="file",
         help="file (default), or bf16: a file in fp32 in as little as half of the time, on a "
         "CPU with AVX512_BF16 or AMX, by openvino; scores move a little",
+    )
+    add(
+        "--focus",
+        choices=get_args(Focus),
+        help="what the model is shown: the whole picture, or what moves in it, for people who are "
+        "small in the picture; default: as it was trained",
     )
 
 

@@ -16,10 +16,9 @@ from dvfl_runtime.errors.checks import (
     check_line,
     check_type,
     check_whole,
-    wrong,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # the newest; a file has the lowest one that can say what it is
 METADATA_KEY = "dvfl"
 
 Shape: TypeAlias = tuple[int | None, ...]
@@ -43,7 +42,6 @@ class Artifact:
         parity: how far the export is from PyTorch.
         tools: versions of the tools that made it; that of dvfl-export is under "dvfl".
         macs: multiply-accumulates of one clip, as published for the architecture; 0 if unknown.
-        format_version: of this description.
 
     Raises:
         ArgumentError: if a value is out of its range.
@@ -59,7 +57,6 @@ class Artifact:
     parity: Mapping[str, Any] = field(default_factory=dict)
     tools: Mapping[str, Any] = field(default_factory=dict)
     macs: int = 0
-    format_version: int = FORMAT_VERSION
 
     def __post_init__(self) -> None:
         for name in ("name", "variant", "source_sha256"):
@@ -70,14 +67,18 @@ class Artifact:
         check_type("spec", self.spec, ClipSpec, "a ClipSpec")
         check_choice("precision", self.precision, get_args(Precision))
         check_whole("macs", self.macs, 0)
-        if self.format_version != FORMAT_VERSION:
-            raise wrong("format_version", str(FORMAT_VERSION), self.format_version)
+
+    @property
+    def format_version(self) -> int:
+        """Version of the description: 2 where clips have a focus, which version 1 does not know."""
+        return 1 if self.spec.focus == "frame" else 2
 
     def to_json(self) -> str:
         """Return the text for `metadata_props["dvfl"]`."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         values["spec"] = self.spec.to_dict()
         values["labels"] = list(self.labels)
+        values["format_version"] = self.format_version
         return json.dumps(values, ensure_ascii=False, sort_keys=True, default=dict)
 
     def check_graph(self, clip_shape: Shape, num_classes: int | None) -> None:
@@ -130,7 +131,7 @@ class Artifact:
             check_labels(values["labels"])
             known["labels"] = tuple(values["labels"])
             known["spec"] = ClipSpec.from_dict(values["spec"])
-            known["format_version"] = version
+            check_whole("format_version", values["format_version"], 1)
             return cls(**known)
         except KeyError as err:
             raise ArtifactError(f"its dvfl metadata lacks {err}; export it again") from err

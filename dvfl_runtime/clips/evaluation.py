@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.clips.picking import pick_frames
-from dvfl_runtime.clips.preprocess import spatial_views
+from dvfl_runtime.clips.preprocess import context_frame, focused, spatial_views
 from dvfl_runtime.clips.sampling import interval_s, uniform_indices
 from dvfl_runtime.clips.spec import Clip, ClipOrigin, ClipSpec
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.checks import wrong
-from dvfl_runtime.sources import Source
+from dvfl_runtime.results import WHOLE, Region
+from dvfl_runtime.sources import Image, Source
 
 
 @dataclass(frozen=True)
@@ -60,24 +62,59 @@ def sample_video(source: Source, spec: ClipSpec, views: Views) -> tuple[list[Cli
         raise SourceError(
             f"{source.name} is live and has no end; leave out --whole (in Python: use stream())"
         )
-    picked = pick_frames(
-        source,
-        lambda times: _rows(len(times), spec, views),
-        lambda image: spatial_views(image, spec, views.spatial),
-    )
-    times, cut = picked.times_s.tolist(), picked.kept
-    # T x (H, W, 3) -> (T, H, W, 3); the spatial views of a temporal view follow each other
-    clips = [
-        np.stack([cut[int(number)][s] for number in row])
-        for row in picked.numbers
-        for s in range(views.spatial)
-    ]
+    cut = _whole if spec.focus == "frame" else _focused
+    clips, region, times = cut(source, spec, views)
     return clips, ClipOrigin(
         source=source.name,
         start_s=times[0],
         end_s=times[-1] + interval_s(times, spec.window_s / spec.num_frames),
         since_ns=time.monotonic_ns(),
+        region=region,
     )
+
+
+def _whole(
+    source: Source, spec: ClipSpec, views: Views
+) -> tuple[list[Clip], Region, Sequence[float]]:
+    """Return clips of whole pictures, which are preprocessed as they come, and all times."""
+
+    def keep(image: Image) -> list[Image]:
+        return spatial_views(image, spec, views.spatial)
+
+    picked = pick_frames(source, lambda times: _rows(len(times), spec, views), keep)
+    # T x (H, W, 3) -> (T, H, W, 3); the spatial views of a temporal view follow each other
+    clips = [
+        np.stack([picked.kept[int(number)][s] for number in row])
+        for row in picked.numbers
+        for s in range(views.spatial)
+    ]
+    return clips, WHOLE, picked.times_s.tolist()
+
+
+def _focused(
+    source: Source, spec: ClipSpec, views: Views
+) -> tuple[list[Clip], Region, Sequence[float]]:
+    """Return clips of what moves in each temporal view, the region of all, and all times."""
+
+    def keep(image: Image) -> Image:
+        return context_frame(image, spec)
+
+    picked = pick_frames(source, lambda times: _rows(len(times), spec, views), keep)
+    clips: list[Clip] = []
+    regions: list[Region] = []
+    for row in picked.numbers:
+        images, region = focused([picked.kept[int(number)] for number in row], spec)
+        regions.append(region)
+        cut = [spatial_views(image, spec, views.spatial) for image in images]
+        clips += [np.stack([image[s] for image in cut]) for s in range(views.spatial)]
+    return clips, _around(regions), picked.times_s.tolist()
+
+
+def _around(regions: Sequence[Region]) -> Region:
+    """Return the smallest region that holds all of these."""
+    left, top = (min(region[axis] for region in regions) for axis in (0, 1))
+    right, bottom = (max(region[axis] + region[axis + 2] for region in regions) for axis in (0, 1))
+    return left, top, round(right - left, 4), round(bottom - top, 4)
 
 
 def _rows(total: int, spec: ClipSpec, views: Views) -> NDArray[np.int64]:

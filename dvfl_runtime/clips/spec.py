@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.errors import ArgumentError
 from dvfl_runtime.errors.checks import check_choice, check_number, check_type, check_whole, wrong
+from dvfl_runtime.results import WHOLE, Region
 
 Clip: TypeAlias = NDArray[np.uint8]  # (T, H, W, 3) RGB: the frames of one forward pass
 
@@ -28,6 +29,7 @@ MAX_WINDOW_S = 3600.0
 RESIZE_RATIO = 256 / 224  # short side before the crop : crop, as in the official pipeline
 
 Crop = Literal["center", "letterbox"]
+Focus = Literal["frame", "motion"]
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -45,6 +47,7 @@ class ClipOrigin:
         since_ns: when the clip was ready for the engine or, of a live source, when its newest
             picture arrived; `time.monotonic_ns`.
         dropped_frames: frames since the last clip of the source that no clip shows.
+        region: the part of the picture that the clip was cut from.
     """
 
     source: str = ""
@@ -53,6 +56,7 @@ class ClipOrigin:
     end_s: float = 0.0
     since_ns: int = 0
     dropped_frames: int = 0
+    region: Region = WHOLE
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class ClipSpec:
         std: RGB standard deviation on the 0-255 scale.
         frame_interval: the official sampler's interval for trimmed videos (4 in its configs).
         window_s: the span of time that a clip covers in a stream, seconds.
+        focus: what a clip is cut from before `crop`: "frame", the whole picture, or "motion", the
+            part of it in which something moves; see `clips.focus`.
 
     Raises:
         ArgumentError: if a value is out of its range.
@@ -85,6 +91,7 @@ class ClipSpec:
     std: tuple[float, float, float] = IMAGENET_STD
     frame_interval: int = 1
     window_s: float = 2.0
+    focus: Focus = "frame"
 
     def __post_init__(self) -> None:
         for name in ("num_frames", "frame_interval"):
@@ -104,6 +111,7 @@ class ClipSpec:
             "num_frames x height x width", self.num_frames * math.prod(self.size), 1, MAX_CLIP_PX
         )
         check_choice("crop", self.crop, get_args(Crop))
+        check_choice("focus", self.focus, get_args(Focus))
         if self.crop == "letterbox":
             if self.resize is not None:
                 raise ArgumentError(f"resize does not go with crop='letterbox', got {self.resize}")
@@ -116,8 +124,14 @@ class ClipSpec:
         object.__setattr__(self, "resize", resize)  # the class is frozen
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the spec as JSON-ready values."""
-        return dataclasses.asdict(self)
+        """Return the spec as JSON-ready values, without the focus if it is the whole picture.
+
+        Nothing else was known before format version 2, and older versions go on to read the spec.
+        """
+        values = dataclasses.asdict(self)
+        if self.focus == "frame":
+            del values["focus"]
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ClipSpec:
@@ -130,7 +144,7 @@ class ClipSpec:
         names = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(set(values) - names):
             raise ArgumentError(f"unknown ClipSpec fields {unknown}; known are {sorted(names)}")
-        if missing := sorted(names - set(values)):
+        if missing := sorted(names - {"focus"} - set(values)):
             raise ArgumentError(f"missing ClipSpec fields {missing}")
         if values["resize"] is None and values["crop"] == "center":  # files state every value
             raise ArgumentError("resize must be a size in px with crop='center', got None")

@@ -9,11 +9,12 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from dvfl_runtime.clips.ring import FrameRing
+from dvfl_runtime.clips.ring import PictureRing, ring_for
 from dvfl_runtime.clips.sampling import interval_s, nearest, window_targets
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.checks import check_choice, check_number
+from dvfl_runtime.results import WHOLE, Region
 from dvfl_runtime.sources import Frame
 
 Pad = Literal["repeat"]
@@ -25,7 +26,7 @@ MAX_TIME_S = 1e10  # beyond it a float cannot tell one frame from the next (Unix
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A span of time [start_s, end_s) and the T preprocessed pictures that stand for it.
+    """A span of time [start_s, end_s) and the T pictures that stand for it.
 
     The pictures stay in the memory of their windower until the window is taken or discarded, which
     has to be done once; any thread may do it.
@@ -38,6 +39,7 @@ class Window:
         dropped: frames that the source dropped since the window before.
         ring: the memory of the pictures.
         slots: (T,) places of the pictures in it.
+        region: the part of them that the model is to see.
     """
 
     start_s: float
@@ -45,12 +47,13 @@ class Window:
     frames: tuple[int, int]
     arrival_ns: int
     dropped: int
-    ring: FrameRing
+    ring: PictureRing
     slots: tuple[int, ...]
+    region: Region = WHOLE
 
     def take(self, out: Clip) -> None:
-        """Copy the pictures into `out`, (T, H, W, 3), and give their memory back."""
-        self.ring.take(self.slots, out)
+        """Write the preprocessed pictures to `out`, (T, H, W, 3), and give their memory back."""
+        self.ring.take(self.slots, self.region, out)
 
     def discard(self) -> None:
         """Give the memory of the pictures back without using them."""
@@ -58,7 +61,7 @@ class Window:
 
 
 class _Kept(NamedTuple):
-    """A preprocessed picture that a window may still pick."""
+    """A picture in the ring that a window may still pick."""
 
     time_s: float
     slot: int
@@ -122,7 +125,7 @@ class Windower:
         self.num_frames = spec.num_frames
         self.window_s = window_s
         self.hop_s = hop_s
-        self.ring = FrameRing(spec)
+        self.ring = ring_for(spec)
         self._overlaps = hop_s <= window_s  # or touch; else frames between windows are left out
         self._centres = window_targets(0.0, window_s, self.num_frames)
         self._first_k = 0 if pad is None else 1 - math.ceil(window_s / hop_s - 1e-9)
@@ -241,6 +244,7 @@ class Windower:
             dropped=self._dropped,
             ring=self.ring,
             slots=slots,
+            region=self.ring.region_of(slots, end_s),
         )
         self._covered_s = end_s
         self._dropped = 0
@@ -266,7 +270,7 @@ class Windower:
         return not self._kept or time_s - self._kept[-1].time_s >= fine_s
 
     def _keep_last(self) -> None:
-        """Preprocess the last picture."""
+        """Put the last picture into the ring."""
         assert self._last is not None
         slot = self.ring.add(self._last.image)
         self._kept.append(_Kept(self._last.time_s, slot, self._last.arrival_ns))

@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.draw.encoding import Planes, VideoWriter, to_yuv
+from dvfl_runtime.draw.palette import Rgb, class_colour
 from dvfl_runtime.draw.panel import LeadingClass, Panel
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.files import Replacement
-from dvfl_runtime.results import Prediction
+from dvfl_runtime.results import WHOLE, Prediction, Region
 from dvfl_runtime.sources import Frame
 from dvfl_runtime.streams.smoothing import boundary_s, centre_s
 
@@ -144,6 +145,8 @@ class OverlayVideo:
         panel = self._panel
         assert panel is not None
         self._extend_leaders(time_s, prediction.class_id)
+        if prediction.region != WHOLE:
+            outline(planes, prediction.region, class_colour(prediction.class_id))
         span_s = self._strip_span_s(time_s)
         while self._leaders[0].end_s < span_s[0]:
             self._leaders.popleft()
@@ -168,6 +171,32 @@ class OverlayVideo:
         if self._duration_s is not None and total_s <= LONGEST_STRIP_S:
             return 0.0, total_s
         return time_s - SCROLLED_S, time_s
+
+
+def outline(planes: Planes, region: Region, colour: Rgb) -> None:
+    """Draw the border of a region on a picture, in place.
+
+    Args:
+        planes: (3/2 H, W) picture in yuv420p.
+        region: the part of the picture.
+        colour: of the border, RGB.
+    """
+    height, width = planes.shape[0] * 2 // 3, planes.shape[1]
+    ink = to_yuv(np.full((2, 2, 3), colour, np.uint8))  # (3, 2): four of Y, then U and V
+    thick = max(1, min(height, width) // 360)  # of U and V, which have half the lines
+    left, top = round(region[0] * width / 2), round(region[1] * height / 2)
+    right = max(left + 1, round((region[0] + region[2]) * width / 2))
+    bottom = max(top + 1, round((region[1] + region[3]) * height / 2))
+    small = planes[height:].reshape(2, height // 2, width // 2)
+    for plane, scale, value in (
+        (planes[:height], 2, ink[0, 0]),
+        (small[0], 1, ink[2, 0]),
+        (small[1], 1, ink[2, 1]),
+    ):
+        part = plane[scale * top : scale * bottom, scale * left : scale * right]
+        border = scale * thick
+        part[:border] = part[-border:] = value
+        part[:, :border] = part[:, -border:] = value
 
 
 def blend(planes: Planes, patch: Planes, opacity: NDArray[np.uint8] | None, top: int) -> None:

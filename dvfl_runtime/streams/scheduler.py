@@ -177,6 +177,7 @@ class Scheduler:
                     end_s=window.end_s,
                     since_ns=window.arrival_ns or begin_ns,
                     dropped_frames=window.dropped,
+                    region=window.region,
                 )
             )
         return Batch(self._clips[: len(origins)], origins, ended)

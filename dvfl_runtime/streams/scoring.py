@@ -100,6 +100,7 @@ class Scorer:
             latency_ms=(done_ns - origin.since_ns) / 1e6,
             source=origin.source,
             dropped_frames=origin.dropped_frames,
+            region=origin.region,
         )
 
     def _usable_engine(self) -> Engine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.clips.preprocess import preprocess_frame
+from dvfl_runtime.clips.preprocess import context_frame, focused, preprocess_frame
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.sources import open_source
 
@@ -25,7 +25,8 @@ def decode(path: str, shape: ClipSpec | int, *, antialias: bool = False) -> tupl
 
     Args:
         path: of the file.
-        shape: the ClipSpec of a model, for its resize and crop, or the longest side, px.
+        shape: the ClipSpec of a model that sees whole pictures, for its resize and crop, or the
+            longest side, px.
         antialias: whether frames are averaged over areas when they shrink to the longest side.
             Models with a centred crop never see such pictures (see `preprocess`), so training
             does not show them either.
@@ -43,10 +44,17 @@ def decode(path: str, shape: ClipSpec | int, *, antialias: bool = False) -> tupl
 
 
 def prepared(shape: ClipSpec | int, *, antialias: bool = False) -> Callable[[Clip], Clip]:
-    """Return the function that brings a picture into a shape; see `decode`."""
+    """Return the function that brings a picture into a shape, or close to it; see `assembled`."""
     if isinstance(shape, ClipSpec):
-        return partial(preprocess_frame, spec=shape)
+        return partial(preprocess_frame if shape.focus == "frame" else context_frame, spec=shape)
     return partial(_shrunk, long_px=shape, antialias=antialias)
+
+
+def assembled(images: Sequence[Clip], shape: ClipSpec | int) -> Clip:
+    """Return the prepared pictures of a clip, (T, h, w, 3), cut to what the model looks at."""
+    if not isinstance(shape, int) and shape.focus != "frame":
+        images = [preprocess_frame(image, shape) for image in focused(images, shape)[0]]
+    return np.stack(images)
 
 
 def _shrunk(image: Clip, long_px: int, *, antialias: bool) -> Clip:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dvfl_models.data.decoding import SMALL_PX, Numbers, Times, prepared
+from dvfl_models.data.decoding import SMALL_PX, Numbers, Times, assembled, prepared
 from dvfl_models.data.shared_store import SharedStore
 from dvfl_runtime.clips.picking import pick_frames, pick_mapped_frames
 from dvfl_runtime.clips.spec import Clip, ClipSpec
@@ -48,9 +48,10 @@ class FrameReader:
 
         Args:
             path: of the file.
-            shape: the ClipSpec of a model, for its resize and crop, or the longest side, px.
+            shape: the ClipSpec of a model, for its focus, resize and crop, or the longest side, px.
             pick: from the times of all frames, seconds since the first, to the numbers of T frames.
-            keep: whether all frames may be kept decoded; always of the same shape for a path.
+            keep: whether all frames may be kept decoded; always of the same shape for a path, and
+                not of a model that looks at what moves, which depends on the picked frames.
 
         Raises:
             SourceError: if no frame can be decoded.
@@ -80,7 +81,7 @@ class FrameReader:
             if store is not None and picked.numbers.size == len(picked.times_s):
                 store.put(path, np.stack([picked.kept[n] for n in range(len(picked.times_s))]))
         numbers = pick(picked.times_s - picked.times_s[0])
-        return np.stack([picked.kept[int(n)] for n in numbers])
+        return assembled([picked.kept[int(n)] for n in numbers], shape)
 
     def _map_of(self, path: str) -> FileMap | None:
         stored = None if self.maps is None else self.maps.get(path)

@@ -12,7 +12,7 @@ from dvfl_models.data.clips import Sample
 from dvfl_models.recipe.tables import OrderTable, SyntheticTable
 from dvfl_models.rendered.synthetic import ACTIONS, render_clip, render_video
 from dvfl_models.rendered.temporal_order import ORDER_CLASSES, render_order
-from dvfl_runtime.clips.preprocess import preprocess_clip
+from dvfl_runtime.clips.preprocess import focused_clip, preprocess_clip
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import RecipeError
 
@@ -80,9 +80,13 @@ class SyntheticClips(RenderedClips):
             size=(height, width),
             clean=self.table.clean,
         )
-        # one side is as long as the clip's, so letterboxing adds bars and scales nothing
-        bars = ((self.spec.size[1] - width) // 2, (self.spec.size[0] - height) // 2)
-        return preprocess_clip(rendered.images, self.spec), rendered.joints + bars
+        clip, (left, top, w, h) = focused_clip(rendered.images, self.spec)
+        shown = np.array([w * width, h * height])
+        # the picture itself has one side as long as the clip's: it gets bars and is not scaled
+        scale = min(self.spec.size[::-1] / shown)
+        bars = (np.array(self.spec.size[::-1]) - scale * shown) // 2
+        joints = (rendered.joints + 0.5 - (left * width, top * height)) * scale - 0.5 + bars
+        return clip, joints
 
     def _draw_change(
         self,
@@ -120,7 +124,8 @@ class OrderClips(RenderedClips):
 
     def draw(self, class_id: int, seed: int, rng: np.random.Generator) -> Drawn:
         """Return a clip; nothing of it is random but its seed."""
-        return render_order(self.labels[class_id], seed, self.spec.num_frames, self.spec.size), None
+        clip = render_order(self.labels[class_id], seed, self.spec.num_frames, self.spec.size)
+        return clip if self.spec.focus == "frame" else preprocess_clip(clip, self.spec), None
 
     def __getitem__(self, index: int) -> tuple[Clip, int]:
         class_id = index % len(self.labels)

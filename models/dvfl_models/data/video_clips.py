@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -121,8 +122,12 @@ class VideoClips:
         """
         small = max(self.spec.size) <= SMALL_PX
         uncropped_px = SMALL_PX if small else 2 * max(self.spec.size)
-        shape = uncropped_px if self.uncropped else self.spec
-        return self.reader.read(path, shape, pick, keep=small)
+        if self.spec.focus != "frame":
+            shape = _enlarged(self.spec) if self.uncropped else self.spec
+            return self.reader.read(path, shape, pick, keep=False)
+        return self.reader.read(
+            path, uncropped_px if self.uncropped else self.spec, pick, keep=small
+        )
 
     def usual_length_s(self) -> float | None:
         """Return the median length of some files, or None if no file states its own."""
@@ -201,6 +206,13 @@ class PretextClips:
         number, class_id = divmod(index, len(self.windows_s))
         path = self.entries[number].path
         return self.videos.frames_of(path, self._play(class_id, 0.5)), class_id
+
+
+def _enlarged(spec: ClipSpec) -> ClipSpec:
+    """Return the spec of clips twice as large that show all of a region, to cut random parts of."""
+    height, width = spec.size
+    size = (2 * height, 2 * width)
+    return dataclasses.replace(spec, size=size, resize=max(size), crop="center")
 
 
 def check_corrupt(name: str, corrupt: Iterable[str], videos: int) -> None:

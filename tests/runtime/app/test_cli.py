@@ -71,8 +71,9 @@ def test_jsonl_has_one_object_a_window(run, folder):
     rows = [json.loads(line) for line in out.splitlines()]
     assert list(rows[0]) == [
         *("schema", "source", "start_s", "end_s", "label", "class_id", "confidence", "top"),
-        *("latency_ms", "dropped_frames"),
+        *("latency_ms", "dropped_frames", "region"),
     ]
+    assert [row["region"] for row in rows] == [[0.0, 0.0, 1.0, 1.0]] * len(rows)
     assert {row["schema"] for row in rows} == {1}
     assert {len(row["top"]) for row in rows} == {2}
     assert [row["source"] for row in rows] == sorted((row["source"] for row in rows), reverse=True)
@@ -222,7 +223,7 @@ def bad_models(folder):
     save(
         colour_graph(),
         folder / "newer.onnx",
-        {"dvfl": artifact().to_json().replace('"format_version": 1', '"format_version": 2')},
+        {"dvfl": artifact().to_json().replace('"format_version": 1', '"format_version": 3')},
     )
     write_colour_model(folder / "labels.onnx", labels=("a", "b", "c", "d"))
 

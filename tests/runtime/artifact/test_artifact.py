@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import json
 import os
 import time
@@ -20,6 +21,16 @@ def test_json_round_trip():
     )
     assert Artifact.from_json(full.to_json()) == full
     assert json.loads(full.to_json())["spec"]["size"] == [8, 8]
+
+
+def test_only_a_file_with_a_focus_needs_the_second_version():
+    whole = json.loads(artifact().to_json())
+    assert whole["format_version"] == 1
+    assert "focus" not in whole["spec"]  # older versions refuse what they do not know
+    focused = artifact(spec=dataclasses.replace(SPEC, focus="motion"))
+    stored = json.loads(focused.to_json())
+    assert (stored["format_version"], stored["spec"]["focus"]) == (2, "motion")
+    assert Artifact.from_json(focused.to_json()) == focused
 
 
 def test_a_file_is_read_without_an_engine(tmp_path):
@@ -107,9 +118,9 @@ def without(name):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (changed(format_version=2), "format version is 2 .* upgrade"),
-        (changed(format_version="1"), "format_version must be 1"),
-        (changed(format_version=0), "format_version must be 1"),
+        (changed(format_version=3), "format version is 3 .* upgrade"),
+        (changed(format_version="1"), "format_version must be a whole number >= 1"),
+        (changed(format_version=0), "format_version must be a whole number >= 1"),
         (without("format_version"), "format_version"),
         (without("labels"), "lacks 'labels'"),
         (without("name"), "name"),

@@ -7,6 +7,8 @@ from shared import REFERENCE, needs_shared
 
 from dvfl_runtime import ClipError, ClipSpec, DvflError
 from dvfl_runtime.clips.preprocess import (
+    context_frame,
+    cut,
     preprocess_clip,
     preprocess_frame,
     resized_size,
@@ -107,3 +109,21 @@ def test_a_missing_opencv_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(DvflError, match="pip install opencv-python-headless"):
         preprocess_frame(np.zeros((8, 8, 3), np.uint8), OFFICIAL)
+
+
+def test_a_context_has_four_times_the_short_side_of_the_model_and_is_never_enlarged():
+    spec = ClipSpec(size=(64, 80), crop="letterbox")
+    image = np.random.default_rng(0).integers(0, 255, (720, 1280, 3), np.uint8)
+    assert context_frame(image, spec).shape == (256, 455, 3)
+    assert context_frame(image.transpose(1, 0, 2), spec).shape == (455, 256, 3)
+    small = image[:256, :1000]
+    assert context_frame(small, spec) is small
+    with pytest.raises(ClipError):
+        context_frame(image.astype(np.float32), spec)
+
+
+def test_a_region_is_cut_from_a_picture():
+    image = np.arange(20 * 10 * 3, dtype=np.uint8).reshape(20, 10, 3)
+    assert (cut(image, (0.0, 0.0, 1.0, 1.0)) == image).all()
+    assert (cut(image, (0.2, 0.5, 0.4, 0.25)) == image[10:15, 2:6]).all()
+    assert cut(image, (0.999, 0.999, 0.001, 0.001)).shape == (1, 1, 3)

@@ -44,6 +44,7 @@ def test_a_file_must_say_its_short_side():
         std=st.tuples(*[st.floats(0.1, 255)] * 3),
         frame_interval=st.integers(1, 8),
         window_s=st.floats(0.1, 60),
+        focus=st.sampled_from(["frame", "motion"]),
     )
 )
 def test_json_round_trip(spec):
@@ -57,6 +58,7 @@ def test_json_round_trip(spec):
         ({"size": (0, 4)}, "size must be"),
         ({"size": (4,)}, "size must be"),
         ({"crop": "squash"}, "crop must be one of"),
+        ({"focus": "face"}, "focus must be one of"),
         ({"crop": "letterbox", "resize": 256}, "resize does not go with crop='letterbox', got 256"),
         ({"resize": 200}, "resize must be >= the crop"),
         ({"mean": (1, 2)}, "mean must be three"),

@@ -1,5 +1,6 @@
 """The overlaid video: every frame of the source, at its times, with the right label on it."""
 
+import dataclasses
 import itertools
 import os
 import sys
@@ -223,6 +224,27 @@ def test_a_source_that_changes_its_size_keeps_the_first_one(tmp_path):
         writer.add(Frame(np.full((side, side, 3), 200, np.uint8), n / 10, n))
     writer.finish()
     assert {image.shape for image in decoded(tmp_path / "o.mp4")[0]} == {(64, 64, 3)}
+
+
+@pytest.mark.parametrize("size", [(120, 160), (121, 161), (20, 20)])
+def test_the_region_is_outlined_in_the_colour_of_its_class(tmp_path, size):
+    writer = OverlayVideo(tmp_path / "o.mkv", LABELS)
+    seen = prediction("blue", 0, 1), prediction("blue", 1, 2)
+    boxed = dataclasses.replace(seen[0], region=(0.25, 0.1, 0.5, 0.4))
+    for n in range(10):
+        writer.add(Frame(np.full((*size, 3), 128, np.uint8), n / 5, n))
+    for one in (boxed, seen[1]):
+        writer.write(one)
+    writer.finish()
+    pictures, _ = decoded(tmp_path / "o.mkv")
+    height, width = pictures[0].shape[:2]
+    (left, right), y = (round(x * width / 2) * 2 for x in (0.25, 0.75)), round(0.3 * height)
+    colour = class_colour(LABELS.index("blue"))
+    assert near(pictures[0][y, left : left + 2].mean(0), colour)
+    assert near(pictures[0][y, right - 2 : right].mean(0), colour)
+    for place in (width // 2, left - 4, right + 3):
+        assert near(pictures[0][y, place], (128, 128, 128))
+    assert near(pictures[-1][y, left], (128, 128, 128))  # the whole picture has no border
 
 
 def test_every_encoder_here_gives_a_playable_video(tmp_path, monkeypatch):

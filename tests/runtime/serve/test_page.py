@@ -1,6 +1,7 @@
 """The page in a real headless Chromium."""
 
 import contextlib
+import dataclasses
 import threading
 
 import pytest
@@ -10,6 +11,7 @@ from serving import TIMEOUT_S, Served, chromium
 from videos import write_video
 
 from dvfl_runtime import Recognizer
+from dvfl_runtime.results import WHOLE
 from dvfl_runtime.serve.address import Address, listen
 from dvfl_runtime.serve.server import PageServer
 from dvfl_runtime.sources import open_source
@@ -86,7 +88,8 @@ def test_the_label_changes_on_screen_when_the_action_changes(server, page):
         for source in sources:
             shown.watch(source)
         for prediction in recognizer.stream(sources):
-            shown.write(prediction)
+            region = (0.25, 0.5, 0.5, 0.25) if turned.is_set() else WHOLE
+            shown.write(dataclasses.replace(prediction, region=region))
 
     recognising = threading.Thread(target=recognise)
     recognising.start()
@@ -101,7 +104,10 @@ def test_the_label_changes_on_screen_when_the_action_changes(server, page):
         expect(card.locator(".latency")).to_contain_text("ms")
         picture = card.get_by_role("img")
         expect(picture).to_be_visible()
-        assert picture.evaluate("image => image.naturalWidth") == 48
+        width, height = picture.evaluate("image => [image.naturalWidth, image.naturalHeight]")
+        assert width == 48
+        box = card.locator(".region rect")
+        expect(box).to_have_attribute("width", "0%")  # the whole picture has no border
         expect(other.locator(".label")).to_have_text("blue")
         assert page.evaluate(f"(([a, b]) => a <= b)({WIDTHS})"), "a phone would scroll sideways"
         expect(page.locator("#connection")).to_have_text("connected")
@@ -110,6 +116,9 @@ def test_the_label_changes_on_screen_when_the_action_changes(server, page):
         expect(card.locator(".label")).to_have_text("green")
         expect(card.locator(".bars li").first).to_contain_text("green")
         expect(card.locator(".strip li")).to_have_count(2)
+        expect(box).to_have_attribute("width", "50%")
+        seen = box.bounding_box()
+        assert seen["width"] / seen["height"] == pytest.approx(2 * width / height, rel=0.1)
         assert "red, 0:00 to" in card.locator(".strip li").first.get_attribute("title")
     finally:
         over.set()
