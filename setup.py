@@ -37,7 +37,14 @@ EXTRAS = {
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "train": TRAIN,
     # verification evaluates the exported file with the data code of training
-    "export": [*TRAIN, "onnx>=1.17", "onnxscript>=0.5", f"onnxruntime{ONNXRUNTIME}"],
+    # fused nodes are written by torch.onnx.ops, which 2.8 brought
+    "export": [
+        *TRAIN,
+        "torch>=2.8",
+        "onnx>=1.17",
+        "onnxscript>=0.5",
+        f"onnxruntime{ONNXRUNTIME}",
+    ],
     # the engine comes with another extra, or with JetPack
     "bench": ["rich>=13", "matplotlib>=3.8", "threadpoolctl>=3"],
 }

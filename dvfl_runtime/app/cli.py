@@ -134,7 +134,8 @@ def _say_what_runs(recognizer: Recognizer) -> None:
     info = recognizer.info
     say(
         f"{PROG}: model {info.name} {info.precision} on {info.engine} "
-        f"{info.versions[info.engine]}, {info.provider}, {info.device}\n"
+        f"{info.versions[info.engine]}, {info.provider}, {info.device}"
+        f"{', fused kernels' if info.fused_ops else ''}\n"
     )
 
 

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 import torch
+from kernels_library import LIBRARY, Unavailable, build
 from shared import REFERENCE, needs_shared
 from torch import Tensor, nn
 
@@ -18,6 +20,7 @@ from dvfl_models import VideoFocalNet, VideoFocalNetConfig
 from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines.openvino import shared_core
+from dvfl_runtime.engines.openvino_nodes import read_onnx
 from dvfl_runtime.errors import ExportError
 
 CASES = ["conv_embed", "default", "frames16_levels3", "layerscale_postln",
@@ -90,6 +93,37 @@ def test_parity_through_onnxruntime(name: str) -> None:
     clip = uint8_clip(spec)
     exported = onnx_from_model(deploy_form(model, spec), spec)
     assert_close(onnxruntime_logits(exported, clip), training_logits(model, spec, clip))
+
+
+@needs_shared
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_fused_nodes_equal_standard_operators(
+    name: str, tmp_path: Path, pytestconfig: pytest.Config
+) -> None:
+    """In onnxruntime by their functions and by kernels, in OpenVINO by the conversion."""
+    model, spec, _ = case(name)
+    clip, form = uint8_clip(spec), deploy_form(model, spec)
+    wanted = onnxruntime_logits(onnx_from_model(form, spec, fused=False), clip)
+    fused = onnx_from_model(form, spec)
+    assert_close(onnxruntime_logits(fused, clip), wanted)
+
+    onnx.save(fused, tmp_path / "fused.onnx")
+    operators = {node.op_type for node in fused.graph.node if node.domain}
+    graph = read_onnx(str(tmp_path / "fused.onnx"), operators)
+    hints = {"INFERENCE_PRECISION_HINT": "f32"}
+    compiled = shared_core(pytest.importorskip("openvino")).compile_model(graph, "CPU", hints)
+    assert_close(compiled({"clip": clip.numpy()})[0], wanted, 1e-4)
+
+    try:
+        library = build(pytestconfig.cache.mkdir("kernels")) / LIBRARY
+    except Unavailable as err:
+        pytest.skip(str(err))
+    options = onnxruntime.SessionOptions()
+    options.register_custom_ops_library(str(library))
+    del fused.functions[:]
+    session = onnxruntime.InferenceSession(fused.SerializeToString(), options)
+    assert_close(session.run(None, {"clip": clip.numpy()})[0], wanted, 1e-4)
 
 
 @pytest.mark.parametrize(
