@@ -14,23 +14,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from dvfl_export.deploy import quantised_functions
 from dvfl_export.deploy.functions import function_text
 
 Array = NDArray[Any]
 OPSETS = [helper.make_opsetid("", 20), helper.make_opsetid("dvfl", 1)]
 ZERO_POINT = np.array(128, np.uint8)
-SIGNATURE = '<domain: "dvfl", opset_import: ["" : 20]>'
-BIAS_GELU = f"""{SIGNATURE}
-BiasGelu (product, bias) => (out) {{
-    sum = Add (product, bias)
-    out = Gelu (sum)
-}}"""
-Q_BIAS_GELU = f"""{SIGNATURE}
-QBiasGelu (product, bias, scale, zero_point) => (out) {{
-    sum = Add (product, bias)
-    gelu = Gelu (sum)
-    out = QuantizeLinear (gelu, scale, zero_point)
-}}"""
 QUANTISE_OUTPUT = """    float_modulator = Reshape (channels_last, shape)
     modulator = QuantizeLinear (float_modulator, modulator_scale, zero_point)"""
 
@@ -65,6 +54,7 @@ class NodeCase:
         constants: initializers, in the order of the node's inputs after those.
         attributes: of the node.
         function: in the textual syntax of ONNX.
+        floats: names of the float32 outputs before the last one.
     """
 
     op: str
@@ -72,11 +62,12 @@ class NodeCase:
     constants: Mapping[str, Array]
     attributes: Mapping[str, Any]
     function: str
+    floats: tuple[str, ...] = ()
 
     def model(self) -> onnx.ModelProto:
         names = [*self.inputs, *self.constants]
         node = helper.make_node(
-            self.op, names, ["out"], name="the_node", domain="dvfl", **self.attributes
+            self.op, names, [*self.floats, "out"], name="the_node", domain="dvfl", **self.attributes
         )
         feeds = [
             helper.make_tensor_value_info(
@@ -90,7 +81,10 @@ class NodeCase:
             [node],
             "one_node",
             feeds,
-            [helper.make_tensor_value_info("out", out_type, shape)],
+            [
+                helper.make_tensor_value_info("out", out_type, shape),
+                *(helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in self.floats),
+            ],
             [numpy_helper.from_array(value, name) for name, value in self.constants.items()],
         )
         function = onnx.parser.parse_function(self.function)
@@ -142,12 +136,24 @@ def context_case(op: str, sizes: Sizes, seed: int = 0) -> NodeCase:
 
 def bias_gelu_case(op: str, tokens: int, features: int, seed: int = 0) -> NodeCase:
     """Return a bias and GELU between two products, with random inputs."""
+    return rows_case(op, tokens, features, seed)
+
+
+def rows_case(op: str, tokens: int, features: int, seed: int = 0) -> NodeCase:
+    """Return a node that computes each token on its own, with random inputs."""
     rng = np.random.default_rng(seed)
-    constants: dict[str, Array] = {"bias": floats(rng, features)}
-    if op.startswith("Q"):
+    products, vectors = {"BiasGelu": (1, 1), "Modulate": (3, 3), "AddNorm": (2, 3)}[
+        op.removeprefix("Q")
+    ]
+    inputs = {f"product_{n}": 2 * floats(rng, 2, tokens, features) for n in range(products)}
+    constants: dict[str, Array] = {f"vector_{n}": floats(rng, features) for n in range(vectors)}
+    quantised = op.startswith("Q")
+    if quantised:
         constants |= {"scale": np.float32(0.02), "zero_point": ZERO_POINT}
-    inputs = {"product": 2 * floats(rng, 2, tokens, features)}
-    return NodeCase(op, inputs, constants, {}, Q_BIAS_GELU if op[0] == "Q" else BIAS_GELU)
+    text = quantised_functions.function_text(op) if quantised else function_text(op, 0)
+    first = op.endswith("AddNorm")
+    attributes = {"epsilon": 1e-5} if first else {}
+    return NodeCase(op, inputs, constants, attributes, text, ("total",) if first else ())
 
 
 def body(op: str, levels: int) -> str:

@@ -17,7 +17,8 @@ from emulated import EmulatedPython, Unavailable
 from packages import PACKAGES, build_wheel, new_venv, run
 from shared import ROOT
 
-from dvfl_export.precision.quantise import activation_ranges, quantise
+from dvfl_export.precision.quantise import quantise
+from dvfl_export.precision.ranges import activation_ranges
 from dvfl_models.rendered.synthetic import ACTIONS, render_clip
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 

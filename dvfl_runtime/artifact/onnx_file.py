@@ -202,7 +202,7 @@ class OnnxFile:
         value = None
         for found, wire, at, end in self._fields(*span):
             if found == number and wire == VARINT:
-                value = _varint(self._data, at, end)[0]  # the last one counts, as in protobuf
+                value = read_varint(self._data, at, end)[0]  # the last one counts, as in protobuf
         return value
 
     def _fields(self, at: int, end: int) -> Iterator[Field]:
@@ -217,13 +217,13 @@ class OnnxFile:
             self._left -= 1
             if self._left < 0:
                 raise ArtifactError(f"it has more than {MAX_FIELDS} fields; export it again")
-            tag, at = _varint(data, at, end)
+            tag, at = read_varint(data, at, end)
             number, wire = tag >> 3, tag & 7
             if wire == BYTES:
-                length, at = _varint(data, at, end)
+                length, at = read_varint(data, at, end)
                 after = at + length
             elif wire == VARINT:
-                after = _varint(data, at, end)[1]
+                after = read_varint(data, at, end)[1]
             elif wire in LENGTHS:
                 after = at + LENGTHS[wire]
             else:
@@ -241,7 +241,7 @@ class _Truncated(ArtifactError):
         super().__init__("it is truncated or damaged; copy or export it again")
 
 
-def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+def read_varint(data: bytes, at: int, end: int) -> tuple[int, int]:
     """Return a number of variable length and where it ends."""
     if at < end and data[at] < 0x80:
         return data[at], at + 1

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import INPUT, OUTPUT, ModelFile, Shape
+from dvfl_runtime.artifact.onnx_edits import with_signed_bytes
 from dvfl_runtime.engines.cache import private_folder, slug
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.engines.cuda import cuda_problem, gpu_model
@@ -163,7 +164,8 @@ def _expanded_file(ort: ModuleType, model: ModelFile) -> str:
             options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
             with tempfile.TemporaryDirectory(dir=folder) as part:
                 options.optimized_model_filepath = os.path.join(part, name)
-                ort.InferenceSession(model.content, options, providers=[PROVIDERS["cpu"]])
+                content = with_signed_bytes(model.content)  # it takes no others
+                ort.InferenceSession(content, options, providers=[PROVIDERS["cpu"]])
                 os.replace(options.optimized_model_filepath, folder / name)
         return os.fspath(folder / name)
     except Exception as err:  # onnxruntime's exceptions share no base of their own

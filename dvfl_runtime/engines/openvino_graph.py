@@ -43,6 +43,7 @@ class _Dequantised(NamedTuple):
 
     source: Any  # the tensor before it was quantised, or the int8 constant; an output of a node
     scale: NDArray[np.float32]  # the factor that turns int8 into float32
+    moves: tuple[Any, ...] = ()  # what has moved the int8 values since then, the last one first
 
 
 class _Layer(NamedTuple):
@@ -126,7 +127,7 @@ def _shifted(tensor: _Dequantised, known: dict[str, Any]) -> Any:
     from openvino import opset13 as ops
 
     source, scale = tensor.source, tensor.scale.reshape(())
-    moves = []
+    moves = list(tensor.moves)
     while source.get_node().get_type_name() in MOVES:
         moves.append(source.get_node())
         source = source.get_node().input_value(0)
@@ -191,7 +192,7 @@ def _replace_product(node: Any, layer: _Layer, x: Any, frames: int) -> None:
 def _float_from_convolution(node: Any) -> None:
     """Connect the readers of a convolution's result to it directly, without rounding to int8."""
     found = _dequantised(node)
-    if found is None:
+    if found is None or found.moves:
         return
     maker = found.source.get_node()
     if maker.get_type_name() == "Subtract":  # the shift
@@ -245,19 +246,24 @@ def _dequantised(node: Any) -> _Dequantised | None:
     """Return the parts of (q - 0) * scale, where q is an int8 constant or a quantised tensor."""
     if node.get_type_name() != "Multiply":
         return None
-    scale, subtract = _constant(node.input_value(1)), node.input_value(0).get_node()
-    if scale is None or subtract.get_type_name() != "Subtract":
-        return None
-    zeros, convert = _constant(subtract.input_value(1)), subtract.input_value(0).get_node()
-    if zeros is None or zeros.any() or convert.get_type_name() != "Convert":
+    scale, convert = _constant(node.input_value(1)), node.input_value(0).get_node()
+    if convert.get_type_name() == "Subtract":
+        zeros, convert = _constant(convert.input_value(1)), convert.input_value(0).get_node()
+        if zeros is None or zeros.any():
+            return None
+    if scale is None or convert.get_type_name() != "Convert":
         return None
     scale, q = scale.astype(np.float32), convert.input_value(0)
     if q.get_element_type().get_type_name() != "i8":
         return None
     if _constant(q) is not None:
         return _Dequantised(q, scale)
+    moves = []
+    while q.get_node().get_type_name() in MOVES:
+        moves.append(q.get_node())
+        q = q.get_node().input_value(0)
     source = _quantised(q.get_node(), scale)
-    return None if source is None else _Dequantised(source, scale)
+    return None if source is None else _Dequantised(source, scale, tuple(moves))
 
 
 def _quantised(convert: Any, scale: NDArray[np.float32]) -> Any:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Collection
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import FUSED_DOMAIN
 
 TO_PLANES, TO_TOKENS = [0, 3, 1, 2], [0, 2, 3, 1]  # (N, *plane, C) -> (N, C, *plane), and back
 
-Conversion: TypeAlias = Callable[[Any], Any]  # a NodeContext -> the node that computes its output
+# a NodeContext, and whether it is of the quantised kind -> its outputs, all of them in float32
+Conversion: TypeAlias = Callable[[Any, bool], list[Any]]
 
 
 def read_onnx(path: str, op_types: Collection[str]) -> Any:
@@ -36,42 +38,73 @@ def read_onnx(path: str, op_types: Collection[str]) -> Any:
 
     frontend = FrontEndManager().load_by_framework("onnx")
     for op_type in op_types:
-        if conversion := CONVERSIONS.get(op_type.rstrip("0123456789")):
-            frontend.add_extension(ConversionExtension(op_type, FUSED_DOMAIN, _reader(conversion)))
+        kind = op_type.rstrip("0123456789")
+        if conversion := CONVERSIONS.get(kind.removeprefix("Q")):
+            read = _reader(conversion, SCALES[kind] if kind.startswith("Q") else None)
+            frontend.add_extension(ConversionExtension(op_type, FUSED_DOMAIN, read))
     return frontend.convert(frontend.load(path))
 
 
-def _reader(conversion: Conversion) -> Callable[[Any], list[Any]]:
-    return lambda node: conversion(node).outputs()
+def _reader(conversion: Conversion, scale: int | None) -> Callable[[Any], list[Any]]:
+    """Return what reads a node; `scale` is the input with the scale of quantised outputs."""
+
+    def read(node: Any) -> list[Any]:
+        *others, last = conversion(node, scale is not None)
+        if scale is not None:
+            zero_point = node.get_input(scale + 1).get_node().data
+            last = _quantised(last, node.get_input(scale), zero_point)
+        return [output for part in (*others, last) for output in part.outputs()]
+
+    return read
 
 
-def bias_gelu(node: Any) -> Any:
+def bias_gelu(node: Any, quantised: bool) -> list[Any]:
     """Gelu(product + bias)."""
     from openvino import opset13 as ops
 
-    return ops.gelu(ops.add(node.get_input(0), node.get_input(1)), "erf")
+    return [ops.gelu(ops.add(node.get_input(0), node.get_input(1)), "erf")]
 
 
-def spatial_context(node: Any) -> Any:
+def modulate(node: Any, quantised: bool) -> list[Any]:
+    """(q + its bias) * (spatial modulator + its bias) * (temporal modulator + its bias)."""
+    from openvino import opset13 as ops
+
+    terms = [ops.add(node.get_input(i), node.get_input(i + 3)) for i in range(3)]
+    return [ops.multiply(ops.multiply(terms[0], terms[1]), terms[2])]
+
+
+def add_norm(node: Any, quantised: bool) -> list[Any]:
+    """Return x + (product + bias), and the layer normalisation of it."""
+    from openvino import opset13 as ops
+
+    x, product, bias, scale, shift = (node.get_input(i) for i in range(5))
+    total = ops.add(x, ops.add(product, bias))
+    epsilon = float(node.get_attribute("epsilon"))
+    normalised = ops.mvn(total, np.array([-1]), True, epsilon, "inside_sqrt")
+    return [total, ops.add(ops.multiply(normalised, scale), shift)]
+
+
+def spatial_context(node: Any, quantised: bool) -> list[Any]:
     """Depthwise convolutions over the pixels of each frame."""
     from openvino import opset13 as ops
 
     _, height, width, channels = _sizes(node)
+    first = 4 if quantised else 2  # of the kernels
 
     def convolve(x: Any, level: int) -> Any:
-        kernel = node.get_input(2 + level)
+        kernel = node.get_input(first + level)
         size = kernel.get_shape()[2]
         # (C, 1, k, k) -> (C, 1, 1, k, k)
         kernel = ops.reshape(kernel, np.array([channels, 1, 1, size, size]), False)
         padding = [size // 2] * 2
         return ops.group_convolution(x, kernel, [1, 1], padding, padding, [1, 1])
 
-    levels = node.get_input_size() - 2
-    return _context(node, (height, width), convolve, levels, np.array([2, 3]))
+    levels = node.get_input_size() - first
+    return [_context(node, (height, width), convolve, levels, np.array([2, 3]))]
 
 
-def temporal_context(node: Any) -> Any:
-    """Dense convolutions over the frames of each pixel."""
+def temporal_context(node: Any, quantised: bool) -> list[Any]:
+    """Dense convolutions over the frames of each pixel, of bytes in the quantised node."""
     from openvino import opset13 as ops
 
     frames, height, width, _ = _sizes(node)
@@ -79,11 +112,25 @@ def temporal_context(node: Any) -> Any:
     def convolve(x: Any, level: int) -> Any:
         kernel = node.get_input(3 + level)
         padding = [kernel.get_shape()[2] // 2, 0]
-        x = ops.convolution(x, kernel, [1, 1], padding, padding, [1, 1])
+        return ops.convolution(x, kernel, [1, 1], padding, padding, [1, 1])
+
+    def convolve_bytes(x: Any, level: int) -> Any:
+        zero_point = node.get_input(4).get_node().data
+        scale, kernel, kernel_scale = (node.get_input(5 + 3 * level + i) for i in range(3))
+        if level > 0:
+            x = _quantised(x, scale, zero_point)
+        x = _dequantised(x, scale, zero_point)
+        scales = kernel_scale.get_node().data.reshape(-1, 1, 1, 1)  # (C,) -> (C out, 1, 1, 1)
+        weight = _dequantised(kernel, scales, np.zeros((), np.int8))
+        padding = [kernel.get_shape()[2] // 2, 0]
+        return ops.convolution(x, weight, [1, 1], padding, padding, [1, 1])
+
+    def with_bias(x: Any, level: int) -> Any:
+        x = (convolve_bytes if quantised else convolve)(x, level)
         return ops.add(x, node.get_input(2)) if level == 0 else x
 
-    levels = node.get_input_size() - 3
-    return _context(node, (frames, height * width), convolve, levels, np.array([2]))
+    levels = (node.get_input_size() - 5) // 3 if quantised else node.get_input_size() - 3
+    return [_context(node, (frames, height * width), with_bias, levels, np.array([2]))]
 
 
 def _context(
@@ -135,6 +182,23 @@ def _planes(x: Any, plane: tuple[int, int], channels: int) -> Any:
     return ops.transpose(x, np.array(TO_PLANES))
 
 
+def _quantised(x: Any, scale: Any, zero_point: NDArray[Any]) -> Any:
+    """Return x / scale + zero_point as bytes, like OpenVINO's own reading of QuantizeLinear."""
+    from openvino import opset13 as ops
+
+    step, kind = np.float32(scale.get_node().data), zero_point.dtype
+    ends = [np.float32(end) for end in (np.iinfo(kind).min, np.iinfo(kind).max)]
+    bounds = [(end - np.float32(zero_point)) * step for end in ends]
+    return ops.convert(ops.fake_quantize(x, *bounds, *ends, 256), kind)
+
+
+def _dequantised(x: Any, scale: Any, zero_point: NDArray[Any]) -> Any:
+    """Return (x - zero_point) * scale, like OpenVINO's own reading of DequantizeLinear."""
+    from openvino import opset13 as ops
+
+    return ops.multiply(ops.subtract(ops.convert(x, "f32"), np.float32(zero_point)), scale)
+
+
 def _sizes(node: Any) -> tuple[int, ...]:
     """Return T, H, W and C of a node's tokens."""
     names = ("frames", "height", "width", "channels")
@@ -142,7 +206,17 @@ def _sizes(node: Any) -> tuple[int, ...]:
 
 
 CONVERSIONS: dict[str, Conversion] = {
+    "AddNorm": add_norm,
     "BiasGelu": bias_gelu,
+    "Modulate": modulate,
     "SpatialContext": spatial_context,
     "TemporalContext": temporal_context,
+}
+# the input of a quantised node with the scale of its output; the zero point is the next one
+SCALES = {
+    "QAddNorm": 5,
+    "QBiasGelu": 2,
+    "QModulate": 6,
+    "QSpatialContext": 2,
+    "QTemporalContext": 3,
 }

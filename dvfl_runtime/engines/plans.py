@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dvfl_runtime.artifact import INPUT, ModelFile, Precision
+from dvfl_runtime.artifact.onnx_edits import with_own_functions, with_signed_bytes
 from dvfl_runtime.engines.cache import private_folder, read_private, slug, write_private
 from dvfl_runtime.errors import ArtifactError, OutputError
 
@@ -160,7 +161,8 @@ class PlanBuilder:
         self._network = self._builder.create_network(strongly_typed)
         self._parser = trt.OnnxParser(self._network, self._log)
         content = model.content_for_kernels(by_plugins) if by_plugins else model.content
-        if not self._parser.parse(content):
+        # it takes no unsigned bytes
+        if not self._parser.parse(with_own_functions(with_signed_bytes(content))):
             raise ArtifactError(
                 f"{self._version()} cannot read model {self._path}: {self._parser_error()}"
             )

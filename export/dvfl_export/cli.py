@@ -269,6 +269,11 @@ def _print_summary(exported: Exported, output: Path) -> None:
     if exported.sensitivity is not None:
         floats = len(exported.sensitivity.floats)
         rows["precision"] += f", {floats} of {len(exported.sensitivity.layers)} layers fp32"
+    if exported.gain is not None:
+        kept = min(row.top1 for row in verification.engines)
+        rows["int8 gained"] = f"{exported.gain.summary()}; same winner on {kept:.1%} of the clips"
+        if warning := exported.gain.warning():
+            print(f"dvfl-export: warning: {warning}", file=sys.stderr)
     out = StandardOutput()
     print(f"wrote {output}", file=out)
     for name, value in rows.items():

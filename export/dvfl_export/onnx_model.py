@@ -16,6 +16,7 @@ from torch import nn
 
 from dvfl_export.deploy.functions import number_levels, write_functions
 from dvfl_export.deploy.fused_ops import fused_nodes
+from dvfl_export.deploy.graph_fusions import fuse_elementwise
 from dvfl_runtime.artifact import METADATA_KEY, Artifact
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ExportError
@@ -80,6 +81,8 @@ def onnx_from_model(
     model.ir_version = IR_VERSION
     strip_metadata(model)
     name_after_modules(model.graph)
+    if fused:
+        fuse_elementwise(model.graph)
     number_levels(model)
     write_functions(model)
     for value in (*model.graph.input, *model.graph.output):

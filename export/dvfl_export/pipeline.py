@@ -13,12 +13,14 @@ from typing import Any
 import onnx
 
 from dvfl_export.deploy.form import deploy_form
-from dvfl_export.onnx_model import onnx_from_model, save_model
+from dvfl_export.onnx_model import OPSET, onnx_from_model, save_model
 from dvfl_export.plan import build_and_verify
 from dvfl_export.precision.calibration import CalibrationSet, calibration_set
 from dvfl_export.precision.compress import compress_weights
+from dvfl_export.precision.gain import Gain, measure_gain
 from dvfl_export.precision.half import to_float16
-from dvfl_export.precision.quantise import activation_ranges, quantise
+from dvfl_export.precision.quantise import quantise
+from dvfl_export.precision.ranges import activation_ranges
 from dvfl_export.precision.sensitivity import Sensitivity, measure_sensitivity
 from dvfl_export.sample_clips import Video, cut_clips, rendered_videos, video_files
 from dvfl_export.verify import (
@@ -100,11 +102,6 @@ class ExportRequest:
         return ("load", "fuse", "export", *lower, "verify", *build, "time", "write")
 
     @property
-    def fused(self) -> bool:
-        """Whether the graph is traced with `dvfl` nodes: the quantiser takes standard operators."""
-        return self.precision != "int8"
-
-    @property
     def threshold(self) -> Threshold:
         """What every engine must reach; compressed weights are rounded as those of fp16."""
         return THRESHOLDS["fp16" if self.compress else self.precision]
@@ -123,6 +120,7 @@ class Exported:
         sensitivity: for int8, what each layer loses and which layers stay in float32.
         bf16: how a file in fp32 agrees with PyTorch when it is computed in bf16, where this machine
             can. It decides nothing: the file is right, even if bf16 is not good enough for it.
+        gain: for int8, its size and time over those in float32.
     """
 
     artifact: Artifact
@@ -132,6 +130,7 @@ class Exported:
     opset: int
     sensitivity: Sensitivity | None = None
     bf16: Verification | None = None
+    gain: Gain | None = None
 
 
 @dataclass(frozen=True)
@@ -186,8 +185,8 @@ def export(
         step("fuse")
         deployed = deploy_form(model, spec)
         step("export")
-        graph = onnx_from_model(deployed, spec, fused=request.fused)
-        graph, sensitivity = _in_precision(graph, request, samples.calibration, step, share)
+        plain = onnx_from_model(deployed, spec)
+        graph, sensitivity = _in_precision(plain, request, samples.calibration, step, share)
         save_model(graph, artifact, part)
 
         step("verify")
@@ -207,12 +206,12 @@ def export(
 
         step("time")
         times = _times(file, clips[0], verification, bf16)
+        gain = _gain(plain, file, verification, clips[0]) if sensitivity else None
         step("write")
         artifact = dataclasses.replace(artifact, parity=parity)
         save_model(graph, artifact, part)
         size = len(ModelFile(part).content)  # raises where the runtime would refuse the file
-    opset = graph.opset_import[0].version
-    return Exported(artifact, verification, times, size, opset, sensitivity, bf16)
+    return Exported(artifact, verification, times, size, OPSET, sensitivity, bf16, gain)
 
 
 def check_request(request: ExportRequest) -> None:
@@ -303,6 +302,13 @@ def _times(
         in_bf16 = median_ms(file, names, clip, precision="bf16")
         times |= {f"{name} bf16": ms for name, ms in in_bf16.items()}
     return times
+
+
+def _gain(plain: onnx.ModelProto, file: ModelFile, found: Verification, clip: Clip) -> Gain:
+    """Compare a file in int8 with its float32 graph, in the engines of the verification."""
+    # a plan of the float32 graph would take minutes
+    names = [row.engine for row in found.engines if row.engine != "tensorrt"]
+    return measure_gain(plain, file, names, clip)
 
 
 def _parity(

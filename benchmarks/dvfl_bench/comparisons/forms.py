@@ -38,7 +38,8 @@ from dvfl_bench.comparisons.official import official_form
 from dvfl_bench.device.timing import Times, Work, paired_times, ratios, summary
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import OPSET, onnx_from_model
-from dvfl_export.precision.quantise import activation_ranges, quantise
+from dvfl_export.precision.quantise import quantise
+from dvfl_export.precision.ranges import activation_ranges
 from dvfl_models import VARIANTS, count_macs
 from dvfl_runtime.clips.spec import ClipSpec
 

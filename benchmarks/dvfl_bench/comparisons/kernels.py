@@ -42,7 +42,8 @@ from dvfl_bench.comparisons.node_profiles import (
 )
 from dvfl_bench.device.timing import Times, Work, paired_times, ratios, summary
 from dvfl_export.deploy.unfolding import unfold
-from dvfl_export.precision.quantise import activation_ranges, quantise
+from dvfl_export.precision.quantise import quantise
+from dvfl_export.precision.ranges import activation_ranges
 from dvfl_models import count_macs
 from dvfl_models.network.video_focalnet import VideoFocalNet
 from dvfl_runtime.artifact import ModelFile

@@ -41,7 +41,8 @@ from dvfl_bench.comparisons.networks import (
 from dvfl_bench.device.timing import Work, paired_times, ratios, summary
 from dvfl_export.precision.calibration import CalibrationSet, calibration_set
 from dvfl_export.precision.half import to_float16
-from dvfl_export.precision.quantise import activation_ranges, quantise
+from dvfl_export.precision.quantise import quantise
+from dvfl_export.precision.ranges import activation_ranges
 from dvfl_export.precision.sensitivity import measure_sensitivity
 from dvfl_export.sample_clips import cut_clips
 from dvfl_export.verify import compare_logits
@@ -165,7 +166,7 @@ def quality(file: Path, videos: Sequence[Path], rendered: int) -> Result:
 def speed(variant: str, size: int, threads: int, repeats: int) -> Result:
     """Time float32, float16 and int8 of one network in both engines."""
     torch.set_num_threads(threads)
-    model = deploy_graph(random_network(variant), square_spec(FRAMES, size), fused=False)
+    model = deploy_graph(random_network(variant), square_spec(FRAMES, size))
     clip = np.random.default_rng(0).integers(0, 256, (1, FRAMES, size, size, 3), dtype=np.uint8)
     ranges = activation_ranges(model, [clip[0]])
     floats = floats_of(model, variant)

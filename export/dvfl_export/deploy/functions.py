@@ -6,6 +6,7 @@ An engine without a kernel for a node runs its body. The contract is in export/R
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import onnx
 import onnx.parser
@@ -22,15 +23,55 @@ CONTEXT_SIGNATURE = """
     ({inputs}) => (modulator)
 """
 
-BIAS_GELU = """
+ROWS_SIGNATURE = """
 <domain: "dvfl", opset_import: ["" : 20]>
-BiasGelu <plugin_namespace: string = "dvfl", plugin_version: string = "{version}">
-    (product, bias) => (activation)
-{{
+{name} <{attributes}plugin_namespace: string = "dvfl", plugin_version: string = "{version}">
+    ({inputs}) => ({outputs})
+"""
+
+
+class RowsBody(NamedTuple):
+    """The body of a node that computes each token on its own."""
+
+    inputs: str
+    outputs: str
+    text: str
+    attributes: str = ""
+
+
+# node -> its body; the last output is the one that the quantised twin of the node gives as bytes
+ROWS = {
+    "BiasGelu": RowsBody(
+        "product, bias",
+        "activation",
+        """
     total = Add (product, bias)
     activation = Gelu (total)
-}}
-"""
+""",
+    ),
+    "Modulate": RowsBody(
+        "q, spatial, temporal, q_bias, spatial_bias, temporal_bias",
+        "modulated",
+        """
+    q_sum = Add (q, q_bias)
+    spatial_sum = Add (spatial, spatial_bias)
+    temporal_sum = Add (temporal, temporal_bias)
+    modulated_in_space = Mul (q_sum, spatial_sum)
+    modulated = Mul (modulated_in_space, temporal_sum)
+""",
+    ),
+    "AddNorm": RowsBody(
+        "x, product, bias, norm_scale, norm_shift",
+        "total, normalised",
+        """
+    branch = Add (product, bias)
+    total = Add (x, branch)
+    normalised = LayerNormalization <axis = -1, epsilon: float = @epsilon>
+        (total, norm_scale, norm_shift)
+""",
+        attributes="epsilon, ",
+    ),
+}
 
 # sizes as tensors of one element, and the first of this node's own gates
 SIZES = """
@@ -133,7 +174,11 @@ def write_functions(model: onnx.ModelProto, *, half: bool = False) -> None:
         model: a graph whose nodes have the names of `number_levels`.
         half: whether its nodes compute in float16; the means stay in float32.
     """
-    levels = {node.op_type: len(kernels_of(node)) for node in _nodes(model)}
+    levels = {
+        node.op_type: len(kernels_of(node))
+        for node in _nodes(model)
+        if kind_of(node) in PLUGIN_VERSIONS  # not the quantised ones
+    }
     del model.functions[:]
     for name in sorted(levels):
         text = function_text(name, levels[name], half=half)
@@ -157,17 +202,21 @@ def function_text(name: str, levels: int, *, half: bool = False) -> str:
 
     Args:
         name: of the function: that of the node, with or without a number after it.
-        levels: of a context; 0 for `BiasGelu`.
+        levels: of a context; 0 for other nodes.
         half: whether the node computes in float16.
     """
     kind = name.rstrip("0123456789")
     version = PLUGIN_VERSIONS[kind]
-    if kind == "BiasGelu":
-        return BIAS_GELU.format(version=version)
+    if kind in ROWS:
+        inputs, outputs, body, attributes = ROWS[kind]
+        signature = ROWS_SIGNATURE.format(
+            name=name, attributes=attributes, version=version, inputs=inputs, outputs=outputs
+        )
+        return f"{signature}{{{body}}}"
     temporal = kind == "TemporalContext"
     numbers = range(1, levels + 1)
-    inputs = ["context", "gates", *(["frame_bias"] if temporal else [])]
-    inputs += [f"kernel_{level}" for level in numbers]
+    names = ["context", "gates", *(["frame_bias"] if temporal else [])]
+    names += [f"kernel_{level}" for level in numbers]
     body = SIZES.format(gates=2 * (levels + 1))
     body += TEMPORAL_LAYOUT if temporal else SPATIAL_LAYOUT
     body += GATES
@@ -184,13 +233,13 @@ def function_text(name: str, levels: int, *, half: bool = False) -> str:
             before = f"total_{level}"
     body += (MEAN_OF_HALF if half else MEAN).format(levels=levels)
     body += GLOBAL.format(last=levels + 1, before=before)
-    signature = CONTEXT_SIGNATURE.format(name=name, version=version, inputs=", ".join(inputs))
+    signature = CONTEXT_SIGNATURE.format(name=name, version=version, inputs=", ".join(names))
     return f"{signature}{{{body}}}"
 
 
 def kernels_of(node: onnx.NodeProto) -> Sequence[str]:
     """Return the names of the kernels of a context's node, () for any other node."""
-    first = FIXED_INPUTS.get(_kind(node), len(node.input))
+    first = FIXED_INPUTS.get(kind_of(node), len(node.input))
     return list(node.input)[first:]
 
 
@@ -198,5 +247,6 @@ def _nodes(model: onnx.ModelProto) -> Iterable[onnx.NodeProto]:
     return (node for node in model.graph.node if node.domain == FUSED_DOMAIN)
 
 
-def _kind(node: onnx.NodeProto) -> str:
+def kind_of(node: onnx.NodeProto) -> str:
+    """Return the operator of a node, without the number of levels that some have in their names."""
     return node.op_type.rstrip("0123456789")

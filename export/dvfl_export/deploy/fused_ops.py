@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     ]
 
 DOMAIN_VERSION = 2  # the opset of the domain: the newest version of any node
-PLUGIN_VERSIONS = {"SpatialContext": 1, "TemporalContext": 1, "BiasGelu": 2}
+PLUGIN_VERSIONS = {
+    **{"SpatialContext": 1, "TemporalContext": 1},
+    **{"BiasGelu": 2, "Modulate": 2, "AddNorm": 2},
+}
 
 _writing = ContextVar("writing", default=False)
 

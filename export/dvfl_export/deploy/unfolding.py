@@ -133,7 +133,8 @@ def _load(deployed: DeployVideoFocalNet, proto: onnx.ModelProto) -> str:
     norms = {
         name: layer for name, layer in deployed.named_modules() if isinstance(layer, Normalize)
     }
-    count = sum(node.op_type == "LayerNormalization" for node in proto.graph.node)
+    kinds = ("LayerNormalization", "AddNorm")
+    count = sum(node.op_type in kinds for node in proto.graph.node)
     if count != len(norms):
         return f"{count} normalisations instead of {len(norms)}"
     # the exporter writes equal tensors once: a normalisation without scale and shift of its own

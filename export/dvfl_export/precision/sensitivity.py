@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 import onnxruntime
 
-from dvfl_export.precision.quantise import Ranges, layers_of, quantise
+from dvfl_export.precision.quantise import layers_of, quantise
+from dvfl_export.precision.ranges import Ranges
 from dvfl_export.verify import Logits, compare_logits
 from dvfl_runtime.clips.spec import Clip
 

@@ -282,6 +282,45 @@ void check_bias_gelu(const Kernels& set) {
   }
 }
 
+// Modulate and AddNorm, in two pieces of rows.
+void check_rows(const Kernels& set, int64_t features, float scale) {
+  constexpr int64_t kRows = 5;
+  const int64_t values = kRows * features;
+  const Tensor<float> products[] = {floats(values, 2.0f), floats(values, 2.0f), floats(values, 2.0f)};
+  const Tensor<float> biases[] = {floats(features, 1.0f), floats(features, 1.0f), floats(features, 1.0f)};
+  std::vector<float> results[2][3];  // modulated, normalised, sums
+  for (int which = 0; which < 2; ++which) {
+    const Kernels& kernels = which ? set : dvfl::plain;
+    for (int node = 0; node < 2; ++node) {
+      Tensor<float> as_floats(scale == 0.0f ? values : 0), sums(values);
+      Tensor<uint8_t> as_bytes(scale == 0.0f ? 0 : values);
+      void* to = scale == 0.0f ? static_cast<void*>(as_floats.data()) : as_bytes.data();
+      dvfl::ModulateCall modulate{{products[0].data(), products[1].data(), products[2].data()},
+                                  {biases[0].data(), biases[1].data(), biases[2].data()}};
+      dvfl::AddNormCall norm{products[0].data(), products[1].data(), biases[0].data(),
+                             biases[1].data(),   biases[2].data(),   1e-5f,
+                             sums.data()};
+      for (int64_t begin : {2, 0}) {
+        int64_t end = begin ? kRows : 2;
+        if (node == 0) {
+          kernels.modulate(modulate, features, begin, end, {to, scale, 128});
+        } else {
+          kernels.add_norm(norm, features, begin, end, {to, scale, 128});
+        }
+      }
+      for (int64_t i = 0; i < values; ++i) {
+        results[which][node].push_back(scale == 0.0f ? as_floats.data()[i] : as_bytes.data()[i]);
+      }
+      if (node == 1) results[which][2].assign(sums.data(), sums.data() + values);
+    }
+  }
+  const std::string name = std::string(set.name) + " features " + std::to_string(features);
+  const float allowed = scale == 0.0f ? 1e-5f : 1.0f;
+  compare(name + " Modulate", results[1][0], results[0][0], scale != 0.0f, allowed);
+  compare(name + " AddNorm", results[1][1], results[0][1], scale != 0.0f, allowed);
+  compare(name + " sums", results[1][2], results[0][2], false, 1e-6f);
+}
+
 // GELU through BiasGelu against the exact one, over all magnitudes, and what is no number.
 void check_gelu(const Kernels& set) {
   std::vector<float> x;
@@ -320,6 +359,9 @@ int main() {
     for (int64_t pixels = 1; pixels < 18; ++pixels) check_sums(*found[i], 64, pixels);
     for (int64_t channels : {1, 6, 37}) check_sums(*found[i], channels, 5);
     check_bias_gelu(*found[i]);
+    for (int64_t features : {1, 7, 16, 33, 130, 384}) {
+      for (float scale : {0.0f, 0.02f}) check_rows(*found[i], features, scale);
+    }
     check_gelu(*found[i]);
   }
   std::printf("%d findings\n", findings);

@@ -62,6 +62,27 @@ struct ContextKernel {
 using BiasGelu = void (*)(const float* product, const float* bias, int64_t features, int64_t begin,
                           int64_t end, const Output&);
 
+// (products[0] + biases[0]) * (products[1] + biases[1]) * (products[2] + biases[2]).
+struct ModulateCall {
+  const float* products[3];  // (rows, features)
+  const float* biases[3];    // (features)
+};
+using Modulate = void (*)(const ModulateCall&, int64_t features, int64_t begin, int64_t end,
+                          const Output&);
+
+// sum = x + (product + bias), and the layer normalisation of each row of it.
+struct AddNormCall {
+  const float* x;        // (rows, features)
+  const float* product;  // (rows, features)
+  const float* bias;     // (features), as the next two
+  const float* scale;
+  const float* shift;
+  float epsilon;
+  float* sum;  // (rows, features)
+};
+using AddNorm = void (*)(const AddNormCall&, int64_t features, int64_t begin, int64_t end,
+                         const Output& normalised);
+
 // What one instruction set offers. All of it is known when it is compiled: nothing of such a file
 // may run while the library is loaded.
 struct Kernels {
@@ -70,6 +91,8 @@ struct Kernels {
   const ContextKernel* temporal;       // float32 in and out
   const ContextKernel* temporal_int8;  // uint8 in and out
   BiasGelu bias_gelu;
+  Modulate modulate;
+  AddNorm add_norm;
 };
 
 // Scalar arithmetic, for any CPU; what the others are compared with.
@@ -77,6 +100,10 @@ extern const ContextKernel plain_spatial;
 extern const ContextKernel plain_temporal;  // of both types
 void plain_bias_gelu(const float* product, const float* bias, int64_t features, int64_t begin,
                      int64_t end, const Output&);
+void plain_modulate(const ModulateCall&, int64_t features, int64_t begin, int64_t end,
+                    const Output&);
+void plain_add_norm(const AddNormCall&, int64_t features, int64_t begin, int64_t end,
+                    const Output& normalised);
 extern const Kernels plain;
 
 constexpr int kMostKernels = 8;

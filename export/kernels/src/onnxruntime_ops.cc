@@ -27,7 +27,7 @@ constexpr ONNXTensorElementDataType kAny = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFIN
 struct Signature {
   const char* name;
   std::vector<ONNXTensorElementDataType> inputs;
-  ONNXTensorElementDataType output;
+  std::vector<ONNXTensorElementDataType> outputs;
   bool variadic;  // the last input may be repeated
 };
 
@@ -193,10 +193,10 @@ class Kernel {
  protected:
   virtual void run(OrtKernelContext* context) const = 0;
 
-  void* output(OrtKernelContext* context, const std::vector<int64_t>& shape) const {
+  void* output(OrtKernelContext* context, const std::vector<int64_t>& shape, size_t index = 0) const {
     OrtValue* value = nullptr;
     void* data = nullptr;
-    check(api_, api_->KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &value));
+    check(api_, api_->KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
     check(api_, api_->GetTensorMutableData(value, &data));
     return data;
   }
@@ -360,34 +360,116 @@ class ContextNode : public Kernel {
   Buffer packed_;
 };
 
-class BiasGeluNode : public Kernel {
+// A node that computes each row, the last dimension, on its own.
+class RowsNode : public Kernel {
  public:
-  BiasGeluNode(const OrtApi* api, const OrtKernelInfo* info, const char* name, bool bytes)
+  RowsNode(const OrtApi* api, const OrtKernelInfo* info, const char* name, bool bytes, size_t fixed)
       : Kernel(api, name) {
-    if (bytes) quantisation_ = quantisation_of(api, info, 2);
+    if (bytes) quantisation_ = quantisation_of(api, info, fixed);
   }
 
  protected:
   static constexpr int64_t kPartValues = 16384;  // 64 KB, so that threads share the work evenly
 
-  void run(OrtKernelContext* context) const override {
-    Tensor product = input_of(api_, context, 0), bias = input_of(api_, context, 1);
-    require(bias.shape.size() == 1 && !product.shape.empty() && product.shape.back() == bias.shape[0],
-            "bias must have the last size of product " + text(product.shape) + ", not " + text(bias.shape));
-    int64_t features = bias.shape[0], rows = 1;
-    for (size_t i = 0; i + 1 < product.shape.size(); ++i) rows *= product.shape[i];
-    require(features * rows > 0, "the batch is empty");
-    dvfl::Output out{output(context, product.shape), quantisation_.scale, quantisation_.zero_point};
-    int64_t step = std::max<int64_t>(1, kPartValues / features);
-    dvfl::BiasGelu kernel = dvfl::chosen_kernels()->bias_gelu;
-    auto work = [&](int64_t part) {
-      kernel(product.floats(), bias.floats(), features, part * step, std::min(rows, (part + 1) * step), out);
-    };
-    in_parallel(context, (rows + step - 1) / step, work);
+  Tensor rows_of(OrtKernelContext* context) const {
+    Tensor first = input_of(api_, context, 0);
+    int64_t values = 1;
+    for (int64_t size : first.shape) values *= size;
+    require(!first.shape.empty() && values > 0, "the batch is empty");
+    return first;
   }
+
+  const float* of_shape(OrtKernelContext* context, size_t index, const char* name,
+                        const std::vector<int64_t>& shape) const {
+    Tensor tensor = input_of(api_, context, index);
+    require(tensor.shape == shape, std::string(name) + " must have the shape " + text(shape) +
+                                       ", not " + text(tensor.shape));
+    return tensor.floats();
+  }
+
+  // Calls work(begin, end) for pieces of the rows.
+  template <typename Work>
+  void over_rows(const OrtKernelContext* context, const std::vector<int64_t>& shape, const Work& work) const {
+    int64_t rows = 1;
+    for (size_t i = 0; i + 1 < shape.size(); ++i) rows *= shape[i];
+    int64_t step = std::max<int64_t>(1, kPartValues / shape.back());
+    auto part = [&](int64_t index) { work(index * step, std::min(rows, (index + 1) * step)); };
+    in_parallel(context, (rows + step - 1) / step, part);
+  }
+
+  dvfl::Output result(void* data) const { return {data, quantisation_.scale, quantisation_.zero_point}; }
 
  private:
   Quantisation quantisation_{};
+};
+
+class BiasGeluNode : public RowsNode {
+ public:
+  BiasGeluNode(const OrtApi* api, const OrtKernelInfo* info, const char* name, bool bytes)
+      : RowsNode(api, info, name, bytes, 2) {}
+
+ protected:
+  void run(OrtKernelContext* context) const override {
+    Tensor product = rows_of(context);
+    int64_t features = product.shape.back();
+    const float* bias = of_shape(context, 1, "bias", {features});
+    dvfl::Output out = result(output(context, product.shape));
+    dvfl::BiasGelu kernel = dvfl::chosen_kernels()->bias_gelu;
+    over_rows(context, product.shape, [&](int64_t begin, int64_t end) {
+      kernel(product.floats(), bias, features, begin, end, out);
+    });
+  }
+};
+
+class ModulateNode : public RowsNode {
+ public:
+  ModulateNode(const OrtApi* api, const OrtKernelInfo* info, const char* name, bool bytes)
+      : RowsNode(api, info, name, bytes, 6) {}
+
+ protected:
+  void run(OrtKernelContext* context) const override {
+    Tensor first = rows_of(context);
+    int64_t features = first.shape.back();
+    dvfl::ModulateCall call{};
+    for (size_t i = 0; i < 3; ++i) {
+      call.products[i] = of_shape(context, i, "a product", first.shape);
+      call.biases[i] = of_shape(context, i + 3, "a bias", {features});
+    }
+    dvfl::Output out = result(output(context, first.shape));
+    dvfl::Modulate kernel = dvfl::chosen_kernels()->modulate;
+    over_rows(context, first.shape,
+              [&](int64_t begin, int64_t end) { kernel(call, features, begin, end, out); });
+  }
+};
+
+class AddNormNode : public RowsNode {
+ public:
+  AddNormNode(const OrtApi* api, const OrtKernelInfo* info, const char* name, bool bytes)
+      : RowsNode(api, info, name, bytes, 5) {
+    check(api, api->KernelInfoGetAttribute_float(info, "epsilon", &epsilon_));
+    require(epsilon_ > 0.0f, "epsilon must be positive");
+  }
+
+ protected:
+  void run(OrtKernelContext* context) const override {
+    Tensor x = rows_of(context);
+    int64_t features = x.shape.back();
+    dvfl::AddNormCall call{};
+    call.x = x.floats();
+    call.product = of_shape(context, 1, "product", x.shape);
+    call.bias = of_shape(context, 2, "bias", {features});
+    call.scale = of_shape(context, 3, "the scale of the norm", {features});
+    call.shift = of_shape(context, 4, "the shift of the norm", {features});
+    call.epsilon = epsilon_;
+    call.sum = static_cast<float*>(output(context, x.shape));
+    dvfl::Output normalised = result(output(context, x.shape, 1));
+    dvfl::AddNorm kernel = dvfl::chosen_kernels()->add_norm;
+    over_rows(context, x.shape,
+              [&](int64_t begin, int64_t end) { kernel(call, features, begin, end, normalised); });
+  }
+
+ private:
+  float epsilon_ = 0.0f;
 };
 
 std::unique_ptr<Kernel> make_kernel(const OrtApi* api, const OrtKernelInfo* info, const char* name) {
@@ -395,6 +477,12 @@ std::unique_ptr<Kernel> make_kernel(const OrtApi* api, const OrtKernelInfo* info
   bool bytes = op[0] == 'Q';
   if (op == "BiasGelu" || op == "QBiasGelu") {
     return std::make_unique<BiasGeluNode>(api, info, name, bytes);
+  }
+  if (op == "Modulate" || op == "QModulate") {
+    return std::make_unique<ModulateNode>(api, info, name, bytes);
+  }
+  if (op == "AddNorm" || op == "QAddNorm") {
+    return std::make_unique<AddNormNode>(api, info, name, bytes);
   }
   bool spatial = op.find("Spatial") != std::string::npos;
   return std::make_unique<ContextNode>(api, info, name, spatial ? Kind::spatial : Kind::temporal, bytes);
@@ -428,8 +516,8 @@ Op make_op(const Signature& signature) {
   op.GetInputType = [](const OrtCustomOp* self, size_t index) { return signature_of(self).inputs[index]; };
   op.GetInputCharacteristic = input_kind;
   op.GetInputMemoryType = [](const OrtCustomOp*, size_t) { return OrtMemTypeDefault; };
-  op.GetOutputTypeCount = [](const OrtCustomOp*) -> size_t { return 1; };
-  op.GetOutputType = [](const OrtCustomOp* self, size_t) { return signature_of(self).output; };
+  op.GetOutputTypeCount = [](const OrtCustomOp* self) { return signature_of(self).outputs.size(); };
+  op.GetOutputType = [](const OrtCustomOp* self, size_t index) { return signature_of(self).outputs[index]; };
   op.GetOutputCharacteristic = [](const OrtCustomOp*, size_t) { return INPUT_OUTPUT_REQUIRED; };
   op.GetVariadicInputMinArity = [](const OrtCustomOp*) { return 1; };
   op.GetVariadicInputHomogeneity = [](const OrtCustomOp* self) {
@@ -460,12 +548,16 @@ std::vector<Signature> with_levels(const std::vector<Signature>& signatures) {
 // They live as long as the process: sessions refer to them.
 OrtCustomOpDomain* domain(const OrtApi* api) {
   static const std::vector<Signature> signatures = {
-      {"SpatialContext", {kFloat, kFloat, kFloat}, kFloat, true},
-      {"TemporalContext", {kFloat, kFloat, kFloat, kFloat}, kFloat, true},
-      {"BiasGelu", {kFloat, kFloat}, kFloat, false},
-      {"QSpatialContext", {kFloat, kFloat, kFloat, kByte, kFloat}, kByte, true},
-      {"QTemporalContext", {kByte, kFloat, kFloat, kFloat, kByte, kAny}, kByte, true},
-      {"QBiasGelu", {kFloat, kFloat, kFloat, kByte}, kByte, false},
+      {"SpatialContext", {kFloat, kFloat, kFloat}, {kFloat}, true},
+      {"TemporalContext", {kFloat, kFloat, kFloat, kFloat}, {kFloat}, true},
+      {"BiasGelu", {kFloat, kFloat}, {kFloat}, false},
+      {"QSpatialContext", {kFloat, kFloat, kFloat, kByte, kFloat}, {kByte}, true},
+      {"QTemporalContext", {kByte, kFloat, kFloat, kFloat, kByte, kAny}, {kByte}, true},
+      {"QBiasGelu", {kFloat, kFloat, kFloat, kByte}, {kByte}, false},
+      {"Modulate", {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat}, {kFloat}, false},
+      {"QModulate", {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kByte}, {kByte}, false},
+      {"AddNorm", {kFloat, kFloat, kFloat, kFloat, kFloat}, {kFloat, kFloat}, false},
+      {"QAddNorm", {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kByte}, {kFloat, kByte}, false},
   };
   static const std::vector<Signature> numbered = with_levels(signatures);
   static const std::vector<Op> ops(

@@ -214,10 +214,39 @@ void plain_bias_gelu(const float* product, const float* bias, int64_t features, 
   }
 }
 
+void plain_modulate(const ModulateCall& call, int64_t features, int64_t begin, int64_t end,
+                    const Output& out) {
+  for (int64_t i = begin * features; i < end * features; ++i) {
+    float x = 1.0f;
+    for (int term = 0; term < 3; ++term) x *= call.products[term][i] + call.biases[term][i % features];
+    store(out, i, x);
+  }
+}
+
+void plain_add_norm(const AddNormCall& call, int64_t features, int64_t begin, int64_t end,
+                    const Output& normalised) {
+  for (int64_t row = begin; row < end; ++row) {
+    int64_t at = row * features;
+    float* sum = call.sum + at;
+    float mean = 0.0f, squares = 0.0f;
+    for (int64_t f = 0; f < features; ++f) {
+      sum[f] = call.x[at + f] + (call.product[at + f] + call.bias[f]);
+      mean += sum[f];
+    }
+    mean /= static_cast<float>(features);
+    for (int64_t f = 0; f < features; ++f) squares += (sum[f] - mean) * (sum[f] - mean);
+    float factor = 1.0f / std::sqrt(squares / static_cast<float>(features) + call.epsilon);
+    for (int64_t f = 0; f < features; ++f) {
+      store(normalised, at + f, (sum[f] - mean) * factor * call.scale[f] + call.shift[f]);
+    }
+  }
+}
+
 const ContextKernel plain_spatial = {spatial_packed_bytes, spatial_pack, spatial_scratch_bytes,
                                      spatial_parts, spatial_run};
 const ContextKernel plain_temporal = {temporal_packed_bytes, temporal_pack, temporal_scratch_bytes,
                                       temporal_parts, temporal_run};
-const Kernels plain = {"plain", &plain_spatial, &plain_temporal, &plain_temporal, plain_bias_gelu};
+const Kernels plain = {"plain", &plain_spatial, &plain_temporal, &plain_temporal,
+                       plain_bias_gelu, plain_modulate, plain_add_norm};
 
 }  // namespace dvfl

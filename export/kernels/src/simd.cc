@@ -1,5 +1,6 @@
 // The kernels of one instruction set. CMakeLists.txt compiles this file once for each, with its
 // flags and DVFL_ISA, its name; see vector.h for what the headers make of them.
+#include "elementwise.h"
 #include "epilogue.h"
 #include "kernels.h"
 #include "spatial.h"
@@ -23,7 +24,7 @@ constexpr ContextKernel temporal_int8 = {
 
 extern const Kernels kernels;
 const Kernels kernels = {DVFL_TEXT(DVFL_ISA), &spatial, &temporal_fp32, &temporal_int8,
-                         bias_gelu};
+                         bias_gelu, modulate, add_norm};
 
 }  // namespace DVFL_ISA
 }  // namespace dvfl

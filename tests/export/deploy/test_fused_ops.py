@@ -15,6 +15,7 @@ from rtx_build import needs_rtx, rtx_build
 from dvfl_export.cli import main
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.deploy.functions import function_text
+from dvfl_export.deploy.graph_fusions import fuse_elementwise
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import init_weights
@@ -84,11 +85,11 @@ def dvfl_nodes(model: onnx.ModelProto, op_type: str) -> list[onnx.NodeProto]:
 def test_one_node_of_each_kind_per_block_and_their_functions(fused: onnx.ModelProto) -> None:
     onnx.checker.check_model(fused, full_check=True)
     counts = Counter(node.op_type for node in fused.graph.node if node.domain)
-    assert counts == dict.fromkeys(("BiasGelu", "SpatialContext", "TemporalContext"), STAGES)
+    kinds = ("BiasGelu", "Modulate", "SpatialContext", "TemporalContext")
+    # AddNorm: the second norm of each block, and the one after the last block
+    assert counts == {**dict.fromkeys(kinds, STAGES), "AddNorm": STAGES + 1}
     assert [(f.domain, f.name) for f in fused.functions] == [
-        ("dvfl", "BiasGelu"),
-        ("dvfl", "SpatialContext"),
-        ("dvfl", "TemporalContext"),
+        ("dvfl", name) for name in sorted(counts)
     ]
     assert {(o.domain, o.version) for o in fused.opset_import} == {("", 20), ("dvfl", 2)}
     for function in fused.functions:
@@ -125,6 +126,39 @@ def test_the_contract_of_the_nodes(fused: onnx.ModelProto) -> None:
     for node in (spatial, temporal):
         readers = [n.op_type for n in fused.graph.node if node.output[0] in n.input]
         assert readers == ["MatMul"]
+
+
+def test_what_stands_between_products_is_one_node(fused: onnx.ModelProto) -> None:
+    shapes = {w.name: tuple(w.dims) for w in fused.graph.initializer}
+    makers = {value: node for node in fused.graph.node for value in node.output}
+    dim = 2 * WIDTH
+    modulate = dvfl_nodes(fused, "Modulate")[1]
+    places = [makers[value].name.rpartition("/")[0] for value in modulate.input[:3]]
+    block = "layers.2.modulation"
+    assert places == [f"{block}.q", f"{block}.spatial.h", f"{block}.temporal.h"]
+    assert [shapes[name] for name in modulate.input[3:]] == [(dim,)] * 3
+    assert [n.name for n in fused.graph.node if modulate.output[0] in n.input] == [
+        f"{block}.proj/MatMul"
+    ]
+    norm = dvfl_nodes(fused, "AddNorm")[1]
+    assert attributes(norm)["epsilon"] == pytest.approx(1e-5)
+    assert makers[norm.input[1]].name == f"{block}.proj/MatMul"
+    assert [shapes[name] for name in norm.input[2:]] == [(dim,)] * 3
+    # the sum goes on in the residual stream, the normalised tokens into the MLP
+    readers = [[n.op_type for n in fused.graph.node if v in n.input] for v in norm.output]
+    assert readers == [["Add"], ["MatMul"]]
+
+
+def test_a_product_that_two_nodes_read_is_left_alone() -> None:
+    """A near miss: the sum of q and its bias is an output of the graph, too."""
+    model = onnx_from_model(deploy_form(network(), SPEC), SPEC, fused=False)
+    before = Counter(node.op_type for node in model.graph.node)
+    value = next(n for n in model.graph.node if n.name == "layers.0.modulation.q/Add").output[0]
+    model.graph.output.append(onnx.ValueInfoProto(name=value))
+    fuse_elementwise(model.graph)
+    after = Counter(node.op_type for node in model.graph.node)
+    assert (after["Modulate"], after["AddNorm"]) == (STAGES - 1, STAGES + 1)
+    assert before["Mul"] - after["Mul"] == 2 * (STAGES - 1)
 
 
 def test_bias_gelu_stands_between_the_products_of_the_mlp(fused: onnx.ModelProto) -> None:

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from emulated import EmulatedPython
 from emulated import Unavailable as NoEmulation
-from kernel_nodes import Sizes, bias_gelu_case, context_case
+from kernel_nodes import Sizes, context_case, rows_case
 from kernels_library import LIBRARY
 from packages import build_wheel, new_venv, run
 
 PROGRAM = Path(kernels_program.__file__)
 CONTEXTS = ("SpatialContext", "TemporalContext", "QSpatialContext", "QTemporalContext")
-EPILOGUES = ("BiasGelu", "QBiasGelu")
+ROWS = ("BiasGelu", "QBiasGelu", "Modulate", "QModulate", "AddNorm", "QAddNorm")
 OLDEST = "1.21"  # the oldest onnxruntime that is supported
 CHECK = "dvfl_arithmetic_check"
 CROSS_COMPILER = "aarch64-linux-gnu-g++"
@@ -82,7 +82,7 @@ def write_nodes(folder: Path) -> None:
     """Write a model of each node, and its inputs, for kernels_program.py."""
     sizes = Sizes(frames=4, height=6, width=9, channels=24, levels=2)
     cases = [context_case(name, sizes) for name in CONTEXTS]
-    cases += [bias_gelu_case(name, 7, 33) for name in EPILOGUES]
+    cases += [rows_case(name, 7, 33) for name in ROWS]
     for case in cases:
         (folder / f"{case.op}.onnx").write_bytes(case.model().SerializeToString())
         np.savez(folder / f"{case.op}.npz", **case.inputs)
@@ -91,7 +91,7 @@ def write_nodes(folder: Path) -> None:
 def check_nodes(shown: str) -> None:
     """Check what kernels_program.py has printed."""
     lines = shown.splitlines()[1:]
-    assert {line.split()[0] for line in lines} == {*CONTEXTS, *EPILOGUES}
+    assert {line.split()[0] for line in lines} == {*CONTEXTS, *ROWS}
     for op, largest, share in map(str.split, lines):
         assert float(largest) <= (2 if op.startswith("Q") else 1e-5), op
         assert float(share) <= 0.01, op

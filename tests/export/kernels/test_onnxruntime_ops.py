@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from kernel_nodes import Array, NodeCase, Sizes, bias_gelu_case, context_case, run_node
+from kernel_nodes import Array, NodeCase, Sizes, context_case, rows_case, run_node
 
 INSTRUCTIONS = ("plain", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neondot")
 CONTEXTS = ("SpatialContext", "TemporalContext", "QSpatialContext", "QTemporalContext")
-EPILOGUES = ("BiasGelu", "QBiasGelu")
+ROWS = ("BiasGelu", "QBiasGelu", "Modulate", "QModulate", "AddNorm", "QAddNorm")
 SIZES = [
     Sizes(frames=4, height=9, width=15, channels=16, levels=2),
     Sizes(frames=3, height=2, width=3, channels=24, levels=3),  # smaller than the kernels
@@ -24,7 +24,7 @@ SIZES = [
 ]
 TOKENS = [(7, 33), (1, 1), (50, 64), (300, 96)]
 CASES = [context_case(op, sizes) for op in CONTEXTS for sizes in SIZES]
-CASES += [bias_gelu_case(op, *shape) for op in EPILOGUES for shape in TOKENS]
+CASES += [rows_case(op, *shape) for op in ROWS for shape in TOKENS]
 IDS = [
     f"{case.op}-{'x'.join(map(str, case.inputs[next(iter(case.inputs))].shape))}" for case in CASES
 ]
@@ -96,9 +96,9 @@ def fails(case: NodeCase, library: Path, tmp_path: Path, message: str) -> None:
         run_node(case, library, tmp_path)
 
 
-@pytest.mark.parametrize("op", [*CONTEXTS, *EPILOGUES])
+@pytest.mark.parametrize("op", [*CONTEXTS, *ROWS])
 def test_an_empty_batch_is_refused(op: str, library: Path, tmp_path: Path) -> None:
-    case = context_case(op, SIZES[0]) if op in CONTEXTS else bias_gelu_case(op, 7, 33)
+    case = context_case(op, SIZES[0]) if op in CONTEXTS else rows_case(op, 7, 33)
     empty = {name: value[:0] for name, value in case.inputs.items()}
     fails(
         dataclasses.replace(case, inputs=empty),

@@ -20,7 +20,9 @@ from dvfl_export.cli import main
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.pipeline import Exported
 from dvfl_export.precision.calibration import LEAST_CLIPS, calibration_set
-from dvfl_export.precision.quantise import activation_ranges, layers_of, quantise
+from dvfl_export.precision.quantise import layers_of, quantise
+from dvfl_export.precision.ranges import activation_ranges
+from dvfl_export.precision.sensitivity import logits_of
 from dvfl_export.sample_clips import cut_clips
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig, save_checkpoint
 from dvfl_models.network.video_focalnet import init_weights
@@ -46,7 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     init_weights(net, "xavier")
     about = {"labels": list("abc"), "spec": SPEC.to_dict(), "variant": "tiny test"}
     save_checkpoint(folder / "m.pth", net, about=about)
-    float_graph = PIPELINE.onnx_from_model(deploy_form(net.eval(), SPEC), SPEC, fused=False)
+    float_graph = PIPELINE.onnx_from_model(deploy_form(net.eval(), SPEC), SPEC)
     onnx.save(float_graph, folder / "fp32.onnx")
     for number in range(VIDEOS):
         action = ACTIONS[number % len(ACTIONS)]
@@ -80,34 +82,46 @@ def test_one_file_in_int8_agrees_in_every_engine(folder: Path, exported: Exporte
     assert json.loads((folder / "report.json").read_text()) == parity
 
 
-def test_weights_are_int8_per_channel_and_zero_points_are_0(
+def test_weights_are_int8_per_channel_and_activations_share_a_zero_point(
     folder: Path, exported: Exported
 ) -> None:
     graph = onnx.load(folder / "int8.onnx").graph
     values = {weight.name: numpy_helper.to_array(weight) for weight in graph.initializer}
+    assert (values["zero_point"].dtype, values["zero_point"]) == (np.uint8, 128)
     assert exported.sensitivity is not None
     expected = set(layers_of(onnx.load(folder / "fp32.onnx"))) - set(exported.sensitivity.floats)
-    makers = {node.output[0]: node for node in graph.node}
-    found = set()
+    makers = {node.output[-1]: node for node in graph.node}
+    weights: dict[str, tuple[str, str, int]] = {}  # layer -> integers, scales, axis of outputs
     for node in graph.node:
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
-            zeros = values[node.input[2]]
-            assert zeros.dtype == np.int8
-            assert not zeros.any()
-        if node.op_type not in ("MatMul", "Conv") or node.name not in expected:
-            continue
-        found.add(node.name)
-        activation, weight = (makers[name] for name in node.input[:2])
-        assert makers[activation.input[0]].op_type == "QuantizeLinear"
-        assert values[activation.input[1]].size == 1
-        integers, scales = values[weight.input[0]], values[weight.input[1]]
-        assert integers.dtype == np.int8
-        assert np.abs(integers).max() <= 64
-        axis = 1 if node.op_type == "MatMul" else 0
-        assert scales.shape == (integers.shape[axis],)
-        assert {a.name: a.i for a in weight.attribute}["axis"] == axis
-    assert found == expected
-    assert len(found) > 20
+        if node.op_type == "QTemporalContext":
+            assert node.input[4] == "zero_point"
+            weights[node.name] = (node.input[6], node.input[7], 0)
+        elif node.op_type in ("MatMul", "Conv") and node.name in expected:
+            activation, weight = (makers[name] for name in node.input[:2])
+            assert activation.input[2] == "zero_point"
+            assert makers[activation.input[0]].op_type.startswith("Q")
+            assert values[activation.input[1]].size == 1
+            axis = 1 if node.op_type == "MatMul" else 0
+            assert {a.name: a.i for a in weight.attribute}["axis"] == axis
+            weights[node.name] = (*weight.input, axis)
+    assert set(weights) == expected
+    assert len(weights) > 20
+    for integers, scales, axis in weights.values():
+        assert values[integers].dtype == np.int8
+        assert np.abs(values[integers]).max() <= 64
+        assert values[scales].shape == (values[integers].shape[axis],)
+
+
+def test_bytes_go_from_node_to_node(folder: Path, exported: Exported) -> None:
+    """No QuantizeLinear follows a node that has a quantised twin, and each tensor has one."""
+    graph = onnx.load(folder / "int8.onnx").graph
+    makers = {value: node for node in graph.node for value in node.output}
+    sources = [node.input[0] for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert len(sources) == len(set(sources))
+    assert exported.sensitivity is not None
+    # another one would leave a float32 reader to a node with a twin
+    assert set(exported.sensitivity.floats) <= {"patch_embed.linear/MatMul"}
+    assert {makers[source].domain for source in sources} == {""}
 
 
 def test_onnxruntime_computes_every_quantised_layer_in_integers(
@@ -125,17 +139,31 @@ def test_onnxruntime_computes_every_quantised_layer_in_integers(
     for node in nodes:
         if node.op_type in ("MatMul", "Conv"):
             assert "DequantizeLinear" not in [makers.get(name) for name in node.input], node.name
-    fused = [node for node in nodes if node.op_type in ("MatMulIntegerToFloat", "QLinearConv")]
-    assert len(fused) == len(layers)
+    integer = [node for node in nodes if node.op_type in ("MatMulIntegerToFloat", "QLinearConv")]
+    assert len(integer) == len(layers)  # each temporal context has one level
 
 
-def test_depthwise_convolutions_stay_in_float32(folder: Path) -> None:
+@pytest.mark.parametrize("float_kind", ["TemporalContext", "h/MatMul", "q/MatMul", "fc2", "embed"])
+def test_any_layers_can_stay_in_float32(folder: Path, float_kind: str) -> None:
     model = onnx.load(folder / "fp32.onnx")
-    left = {node.name for node in model.graph.node if node.op_type in ("MatMul", "Conv")}
-    left -= set(layers_of(model))
-    left.remove("head/MatMul")  # three classes
-    assert len(left) == 4  # of each block one level of spatial context
-    assert all(".spatial/Conv" in name for name in left)
+    clips = [np.random.default_rng(n).integers(0, 256, (4, 32, 32, 3), np.uint8) for n in (0, 1)]
+    ranges = activation_ranges(model, clips)
+    floats = [name for name in layers_of(model) if float_kind in name]
+    assert floats
+    mixed = quantise(model, ranges, floats)
+    onnx.checker.check_model(mixed, full_check=True)
+    kept = {n.name for n in mixed.graph.node if not n.op_type.startswith("Q")}
+    assert set(floats) <= kept
+    exact, found = logits_of(model, clips), logits_of(mixed, clips)
+    assert np.abs(found - exact).max() < 0.1 * np.abs(exact).max()
+
+
+def test_contexts_in_space_and_small_products_are_no_layers(folder: Path) -> None:
+    model = onnx.load(folder / "fp32.onnx")
+    layers = layers_of(model)
+    assert sum(name.endswith("/TemporalContext") for name in layers) == 4
+    left = {n.name for n in model.graph.node if n.op_type == "MatMul"} - set(layers)
+    assert left == {"head/MatMul"}  # three classes
 
 
 def test_the_table_names_every_layer_and_what_it_loses(folder: Path, exported: Exported) -> None:
@@ -169,8 +197,7 @@ def test_ranges_are_those_of_the_clips(folder: Path, exported: Exported) -> None
     clips = [np.full((4, 32, 32, 3), value, np.uint8) for value in (7, 90)]
     ranges = activation_ranges(model, clips, CalibrationMethod.MinMax)
     first = next(node for node in model.graph.node if node.op_type == "MatMul")
-    low, high = ranges[first.input[0]].range_value
-    assert (float(np.min(low)), float(np.max(high))) == (7.0, 90.0)
+    assert ranges[first.input[0]] == 90
     floats = layers_of(model)
     assert quantise(model, ranges, floats) == model
 
@@ -240,7 +267,7 @@ def test_a_bad_quantisation_fails_and_writes_nothing(
         scales = [
             weight
             for weight in quantised.graph.initializer
-            if weight.name.endswith("_scale") and not weight.dims
+            if weight.name.endswith(".scale") and not weight.dims
         ]
         for scale in scales:
             assert scale.data_type == TensorProto.FLOAT

@@ -18,7 +18,8 @@ from shared import ROOT
 
 from dvfl_export.precision.compress import compress_weights
 from dvfl_export.precision.half import to_float16
-from dvfl_export.precision.quantise import activation_ranges, quantise
+from dvfl_export.precision.quantise import quantise
+from dvfl_export.precision.ranges import activation_ranges
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 API = json.loads((ROOT / "tests" / "tensorrt_api.json").read_text())

@@ -1,0 +1,105 @@
+// What stands between two products beside the contexts: the product of the three modulation terms,
+// and a residual sum with the normalisation after it. Each value is read and written once.
+#pragma once
+
+#include "vector_math.h"
+
+namespace dvfl {
+namespace DVFL_ISA {
+
+// Calls work(f, count) for the vectors of a row: whole ones, then what is left.
+template <typename Work>
+DVFL_INLINE void over_features(int64_t features, const Work& work) {
+  int64_t f = 0;
+  for (; f + kLanes <= features; f += kLanes) work(f, static_cast<int64_t>(kLanes));
+  if (f < features) work(f, features - f);
+}
+
+DVFL_INLINE Vec load_lanes(const float* from, int64_t count) {
+  return count == kLanes ? load(from) : load_some(from, count);
+}
+
+DVFL_INLINE void store_lanes(float* to, Vec value, int64_t count) {
+  count == kLanes ? store(to, value) : store_some(to, value, count);
+}
+
+// The others are zero.
+DVFL_INLINE Vec first_lanes(Vec value, int64_t count) {
+  return count == kLanes ? value : load_some(reinterpret_cast<const float*>(&value), count);
+}
+
+template <bool bytes>
+DVFL_INLINE void store_result(const Output& out, int64_t at, Vec value, int64_t count,
+                              const Quantiser& quantiser) {
+  if (bytes) {
+    store_bytes(static_cast<uint8_t*>(out.data) + at, quantiser(value), count);
+  } else {
+    store_lanes(static_cast<float*>(out.data) + at, value, count);
+  }
+}
+
+template <bool bytes>
+void modulate_rows(const ModulateCall& call, int64_t features, int64_t begin, int64_t end,
+                   const Output& out) {
+  const Quantiser quantiser(bytes ? out.scale : 1.0f, out.zero_point);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t at = row * features;
+    over_features(features, [&](int64_t f, int64_t count) {
+      Vec x = load_lanes(call.products[0] + at + f, count) + load_lanes(call.biases[0] + f, count);
+      x *= load_lanes(call.products[1] + at + f, count) + load_lanes(call.biases[1] + f, count);
+      x *= load_lanes(call.products[2] + at + f, count) + load_lanes(call.biases[2] + f, count);
+      store_result<bytes>(out, at + f, x, count, quantiser);
+    });
+  }
+}
+
+inline void modulate(const ModulateCall& call, int64_t features, int64_t begin, int64_t end,
+                     const Output& out) {
+  auto* rows = out.scale == 0.0f ? modulate_rows<false> : modulate_rows<true>;
+  rows(call, features, begin, end, out);
+}
+
+DVFL_INLINE float sum_of_lanes(Vec value) {
+  float sum = 0.0f;
+  for (int i = 0; i < kLanes; ++i) sum += value[i];
+  return sum;
+}
+
+template <bool bytes>
+void add_norm_rows(const AddNormCall& call, int64_t features, int64_t begin, int64_t end,
+                   const Output& out) {
+  const Quantiser quantiser(bytes ? out.scale : 1.0f, out.zero_point);
+  const float inverse = 1.0f / static_cast<float>(features);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t at = row * features;
+    float* sum = call.sum + at;
+    Vec total = {};
+    over_features(features, [&](int64_t f, int64_t count) {
+      Vec x = load_lanes(call.product + at + f, count) + load_lanes(call.bias + f, count);
+      x += load_lanes(call.x + at + f, count);  // lanes beyond `count` are zero
+      store_lanes(sum + f, x, count);
+      total += x;
+    });
+    const float mean = sum_of_lanes(total) * inverse;
+    Vec squares = {};
+    over_features(features, [&](int64_t f, int64_t count) {
+      Vec d = first_lanes(load_lanes(sum + f, count) - mean, count);
+      squares += d * d;
+    });
+    const float factor = 1.0f / __builtin_sqrtf(sum_of_lanes(squares) * inverse + call.epsilon);
+    over_features(features, [&](int64_t f, int64_t count) {
+      Vec x = (load_lanes(sum + f, count) - mean) * factor;
+      x = x * load_lanes(call.scale + f, count) + load_lanes(call.shift + f, count);
+      store_result<bytes>(out, at + f, x, count, quantiser);
+    });
+  }
+}
+
+inline void add_norm(const AddNormCall& call, int64_t features, int64_t begin, int64_t end,
+                     const Output& out) {
+  auto* rows = out.scale == 0.0f ? add_norm_rows<false> : add_norm_rows<true>;
+  rows(call, features, begin, end, out);
+}
+
+}  // namespace DVFL_ISA
+}  // namespace dvfl
