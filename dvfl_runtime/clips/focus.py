@@ -1,6 +1,6 @@
 """Where the action is: the part of the picture that a clip is cut from, found by what moves.
 
-It needs no detector and no weights. `benchmarks/dvfl_bench/comparisons/focus.py` measures it beside
+It needs no detector and no weights. `python -m dvfl_bench.comparisons.focus` measures it beside
 other methods, and under the disturbances that cameras meet.
 """
 
@@ -124,16 +124,14 @@ def _change(pictures: Floats) -> Floats:
     size = max(1, width // COARSE), max(1, height // COARSE)
     coarse = np.stack([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in blurred])
     light = coarse / coarse.mean(0)
-    light /= np.median(light, axis=(1, 2), keepdims=True)
+    gains = np.median(light, axis=(1, 2), keepdims=True)
+    light /= gains
     count = min(255, int(LIGHT_PART * max(size)) | 1)
     for t, ratio in enumerate(light):
         steps = np.clip(ratio * LIGHT_STEPS, 1, 255).astype(np.uint8)  # medians of bytes are fast
         local = cv2.medianBlur(steps, count).astype(np.float32) / LIGHT_STEPS
-        blurred[t] /= cv2.resize(local, (width, height))
-    few = slice(None, None, 3)  # every third pixel of every third row is enough for a median
-    usual = blurred[:, few, few].mean(0)
-    gains = np.median(blurred[:, few, few] / usual, axis=(1, 2), keepdims=True)
-    return np.asarray(np.ptp(blurred / gains, axis=0), np.float32)
+        blurred[t] /= gains[t] * cv2.resize(local, (width, height))
+    return np.asarray(np.ptp(blurred, axis=0), np.float32)
 
 
 def _box_of_most(above: Floats, moving: NDArray[np.bool_], kept: Box | None) -> Box | None:

@@ -142,6 +142,7 @@ class ContextRing(PictureRing):
     def __init__(self, spec: ClipSpec) -> None:
         self._contexts: list[Image | None] = []
         self._greys: list[Grey | None] = []
+        self._seen: list[tuple[Region, Image] | None] = []  # what the last window took of each
         self._memory = FocusMemory()
         super().__init__(spec)
 
@@ -155,10 +156,16 @@ class ContextRing(PictureRing):
     def take(self, slots: Sequence[int], region: Region, out: Clip) -> None:
         """Cut and preprocess the pictures, and release the slots."""
         for slot, picture in zip(slots, out, strict=True):
-            context = self._contexts[slot]
-            assert context is not None  # the caller holds it
-            preprocess_frame(cut(context, region), self.spec, out=picture)
+            picture[:] = self._preprocessed(slot, region)
         self.release(slots)
+
+    def _preprocessed(self, slot: int, region: Region) -> Image:
+        """Return the region of a picture; windows overlap, and most have that of the one before."""
+        seen, context = self._seen[slot], self._contexts[slot]
+        assert context is not None  # the caller holds it
+        if seen is None or seen[0] != region:
+            seen = self._seen[slot] = region, preprocess_frame(cut(context, region), self.spec)
+        return seen[1]
 
     def _put(self, slot: int, image: Image) -> None:
         context = context_frame(image, self.spec)
@@ -167,12 +174,13 @@ class ContextRing(PictureRing):
         self._contexts[slot] = context.copy() if context is image else context
 
     def _drop(self, slot: int) -> None:
-        self._contexts[slot] = self._greys[slot] = None
+        self._contexts[slot] = self._greys[slot] = self._seen[slot] = None
 
     def _make_room(self, capacity: int) -> None:
         more = capacity - len(self._contexts)
         self._contexts += [None] * more
         self._greys += [None] * more
+        self._seen += [None] * more
 
 
 def ring_for(spec: ClipSpec) -> PictureRing:
