@@ -35,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 AUTO = "AUTO:GPU,CPU"
 LARGEST = 8  # batch that is compiled
-REWRITING = 1  # version of what `openvino_graph` does
+REWRITING = 2  # version of what `openvino_graph` does
 # share of the largest logit by which a rewritten model may differ; int8 values between two steps
 # may round to the other one, which moved logits by up to 0.03
 AGREE, AGREE_INT8 = 1e-3, 0.1

@@ -100,7 +100,8 @@ def spatial_context(node: Any, quantised: bool) -> list[Any]:
         return ops.group_convolution(x, kernel, [1, 1], padding, padding, [1, 1])
 
     levels = node.get_input_size() - first
-    return [_context(node, (height, width), convolve, levels, np.array([2, 3]))]
+    x = node.get_input(0)
+    return [_context(node, x, (height, width), convolve, levels, np.array([2, 3]))]
 
 
 def temporal_context(node: Any, quantised: bool) -> list[Any]:
@@ -118,8 +119,7 @@ def temporal_context(node: Any, quantised: bool) -> list[Any]:
         zero_point = node.get_input(4).get_node().data
         scale, kernel, kernel_scale = (node.get_input(5 + 3 * level + i) for i in range(3))
         if level > 0:
-            x = _quantised(x, scale, zero_point)
-        x = _dequantised(x, scale, zero_point)
+            x = _dequantised(_quantised(x, scale, zero_point), scale, zero_point)
         scales = kernel_scale.get_node().data.reshape(-1, 1, 1, 1)  # (C,) -> (C out, 1, 1, 1)
         weight = _dequantised(kernel, scales, np.zeros((), np.int8))
         padding = [kernel.get_shape()[2] // 2, 0]
@@ -129,12 +129,17 @@ def temporal_context(node: Any, quantised: bool) -> list[Any]:
         x = (convolve_bytes if quantised else convolve)(x, level)
         return ops.add(x, node.get_input(2)) if level == 0 else x
 
-    levels = (node.get_input_size() - 5) // 3 if quantised else node.get_input_size() - 3
-    return [_context(node, (frames, height * width), with_bias, levels, np.array([2]))]
+    x, levels = node.get_input(0), node.get_input_size() - 3
+    if quantised:
+        # before it is moved, or OpenVINO convolves in float32
+        x = _dequantised(x, node.get_input(5), node.get_input(4).get_node().data)
+        levels = (node.get_input_size() - 5) // 3
+    return [_context(node, x, (frames, height * width), with_bias, levels, np.array([2]))]
 
 
 def _context(
     node: Any,
+    x: Any,
     plane: tuple[int, int],
     convolve: Callable[[Any, int], Any],
     levels: int,
@@ -144,6 +149,7 @@ def _context(
 
     Args:
         node: of the file.
+        x: the tokens (B, T*H*W, C) in float32.
         plane: the sizes of the two axes that a convolution sees.
         convolve: the convolution of a level, of (N, C, *plane).
         levels: how many there are.
@@ -156,7 +162,7 @@ def _context(
     gates = node.get_input(1)
     number = gates.get_partial_shape()[2].get_length()
     gates = _planes(gates, plane, number)
-    x = _planes(node.get_input(0), plane, channels)
+    x = _planes(x, plane, channels)
     parts = []
     for level in range(levels + 1):
         if level < levels:
