@@ -142,11 +142,13 @@ class _Quantiser:
         name = f"{weight}.dequantised"
         if weight not in self._floats:
             self._floats[weight] = name
-            self._nodes.append(
-                helper.make_node(
-                    "DequantizeLinear", list(self._kernel(weight, axis)), [name], name, axis=axis
-                )
-            )
+            integers, scales = self._kernel(weight, axis)
+            outputs = self._added[scales].dims[0]
+            # onnxruntime 1.21 fails on products whose weights have scales and no zero points
+            zeros = self._add(f"zeros.{outputs}", np.zeros(outputs, np.int8))
+            inputs = [integers, scales, zeros]
+            pair = helper.make_node("DequantizeLinear", inputs, [name], name, axis=axis)
+            self._nodes.append(pair)
         node.input[1] = self._floats[weight]
         self._nodes.append(node)
 

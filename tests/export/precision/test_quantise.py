@@ -103,7 +103,9 @@ def test_weights_are_int8_per_channel_and_activations_share_a_zero_point(
             assert values[activation.input[1]].size == 1
             axis = 1 if node.op_type == "MatMul" else 0
             assert {a.name: a.i for a in weight.attribute}["axis"] == axis
-            weights[node.name] = (*weight.input, axis)
+            integers, scales, zeros = weight.input
+            assert not values[zeros].any()
+            weights[node.name] = (integers, scales, axis)
     assert set(weights) == expected
     assert len(weights) > 20
     for integers, scales, axis in weights.values():
