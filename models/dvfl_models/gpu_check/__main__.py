@@ -28,11 +28,12 @@ from typing import Any
 
 import torch
 
-from dvfl_models.gpu_check.clips import read_clips
-from dvfl_models.gpu_check.distillation import Plan, read_plan, run_folds, summary
+from dvfl_models.gpu_check.distillation import Plan, read_plan, run_folds
 from dvfl_models.gpu_check.processes import run_process
 from dvfl_models.gpu_check.training import measure_training
+from dvfl_models.studies.kept_clips import read_clips
 from dvfl_models.studies.result_files import machine_and_date
+from dvfl_models.studies.students import summary
 from dvfl_runtime.arguments import Parser, at_least, natural, run_command
 from dvfl_runtime.files import cannot_write, write_json
 from dvfl_runtime.interrupts import Requests

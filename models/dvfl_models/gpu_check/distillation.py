@@ -13,54 +13,27 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import pydantic
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch import Tensor
 
-from dvfl_models.distillation.losses import dist_loss, kd_loss, standardised_kd_loss
-from dvfl_models.gpu_check.clips import FRAMES, Augmented, Clips, load, normalised, save
 from dvfl_models.network.checkpoint import StateDict, read_checkpoint
-from dvfl_models.network.initialisation import deepened, widened
-from dvfl_models.network.video_focalnet import VideoFocalNet, build_model
+from dvfl_models.network.video_focalnet import VideoFocalNet
 from dvfl_models.recipe.messages import in_words
-from dvfl_models.recipe.tables import OptimTable, Table
-from dvfl_models.studies.paired import Outcome, Outcomes, difference
-from dvfl_models.training.learner import lr_at, new_optimizer
-from dvfl_runtime.clips.sampling import uniform_indices
+from dvfl_models.recipe.tables import Table
+from dvfl_models.studies.kept_clips import Clips, RandomForms, centre_clips, load, save
+from dvfl_models.studies.students import ARMS, Arm, Row, grown_model, logits_of, train
 from dvfl_runtime.errors import RecipeError
 
 log = logging.getLogger(__name__)
 
-Row = dict[str, Any]
-Loss = Callable[[Tensor, Tensor, float], Tensor]
 GRACE_S = 30.0  # for the student that a fold has begun when its time ends
 Count = Annotated[int, pydantic.Field(ge=1)]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """A way to teach: alpha * loss + (1 - alpha) * cross-entropy; alpha 0 is no teaching."""
-
-    alpha: float = 0.0
-    loss: Loss = kd_loss
-    temperature: float = 1.0
-
-
-ARMS = {
-    "alone": Arm(),
-    "kl": Arm(0.2, kd_loss, 10.0),  # alpha and temperature of DVFL-Net's script
-    "kl_more": Arm(0.9, kd_loss, 4.0),
-    "kl_z": Arm(0.9, standardised_kd_loss, 2.0),
-    "dist": Arm(0.5, dist_loss, 1.0),
-}
 
 
 class Plan(Table):
@@ -109,76 +82,6 @@ def read_plan(text: str) -> Plan:
         raise RecipeError(f"the plan {text} cannot be used: {wrong}") from err
 
 
-def grown_model(
-    variant: str, num_classes: int, start: StateDict | None, drop_path: float
-) -> VideoFocalNet:
-    """Return a network that computes what the small network `start` does, with a new head."""
-    model = build_model(variant, num_classes=num_classes, drop_path_rate=drop_path)
-    if start is None:
-        return model
-    wanted = model.state_dict()
-    body = {key: value for key, value in start.items() if not key.startswith("head.")}
-    if len(body["norm.weight"]) < len(wanted["norm.weight"]):
-        body = widened(body, wanted)
-    model.load_state_dict(deepened(body, wanted), strict=False)
-    return model
-
-
-def train(
-    model: VideoFocalNet,
-    batches: Iterator[tuple[Tensor, Tensor, Tensor | None]],
-    steps: int,
-    lr: float,
-    arm: Arm,
-) -> VideoFocalNet:
-    """Train by AdamW with a warm-up and a cosine, in bf16; return the averaged weights.
-
-    Args:
-        model: changed in place.
-        batches: clips (B, T, H, W, 3) uint8, targets and the teacher's logits.
-        steps: number of batches to train on.
-        lr: the highest learning rate.
-        arm: the loss.
-    """
-    model.train()
-    kind = next(model.parameters()).device.type
-    optim = OptimTable.model_validate(
-        {"steps": steps, "warmup_steps": max(1, steps // 20), "lr": lr}
-    )
-    optimizer = new_optimizer(optim, model)
-    decay = min(0.995, 1 - 5 / max(steps, 6))
-    averaged = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = lr_at(optim, step)
-        clips, targets, wanted = next(batches)
-        with torch.autocast(kind, dtype=torch.bfloat16):
-            logits = model(normalised(clips))
-        loss = (1 - arm.alpha) * F.cross_entropy(logits.float(), targets)
-        if arm.alpha:
-            assert wanted is not None
-            loss = loss + arm.alpha * arm.loss(logits, wanted, arm.temperature)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        averaged.update_parameters(model)
-    out = averaged.module
-    assert isinstance(out, VideoFocalNet)
-    return out.eval()
-
-
-@torch.inference_mode()
-def logits_of(model: VideoFocalNet, clips: Tensor, batch: int = 256) -> Tensor:
-    """(N, T, H, W, 3) uint8 -> logits (N, num_classes) float32, computed in bf16."""
-    model.eval()
-    out = []
-    for some in clips.split(batch):
-        with torch.autocast(clips.device.type, dtype=torch.bfloat16):
-            out.append(model(normalised(some)).float())
-    return torch.cat(out)
-
-
 def run_fold(
     clips: Clips,
     fold: int,
@@ -191,11 +94,9 @@ def run_fold(
     began_s = time.perf_counter()
     num_classes = int(clips.classes.max()) + 1
     test = torch.tensor(clips.tests[fold], device=device)
-    trained = [n for n in range(len(clips.classes)) if n not in set(clips.tests[fold])]
-    videos = torch.tensor(trained, device=device)
-    augmented = Augmented(clips, device, num_classes)
-    picks = torch.from_numpy(uniform_indices(clips.frames.shape[1], FRAMES)).to(device)
-    tested = augmented.frames[test][:, picks]
+    videos = torch.tensor(clips.trained(fold), device=device)
+    augmented = RandomForms(clips, device, num_classes, mixed=0.5)
+    tested = centre_clips(clips, test.cpu()).to(device)
     classes = augmented.classes[test]
 
     def row(model: VideoFocalNet, began_s: float, arm: str, seed: int) -> Row:
@@ -249,7 +150,7 @@ def _shuffled_batches(videos: Tensor, batch: int) -> Iterator[Tensor]:
 
 
 def _augmented_pool(
-    augmented: Augmented, videos: Tensor, views: int, teacher: VideoFocalNet
+    augmented: RandomForms, videos: Tensor, views: int, teacher: VideoFocalNet
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return clips, targets and the teacher's logits of `views` augmented forms of each video."""
     made = [
@@ -331,42 +232,3 @@ def _write_fold(
         for row in run_fold(load(saved), fold, plan, weights, device, seconds):
             file.write(json.dumps(row) + "\n")
             file.flush()
-
-
-def summary(rows: Sequence[Row], clips: Clips) -> Row:
-    """Return the accuracy of each arm, and its difference from the student alone.
-
-    `given` is the list's own split; `folds` are all others together. A seed counts if it ran on
-    all of these folds. The interval of a difference comes from drawing groups of clips anew, each
-    with all its clips and seeds.
-    """
-    out: Row = {}
-    for name, folds in (("given", {0}), ("folds", set(range(1, len(clips.tests))))):
-        of_folds = [row for row in rows if row["fold"] in folds]
-        found = {arm: _outcomes(of_folds, arm, folds, clips) for arm in ("teacher", *ARMS)}
-        out[name] = {}
-        for arm, outcomes in found.items():
-            if not outcomes:
-                continue
-            right = [outcome.right for outcome in outcomes.values()]
-            seeds = len({clip.partition(":")[0] for clip in outcomes})
-            out[name][arm] = {"accuracy": round(sum(right) / len(right), 4)}
-            out[name][arm] |= {"clips": len(right) // seeds, "seeds": seeds}
-            alone = {clip: value for clip, value in found["alone"].items() if clip in outcomes}
-            if arm not in ("alone", "teacher") and alone:
-                same = {clip: outcomes[clip] for clip in alone}
-                out[name][arm]["over_alone"] = difference(same, alone)
-    return out
-
-
-def _outcomes(rows: Sequence[Row], arm: str, folds: set[int], clips: Clips) -> Outcomes:
-    """Return those of an arm, by seed and clip, for the seeds that ran on all folds."""
-    of_arm = [row for row in rows if row["arm"] == arm]
-    seeds = {row["seed"] for row in of_arm}
-    whole = {s for s in seeds if folds == {row["fold"] for row in of_arm if row["seed"] == s}}
-    return {
-        f"seed {row['seed']}: {clip}": Outcome(clips.groups[clip], mark == "1")
-        for row in of_arm
-        if row["seed"] in whole
-        for clip, mark in zip(clips.tests[row["fold"]], row["right"], strict=True)
-    }

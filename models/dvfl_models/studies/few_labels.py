@@ -1,0 +1,369 @@
+"""What a teacher is worth where few clips, or all, are labelled: networks alone and their student.
+
+The teacher is an ensemble: several networks that learn the labelled clips, each with a seed of its
+own, from the same start. Their mean logits over some random forms of each clip to train on,
+labelled or not, are its soft labels. A student of the same start learns the soft labels of all
+clips and the labels that there are. The networks `alone`, with which it is compared, learn the
+labelled clips in as many steps. Where the teacher's networks are of the student's variant, they are
+the students alone of the first seeds.
+
+Each network is a row of rows.jsonl as soon as it is tested, with its logits in a file, and
+result.json is the summary. The same command goes on where one was ended.
+
+python -m dvfl_models.studies.few_labels runs/few --index ../shared/data/ucf10/index.csv --folds 5 \
+    --plan '{"labels": 8, "start": "runs/bundled.pth"}'
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import pydantic
+import torch
+from torch import Tensor
+
+from dvfl_models.network.checkpoint import read_checkpoint
+from dvfl_models.network.video_focalnet import VideoFocalNet
+from dvfl_models.recipe.messages import in_words
+from dvfl_models.recipe.tables import Table
+from dvfl_models.studies.command import run_study
+from dvfl_models.studies.kept_clips import (
+    Clips,
+    RandomForms,
+    centre_clips,
+    draw_clips,
+    load,
+    read_clips,
+    save,
+)
+from dvfl_models.studies.result_files import machine_and_date
+from dvfl_models.studies.students import ARMS, Arm, Row, grown_model, logits_of, summary, train
+from dvfl_runtime.arguments import Parser, natural, whole
+from dvfl_runtime.errors import RecipeError
+from dvfl_runtime.files import write_json
+
+log = logging.getLogger(__name__)
+
+NAME = "few_labels"
+Count = Annotated[int, pydantic.Field(ge=1)]
+ArmName = Literal["kl", "kl_more", "kl_z", "dist"]
+
+
+class Plan(Table):
+    """The numbers of an experiment.
+
+    Attributes:
+        start: checkpoint of a small network that all networks start from.
+        student: variant of the student.
+        teacher: variant of the teacher's networks.
+        members: number of the teacher's networks.
+        labels: labelled clips of each class; 0 labels all.
+        steps: of each network.
+        batch: number of clips in a step.
+        lr: the highest learning rate.
+        crop: smallest share of the picture in a random form.
+        views: random forms of a clip that the soft labels are a mean over.
+    """
+
+    start: str = ""
+    student: str = "femto"
+    teacher: str = "femto"
+    members: Count = 3
+    labels: int = pydantic.Field(0, ge=0)
+    steps: Count = 400
+    batch: Count = 16
+    lr: float = 4e-4
+    crop: float = 0.5
+    views: Count = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network to train: `alone`, one of the teacher's (`member`), or by an arm of `ARMS`."""
+
+    fold: int
+    arm: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of the file of its logits."""
+        return f"fold{self.fold}_{self.arm}_seed{self.seed}.npz"
+
+
+def tasks_of(
+    plan: Plan, folds: list[int], arms: list[ArmName], seeds: list[int], done: list[Row]
+) -> list[Task]:
+    """Return what is not done yet: those that teach first, then seed after seed of the students."""
+    member = "alone" if plan.teacher == plan.student else "member"
+    out = [Task(fold, member, m) for fold in folds for m in range(plan.members) if arms]
+    for seed in seeds:
+        out += [Task(fold, arm, seed) for fold in folds for arm in ("alone", *arms)]
+    finished = {(row["fold"], row["arm"], row["seed"]) for row in done}
+    once = dict.fromkeys(out)
+    return [task for task in once if (task.fold, task.arm, task.seed) not in finished]
+
+
+def labelled_videos(clips: Clips, fold: int, labels: int) -> list[int]:
+    """Return the videos of a fold whose labels may be used: `labels` of each class, 0 for all.
+
+    The fold alone decides which; more labels hold those of fewer.
+    """
+    out, trained = [], np.array(clips.trained(fold))
+    classes = clips.classes.numpy()[trained]
+    for class_id in np.unique(classes):
+        own = np.random.default_rng([fold, class_id]).permutation(trained[classes == class_id])
+        out += [int(video) for video in own[: labels or None]]
+    return sorted(out)
+
+
+class Experiment:
+    """The networks of one data set and plan.
+
+    Args:
+        folder: of rows and logits.
+        clips: the data set.
+        plan: its numbers.
+    """
+
+    def __init__(self, folder: Path, clips: Clips, plan: Plan) -> None:
+        self.folder, self.clips, self.plan = folder, clips, plan
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.num_classes = int(clips.classes.max()) + 1
+        self.forms = RandomForms(clips, self.device, self.num_classes, crop=plan.crop)
+
+    def run(self, task: Task) -> Row:
+        """Train and test a network; keep its logits and its row."""
+        began_s, plan = time.perf_counter(), self.plan
+        labelled = labelled_videos(self.clips, task.fold, plan.labels)
+        arm = ARMS.get(task.arm, Arm())
+        videos = self.clips.trained(task.fold) if arm.alpha else labelled
+        soft = self.soft_labels(task.fold) if arm.alpha else None
+        torch.manual_seed(1000 * task.fold + task.seed)
+        start = read_checkpoint(plan.start).state_dict if plan.start else None
+        variant = plan.teacher if task.arm == "member" else plan.student
+        model = grown_model(variant, self.num_classes, start, 0.1).to(self.device)
+        batches = self._batches(videos, labelled, soft, task.seed)
+        model = train(model, batches, plan.steps, plan.lr, arm)
+        found = {"test": self._logits(model, self.clips.tests[task.fold])}
+        if task.arm in ("alone", "member") and task.seed < plan.members:
+            found["soft"] = self._soft(model, self.clips.trained(task.fold))
+        found["labelled"] = self._logits(model, labelled)
+        torch.save(found, self.folder / f"{task.name}.part")
+        os.replace(self.folder / f"{task.name}.part", self.folder / task.name)
+        return self._row(task, found, labelled, time.perf_counter() - began_s)
+
+    def _row(self, task: Task, found: dict[str, Tensor], labelled: list[int], took_s: float) -> Row:
+        right = self._right(found["test"], self.clips.tests[task.fold])
+        row = {"fold": task.fold, "arm": task.arm, "seed": task.seed, "seconds": round(took_s, 1)}
+        row |= {"accuracy": round(float(right.float().mean()), 4)}
+        fitted = self._right(found["labelled"], labelled).float().mean()
+        row |= {"labelled_accuracy": round(float(fitted), 4)}
+        return {**row, "right": "".join("1" if mark else "0" for mark in right.tolist())}
+
+    def teacher_row(self, fold: int) -> Row | None:
+        """Return the row of a fold's teacher, the ensemble, once its networks are trained."""
+        found = self._members(fold, wait=False)
+        if not found:
+            return None
+        test = torch.stack([logits["test"] for logits in found]).mean(0)
+        row = self._row(Task(fold, "teacher", 0), {"test": test, "labelled": test[:0]}, [], 0.0)
+        trained, labelled = (
+            self.clips.trained(fold),
+            set(labelled_videos(self.clips, fold, self.plan.labels)),
+        )
+        soft = self.soft_labels(fold)
+        rest = [n for n, video in enumerate(trained) if video not in labelled]
+        del row["labelled_accuracy"], row["seconds"]
+        scores = test.softmax(1).amax(1)
+        row["test_confidence"] = round(float(scores.mean()), 4)
+        if rest:
+            right = self._right(soft[rest], [trained[n] for n in rest]).float()
+            row["unlabelled_accuracy"] = round(float(right.mean()), 4)
+        return row
+
+    def _members(self, fold: int, *, wait: bool) -> list[dict[str, Tensor]]:
+        """Return the logits of the teacher's networks; they may be in training elsewhere."""
+        arm = "alone" if self.plan.teacher == self.plan.student else "member"
+        paths = [self.folder / Task(fold, arm, m).name for m in range(self.plan.members)]
+        while wait and not all(path.exists() for path in paths):
+            time.sleep(2)
+        if not all(path.exists() for path in paths):
+            return []
+        return [torch.load(path, weights_only=True) for path in paths]
+
+    def soft_labels(self, fold: int) -> Tensor:
+        """Return the teacher's logits of the clips to train on, (N, num_classes)."""
+        return torch.stack([found["soft"] for found in self._members(fold, wait=True)]).mean(0)
+
+    def _soft(self, model: VideoFocalNet, videos: list[int]) -> Tensor:
+        torch.manual_seed(0)
+        parts = []
+        for some in torch.tensor(videos, device=self.device).split(64):
+            views = [logits_of(model, self.forms(some)[0]) for _ in range(self.plan.views)]
+            parts.append(torch.stack(views).mean(0))
+        return torch.cat(parts).cpu()
+
+    def _logits(self, model: VideoFocalNet, videos: list[int] | tuple[int, ...]) -> Tensor:
+        centres = centre_clips(self.clips, torch.tensor(videos))
+        return logits_of(model, centres.to(self.device), 64).cpu()
+
+    def _right(self, logits: Tensor, videos: list[int] | tuple[int, ...]) -> Tensor:
+        return logits.argmax(1) == self.clips.classes[list(videos)]
+
+    def _batches(
+        self, videos: list[int], labelled: list[int], soft: Tensor | None, seed: int
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
+        """Yield random forms without end; the target of a clip without a label is zero."""
+        generator = torch.Generator().manual_seed(seed)
+        every = torch.tensor(videos, device=self.device)
+        known = torch.isin(every, torch.tensor(labelled, device=self.device)).float()
+        wanted = None if soft is None else soft.to(self.device)
+        batch = min(self.plan.batch, len(every))
+        while True:
+            for some in torch.randperm(len(every), generator=generator).split(batch):
+                if len(some) == batch:
+                    here = some.to(self.device)
+                    clips, targets = self.forms(every[here])
+                    taught = None if wanted is None else wanted[here]
+                    yield clips, targets * known[here, None], taught
+
+
+_EXPERIMENT: list[Experiment] = []  # of a process that trains
+
+
+def _begin(folder: Path, plan: Plan) -> None:
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    _EXPERIMENT.append(Experiment(folder, load(folder / "clips.pt"), plan))
+
+
+def _run(task: Task) -> Row:
+    return _EXPERIMENT[0].run(task)
+
+
+def run_tasks(folder: Path, plan: Plan, tasks: list[Task], jobs: int) -> None:
+    """Train networks in processes; write each one's row when it is tested."""
+    with (
+        ProcessPoolExecutor(jobs, get_context("spawn"), _begin, (folder, plan)) as pool,
+        (folder / "rows.jsonl").open("a", encoding="utf-8") as file,
+    ):
+        for number, future in enumerate([pool.submit(_run, task) for task in tasks], 1):
+            row = future.result()
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            log.info(
+                "%d of %d: fold %d, %s, seed %d: %.1f %% (its labelled clips %.1f %%) in %.0f s",
+                *(number, len(tasks), row["fold"], row["arm"], row["seed"]),
+                *(100 * row["accuracy"], 100 * row["labelled_accuracy"], row["seconds"]),
+            )
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Return the rows of networks that are trained, none if there are none."""
+    path = folder / "rows.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [json.loads(line) for line in lines]
+
+
+def write_result(folder: Path, clips: Clips, plan: Plan, path: Path, about: Row) -> Row:
+    """Write the rows, those of the teachers too, and what they come to; return it."""
+    experiment = Experiment(folder, clips, plan)
+    rows = read_rows(folder)
+    teachers = [experiment.teacher_row(fold) for fold in sorted({row["fold"] for row in rows})]
+    rows += [row for row in teachers if row is not None]
+    rows.sort(key=lambda row: (row["fold"], row["arm"], row["seed"]))
+    found = {**about, "plan": plan.model_dump(exclude={"start"}), "clips": len(clips.classes),
+             "groups": len(set(clips.groups)), "summary": summary(rows, clips),
+             "rows": rows}  # fmt: skip
+    write_json(path, {**found, **machine_and_date()})
+    return found
+
+
+def read_plan(text: str) -> Plan:
+    """Read a plan from JSON.
+
+    Raises:
+        RecipeError: if the text is no plan.
+    """
+    try:
+        return Plan.model_validate_json(text)
+    except pydantic.ValidationError as err:
+        wrong = in_words(err.errors()[0], list(Plan.model_fields))
+        raise RecipeError(f"the plan {text} cannot be used: {wrong}") from err
+
+
+def _open(args: argparse.Namespace, plan: Plan) -> Clips:
+    """Return the clips, which are kept in the folder for the next time."""
+    about = {"plan": plan.model_dump(), "index": str(args.index), "group": args.group,
+             "folds": args.folds, "rendered": args.rendered}  # fmt: skip
+    args.out.mkdir(parents=True, exist_ok=True)
+    kept, path = args.out / "plan.json", args.out / "clips.pt"
+    if kept.exists() and json.loads(kept.read_text(encoding="utf-8")) != json.loads(
+        json.dumps(about)
+    ):
+        raise RecipeError(
+            f"{args.out} holds an experiment of other settings; choose another folder"
+        )
+    if not path.exists():
+        if args.rendered:
+            clips = draw_clips(args.rendered[0], args.rendered[1], args.rendered[2])
+        else:
+            given = args.folds == 0
+            clips = read_clips(args.index, args.folds, group=args.group, given=given)
+        save(clips, path)
+    write_json(kept, about)
+    return load(path)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    parser = Parser(
+        prog=f"python -m dvfl_models.studies.{NAME}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=Path, help="folder of the rows")
+    source = parser.add_mutually_exclusive_group(required=True)
+    source.add_argument("--index", type=Path, help="CSV of labelled videos")
+    source.add_argument(
+        "--rendered", type=whole, nargs=3, metavar=("TRAIN", "TEST", "PX"), help="hard scenes"
+    )
+    parser.add_argument("--group", default="group", help="column of what videos have in common")
+    parser.add_argument("--folds", type=natural, default=0, help="by group; 0: the list's split")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS][1:], default=["kl_more"])
+    parser.add_argument("--seeds", nargs="+", type=natural, default=[0])
+    parser.add_argument("--jobs", type=whole, default=1, help="processes that train")
+    parser.add_argument("--plan", default="{}", help="changed values, JSON")
+    parser.add_argument("--json", type=Path, help="default: result.json in the folder")
+    args = parser.parse_args(argv)
+
+    def study() -> None:
+        plan = read_plan(args.plan)
+        clips = _open(args, plan)
+        folds = [*range(1, args.folds + 1)] if args.folds else [0]
+        tasks = tasks_of(plan, folds, args.arms, args.seeds, read_rows(args.out))
+        if tasks:
+            run_tasks(args.out, plan, tasks, args.jobs)
+        about = {"part": NAME, "data": args.rendered or args.index.parent.name}
+        path = args.json or args.out / "result.json"
+        found = write_result(args.out, clips, plan, path, about)
+        log.info("%s", json.dumps(found["summary"], indent=1))
+
+    return run_study(NAME, study)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
