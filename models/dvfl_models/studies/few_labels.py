@@ -100,7 +100,7 @@ class Task:
     @property
     def name(self) -> str:
         """Name of the file of its logits."""
-        return f"fold{self.fold}_{self.arm}_seed{self.seed}.npz"
+        return f"fold{self.fold}_{self.arm}_seed{self.seed}.pt"
 
 
 def tasks_of(
@@ -155,7 +155,7 @@ class Experiment:
         start = read_checkpoint(plan.start).state_dict if plan.start else None
         variant = plan.teacher if task.arm == "member" else plan.student
         model = grown_model(variant, self.num_classes, start, 0.1).to(self.device)
-        batches = self._batches(videos, labelled, soft, task.seed)
+        batches = self.batches(videos, labelled, soft, task.seed)
         model = train(model, batches, plan.steps, plan.lr, arm)
         found = {"test": self._logits(model, self.clips.tests[task.fold])}
         if task.arm in ("alone", "member") and task.seed < plan.members:
@@ -223,7 +223,7 @@ class Experiment:
     def _right(self, logits: Tensor, videos: list[int] | tuple[int, ...]) -> Tensor:
         return logits.argmax(1) == self.clips.classes[list(videos)]
 
-    def _batches(
+    def batches(
         self, videos: list[int], labelled: list[int], soft: Tensor | None, seed: int
     ) -> Iterator[tuple[Tensor, Tensor, Tensor | None]]:
         """Yield random forms without end; the target of a clip without a label is zero."""

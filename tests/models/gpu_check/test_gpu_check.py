@@ -4,20 +4,18 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from shared import ROOT
-from videos import write_video
 
 from dvfl_models import build_model
 from dvfl_models.gpu_check import training as gpu_training
 from dvfl_models.gpu_check.__main__ import main
-from dvfl_models.gpu_check.clips import Clips, load, read_clips, save
-from dvfl_models.gpu_check.distillation import Plan, grown_model, run_fold, run_folds, summary
+from dvfl_models.gpu_check.distillation import Plan, run_fold, run_folds
 from dvfl_models.gpu_check.processes import MODULES, run_process
 from dvfl_models.gpu_check.training import measure_training, parity_rows, training_rows
-from dvfl_runtime.errors import RecipeError
+from dvfl_models.studies.kept_clips import Clips, load, save
+from dvfl_models.studies.students import grown_model, summary
 
 CPU = torch.device("cpu")
 
@@ -174,13 +172,3 @@ def test_wrong_arguments_are_one_line(
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.startswith("python -m dvfl_models.gpu_check: error: ")
     assert said in line
-
-
-def test_videos_of_one_size_alone(tmp_path: Path) -> None:
-    rows = ["file,label,group,split"]
-    for number, side in enumerate((32, 48)):
-        write_video(tmp_path / f"{number}.mp4", [np.zeros((side, side, 3), np.uint8)] * 4)
-        rows.append(f"{number}.mp4,a,{number},{'train' if number else 'test'}")
-    (tmp_path / "index.csv").write_text("\n".join(rows))
-    with pytest.raises(RecipeError, match=r"must be of one size, got \[\(32, 32\), \(48, 48\)\]"):
-        read_clips(tmp_path / "index.csv", 2)
