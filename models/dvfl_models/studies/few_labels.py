@@ -21,11 +21,12 @@ import json
 import logging
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -245,9 +246,17 @@ _EXPERIMENT: list[Experiment] = []  # of a process that trains
 
 
 def _begin(folder: Path, plan: Plan) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
     _EXPERIMENT.append(Experiment(folder, load(folder / "clips.pt"), plan))
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run(task: Task) -> Row:
