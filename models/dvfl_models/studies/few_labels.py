@@ -33,13 +33,14 @@ from typing import Annotated, Literal
 import numpy as np
 import pydantic
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from dvfl_models.network.checkpoint import read_checkpoint
-from dvfl_models.network.video_focalnet import VideoFocalNet
 from dvfl_models.recipe.messages import in_words
 from dvfl_models.recipe.tables import Table
 from dvfl_models.studies.command import run_study
+from dvfl_models.studies.frozen_stages import KeptTokens, LastStages
 from dvfl_models.studies.kept_clips import (
     Clips,
     RandomForms,
@@ -76,6 +77,8 @@ class Plan(Table):
         lr: the highest learning rate.
         crop: smallest share of the picture in a random form.
         views: random forms of a clip that the soft labels are a mean over.
+        frozen: first stages that keep the weights of the start, in all networks.
+        kept_forms: with frozen stages, random forms of each clip whose tokens are kept.
     """
 
     start: str = ""
@@ -88,6 +91,8 @@ class Plan(Table):
     lr: float = 4e-4
     crop: float = 0.5
     views: Count = 4
+    frozen: int = pydantic.Field(0, ge=0, le=3)
+    kept_forms: Count = 16
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,7 @@ class Experiment:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.num_classes = int(clips.classes.max()) + 1
         self.forms = RandomForms(clips, self.device, self.num_classes, crop=plan.crop)
+        self.tokens = KeptTokens(folder / "tokens.pt") if plan.frozen else None
 
     def run(self, task: Task) -> Row:
         """Train and test a network; keep its logits and its row."""
@@ -153,9 +159,7 @@ class Experiment:
         videos = self.clips.trained(task.fold) if arm.alpha else labelled
         soft = self.soft_labels(task.fold) if arm.alpha else None
         torch.manual_seed(1000 * task.fold + task.seed)
-        start = read_checkpoint(plan.start).state_dict if plan.start else None
-        variant = plan.teacher if task.arm == "member" else plan.student
-        model = grown_model(variant, self.num_classes, start, 0.1).to(self.device)
+        model = self._network(plan.teacher if task.arm == "member" else plan.student)
         batches = self.batches(videos, labelled, soft, task.seed)
         model = train(model, batches, plan.steps, plan.lr, arm)
         found = {"test": self._logits(model, self.clips.tests[task.fold])}
@@ -165,6 +169,18 @@ class Experiment:
         torch.save(found, self.folder / f"{task.name}.part")
         os.replace(self.folder / f"{task.name}.part", self.folder / task.name)
         return self._row(task, found, labelled, time.perf_counter() - began_s)
+
+    def _network(self, variant: str) -> nn.Module:
+        start = read_checkpoint(self.plan.start).state_dict if self.plan.start else None
+        model = grown_model(variant, self.num_classes, start, 0.1)
+        frozen = self.plan.frozen
+        return (LastStages(model, frozen) if frozen else model).to(self.device)
+
+    def _inputs(self, videos: Tensor) -> Tensor:
+        """Return random forms of videos, or their tokens."""
+        if self.tokens is None:
+            return self.forms(videos)[0]
+        return self.tokens.random(videos.cpu()).to(self.device)
 
     def _row(self, task: Task, found: dict[str, Tensor], labelled: list[int], took_s: float) -> Row:
         right = self._right(found["test"], self.clips.tests[task.fold])
@@ -209,16 +225,19 @@ class Experiment:
         """Return the teacher's logits of the clips to train on, (N, num_classes)."""
         return torch.stack([found["soft"] for found in self._members(fold, wait=True)]).mean(0)
 
-    def _soft(self, model: VideoFocalNet, videos: list[int]) -> Tensor:
+    def _soft(self, model: nn.Module, videos: list[int]) -> Tensor:
         torch.manual_seed(0)
         parts = []
         for some in torch.tensor(videos, device=self.device).split(64):
-            views = [logits_of(model, self.forms(some)[0]) for _ in range(self.plan.views)]
+            views = [logits_of(model, self._inputs(some)) for _ in range(self.plan.views)]
             parts.append(torch.stack(views).mean(0))
         return torch.cat(parts).cpu()
 
-    def _logits(self, model: VideoFocalNet, videos: list[int] | tuple[int, ...]) -> Tensor:
-        centres = centre_clips(self.clips, torch.tensor(videos))
+    def _logits(self, model: nn.Module, videos: list[int] | tuple[int, ...]) -> Tensor:
+        asked = torch.tensor(videos)
+        centres = (
+            centre_clips(self.clips, asked) if self.tokens is None else self.tokens.centres[asked]
+        )
         return logits_of(model, centres.to(self.device), 64).cpu()
 
     def _right(self, logits: Tensor, videos: list[int] | tuple[int, ...]) -> Tensor:
@@ -237,9 +256,10 @@ class Experiment:
             for some in torch.randperm(len(every), generator=generator).split(batch):
                 if len(some) == batch:
                     here = some.to(self.device)
-                    clips, targets = self.forms(every[here])
+                    classes = self.forms.classes[every[here]]
+                    targets = F.one_hot(classes, self.num_classes) * known[here, None]
                     taught = None if wanted is None else wanted[here]
-                    yield clips, targets * known[here, None], taught
+                    yield self._inputs(every[here]), targets, taught
 
 
 _EXPERIMENT: list[Experiment] = []  # of a process that trains
@@ -333,8 +353,22 @@ def _open(args: argparse.Namespace, plan: Plan) -> Clips:
             given = args.folds == 0
             clips = read_clips(args.index, args.folds, group=args.group, given=given)
         save(clips, path)
+    clips = load(path)
+    if plan.frozen and not (args.out / "tokens.pt").exists():
+        _keep_tokens(args.out / "tokens.pt", clips, plan)
     write_json(kept, about)
-    return load(path)
+    return clips
+
+
+def _keep_tokens(path: Path, clips: Clips, plan: Plan) -> None:
+    if not plan.start or plan.teacher != plan.student:
+        raise RecipeError("frozen stages need a start, and teachers of the student's variant")
+    start = read_checkpoint(plan.start).state_dict
+    model = grown_model(plan.student, 1, start, 0.0)
+    forms = RandomForms(clips, torch.device("cpu"), int(clips.classes.max()) + 1, crop=plan.crop)
+    part = path.with_suffix(".part")
+    KeptTokens.write(model, plan.frozen, clips, forms, plan.kept_forms, part)
+    part.replace(path)
 
 
 def main(argv: list[str] | None = None) -> int:

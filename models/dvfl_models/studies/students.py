@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,7 @@ from dvfl_models.studies.paired import Outcome, Outcomes, difference
 from dvfl_models.training.learner import lr_at, new_optimizer
 
 Row = dict[str, Any]
+Network = TypeVar("Network", bound=nn.Module)
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 
 
@@ -58,17 +59,17 @@ def grown_model(
 
 
 def train(
-    model: VideoFocalNet,
+    model: Network,
     batches: Iterator[tuple[Tensor, Tensor, Tensor | None]],
     steps: int,
     lr: float,
     arm: Arm,
-) -> VideoFocalNet:
+) -> Network:
     """Train by AdamW with a warm-up and a cosine, in bf16; return the averaged weights.
 
     Args:
         model: changed in place.
-        batches: clips (B, T, H, W, 3) uint8, targets and the teacher's logits.
+        batches: inputs (see `_input`), targets and the teacher's logits.
         steps: number of batches to train on.
         lr: the highest learning rate.
         arm: the loss.
@@ -86,7 +87,7 @@ def train(
             group["lr"] = lr_at(optim, step)
         clips, targets, wanted = next(batches)
         with torch.autocast(kind, dtype=torch.bfloat16):
-            logits = model(normalised(clips))
+            logits = model(_input(clips))
         loss = (1 - arm.alpha) * F.cross_entropy(logits.float(), targets)
         if arm.alpha:
             assert wanted is not None
@@ -97,18 +98,23 @@ def train(
         optimizer.step()
         averaged.update_parameters(model)
     out = averaged.module
-    assert isinstance(out, VideoFocalNet)
+    assert isinstance(out, type(model))
     return out.eval()
 
 
+def _input(given: Tensor) -> Tensor:
+    """Return what a network takes: clips (B, T, H, W, 3) uint8 normalised, tokens as they are."""
+    return normalised(given) if given.dtype == torch.uint8 else given
+
+
 @torch.inference_mode()
-def logits_of(model: VideoFocalNet, clips: Tensor, batch: int = 256) -> Tensor:
-    """(N, T, H, W, 3) uint8 -> logits (N, num_classes) float32, computed in bf16."""
+def logits_of(model: nn.Module, given: Tensor, batch: int = 256) -> Tensor:
+    """Inputs of N clips (see `_input`) -> logits (N, num_classes) float32, computed in bf16."""
     model.eval()
     out = []
-    for some in clips.split(batch):
-        with torch.autocast(clips.device.type, dtype=torch.bfloat16):
-            out.append(model(normalised(some)).float())
+    for some in given.split(batch):
+        with torch.autocast(given.device.type, dtype=torch.bfloat16):
+            out.append(model(_input(some)).float())
     return torch.cat(out)
 
 
