@@ -2,22 +2,25 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from videos import write_video
 
-from dvfl_models.studies.few_labels import (
-    Experiment,
-    Plan,
-    Task,
-    labelled_videos,
-    main,
-    read_rows,
-    tasks_of,
-    write_result,
+from dvfl_models.studies.few_labels import main, read_rows, write_result
+from dvfl_models.studies.frozen_stages import KeptTokens, LastStages
+from dvfl_models.studies.kept_clips import (
+    Clips,
+    RandomForms,
+    centre_clips,
+    draw_clips,
+    normalised,
 )
-from dvfl_models.studies.kept_clips import Clips, RandomForms, draw_clips
+from dvfl_models.studies.label_curve import curves
+from dvfl_models.studies.label_curve import main as draw_curve
+from dvfl_models.studies.soft_labels import Experiment, Plan, Task, labelled_videos, tasks_of
+from dvfl_models.studies.students import grown_model
 
 CPU = torch.device("cpu")
 PLAN = Plan(members=2, labels=1, steps=2, batch=4, views=1)
@@ -103,6 +106,34 @@ def test_rendered_clips_are_the_same_each_time() -> None:
     assert one.classes.tolist() == [0, 1, 2, 3, 4] * 3
     kept = RandomForms(one, CPU, 5)._picks(2)
     assert kept.tolist() == [[*range(8)]] * 2
+
+
+def test_last_stages_of_kept_tokens_give_the_logits_of_the_clips(tmp_path: Path) -> None:
+    clips, model = dark_and_light(), grown_model("femto", 2, None, 0.0).eval()
+    forms = RandomForms(clips, CPU, 2)
+    KeptTokens.write(model, 2, clips, forms, 3, tmp_path / "tokens.pt")
+    tokens = KeptTokens(tmp_path / "tokens.pt")
+    found = LastStages(model, 2).eval()(tokens.centres[:2].float())
+    wanted = model(normalised(centre_clips(clips, torch.tensor([0, 1]))))
+    assert torch.allclose(found, wanted, atol=0.02)  # kept in bf16
+    assert tokens.random(torch.tensor([3, 5])).shape == (2, 8, 2, 2, 128)
+
+
+def test_the_curve_has_a_point_for_each_number_of_labels(tmp_path: Path) -> None:
+    def result(labels: int, gain: float) -> dict[str, Any]:
+        alone = {"accuracy": 0.5, "accuracy_ci95": [0.4, 0.6]}
+        over = {"difference": gain, "difference_ci95": [gain - 0.1, gain + 0.1]}
+        given = {"kl": {**alone, "over_alone": over}, "alone": alone}
+        return {"plan": {"labels": labels}, "summary": {"given": given, "folds": {}}}
+
+    paths = [tmp_path / "many.json", tmp_path / "few.json"]
+    for path, (labels, gain) in zip(paths, ((100, 0.0), (8, 0.2)), strict=True):
+        path.write_text(json.dumps(result(labels, gain)))
+    assert draw_curve([str(tmp_path / "curve.png"), *map(str, paths)]) == 0
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+    found = curves([json.loads(path.read_text()) for path in paths])
+    assert [*found] == ["alone", "kl"]
+    assert [labels for labels, _ in found["kl"]] == [8, 100]
 
 
 @pytest.mark.parametrize(
