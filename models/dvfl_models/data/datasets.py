@@ -15,6 +15,7 @@ from dvfl_runtime.errors import RecipeError
 
 log = logging.getLogger(__name__)
 
+UNLABELLED = -1  # class of a video whose label is not known
 GROUP_COLUMNS = ("sequence", "person", "cluster")
 _UCF = re.compile(r"v_(\w+?_g\d+)_c\d+$")
 # source and action, then: body table, camera motion, people, direction, quality, number
@@ -27,7 +28,7 @@ class Entry:
 
     Attributes:
         path: the file.
-        class_id: its class.
+        class_id: its class, or UNLABELLED.
         group: the same for all videos of one source; "" if the source is not known.
     """
 
@@ -115,9 +116,14 @@ def _labelled(
 ) -> Iterable[tuple[Row, int]]:
     """Yield the rows whose label, after `rename`, is one of `labels`, and its number.
 
+    All rows of a table without labels are yielded.
+
     Published lists spell names in several ways (HandStandPushups, brush_hair, [something]), so
     labels are compared by their words, without case and punctuation; those of an index exactly.
     """
+    if not table.labelled:
+        yield from ((row, UNLABELLED) for row in rows)
+        return
     spell: Callable[[str], str] = str if table.format == "index" else _words
     numbers = {spell(label): number for number, label in enumerate(labels)}
     for row in rows:

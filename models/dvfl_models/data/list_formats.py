@@ -39,7 +39,7 @@ def read_rows(table: VideosTable, labels: Sequence[str]) -> list[Row]:
         RecipeError: if it cannot be read.
     """
     readers: dict[str, Callable[[], list[Row]]] = {
-        "index": lambda: _index_rows(Path(table.index)),
+        "index": lambda: _index_rows(Path(table.index), labelled=table.labelled),
         "list": lambda: _list_rows(Path(table.index), labels),
         "paths": lambda: _path_rows(Path(table.index)),
         "folders": lambda: _folder_rows(Path(table.index)),
@@ -63,14 +63,18 @@ def read_rows(table: VideosTable, labels: Sequence[str]) -> list[Row]:
         ) from err
 
 
-def _index_rows(index: Path) -> list[Row]:
+def _index_rows(index: Path, *, labelled: bool) -> list[Row]:
     if index.is_dir():
         names = sorted(path.name for path in index.iterdir() if is_video(path))
         return [{"file": name, "label": ""} for name in names]
     rows = list(csv.DictReader(io.StringIO(read_text(index))))
-    if rows and not {"file", "label"} <= rows[0].keys():
-        raise ValueError(f"its columns are {list(rows[0])}, file and label are needed")
-    return rows
+    needed = ["file", "label"] if labelled else ["file"]
+    if rows and not {*needed} <= rows[0].keys():
+        raise ValueError(
+            f"its columns are {list(rows[0])}, {' and '.join(needed)} "
+            f"{'are' if labelled else 'is'} needed"
+        )
+    return [{"label": "", **row} for row in rows]
 
 
 def _list_rows(index: Path, labels: Sequence[str]) -> list[Row]:

@@ -54,7 +54,9 @@ class PairMix:
         pairs = clips.unflatten(0, (-1, 2))  # (B, T, C, H, W) -> (P, 2, T, C, H, W)
         weights = own[:, None, None]  # (B, H, W) -> (B, 1, 1, H, W)
         mixed = weights * clips + (1 - weights) * pairs.flip(1).flatten(0, 1)
-        one_hot = F.one_hot(classes, self.num_classes).float()
+        # a clip without a label has none to share: its row is zero
+        one_hot = F.one_hot(classes.clamp(min=0), self.num_classes) * (classes >= 0).unsqueeze(1)
+        one_hot = one_hot.float()
         others = one_hot.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
         share = own.mean((1, 2)).unsqueeze(1)
         return mixed, share * one_hot + (1 - share) * others

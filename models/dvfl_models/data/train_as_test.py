@@ -9,7 +9,7 @@ import numpy as np
 
 from dvfl_models.data.clips import ClipSet
 from dvfl_models.data.video_clips import VideoClips
-from dvfl_models.recipe.recipe import Recipe
+from dvfl_models.recipe.recipe import Recipe, is_labelled
 from dvfl_runtime.clips.spec import Clip
 
 _SEED = 3  # first number of the seeds drawn from here; those of `batches` begin with others
@@ -32,10 +32,15 @@ class TrainAsTest:
 
     def __init__(self, recipe: Recipe, sets: Sequence[ClipSet], count: int = 200) -> None:
         self.seed, count = recipe.seed, min(count, recipe.optim.steps * recipe.optim.batch_size)
-        weights = [table.weight for table in recipe.train]
+        known = [
+            (clips, table.weight)
+            for clips, table in zip(sets, recipe.learnt, strict=True)
+            if is_labelled(table)
+        ]
+        total = sum(weight for _, weight in known)
         self.items: list[tuple[ClipSet, int]] = []
-        for clips, weight in zip(sets, weights, strict=True):
-            share = round(count * weight / sum(weights))
+        for clips, weight in known:
+            share = round(count * weight / total)
             every = self._shuffled(clips, by_class=not recipe.optim.epochs)
             self.items += [(clips, number) for number in every[:share] or range(share)]
 

@@ -69,7 +69,7 @@ class TrainingClips(Dataset[TrainingClip]):
     """
 
     def __init__(self, recipe: Recipe, process: int = 0, processes: int = 1) -> None:
-        self.sets = [open_clips(table, recipe, training=True) for table in recipe.train]
+        self.sets = [open_clips(table, recipe, training=True) for table in recipe.learnt]
         self.videos = [clips for clips in self.sets if isinstance(clips, VideoClips)]
         self.files = files_of(self.sets)
         paths = [entry.path for clips in self.files for entry in clips.entries]
@@ -81,7 +81,7 @@ class TrainingClips(Dataset[TrainingClip]):
         # the videos of an epoch, each as its set and its number there
         self.epoch = [(clips, number) for clips in self.videos for number in range(len(clips))]
         self.recipe = recipe.with_epoch_of(len(self.epoch))
-        weights = np.asarray([table.weight for table in recipe.train])
+        weights = np.asarray([table.weight for table in recipe.learnt])
         self.weights = weights / weights.sum()
         self.share = _share_of(recipe, processes)
         self.first = process * self.share

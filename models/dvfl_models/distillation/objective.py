@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dvfl_models.data.datasets import UNLABELLED
 from dvfl_models.distillation.losses import LOSSES, modulation_loss
 from dvfl_models.distillation.teacher import Teacher
 from dvfl_models.recipe.recipe import Recipe
@@ -67,7 +68,7 @@ class Objective:
         Args:
             student: the network that learns; with `joints` a `WithJoints`.
             clips: (B, T, 3, H, W) normalised, augmented and mixed.
-            targets: (B,) classes or (B, num_classes) shares.
+            targets: (B,) classes or UNLABELLED, or (B, num_classes) shares, zero without a label.
             autocast: the precision of the teacher; the student is wrapped in its own.
             joints: (B, T, 13, 2) in pixels; only given by recipes without a teacher.
         """
@@ -94,4 +95,13 @@ class Objective:
         return Losses(total, task, kd, modulation, zero, logits)
 
     def _task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits, targets, label_smoothing=self.smoothing)
+        """Return the mean over all clips of the cross-entropy, which is 0 without a label."""
+        if targets.dim() == 1:
+            losses = F.cross_entropy(
+                logits, targets, reduction="none", ignore_index=UNLABELLED,
+                label_smoothing=self.smoothing,
+            )  # fmt: skip
+            return losses.mean()
+        known = targets.sum(1, keepdim=True)  # share of a mixed clip whose label is known
+        smooth = (1 - self.smoothing) * targets + self.smoothing / logits.shape[1] * known
+        return F.cross_entropy(logits, smooth)

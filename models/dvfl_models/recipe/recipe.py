@@ -62,6 +62,16 @@ class Recipe(tables.Table):
         return distill.drop_path
 
     @property
+    def learnt(self) -> tuple[tables.DataTable, ...]:
+        """The `train` tables that a run learns from: without a teacher's logits those with labels.
+
+        So the student alone is the same recipe with `distill.alpha` 0.
+        """
+        if self.distill is not None and self.distill.alpha:
+            return self.train
+        return tuple(table for table in self.train if is_labelled(table))
+
+    @property
     def crops_whole_pictures(self) -> bool:
         """Whether random crops are cut from whole pictures, not from the part that a test shows."""
         return self.augment.crop is not None and self.clip["crop"] == "center"
@@ -124,11 +134,24 @@ class Recipe(tables.Table):
             raise ValueError("train must name at least one set of clips")
         if self.optim.epochs and {type(table) for table in self.train} != {tables.VideosTable}:
             raise ValueError("optim.epochs needs listed videos; rendered clips have no end")
+        self._check_labels()
         if (self.augment.mixup or self.augment.cutmix) and self.optim.batch_size % 2:
             raise ValueError("mixup and cutmix mix pairs of clips; give an even optim.batch_size")
         if self.optim.joints:
             self._check_joints()
         return self
+
+    def _check_labels(self) -> None:
+        if bare := [table.name for table in self.test if not is_labelled(table)]:
+            raise ValueError(f"a test needs labels, and {bare[0]!r} has labelled = false")
+        bare = [table.name for table in self.train if not is_labelled(table)]
+        if bare and self.distill is None:
+            raise ValueError(
+                f"{bare[0]!r} has labelled = false, so a teacher has to tell what it shows: give "
+                "distill.teacher"
+            )
+        if len(bare) == len(self.train):
+            raise ValueError("train must name at least one set of clips with labels")
 
     def _check_joints(self) -> None:
         if not any(
@@ -139,6 +162,11 @@ class Recipe(tables.Table):
             raise ValueError('optim.joints needs clip.crop = "letterbox"')
         if self.distill or self.augment.crop or self.augment.mixup or self.augment.cutmix:
             raise ValueError("optim.joints goes with neither distill nor crop, mixup or cutmix")
+
+
+def is_labelled(table: tables.DataTable) -> bool:
+    """Return whether the classes of a table's clips are known."""
+    return not isinstance(table, tables.VideosTable) or table.labelled
 
 
 def read_recipe(name: str | os.PathLike[str], settings: Sequence[str] = ()) -> Recipe:

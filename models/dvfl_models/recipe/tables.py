@@ -79,7 +79,7 @@ class PretextTable(ClipsTable):
 
 
 class VideosTable(ClipsTable):
-    """Labelled video files; `data.list_formats` describes each format of a list."""
+    """Video files, mostly labelled; `data.list_formats` describes each format of a list."""
 
     kind: Literal["videos"]
     name: str
@@ -94,6 +94,7 @@ class VideosTable(ClipsTable):
     exclude: dict[str, list[str]] = {}  # column -> values to leave out
     window_s: tuple[float, float] = (1.2, 6.0)  # of training; longer than a video = all of it
     time_jitter: float = Field(0.25, ge=0, le=0.5)  # of training, in distances between frames
+    labelled: bool = True  # false: a teacher alone tells what these videos show, see `distill`
 
 
 DataTable = Annotated[

@@ -86,7 +86,7 @@ def _spans(recipe: Recipe, train: Sequence[ClipSet], tests: Sequence[ClipSet]) -
     """Compare the spans of time that clips cover; those of a test cover whole videos."""
     ranges = [
         span
-        for table, clips in zip(recipe.train, train, strict=True)
+        for table, clips in zip(recipe.learnt, train, strict=True)
         if isinstance(table, SyntheticTable | VideosTable) and (span := _span(table, clips))
     ]
     if not ranges:

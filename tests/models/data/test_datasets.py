@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dvfl_models.data.datasets import Entry, _words, fingerprint, group_of, list_videos
+from dvfl_models.data.datasets import UNLABELLED, Entry, _words, fingerprint, group_of, list_videos
 from dvfl_models.data.leaks import check_leaks, find_leak
 from dvfl_models.recipe.labels import DATASETS, read_labels
 from dvfl_models.recipe.tables import VideosTable
@@ -46,6 +46,18 @@ def test_official_list_of_paths_and_numbers(tmp_path: Path) -> None:
         RecipeError, match=r"line 1 of far\.csv is not FILE LABEL, or FILE NUMBER up"
     ):
         list_videos(part(tmp_path / "far.csv", format="list"), ["walk", "run"])
+
+
+def test_a_table_without_labels_takes_every_video(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4")
+    folder = part(tmp_path, labelled=False)
+    assert listed(folder, ["walk"]) == [("a.mp4", UNLABELLED), ("b.mp4", UNLABELLED)]
+    index = tmp_path / "index.csv"
+    index.write_text("file,room\na.mp4,1\nb.mp4,2\n")
+    some = part(index, root=str(tmp_path), labelled=False, only={"room": ["2"]})
+    assert listed(some, ["walk"]) == [("b.mp4", UNLABELLED)]
+    with pytest.raises(RecipeError, match="file and label are needed"):
+        list_videos(part(index), ["walk"])
 
 
 @pytest.mark.parametrize(

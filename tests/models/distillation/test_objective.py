@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from small_runs import tiny
 
 from dvfl_models import build_model
+from dvfl_models.data.datasets import UNLABELLED
 from dvfl_models.distillation.losses import LOSSES
 from dvfl_models.distillation.objective import Losses, Objective
 from dvfl_models.network.checkpoint import save_checkpoint
@@ -46,6 +48,26 @@ def test_the_recipe_names_the_loss_of_logits(teacher: Path, loss: str) -> None:
     beside, _ = losses(teacher, loss=loss, temperature=2, alpha=0.3, beta=0.5)
     assert beside.modulation > 0
     torch.testing.assert_close(beside.total, found.total + 0.5 * beside.modulation)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_clip_without_a_label_learns_from_the_teacher_alone(
+    teacher: Path, smoothing: float
+) -> None:
+    optim = {"steps": 1, "batch_size": 2, "label_smoothing": smoothing}
+    objective = Objective(tiny(distill={"teacher": str(teacher), "alpha": 0.3}, optim=optim), CPU)
+    student, clips = build_model("femto", num_classes=2).eval(), torch.rand(2, 2, 3, 32, 32)
+
+    def found(*targets: object) -> Losses:
+        return objective(student, clips, torch.tensor(targets), contextlib.nullcontext())
+
+    both, one = found(1, 0), found(1, UNLABELLED)
+    torch.testing.assert_close(one.kd, both.kd)
+    logits = F.cross_entropy(both.logits[:1], torch.tensor([1]), label_smoothing=smoothing)
+    torch.testing.assert_close(one.task, logits / 2)  # a mean over both clips
+    torch.testing.assert_close(one.total, 0.3 * one.kd + 0.7 * one.task)
+    torch.testing.assert_close(found([0.0, 1.0], [0.0, 0.0]).task, one.task)  # mixed clips
+    torch.testing.assert_close(found([0.0, 1.0], [1.0, 0.0]).task, both.task)
 
 
 def test_an_unknown_loss_is_an_error() -> None:

@@ -157,6 +157,8 @@ def test_settings_change_values_of_any_depth() -> None:
         ("optim.lr=nan", r"optim\.lr: .* finite"),
         ("train.9.kind=videos", "names nothing"),
         ("labels=['a', 'a']", "labels must be"),
+        ("train.0.labelled=false", r"'weizmann4' has labelled = false, so a teacher has to tell"),
+        ("test.2.labelled=false", "a test needs labels, and 'ut_interaction_background' has"),
         ("train=[]", "actions5: train must name at least one"),
         ('labels=["a", "b\\u001b"]', r"labels\[1\] must be a string of one line"),
         ("steps", "a setting is key=value"),

@@ -17,6 +17,7 @@ from small_runs import ON_CPU, RESUME, command, make_videos, rows_of, small, tom
 
 from dvfl_models import read_checkpoint
 from dvfl_models.data.batches import batch_of
+from dvfl_models.data.datasets import UNLABELLED
 from dvfl_models.distillation.teacher_cache import TeacherCache
 from dvfl_models.training.launch import TrainOptions
 from dvfl_models.training.trainer import Trainer
@@ -114,6 +115,26 @@ def test_a_student_follows_its_teacher(tmp_path: Path) -> None:
     kept = weights(tmp_path / "teacher" / "final.pth")
     now = student.learner.objective.teacher.model.state_dict()
     assert all(torch.equal(now[key], kept[key]) for key in kept)
+
+
+def test_videos_without_labels_are_of_a_taught_student_alone(tmp_path: Path) -> None:
+    index = make_videos(tmp_path / "videos", 4)
+    Trainer(small(index), tmp_path / "teacher").run(workers=0, progress=False)
+    folder = {"kind": "videos", "name": "more", "index": str(index.parent), "labelled": False}
+    teacher = {"teacher": str(tmp_path / "teacher" / "final.pth"), "alpha": 0.5}
+    changes = {
+        "train": [{"kind": "videos", "name": "v", "index": str(index)}, {**folder, "weight": 3}],
+        "optim": {"steps": 2, "batch_size": 8},
+        "augment": {"mixup": 0.8},
+    }
+    student = Trainer(small(index, distill=teacher, **changes), tmp_path / "student")
+    assert UNLABELLED in batch_of(student.clips, 0).classes
+    student.run(workers=0, progress=False)
+    assert np.isfinite([float(row["loss"]) for row in student.metrics.rows()]).all()
+    alone = small(index, distill={**teacher, "alpha": 0}, **changes)
+    assert [table.name for table in alone.learnt] == ["v"]
+    clips = Trainer(alone, tmp_path / "alone").clips
+    assert UNLABELLED not in batch_of(clips, 0).classes
 
 
 def test_the_teacher_sees_the_mixed_clips_of_the_student(tmp_path: Path) -> None:
