@@ -160,6 +160,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--group", default="group", help="column of what videos have in common")
     parser.add_argument("--folds", type=natural, default=0, help="by group; 0: the list's split")
+    parser.add_argument("--only", nargs="+", type=whole, help="folds to run now (default: all)")
     parser.add_argument("--arms", nargs="+", choices=[*ARMS][1:], default=["kl_more"])
     parser.add_argument("--seeds", nargs="+", type=natural, default=[0])
     parser.add_argument("--jobs", type=whole, default=1, help="processes that train")
@@ -170,7 +171,9 @@ def main(argv: list[str] | None = None) -> int:
     def study() -> None:
         plan = read_plan(args.plan)
         clips = _open(args, plan)
-        folds = [*range(1, args.folds + 1)] if args.folds else [0]
+        folds = args.only or ([*range(1, args.folds + 1)] if args.folds else [0])
+        if args.only and max(args.only) > args.folds:
+            raise RecipeError(f"--only {max(args.only)}: there are {args.folds} folds")
         tasks = tasks_of(plan, folds, args.arms, args.seeds, read_rows(args.out))
         if tasks:
             run_tasks(args.out, plan, tasks, args.jobs)
