@@ -91,7 +91,9 @@ def read_rows(folder: Path) -> list[Row]:
     """Return the rows of networks that are trained, none if there are none."""
     path = folder / "rows.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
+    rows = [json.loads(line) for line in lines]
+    # two commands that share a folder may both have trained a network; its results are the same
+    return [*{(row["fold"], row["arm"], row["seed"]): row for row in rows}.values()]
 
 
 def write_result(folder: Path, clips: Clips, plan: Plan, path: Path, about: Row) -> Row:
