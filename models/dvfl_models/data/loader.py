@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import cv2
 import numpy as np
@@ -24,6 +25,7 @@ from dvfl_runtime.clips.spec import Clip
 from dvfl_runtime.errors import DvflError, SourceError
 
 CPU = torch.device("cpu")
+T = TypeVar("T")
 PATIENCE_S = 60  # for the current step of the training, after a request to end
 MOST_CLIPS = 8  # of training that a process hands over at a time: 10 MB at 8 x 224 x 224
 TESTED_CLIPS = 32  # the same of a test, and the clips that a network tests at a time
@@ -98,7 +100,7 @@ def load_batches(
         worker_init_fn=_set_up_worker,
     )
     parts: list[Batch] = []
-    for part in loader:
+    for part in _read(loader):
         parts.append(part._replace(clips=part.clips.to(device, non_blocking=True)))
         if len(parts) * size == share:
             yield joined(parts)
@@ -107,13 +109,28 @@ def load_batches(
 
 def load_test(clips: FixedClips, indices: Sequence[int], workers: int) -> Iterator[TestBatch]:
     """Yield the clips of a test set that have these indices, read by so many other processes."""
-    yield from DataLoader(
+    loader = DataLoader(
         _TestClips(clips, indices),
         batch_size=TESTED_CLIPS,
         collate_fn=_collate_test,
         num_workers=min(workers, -(-len(indices) // TESTED_CLIPS)),
         worker_init_fn=_set_up_worker,
     )
+    yield from _read(loader)
+
+
+def _read(loader: DataLoader[T]) -> Iterator[Any]:
+    """Start a loader's processes, and notice the death of one when its clips are waited for.
+
+    torch's handler of SIGCHLD would raise at once, wherever this process happens to be: in code
+    that cleans up after another error, too, and in callbacks whose errors Python ignores.
+    """
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGCHLD"):
+        return iter(loader)
+    handler = signal.getsignal(signal.SIGCHLD) or signal.SIG_DFL
+    batches = iter(loader)
+    signal.signal(signal.SIGCHLD, handler)
+    return batches
 
 
 def _collate_test(items: Sequence[_TestItem]) -> TestBatch:

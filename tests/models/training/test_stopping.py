@@ -117,8 +117,6 @@ def test_the_command_says_where_it_stopped(
 
 
 def test_a_killed_process_that_makes_clips_is_one_line(tmp_path: Path) -> None:
-    # a process of its own, because torch raises in its handler of SIGCHLD, which may be called
-    # wherever the process of the tests happens to be
     (tmp_path / "tiny.toml").write_text(TOML.replace("steps = 4", "steps = 4000"))
     run = tmp_path / "run"
     command = [
@@ -132,7 +130,7 @@ def test_a_killed_process_that_makes_clips_is_one_line(tmp_path: Path) -> None:
     wait_for_steps(process, run / "metrics.csv", 6)
     os.kill(makes_clips, signal.SIGKILL)
     _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
+    assert process.returncode == 2, said
     assert "Traceback" not in said
     (line,) = [line for line in said.splitlines() if line.startswith("dvfl-train: error")]
     assert "a process that makes clips was ended" in line
