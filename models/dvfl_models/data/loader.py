@@ -26,6 +26,10 @@ from dvfl_runtime.errors import DvflError, SourceError
 
 CPU = torch.device("cpu")
 T = TypeVar("T")
+ENDED = (
+    "a process that makes clips was ended from outside, perhaps for lack of memory; give fewer "
+    "--workers, or a smaller optim.batch_size in another run"
+)
 PATIENCE_S = 60  # for the current step of the training, after a request to end
 MOST_CLIPS = 8  # of training that a process hands over at a time: 10 MB at 8 x 224 x 224
 TESTED_CLIPS = 32  # the same of a test, and the clips that a network tests at a time
@@ -187,9 +191,8 @@ def plain_worker_errors() -> Iterator[None]:
     except RuntimeError as err:
         if "DataLoader worker" not in str(err):
             raise
-        raise DvflError(
-            "a process that makes clips was ended from outside, perhaps for lack of memory; give "
-            "fewer --workers, or a smaller optim.batch_size in another run"
-        ) from err
+        raise DvflError(ENDED) from err
+    except (ConnectionError, EOFError) as err:  # a clip was on its way from it
+        raise DvflError(ENDED) from err
     finally:
         cv2.setNumThreads(threads)
