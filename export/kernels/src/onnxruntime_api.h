@@ -1,58 +1,21 @@
 // onnxruntime's C API with owners and exceptions, which end before they reach onnxruntime.
 #pragma once
 
-#include <onnxruntime_c_api.h>
-
 #include <cstdlib>
-#include <exception>
 #include <memory>
 #include <new>
-#include <stdexcept>
-#include <string>
 #include <vector>
 
 #include "kernels.h"
+#include "onnxruntime_errors.h"
 
 namespace dvfl {
 namespace ort {
 
-constexpr uint32_t kApiVersion = 21;
 constexpr ONNXTensorElementDataType kFloat = ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 constexpr ONNXTensorElementDataType kByte = ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8;
 constexpr ONNXTensorElementDataType kInt8 = ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8;
 constexpr ONNXTensorElementDataType kAny = ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
-
-// Errors: they become a status before they reach onnxruntime.
-
-struct Failure : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-inline void check(const OrtApi* api, OrtStatus* status) {
-  if (status == nullptr) return;
-  std::string message = api->GetErrorMessage(status);
-  api->ReleaseStatus(status);
-  throw Failure(message);
-}
-
-inline void require(bool holds, const std::string& otherwise) {
-  if (!holds) throw Failure(otherwise);
-}
-
-template <typename Work>
-OrtStatus* guarded(const OrtApi* api, const char* name, Work work) noexcept {
-  try {
-    work();
-    return nullptr;
-  } catch (const std::exception& error) {
-    try {
-      return api->CreateStatus(ORT_FAIL, (std::string("dvfl::") + name + ": " + error.what()).c_str());
-    } catch (...) {
-    }
-  } catch (...) {
-  }
-  return api->CreateStatus(ORT_FAIL, "dvfl: out of memory");
-}
 
 // Memory.
 

@@ -28,12 +28,12 @@ from typing import Any
 
 import torch
 
-from dvfl_models.gpu_check.distillation import Plan, read_plan, run_folds
+from dvfl_models.gpu_check.distillation import Plan, run_folds
 from dvfl_models.gpu_check.processes import run_process
 from dvfl_models.gpu_check.training import measure_training
 from dvfl_models.studies.kept_clips import read_clips
 from dvfl_models.studies.result_files import machine_and_date
-from dvfl_models.studies.students import summary
+from dvfl_models.studies.students import read_plan, summary
 from dvfl_runtime.arguments import Parser, at_least, natural, run_command
 from dvfl_runtime.files import cannot_write, write_json
 from dvfl_runtime.interrupts import Requests
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.out.mkdir(parents=True, exist_ok=True)
         except OSError as err:
             raise cannot_write(args.out, err) from err
-        plan = read_plan(args.plan)  # a wrong one is told before anything runs
+        plan = read_plan(Plan, args.plan)  # a wrong one is told before anything runs
         for part in [part for part in SECONDS if part in args.parts]:
             path = args.out / f"{part}.json"
             if part == "training":

@@ -24,11 +24,9 @@ from torch import Tensor
 
 from dvfl_models.network.checkpoint import StateDict, read_checkpoint
 from dvfl_models.network.video_focalnet import VideoFocalNet
-from dvfl_models.recipe.messages import in_words
 from dvfl_models.recipe.tables import Table
 from dvfl_models.studies.kept_clips import Clips, RandomForms, centre_clips, load, save
 from dvfl_models.studies.students import ARMS, Arm, Row, grown_model, logits_of, train
-from dvfl_runtime.errors import RecipeError
 
 log = logging.getLogger(__name__)
 
@@ -67,19 +65,6 @@ class Plan(Table):
     batch: Count = 128
     lr: float = 3e-4
     teacher_lr: float = 2e-4
-
-
-def read_plan(text: str) -> Plan:
-    """Read a plan from JSON.
-
-    Raises:
-        RecipeError: if the text is no plan.
-    """
-    try:
-        return Plan.model_validate_json(text)
-    except pydantic.ValidationError as err:
-        wrong = in_words(err.errors()[0], list(Plan.model_fields))
-        raise RecipeError(f"the plan {text} cannot be used: {wrong}") from err
 
 
 def run_fold(

@@ -40,8 +40,8 @@ from dvfl_models.studies.kept_clips import (
     save,
 )
 from dvfl_models.studies.result_files import machine_and_date
-from dvfl_models.studies.soft_labels import Experiment, Plan, Task, read_plan, tasks_of
-from dvfl_models.studies.students import ARMS, Row, grown_model, summary
+from dvfl_models.studies.soft_labels import Experiment, Plan, Task, tasks_of
+from dvfl_models.studies.students import ARMS, Row, grown_model, read_plan, summary
 from dvfl_runtime.arguments import Parser, natural, whole
 from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.files import write_json
@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def study() -> None:
-        plan = read_plan(args.plan)
+        plan = read_plan(Plan, args.plan)
         clips = _open(args, plan)
         folds = args.only or ([*range(1, args.folds + 1)] if args.folds else [0])
         if args.only and max(args.only) > args.folds:

@@ -19,12 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dvfl_models.network.checkpoint import read_checkpoint
-from dvfl_models.recipe.messages import in_words
 from dvfl_models.recipe.tables import Table
 from dvfl_models.studies.frozen_stages import KeptTokens, LastStages
 from dvfl_models.studies.kept_clips import Clips, RandomForms, centre_clips
 from dvfl_models.studies.students import ARMS, Arm, Row, grown_model, logits_of, train
-from dvfl_runtime.errors import RecipeError
 
 Count = Annotated[int, pydantic.Field(ge=1)]
 ArmName = Literal["kl", "kl_more", "kl_z", "dist"]
@@ -60,19 +58,6 @@ class Plan(Table):
     views: Count = 4
     frozen: int = pydantic.Field(0, ge=0, le=3)
     kept_forms: Count = 16
-
-
-def read_plan(text: str) -> Plan:
-    """Read a plan from JSON.
-
-    Raises:
-        RecipeError: if the text is no plan.
-    """
-    try:
-        return Plan.model_validate_json(text)
-    except pydantic.ValidationError as err:
-        wrong = in_words(err.errors()[0], list(Plan.model_fields))
-        raise RecipeError(f"the plan {text} cannot be used: {wrong}") from err
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import pydantic
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,13 +16,16 @@ from dvfl_models.distillation.losses import dist_loss, kd_loss, standardised_kd_
 from dvfl_models.network.checkpoint import StateDict
 from dvfl_models.network.initialisation import deepened, widened
 from dvfl_models.network.video_focalnet import VideoFocalNet, build_model
-from dvfl_models.recipe.tables import OptimTable
+from dvfl_models.recipe.messages import in_words
+from dvfl_models.recipe.tables import OptimTable, Table
 from dvfl_models.studies.kept_clips import Clips, normalised
 from dvfl_models.studies.paired import Outcome, Outcomes, difference
 from dvfl_models.training.learner import lr_at, new_optimizer
+from dvfl_runtime.errors import RecipeError
 
 Row = dict[str, Any]
 Network = TypeVar("Network", bound=nn.Module)
+P = TypeVar("P", bound=Table)
 Loss = Callable[[Tensor, Tensor, float], Tensor]
 
 
@@ -41,6 +45,19 @@ ARMS = {
     "kl_z": Arm(0.9, standardised_kd_loss, 2.0),
     "dist": Arm(0.5, dist_loss, 1.0),
 }
+
+
+def read_plan(plan: type[P], text: str) -> P:
+    """Read the plan of an experiment from JSON.
+
+    Raises:
+        RecipeError: if the text is no such plan.
+    """
+    try:
+        return plan.model_validate_json(text)
+    except pydantic.ValidationError as err:
+        wrong = in_words(err.errors()[0], list(plan.model_fields))
+        raise RecipeError(f"the plan {text} cannot be used: {wrong}") from err
 
 
 def grown_model(

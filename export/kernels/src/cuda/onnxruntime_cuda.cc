@@ -1,15 +1,12 @@
 // The float nodes of domain dvfl as custom operators of onnxruntime's CUDA provider, in plain C ABI.
 //
 // Nothing links onnxruntime: its functions come with the table that RegisterCustomOps is given.
-#include <onnxruntime_c_api.h>
-
 #include <algorithm>
-#include <exception>
 #include <memory>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../onnxruntime_errors.h"
 #include "contexts.h"
 
 #ifndef DVFL_PROVIDER
@@ -18,7 +15,10 @@
 
 namespace {
 
-constexpr uint32_t kApiVersion = 21;  // of onnxruntime 1.21, the oldest supported
+using dvfl::ort::check;
+using dvfl::ort::guarded;
+using dvfl::ort::kApiVersion;
+using dvfl::ort::require;
 
 enum class Node { kSpatial, kTemporal, kBiasGelu };
 
@@ -28,33 +28,6 @@ struct Op : OrtCustomOp {
   size_t inputs;  // the last may be repeated in the context nodes
   ONNXTensorElementDataType type;  // of all tensors; onnxruntime chooses among ops of one name by it
 };
-
-void check(const OrtApi* api, OrtStatus* status) {
-  if (!status) return;
-  const std::string message = api->GetErrorMessage(status);
-  api->ReleaseStatus(status);
-  throw std::runtime_error(message);
-}
-
-void require(bool holds, const std::string& otherwise) {
-  if (!holds) throw std::runtime_error(otherwise);
-}
-
-// Run work whose exceptions become a status: none may reach onnxruntime.
-template <typename Work>
-OrtStatus* guarded(const OrtApi* api, const char* name, Work work) noexcept {
-  try {
-    work();
-    return nullptr;
-  } catch (const std::exception& error) {
-    try {
-      return api->CreateStatus(ORT_FAIL, (std::string("dvfl::") + name + ": " + error.what()).c_str());
-    } catch (...) {
-    }
-  } catch (...) {
-  }
-  return api->CreateStatus(ORT_FAIL, "dvfl: out of memory");
-}
 
 struct Tensor {
   const OrtValue* value;
