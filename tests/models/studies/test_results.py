@@ -30,7 +30,7 @@ RESULTS = ROOT / "models" / "RESULTS.md"
 
 def test_the_tables_are_those_of_the_results_files() -> None:
     text = RESULTS.read_text(encoding="utf-8")
-    assert text.count("<!-- table: ") == text.count("<!-- end -->") == 7
+    assert text.count("<!-- table: ") == text.count("<!-- end -->") == 8
     assert fill_tables(text, read_results(RESULTS.parent / "results")) == text
 
 
@@ -137,7 +137,9 @@ def test_data_without_groups_cannot_be_divided_by_them(tmp_path: Path) -> None:
 def test_a_killed_measurement_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(cost, "cost", lambda names, rounds: cost.peak_memory(names[0], rounds))
+    monkeypatch.setattr(
+        cost, "cost", lambda names, *_: cost.peak_memory(names[0], 5, (8, 3, 32, 32))
+    )
     monkeypatch.setattr(cost, "_measure_memory", killed)
     fork = get_context("fork")
     monkeypatch.setattr(cost.multiprocessing, "get_context", lambda _: fork)
