@@ -1,7 +1,7 @@
 # Each target sets itself up: Python 3.10 or newer, pip and make are all it needs.
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-tools kernels check check-kernels check-slow bench gpu-check results-table clean
+.PHONY: help demo test test-tools kernels lint check docs check-kernels check-slow bench gpu-check results-table clean
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
@@ -47,6 +47,14 @@ check: .venv/ready ## lint, formatting, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+lint: .venv-lint/ready ## the checks that need neither PyTorch nor engines; a minute with its set-up
+	.venv-lint/bin/ruff check
+	.venv-lint/bin/ruff format --check
+	PYTHONPATH=.:models:export:benchmarks .venv-lint/bin/lint-imports
+
+docs: .venv/ready ## build the pages of docs/ into site/; a dead link is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --site-dir site
+
 check-kernels: .venv/ready ## build the wheel of the kernels, and run their arithmetic under sanitizers
 	$(BIN)/python -m pytest -m slow tests/export/kernels -k "wheel or sanitizers_find"
 
@@ -67,8 +75,13 @@ results-table: .venv/ready ## fill the tables of models/RESULTS.md from models/r
 	$(BIN)/python -m dvfl_models.studies.results table models/RESULTS.md
 
 clean: ## remove the environments and what builds and tools leave behind; runs/ stays
-	rm -rf .venv .venv-demo build dist dvfl.egg-info
+	rm -rf .venv .venv-demo .venv-lint build dist site dvfl.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+
+.venv-lint/ready: constraints.txt
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python $(PIP_INSTALL) ruff import-linter
+	@touch $@
 
 .venv-demo/ready: EXTRA := cpu
 .venv/ready: EXTRA := dev

