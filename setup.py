@@ -62,6 +62,7 @@ EXTRAS["dev"] = sorted(
         "mkdocs-material>=9.5",
         "mkdocstrings[python]>=0.26",
         "build",
+        "fastapi",  # of an example
         "hypothesis",
         "import-linter",
         "mypy",
