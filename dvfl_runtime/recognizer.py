@@ -9,15 +9,15 @@ import time
 import weakref
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import NoReturn, get_args, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import Artifact, ModelFile
 from dvfl_runtime.clips.evaluation import Views, sample_video
-from dvfl_runtime.clips.preprocess import focused_clip
-from dvfl_runtime.clips.spec import ClipOrigin, ClipSpec, Focus
+from dvfl_runtime.clips.regions import MAX_REGIONS, Regions, region_finder
+from dvfl_runtime.clips.ring import region_clips
+from dvfl_runtime.clips.spec import Clip, ClipOrigin, ClipSpec, Focus
 from dvfl_runtime.clips.windows import Pad
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import ArgumentError, ArtifactError, DvflError
@@ -28,7 +28,13 @@ from dvfl_runtime.streams.options import StreamOptions, as_sources
 from dvfl_runtime.streams.scheduler import Scheduler
 from dvfl_runtime.streams.scoring import Scorer
 from dvfl_runtime.streams.smoothing import Smoothing
-from dvfl_runtime.streams.streaming import SourcePredictions, predictions_of, recognise, segments_of
+from dvfl_runtime.streams.streaming import (
+    OnEmpty,
+    SourcePredictions,
+    predictions_of,
+    recognise,
+    segments_of,
+)
 
 BUNDLED_MODEL = Path(__file__).parent / "data" / "bundled.onnx"
 DEMO_CLIP = BUNDLED_MODEL.with_name("demo.mp4")
@@ -142,25 +148,39 @@ class Recognizer:
         for scheduler in running:
             scheduler.stop()
 
-    def predict(self, clip: NDArray[np.uint8], *, top_k: int = 5) -> Prediction:
-        """Recognise the action in one clip.
+    @overload
+    def predict(self, clip: Clip, *, top_k: int = ...) -> Prediction: ...
+    @overload
+    def predict(self, clip: Clip, *, top_k: int = ..., regions: Regions) -> list[Prediction]: ...
+    def predict(
+        self, clip: Clip, *, top_k: int = 5, regions: Regions | None = None
+    ) -> Prediction | list[Prediction]:
+        """Recognise the action in one clip, or the actions in several regions of it.
 
         Args:
             clip: (T, H, W, 3) RGB uint8 with the model's T and any H and W.
             top_k: how many labels `Prediction.top` lists.
+            regions: as for `stream`; by default the model's focus. A function gets T frames, whose
+                times are those of a window that begins at 0.
+
+        Returns:
+            The prediction; with `regions` a list with one for each region, which may be empty.
 
         Raises:
             ClipError: if the clip has another type, rank, length or number of channels.
             DvflError: after `close`.
-            ArgumentError: if `top_k` < 1.
+            ArgumentError: if `top_k` < 1, or `regions` is wrong or its function fails.
         """
         check_whole("top_k", top_k)
         self._scorer.check_open()
         since_ns = time.monotonic_ns()
-        prepared, region = focused_clip(clip, self.spec)
-        origin = ClipOrigin(since_ns=since_ns, region=region)
-        scores = self._scorer.scores(prepared[None])
-        return self._scorer.prediction(scores[0], top_k, origin, time.monotonic_ns())
+        finder = region_finder(regions, self.spec)
+        found: list[Prediction] = []
+        for prepared, track in region_clips(clip, self.spec, finder):
+            origin = ClipOrigin(since_ns=since_ns, region=track.region, track_id=track.track_id)
+            scores = self._scorer.scores(prepared[None])
+            found.append(self._scorer.prediction(scores[0], top_k, origin, time.monotonic_ns()))
+        return found[0] if regions is None else found
 
     def classify(self, source: SourceLike, *, views: int | str = 1, top_k: int = 5) -> Prediction:
         """Recognise the one action of a whole trimmed video, by the published protocol.
@@ -204,6 +224,9 @@ class Recognizer:
         fps: float | None = None,
         max_batch: int | None = None,
         max_wait_ms: float = 10.0,
+        regions: Regions | Sequence[Regions] | None = None,
+        max_regions: int = MAX_REGIONS,
+        on_empty: OnEmpty | None = None,
     ) -> Iterator[Prediction]:
         """Yield a prediction for each window; nothing is opened before the first is asked for.
 
@@ -225,19 +248,31 @@ class Recognizer:
             fps: frames per second of sources without timestamps: folders, arrays and iterables of
                 arrays (25 by default), and files of bare video, such as .h264 (by default the rate
                 in their headers).
-            max_batch: the most windows in one inference; by default the number of sources, up to 8.
+            max_batch: the most windows in one inference; by default all of one time, up to 8.
             max_wait_ms: how long an inference waits for windows of the other sources.
+            regions: what is recognised in each window: "motion", what moves; "frame", the whole
+                picture; by default the model's focus. Or parts of the picture by their names, like
+                `{"door": (0.1, 0.2, 0.3, 0.5)}`: left, top, width and height in its widths and
+                heights. Or a function from a `Frame` to such boxes by their ids: it is called for
+                the frames that windows pick, T in a window, in order, where the source is read, and
+                each id has windows of its own, which follow its box. A list has one for each
+                source, as a tracker needs, which remembers.
+            max_regions: of a window of one source; where a function gives more, they take turns.
+            on_empty: called with source, start_s and end_s of a window without any region.
 
         Raises:
             SourceError: (on iteration) if the source, or each of several, cannot be opened, fails
                 or has no frame.
             ClipError: (on iteration) if a frame is not (H, W, 3) uint8.
             DvflError: after `close`.
-            ArgumentError: if a number is out of its range.
+            ArgumentError: if a number is out of its range or a box not in the picture; (on
+                iteration) if the function of `regions` fails.
         """
         check_whole("top_k", top_k)
-        options = StreamOptions(window_s, hop_s, pad, fps, max_batch, max_wait_ms)
-        return predictions_of(self._recognise(source, options, top_k))
+        options = StreamOptions(
+            *(window_s, hop_s, pad, fps, max_batch, max_wait_ms, regions, max_regions)
+        )
+        return predictions_of(self._recognise(source, options, top_k), on_empty)
 
     def segments(  # noqa: PLR0913 - public, and all but the first are keywords with defaults
         self,
@@ -250,11 +285,13 @@ class Recognizer:
         fps: float | None = None,
         max_batch: int | None = None,
         max_wait_ms: float = 10.0,
+        regions: Regions | Sequence[Regions] | None = None,
+        max_regions: int = MAX_REGIONS,
     ) -> Iterator[Segment]:
         """Yield actions with their start and end, each as soon as it is final.
 
-        Nothing is opened before the first segment is asked for. The segments of one source are in
-        order of time; those of several sources come as they become final.
+        Nothing is opened before the first segment is asked for. The segments of one source, or of
+        each of its ids, are in order of time; those of several come as they become final.
 
         Args:
             source: one source or a list of sources, of any kind that `stream` takes.
@@ -265,19 +302,25 @@ class Recognizer:
                 each gap, and repeats the first frame in them.
             smoothing: how strongly predictions are smoothed.
             fps: frames per second of sources without timestamps.
-            max_batch: the most windows in one inference; by default the number of sources, up to 8.
+            max_batch: the most windows in one inference, as for `stream`.
             max_wait_ms: how long an inference waits for windows of the other sources.
+            regions: what is recognised in each window, as for `stream`; each id has segments of its
+                own.
+            max_regions: the most regions of a window of a source, as for `stream`.
 
         Raises:
             SourceError: (on iteration) if the source, or each of several, cannot be opened, fails
                 or has no frame.
             ClipError: (on iteration) if a frame is not (H, W, 3) uint8.
             DvflError: after `close`.
-            ArgumentError: if a number is out of its range.
+            ArgumentError: if a number is out of its range or a box not in the picture; (on
+                iteration) if the function of `regions` fails.
         """
         if smoothing is not None:
             check_type("smoothing", smoothing, Smoothing, "a Smoothing")
-        options = StreamOptions(window_s, hop_s, pad, fps, max_batch, max_wait_ms)
+        options = StreamOptions(
+            *(window_s, hop_s, pad, fps, max_batch, max_wait_ms, regions, max_regions)
+        )
         return segments_of(self._recognise(source, options, 1), self.labels, smoothing)
 
     def _recognise(

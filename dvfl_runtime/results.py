@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Region: TypeAlias = tuple[float, float, float, float]  # left, top, width, height in a picture's
+TrackId: TypeAlias = int | str  # of one thing in a source, or the name of a box
 
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)  # the picture
 SCHEMA = 1  # of results as JSON; goes up when a name changes its meaning
@@ -36,7 +37,10 @@ class Prediction:
         dropped_frames: frames of a live source since its last prediction that no prediction shows:
             dropped by the source, or in windows that were replaced by newer ones.
         region: the part of the picture that the model has seen: left, top, width and height in
-            widths and heights of the picture; of several views, the part that holds them all.
+            widths and heights of the picture; of several views, the part that holds them all. Where
+            it follows a box, it is that in the middle of the window.
+        track_id: the id of the box, or its name, where `regions` of `Recognizer.stream` gives ids;
+            `None` otherwise.
     """
 
     label: str
@@ -50,6 +54,7 @@ class Prediction:
     source: str = ""
     dropped_frames: int = 0
     region: Region = WHOLE
+    track_id: TrackId | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return a row of `--format jsonl` in JSON's types, without `scores`."""
@@ -64,6 +69,7 @@ class Prediction:
             "latency_ms": round(float(self.latency_ms), 3),
             "dropped_frames": int(self.dropped_frames),
             "region": [round(float(value), 4) for value in self.region],
+            "track_id": self.track_id,
         }
 
 
@@ -82,6 +88,7 @@ class Segment:
         label: name of the class.
         confidence: mean smoothed score of the class over the segment, 0 to 1.
         source: name of the source.
+        track_id: the id or the name of the box that it was seen in; `None` where there is none.
     """
 
     start_s: float
@@ -89,6 +96,7 @@ class Segment:
     label: str
     confidence: float
     source: str = ""
+    track_id: TrackId | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the segment in JSON's types, as `--segments FILE.json` lists it."""
@@ -98,6 +106,7 @@ class Segment:
             "label": self.label,
             "confidence": round(float(self.confidence), 6),
             "source": self.source,
+            "track_id": self.track_id,
         }
 
 

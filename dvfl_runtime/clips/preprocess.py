@@ -73,7 +73,7 @@ def preprocess_clip(clip: Clip, spec: ClipSpec) -> Clip:
 
 def focused_clip(clip: Clip, spec: ClipSpec) -> tuple[Clip, Region]:
     """Do what `preprocess_clip` does; return the region of the pictures, too."""
-    _check_clip(clip, spec)
+    check_clip(clip, spec)
     images, region = focused(list(clip), spec)
     return np.stack([preprocess_frame(image, spec) for image in images]), region
 
@@ -169,7 +169,7 @@ def spatial_views(image: Image, spec: ClipSpec, views: int) -> list[Image]:
     return [resized[y : y + side, x : x + side].copy() for y, x in corners]
 
 
-def _check_clip(clip: Clip, spec: ClipSpec) -> None:
+def check_clip(clip: Clip, spec: ClipSpec) -> None:
     """Raise ClipError unless `clip` is a (T, h, w, 3) uint8 array with the model's T."""
     check_rgb(clip, "a clip", (str(spec.num_frames), "H", "W", "3"))
     if len(clip) != spec.num_frames:

@@ -42,9 +42,9 @@ class SourceWindows:
         with closing(frames_of(source)) as frames:
             for frame in frames:
                 with self._lock:
-                    if source.live:
-                        self._newest_s = time.monotonic()
                     windows = self._windower.push(_with_arrival(frame) if source.live else frame)
+                    if source.live:  # now: a slow finder of regions is no pause of the source
+                        self._newest_s = time.monotonic()
                 yield windows
 
     def finish(self) -> list[Window]:
@@ -59,10 +59,14 @@ class SourceWindows:
         moves may be silent for hours.
         """
         windows: list[Window] = []
-        if self._has_paused():
-            with self._lock, suppress(DvflError):  # the thread that reads meets the error again
-                if self._has_paused():  # no frame has come while this waited for the lock
-                    windows = self._windower.finish()
+        # while a frame is taken, which may take long, the source has not paused
+        if self._has_paused() and self._lock.acquire(blocking=False):
+            try:
+                if self._has_paused():  # no frame has come in between
+                    with suppress(DvflError):  # the thread that reads meets the error again
+                        windows = self._windower.finish()
+            finally:
+                self._lock.release()
         return windows
 
     def _has_paused(self) -> bool:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.errors import ArgumentError
 from dvfl_runtime.errors.checks import check_choice, check_number, check_type, check_whole, wrong
-from dvfl_runtime.results import WHOLE, Region
+from dvfl_runtime.results import WHOLE, Region, TrackId
 
 Clip: TypeAlias = NDArray[np.uint8]  # (T, H, W, 3) RGB: the frames of one forward pass
 
@@ -41,22 +41,22 @@ class ClipOrigin:
 
     Attributes:
         source: name of the source.
-        number: place of the source among those that are read together.
         start_s: start of the clip's window on the source's clock, seconds.
         end_s: end of the window, seconds.
         since_ns: when the clip was ready for the engine or, of a live source, when its newest
             picture arrived; `time.monotonic_ns`.
         dropped_frames: frames since the last clip of the source that no clip shows.
         region: the part of the picture that the clip was cut from.
+        track_id: of what it shows; `None` if that is the only thing.
     """
 
     source: str = ""
-    number: int = 0
     start_s: float = 0.0
     end_s: float = 0.0
     since_ns: int = 0
     dropped_frames: int = 0
     region: Region = WHOLE
+    track_id: TrackId | None = None
 
 
 @dataclass(frozen=True)

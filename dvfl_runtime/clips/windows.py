@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from dvfl_runtime.clips.finder import WHOLE_PICTURE, RegionFinder, Track, WindowPictures
+from dvfl_runtime.clips.regions import region_finder
 from dvfl_runtime.clips.ring import PictureRing, ring_for
 from dvfl_runtime.clips.sampling import interval_s, nearest, window_targets
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.checks import check_choice, check_number
-from dvfl_runtime.results import WHOLE, Region
 from dvfl_runtime.sources import Frame
 
 Pad = Literal["repeat"]
@@ -26,20 +28,21 @@ MAX_TIME_S = 1e10  # beyond it a float cannot tell one frame from the next (Unix
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """A span of time [start_s, end_s) and the T pictures that stand for it.
+    """A span of time [start_s, end_s), and what T pictures in it show of one thing.
 
-    The pictures stay in the memory of their windower until the window is taken or discarded, which
-    has to be done once; any thread may do it.
+    A span has a window for each thing that there is to be recognised, and one without a track if
+    there is none. The pictures stay in the memory of their windower until the window is taken or
+    discarded, which has to be done once; any thread may do it.
 
     Attributes:
         start_s: start on the source's clock, seconds; never before the first picture.
         end_s: end, seconds.
         frames: numbers of the first frame in the window and of the first one after it.
         arrival_ns: when the newest of its pictures arrived, `time.monotonic_ns`; 0 for files.
-        dropped: frames that the source dropped since the window before.
+        dropped: frames that the source dropped since the span before.
         ring: the memory of the pictures.
-        slots: (T,) places of the pictures in it.
-        region: the part of them that the model is to see.
+        slots: (T,) places of the pictures in it; empty without a track.
+        track: what the model is to see of them.
     """
 
     start_s: float
@@ -49,11 +52,12 @@ class Window:
     dropped: int
     ring: PictureRing
     slots: tuple[int, ...]
-    region: Region = WHOLE
+    track: Track | None = WHOLE_PICTURE
 
     def take(self, out: Clip) -> None:
         """Write the preprocessed pictures to `out`, (T, H, W, 3), and give their memory back."""
-        self.ring.take(self.slots, self.region, out)
+        assert self.track is not None  # otherwise there are none
+        self.ring.take(self.slots, self.track, out)
 
     def discard(self) -> None:
         """Give the memory of the pictures back without using them."""
@@ -104,6 +108,7 @@ class Windower:
         window_s: length of a window, seconds; the spec's by default.
         hop_s: time between the starts of two windows, seconds; a quarter of the window by default.
         pad: None, or "repeat".
+        finder: of the regions; by default the focus of the spec.
 
     Raises:
         ArgumentError: if a number is out of its range.
@@ -116,6 +121,7 @@ class Windower:
         hop_s: float | None = None,
         *,
         pad: Pad | None = None,
+        finder: RegionFinder | None = None,
     ) -> None:
         window_s = spec.window_s if window_s is None else window_s
         check_number("window_s", window_s, above=0)
@@ -125,7 +131,8 @@ class Windower:
         self.num_frames = spec.num_frames
         self.window_s = window_s
         self.hop_s = hop_s
-        self.ring = ring_for(spec)
+        self._finder = region_finder(None, spec) if finder is None else finder
+        self.ring = ring_for(spec, self._finder)
         self._overlaps = hop_s <= window_s  # or touch; else frames between windows are left out
         self._centres = window_targets(0.0, window_s, self.num_frames)
         self._first_k = 0 if pad is None else 1 - math.ceil(window_s / hop_s - 1e-9)
@@ -177,6 +184,7 @@ class Windower:
         self._kept: list[_Kept] = []
         self._last = None  # whether a window picks it depends on the frame after it
         self._last_is_kept = False
+        self._looked_s = -math.inf  # time of the newest frame that the finder has looked at
 
     def _end_stretch(self, next_s: float = math.inf) -> list[Window]:
         """End a stretch and return the windows that this completes.
@@ -190,9 +198,10 @@ class Windower:
         windows = self._complete_windows(last_s + 1.5 * interval, next_s)
         end_s = max(min(last_s + interval, next_s), math.nextafter(last_s, math.inf))
         if not self._has_cut:
-            windows.append(self._cut(self._first_s, end_s))
+            self._look()
+            windows += self._cut(self._first_s, end_s)
         elif last_s >= (self._covered_s if self._overlaps else self._next_start_s()):
-            windows.append(self._cut(max(end_s - self.window_s, self._oldest_start_s()), end_s))
+            windows += self._cut(max(end_s - self.window_s, self._oldest_start_s()), end_s)
         self.ring.release(kept.slot for kept in self._kept)
         self._begin_stretch()
         return windows
@@ -202,7 +211,7 @@ class Windower:
         while (start_s := self._next_start_s()) + self.window_s <= until_s:
             if start_s > self._times[-1] or self._covered_s >= next_s:
                 break
-            windows.append(self._cut(start_s, start_s + self.window_s, next_s))
+            windows += self._cut(start_s, start_s + self.window_s, next_s)
             self._next_k += 1
         return windows
 
@@ -220,35 +229,42 @@ class Windower:
         # the window that ends with the stretch starts after the newest window has started
         return start_s - self.hop_s if self._has_cut and self._overlaps else start_s
 
-    def _cut(self, start_s: float, end_s: float, next_s: float = math.inf) -> Window:
-        """Return the window [start_s, end_s), shortened where the next stretch begins."""
+    def _cut(self, start_s: float, end_s: float, next_s: float = math.inf) -> list[Window]:
+        """Return the windows of [start_s, end_s), shortened where the next stretch begins."""
+        picked = self._pick(window_targets(start_s, end_s - start_s, self.num_frames))
+        slots = tuple(kept.slot for kept in picked)
+        end_s = min(end_s, next_s)
+        base = self._count - len(self._times)
+        begin, end = (base + bisect_left(self._times, time_s) for time_s in (start_s, end_s))
+        start_s = max(start_s, self._first_s)
+        self._covered_s = end_s
+        found = self._finder.find(
+            WindowPictures(
+                start_s, end_s, [kept.time_s for kept in picked], lambda: self.ring.greys(slots)
+            )
+        )
+        if not found:  # frames without anything to be recognised are not lost either
+            return [Window(start_s, end_s, (begin, begin), 0, 0, self.ring, (), None)]
+        arrival_ns = max(kept.arrival_ns for kept in picked)
+        dropped, self._dropped = self._dropped, 0
+        windows: list[Window] = []
+        for n, track in enumerate(found):
+            self.ring.hold(slots)
+            about = (start_s, end_s, (begin, end), arrival_ns, 0 if n else dropped)
+            windows.append(Window(*about, self.ring, slots, track))
+        return windows
+
+    def _pick(self, targets: NDArray[np.float64]) -> list[_Kept]:
+        """Return the kept picture nearest to each of the (T,) times, seconds."""
         assert self._last is not None
-        targets = window_targets(start_s, end_s - start_s, self.num_frames)
         times = [kept.time_s for kept in self._kept]
         if not self._last_is_kept:
             times.append(self._last.time_s)
         picks = [int(i) for i in nearest(times, targets)]
         if picks[-1] == len(self._kept):
             self._keep_last()
-        picked = [self._kept[i] for i in picks]
-        slots = tuple(kept.slot for kept in picked)
-        self.ring.hold(slots)
-        end_s = min(end_s, next_s)
-        base = self._count - len(self._times)
-        inside = bisect_left(self._times, start_s), bisect_left(self._times, end_s)
-        window = Window(
-            start_s=max(start_s, self._first_s),
-            end_s=end_s,
-            frames=(base + inside[0], base + inside[1]),
-            arrival_ns=max(kept.arrival_ns for kept in picked),
-            dropped=self._dropped,
-            ring=self.ring,
-            slots=slots,
-            region=self.ring.region_of(slots, end_s),
-        )
-        self._covered_s = end_s
-        self._dropped = 0
-        return window
+            self._look()
+        return [self._kept[i] for i in picks]
 
     def _keep_last_if_needed(self, next_s: float) -> None:
         """Keep the last picture if a later window can pick it, now that a frame comes at next_s."""
@@ -258,11 +274,12 @@ class Windower:
             return
         time_s = self._last.time_s
         before_s = self._times[-2] if len(self._times) > 1 else -math.inf
-        if self._is_target_in((before_s + time_s) / 2, (time_s + next_s) / 2) or (
-            not self._has_cut and self._may_be_needed(time_s)
-        ):
+        is_target = self._is_target_in((before_s + time_s) / 2, (time_s + next_s) / 2)
+        if is_target or (not self._has_cut and self._may_be_needed(time_s)):
             self._keep_last()
             self._last_is_kept = False
+        if is_target:
+            self._look()
 
     def _may_be_needed(self, time_s: float) -> bool:
         """Return whether the window over a short stretch may need the picture at this time."""
@@ -275,6 +292,13 @@ class Windower:
         slot = self.ring.add(self._last.image)
         self._kept.append(_Kept(self._last.time_s, slot, self._last.arrival_ns))
         self._last_is_kept = True
+
+    def _look(self) -> None:
+        """Let the finder look at the last frame, once."""
+        assert self._last is not None
+        if self._last.time_s > self._looked_s:
+            self._looked_s = self._last.time_s
+            self._finder.look(self._last)
 
     def _is_target_in(self, low_s: float, high_s: float) -> bool:
         """Return whether a later window on the grid has a target in [low_s, high_s]."""

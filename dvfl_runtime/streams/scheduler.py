@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import add
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,19 +31,32 @@ GRACE_S = 2.0  # how long, at the end, sources of the caller's may take for one 
 PAUSE_CHECK_S = 1.0  # how often live sources are asked whether they have paused
 
 
+class Empty(NamedTuple):
+    """A span of time of a source in which there is nothing to be recognised.
+
+    Attributes:
+        source: name of the source.
+        start_s: start on the source's clock, seconds.
+        end_s: end, seconds.
+    """
+
+    source: str
+    start_s: float
+    end_s: float
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
-    """Clips for one run of the engine, and the sources that have ended.
+    """Clips for one run of the engine, and what else happened.
 
     Attributes:
         clips: (B, T, H, W, 3) uint8 RGB, preprocessed; overwritten by the next batch.
-        origins: B origins of the clips.
-        ended: numbers of the sources of which no further clip will come.
+        turns: in order, the number of a source with the origin of its next clip (B of them), with
+            an empty span, or with `None` at its end.
     """
 
     clips: NDArray[np.uint8]
-    origins: Sequence[ClipOrigin]
-    ended: Sequence[int]
+    turns: Sequence[tuple[int, ClipOrigin | Empty | None]]
 
 
 class Scheduler:
@@ -62,17 +77,26 @@ class Scheduler:
     def __init__(
         self, sources: Sequence[SourceLike], spec: ClipSpec, options: StreamOptions
     ) -> None:
-        self._max_batch = options.max_batch or min(DEFAULT_MAX_BATCH, len(sources))
+        names = [display_name(source) for source in sources]
+        suffixes = [f" [{n + 1}]" if names.count(name) > 1 else "" for n, name in enumerate(names)]
+        finders = options.finders([*map(add, names, suffixes)], spec)
+        most = sum(finder.most for finder in finders)  # clips of the same time
+        self._max_batch = options.max_batch or min(DEFAULT_MAX_BATCH, most)
         self._max_wait_s = options.max_wait_ms / 1e3
         self._changed = threading.Condition()
         capacity = max(2, self._max_batch)  # each window ahead holds a hop of frames
         self._queues = [WindowQueue(self._changed, capacity) for _ in sources]
-        names = [display_name(source) for source in sources]
         self._readers = [
             SourceReader(
                 source,
-                f" [{n + 1}]" if names.count(names[n]) > 1 else "",
-                SourceWindows(Windower(spec, options.window_s, options.hop_s, pad=options.pad)),
+                suffixes[n],
+                SourceWindows(
+                    Windower(
+                        *(spec, options.window_s, options.hop_s),
+                        pad=options.pad,
+                        finder=finders[n],
+                    )
+                ),
                 self._queues[n],
                 options.fps,
             )
@@ -161,26 +185,29 @@ class Scheduler:
     def _gather(self, turns: Sequence[tuple[int, Window | None]]) -> Batch:
         """Copy the pictures of the windows into the batch; this needs no lock."""
         begin_ns = time.monotonic_ns()
-        origins: list[ClipOrigin] = []
-        ended: list[int] = []
+        count = 0
+        given: list[tuple[int, ClipOrigin | Empty | None]] = []
         for number, window in turns:
+            name = self._readers[number].source_name
             if window is None:
                 self._log_error(number)
-                ended.append(number)
-                continue
-            window.take(self._clips[len(origins)])
-            origins.append(
-                ClipOrigin(
-                    source=self._readers[number].source_name,
-                    number=number,
+                given.append((number, None))
+            elif window.track is None:
+                given.append((number, Empty(name, window.start_s, window.end_s)))
+            else:
+                window.take(self._clips[count])
+                count += 1
+                origin = ClipOrigin(
+                    source=name,
                     start_s=window.start_s,
                     end_s=window.end_s,
                     since_ns=window.arrival_ns or begin_ns,
                     dropped_frames=window.dropped,
-                    region=window.region,
+                    region=window.track.region,
+                    track_id=window.track.track_id,
                 )
-            )
-        return Batch(self._clips[: len(origins)], origins, ended)
+                given.append((number, origin))
+        return Batch(self._clips[:count], given)
 
     def _log_error(self, number: int) -> None:
         """Log the error of one of several sources; `take` raises that of a single source."""

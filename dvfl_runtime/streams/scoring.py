@@ -101,6 +101,7 @@ class Scorer:
             source=origin.source,
             dropped_frames=origin.dropped_frames,
             region=origin.region,
+            track_id=origin.track_id,
         )
 
     def _usable_engine(self) -> Engine:

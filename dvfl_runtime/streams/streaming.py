@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing
 from typing import TypeAlias
 
+from dvfl_runtime.clips.spec import ClipOrigin
 from dvfl_runtime.results import Prediction, Segment
-from dvfl_runtime.streams.scheduler import Scheduler
+from dvfl_runtime.streams.scheduler import Empty, Scheduler
 from dvfl_runtime.streams.scoring import Scorer
 from dvfl_runtime.streams.smoothing import Segmenter, Smoothing
+from dvfl_runtime.streams.tracks import TrackSegmenter
 
-# the number of a source with its next prediction, or with None at its end
-SourcePredictions: TypeAlias = Generator[tuple[int, Prediction | None], None, None]
+# the number of a source with its next prediction or empty span, or with None at its end
+SourcePredictions: TypeAlias = Generator[tuple[int, Prediction | Empty | None], None, None]
+OnEmpty: TypeAlias = Callable[[str, float, float], object]  # name of a source, start_s, end_s
 
 
 def recognise(scorer: Scorer, scheduler: Scheduler, top_k: int) -> SourcePredictions:
@@ -34,27 +37,40 @@ def recognise(scorer: Scorer, scheduler: Scheduler, top_k: int) -> SourcePredict
             batch = scheduler.take()
             if batch is None:
                 break
-            scores = scorer.scores(batch.clips) if batch.origins else ()
+            rows = iter(scorer.scores(batch.clips) if len(batch.clips) else ())
             done_ns = time.monotonic_ns()
-            for row, origin in zip(scores, batch.origins, strict=True):
-                yield origin.number, scorer.prediction(row, top_k, origin, done_ns)
-            yield from ((number, None) for number in batch.ended)
+            for number, turn in batch.turns:
+                if isinstance(turn, ClipOrigin):
+                    yield number, scorer.prediction(next(rows), top_k, turn, done_ns)
+                else:
+                    yield number, turn
         if scheduler.stopped:
             scorer.check_open()  # it was closed while the scheduler waited
 
 
-def predictions_of(recognised: SourcePredictions) -> Iterator[Prediction]:
-    """Yield the predictions of all sources."""
+def predictions_of(
+    recognised: SourcePredictions, on_empty: OnEmpty | None = None
+) -> Iterator[Prediction]:
+    """Yield the predictions of all sources, and tell of empty spans in between."""
     with closing(recognised):
-        yield from (prediction for _, prediction in recognised if prediction is not None)
+        for _, turn in recognised:
+            if isinstance(turn, Prediction):
+                yield turn
+            elif turn is not None and on_empty is not None:
+                on_empty(*turn)
 
 
 def segments_of(
     recognised: SourcePredictions, labels: Sequence[str], smoothing: Smoothing | None
 ) -> Iterator[Segment]:
     """Yield the segments of all sources; the last ones of a source come when it has ended."""
-    segmenters: dict[int, Segmenter] = {}
+    segmenters: dict[int, TrackSegmenter] = {}
     with closing(recognised):
-        for number, prediction in recognised:
-            segmenter = segmenters.setdefault(number, Segmenter(labels, smoothing))
-            yield from segmenter.finish() if prediction is None else segmenter.push(prediction)
+        for number, turn in recognised:
+            segmenter = segmenters.setdefault(
+                number, TrackSegmenter(lambda: Segmenter(labels, smoothing))
+            )
+            if isinstance(turn, Prediction):
+                yield from segmenter.push(turn)
+            else:
+                yield from segmenter.finish() if turn is None else segmenter.reach(turn.start_s)

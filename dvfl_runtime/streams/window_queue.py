@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from dvfl_runtime.clips.windows import Window
+from dvfl_runtime.results import TrackId
 
 
 class WindowQueue:
@@ -15,7 +16,8 @@ class WindowQueue:
 
     A file has to wait while the queue is full: every frame counts. Of a live source the newest
     windows win: those of its latest frame replace the windows that wait, and the frames that no
-    prediction will show are counted.
+    prediction will show are counted. Of several tracks the one comes first that had no
+    turn for the longest time.
 
     Args:
         changed: notified of each change; its lock guards all queues of a stream.
@@ -37,6 +39,8 @@ class WindowQueue:
         self._capacity = capacity
         self._waiting: deque[Window | None] = deque()  # None is the end
         self._covered = 0  # number of the first frame after the windows taken or counted so far
+        self._taken = 0
+        self._turns: dict[TrackId | None, int] = {}  # the number of the window taken last of each
         self._lost = 0  # frames that no prediction will show, since the last window taken
 
     def __len__(self) -> int:
@@ -63,7 +67,10 @@ class WindowQueue:
                 self._covered = max(self._covered, end)
                 old.discard()
             self._waiting.clear()
-            self.put(windows, wait=False)
+            ids = [_track_id(window) for window in windows]
+            self._turns = {track_id: self._turns.get(track_id, 0) for track_id in ids}
+            order = sorted(windows, key=lambda w: (w.end_s, self._turns[_track_id(w)]))
+            self.put(order, wait=False)
 
     def end(self, error: Exception | None) -> None:
         """Add the end of the source, which came with an error or properly."""
@@ -82,6 +89,8 @@ class WindowQueue:
                 self.done = True
                 return None
             self._covered = max(self._covered, window.frames[1])
+            self._taken += 1
+            self._turns[_track_id(window)] = self._taken
             lost, self._lost = self._lost, 0
             return dataclasses.replace(window, dropped=window.dropped + lost) if lost else window
 
@@ -90,3 +99,7 @@ class WindowQueue:
         with self._changed:
             self.closed = True
             self._changed.notify_all()
+
+
+def _track_id(window: Window | None) -> TrackId | None:
+    return None if window is None or window.track is None else window.track.track_id

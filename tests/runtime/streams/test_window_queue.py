@@ -4,12 +4,13 @@ import threading
 
 import pytest
 
-from dvfl_runtime.clips.ring import FrameRing
+from dvfl_runtime.clips.finder import Track
+from dvfl_runtime.clips.ring import FixedRing
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.clips.windows import Window
 from dvfl_runtime.streams.window_queue import WindowQueue
 
-RING = FrameRing(ClipSpec(1, (1, 2), crop="letterbox"))
+RING = FixedRing(ClipSpec(1, (1, 2), crop="letterbox"), [Track()])
 
 
 def window(first, end, dropped=0):
