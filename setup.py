@@ -35,6 +35,7 @@ EXTRAS = {
     "openvino": [OPENVINO, *MEDIA],
     # used together with an extra that brings an engine and the media libraries
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
+    "archive": ["ray[data]>=2.9", "pyarrow>=14", "fsspec>=2023.5"],
     "train": TRAIN,
     # verification evaluates the exported file with the data code of training
     # fused nodes are written by torch.onnx.ops, which 2.8 brought
@@ -54,6 +55,7 @@ EXTRAS["dev"] = sorted(
         *EXTRAS["export"],
         *EXTRAS["bench"],
         *EXTRAS["serve"],
+        *EXTRAS["archive"],
         # to test the TensorRT engine without a GPU: NVIDIA's builder (95 MB) and CUDA's bindings
         'tensorrt-rtx-cu13>=1.7; sys_platform == "linux" and platform_machine == "x86_64"',
         CUDA + '; sys_platform == "linux"',
@@ -109,6 +111,7 @@ setup(
     entry_points={
         "console_scripts": [
             "dvfl-recognize=dvfl_runtime.app.cli:main",
+            "dvfl-archive=dvfl_runtime.archive.cli:main",
             "dvfl-export=dvfl_export.cli:main",
             "dvfl-train=dvfl_models.training.cli:main",
             "dvfl-eval=dvfl_export.eval_cli:main",

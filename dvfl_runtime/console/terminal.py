@@ -11,6 +11,9 @@ from dvfl_runtime.console.output import format_time
 from dvfl_runtime.files.row_files import ByteSink, Descriptor, RowStream
 from dvfl_runtime.sources import Source
 
+COUNT_BAR = 20  # characters
+REDRAW_S = 0.2
+
 
 class StandardOutput(RowStream):
     """Standard output, which drops rows quietly once its reader has gone (`... | head`)."""
@@ -73,3 +76,50 @@ class Progress:
     def _put(self, text: str) -> None:
         if self._shown:
             say(f"\r\x1b[K{text}")
+
+
+class CountProgress:
+    """One line on the terminal: how many of many are done, how fast, and how long the rest takes.
+
+    It is shown only if standard error is a terminal.
+
+    Args:
+        total: how many there are.
+        done: how many of them were done before.
+        unit: what is counted, in the plural.
+    """
+
+    def __init__(self, total: int, done: int, unit: str) -> None:
+        self._total = total
+        self._before = self._done = done
+        self._unit = unit
+        self._shown = sys.stderr.isatty()
+        self._begin_s = time.monotonic()
+        self._next_s = 0.0
+
+    def __enter__(self) -> CountProgress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._shown:
+            say("\r\x1b[K")
+
+    def add(self, note: str = "") -> None:
+        """Count one more.
+
+        Args:
+            note: what else to show.
+        """
+        self._done += 1
+        now_s = time.monotonic()
+        if not self._shown or (now_s < self._next_s and self._done < self._total):
+            return
+        self._next_s = now_s + REDRAW_S
+        rate = (self._done - self._before) / max(now_s - self._begin_s, 1e-3)
+        left_s = round((self._total - self._done) / rate)
+        filled = round(COUNT_BAR * self._done / max(self._total, 1))
+        bar = "#" * filled + "-" * (COUNT_BAR - filled)
+        say(
+            f"\r\x1b[K[{bar}] {self._done}/{self._total} {self._unit}  {rate:.3g}/s  "
+            f"ETA {left_s // 3600}:{left_s // 60 % 60:02}:{left_s % 60:02}  {note}"
+        )

@@ -47,6 +47,10 @@ class FileSource(RecordedSource):
         video: the path of a file, or another object that can be opened again and again.
         fps: frames per second of a file without timestamps; `None` for the rate in its headers.
 
+    Attributes:
+        damage: once it has been read: what is wrong with it, and how much of it is left; "" if
+            nothing is.
+
     Raises:
         SourceError: if it cannot be opened, or has no video in it.
     """
@@ -54,7 +58,7 @@ class FileSource(RecordedSource):
     def __init__(self, video: Video, fps: float | None = None) -> None:
         self._video = video
         self._fps = fps
-        self._warned = False
+        self.damage = ""
         self._demuxed: VideoFile | None = None  # for the next reading
         with closing(self._open_exact()) as file:
             super().__init__(name_of(video), file.duration_s)
@@ -129,12 +133,11 @@ class FileSource(RecordedSource):
             )
         if mapper is not None:
             mapper.end(is_whole=not (reader.left_out or reader.damage))
-        if (reader.left_out or reader.is_cut_off) and not self._warned:  # once, as above
-            self._warned = True
+        if (reader.left_out or reader.is_cut_off) and not self.damage:  # once, as above
             after = reader.damaged_after
-            _logger.warning(
-                "%s is damaged %s (%s): %d good frames were read, %d frames that would show "
-                "remains of others were left out",
-                *(self.name, f"after frame {after}" if after >= 0 else "at its beginning"),
-                *(reader.damage, reader.count, reader.left_out),
+            self.damage = (
+                f"damaged {f'after frame {after}' if after >= 0 else 'at its beginning'} "
+                f"({reader.damage}): {reader.count} good frames were read, {reader.left_out} "
+                "frames that would show remains of others were left out"
             )
+            _logger.warning("%s is %s", self.name, self.damage)
