@@ -20,8 +20,10 @@ from dvfl_runtime.app.options import make_parser as recognize_parser
 MODULES = sorted(module for package in PACKAGES for module in package.rglob("*.py"))
 HEAVY = {
     *("torch", "onnx", "onnxruntime", "cv2", "av", "openvino", "tensorrt", "kornia", "pydantic"),
-    *("starlette", "uvicorn"),
+    *("starlette", "uvicorn", "ray", "fsspec"),
 }
+# packages that one room alone may use; their modules are imported when its command has work to do
+OF_ONE_ROOM = {"pyarrow": "archive", "ray": "archive", "fsspec": "archive"}
 MAX_IMPORT_S = 0.3  # of processor time: a busy neighbour makes the same import wait for seconds
 MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
@@ -91,6 +93,13 @@ def test_the_runtime_imports_engines_and_decoders_late(module: Path) -> None:
         name for node in statements_run_at_import(parse(module)) for name in imported_packages(node)
     }
     assert not early & HEAVY
+
+
+@each_module(sorted(RUNTIME.rglob("*.py")))
+def test_some_packages_belong_to_one_room(module: Path) -> None:
+    names = {name for node in ast.walk(parse(module)) for name in imported_packages(node)}
+    room = module.relative_to(RUNTIME).parts[0]
+    assert {name for name in names if OF_ONE_ROOM.get(name, room) != room} == set()
 
 
 @each_module(sorted(RUNTIME.rglob("*.py")))

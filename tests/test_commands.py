@@ -22,13 +22,14 @@ from dvfl_models.studies.crossval import main as crossval
 from dvfl_models.studies.scenes import main as scenes
 from dvfl_models.training.cli import main as train
 from dvfl_runtime.app.cli import main as recognize
+from dvfl_runtime.archive.cli import main as archive
 from dvfl_runtime.arguments import Parser, log_lines
 from dvfl_runtime.files import replacing
 
 Main = Callable[[Sequence[str]], int]
 
 
-@pytest.mark.parametrize("main", [bench, crossval, evaluate, export, recognize, train])
+@pytest.mark.parametrize("main", [archive, bench, crossval, evaluate, export, recognize, train])
 def test_a_wrong_argument_is_one_line(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--nonsense", "1"])
@@ -57,7 +58,7 @@ def test_an_empty_name_is_one_line(
     assert says in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("main", [bench, evaluate, recognize, train])
+@pytest.mark.parametrize("main", [archive, bench, evaluate, recognize, train])
 def test_more_threads_than_libraries_take_are_one_line(
     main: Main, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,6 +15,7 @@ from dvfl_export import eval_cli as evaluate
 from dvfl_models.training import cli as train
 from dvfl_runtime import DvflError
 from dvfl_runtime.app import cli as recognize
+from dvfl_runtime.archive import options as archive
 from dvfl_runtime.errors.packages import DISTRIBUTIONS, MEDIA, import_problem, needed, pip_install
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
@@ -38,6 +39,11 @@ ENGINES = ("onnxruntime", "openvino", "tensorrt")
 # command -> the extra that brings what it needs, what it imports by name, and a short run
 COMMANDS = {
     "dvfl_runtime.app.cli": ("cpu", [*ENGINES, *MEDIA], ["--demo"]),
+    "dvfl_runtime.archive.cli": (
+        "archive",
+        archive.make_parser().packages,
+        [str(BUNDLED_MODEL.parent), "-o", "OUT/rows"],
+    ),
     "dvfl_models.training.cli": (
         "train",
         train.parser().packages,
@@ -115,6 +121,7 @@ def test_commands_name_what_their_extra_brings(command):
     pattern = re.compile(rf"([\w-]+).*extra == ['\"]{extra}")
     found = [pattern.match(line) for line in metadata.requires("dvfl") or []]
     brought = {match[1] for match in found if match} - {"tomli", "tensorboardX"}
+    brought -= {"ray"}  # for clusters alone
     named = {DISTRIBUTIONS.get(name, name) for name in names}
     assert brought <= named
     assert named - brought <= {*ENGINES, "av", "opencv-python-headless"}

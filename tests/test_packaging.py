@@ -90,6 +90,7 @@ def test_numpy_is_the_only_hard_dependency() -> None:
     ("command", "extras"),
     [
         ("dvfl_runtime.app.cli", ["cpu"]),
+        ("dvfl_runtime.archive.cli", ["cpu", "archive"]),
         ("dvfl_models.training.cli", ["train"]),
         ("dvfl_export.cli", ["export"]),
         ("dvfl_export.eval_cli", ["export"]),
