@@ -113,7 +113,7 @@ setup(
             "dvfl-recognize=dvfl_runtime.app.cli:main",
             "dvfl-archive=dvfl_runtime.archive.cli:main",
             "dvfl-export=dvfl_export.cli:main",
-            "dvfl-train=dvfl_models.training.cli:main",
+            "dvfl-train=dvfl_export.own_actions.cli:main",
             "dvfl-eval=dvfl_export.eval_cli:main",
             "dvfl-bench=dvfl_bench.cli:main",
         ]

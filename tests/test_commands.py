@@ -16,11 +16,11 @@ from dvfl_bench.comparisons.naive import main as naive
 from dvfl_bench.comparisons.precision import main as precision
 from dvfl_export.cli import main as export
 from dvfl_export.eval_cli import main as evaluate
+from dvfl_export.own_actions.cli import main as train
 from dvfl_models.studies.baselines import main as baselines
 from dvfl_models.studies.cost import main as cost
 from dvfl_models.studies.crossval import main as crossval
 from dvfl_models.studies.scenes import main as scenes
-from dvfl_models.training.cli import main as train
 from dvfl_runtime.app.cli import main as recognize
 from dvfl_runtime.archive.cli import main as archive
 from dvfl_runtime.arguments import Parser, log_lines

@@ -12,7 +12,7 @@ import pytest
 from dvfl_bench import cli as bench
 from dvfl_export import cli as export
 from dvfl_export import eval_cli as evaluate
-from dvfl_models.training import cli as train
+from dvfl_export.own_actions import cli as train
 from dvfl_runtime import DvflError
 from dvfl_runtime.app import cli as recognize
 from dvfl_runtime.archive import options as archive
@@ -44,7 +44,7 @@ COMMANDS = {
         archive.make_parser().packages,
         [str(BUNDLED_MODEL.parent), "-o", "OUT/rows"],
     ),
-    "dvfl_models.training.cli": (
+    "dvfl_export.own_actions.cli": (
         "train",
         train.parser().packages,
         [
@@ -99,7 +99,7 @@ def test_without_any_package_a_command_has_help_and_names_them_all(command, tmp_
     ("command", "name"),
     [
         *(("dvfl_runtime.app.cli", name) for name in (*ENGINES, *MEDIA)),
-        *(("dvfl_models.training.cli", name) for name in train.parser().packages),
+        *(("dvfl_export.own_actions.cli", name) for name in train.parser().packages),
         *(("dvfl_export.cli", name) for name in ("torch", "onnx", "onnxruntime", "tqdm", "cv2")),
         *(("dvfl_export.eval_cli", name) for name in ("onnxruntime", "matplotlib", "av")),
         *(("dvfl_bench.cli", name) for name in bench.parser().packages),
@@ -113,6 +113,21 @@ def test_without_one_package_a_command_works_or_names_it(command, name, tmp_path
         assert f"pip install {DISTRIBUTIONS.get(name, name)}" in errors.splitlines()[-1]
     else:
         assert name not in ("torch", "onnx", "cv2")
+
+
+@pytest.mark.slow
+def test_recipes_are_trained_without_onnx(tmp_path):
+    command = "dvfl_export.own_actions.cli"
+    clips = tmp_path / "clips"
+    for label in "ab":
+        (clips / label).mkdir(parents=True)
+        (clips / label / "1.mp4").touch()
+    own = [str(clips), "-o", str(tmp_path / "m.onnx")]
+    statuses, errors = run(
+        ["onnx", "onnxscript", *ENGINES], command, words_of(command, tmp_path), own
+    )
+    assert statuses == [0, 2]
+    assert errors.splitlines()[-1].endswith("pip install onnx onnxscript onnxruntime")
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -25,7 +25,7 @@ GROUP_COLUMNS = ("group", "sequence", "person", "cluster")  # the first one that
 FEW_GROUPS = 3  # fewer of a class say little about other persons and places
 HELD_BACK = 0.25  # share of the videos
 NAMES = "the beginning of the file names"
-_TOKEN = re.compile(r"[0-9]+|[^\W\d_]+")
+_TOKEN = re.compile(r"[0-9]+|[^\W\d_]+")  # the words and numbers of a name
 
 
 @dataclass(frozen=True)
@@ -225,12 +225,12 @@ def _grouped_by_names(videos: list[LabelledVideo]) -> tuple[list[LabelledVideo],
     tokens = [_without_label(video.group, video.label) for video in videos]
     for least in (FEW_GROUPS, 2):
         for length in range(1, max(map(len, tokens), default=0) + 1):
-            groups = [" ".join(parts[:length]) for parts in tokens]
+            groups = ["".join(parts[:length]).strip(" ") for parts in tokens]
             by_label: dict[str, set[str]] = defaultdict(set)
             for video, group in zip(videos, groups, strict=True):
                 by_label[video.label].add(group)
             several = sum(len(found) >= least for found in by_label.values())
-            known = all(len(t) > length or any(map(str.isalpha, t)) for t in tokens)
+            known = all(len(t) > length or re.search(r"[^\W\d_]", "".join(t)) for t in tokens)
             if known and 2 * several > len(by_label) and len(set(groups)) < len(videos):
                 named = zip(videos, groups, strict=True)
                 return [replace(video, group=group) for video, group in named], NAMES
@@ -238,13 +238,19 @@ def _grouped_by_names(videos: list[LabelledVideo]) -> tuple[list[LabelledVideo],
 
 
 def _without_label(name: str, label: str) -> list[str]:
-    """Return the words and numbers of a name, without those of its label."""
-    parts, unwanted = (_TOKEN.findall(text.lower()) for text in (name, label))
+    """Return the words and numbers of a name, without those of its label.
+
+    One that something else stands before, as in anna_1, begins with a space.
+    """
+    found = list(_TOKEN.finditer(name.lower()))
+    parts, unwanted = [match[0] for match in found], _TOKEN.findall(label.lower())
+    ends = [0, *(match.end() for match in found)]
+    spaced = [" " * (end < m.start()) + m[0] for end, m in zip(ends, found, strict=False)]
     size = len(unwanted)
     for start in range(len(parts) - size + 1) if size else ():
         if parts[start : start + size] == unwanted:
-            return [*parts[:start], *parts[start + size :]]
-    return list(parts)
+            return [*spaced[:start], *spaced[start + size :]]
+    return spaced
 
 
 def _once(videos: Iterable[LabelledVideo]) -> list[LabelledVideo]:

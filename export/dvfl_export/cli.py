@@ -8,8 +8,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +22,7 @@ from dvfl_runtime.files import check_places
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 if TYPE_CHECKING:
-    from dvfl_export.pipeline import Exported, ExportRequest
+    from dvfl_export.pipeline import Exported
     from dvfl_export.verify import Verification
     from dvfl_runtime.artifact import Artifact
 
@@ -161,7 +160,7 @@ def _check(args: argparse.Namespace) -> None:
 
 def _export(args: argparse.Namespace) -> None:
     """Write the model file of a checkpoint, and print a summary."""
-    from dvfl_export.pipeline import ExportRequest, export
+    from dvfl_export.pipeline import ExportRequest, export, progress_bar
 
     request = ExportRequest(
         checkpoint=args.checkpoint,
@@ -176,7 +175,7 @@ def _export(args: argparse.Namespace) -> None:
         compress=args.compress,
         target=args.target,
     )
-    with _progress_bar(request) as (step, share):
+    with progress_bar(request) as (step, share):
         exported = export(request, step, share)
     _print_summary(exported, args.output)
 
@@ -196,33 +195,6 @@ def _restore(args: argparse.Namespace) -> None:
     out = StandardOutput()
     print(f"wrote {output}\n  {'model':12} {_model_line(artifact)}", file=out)
     print(f"agrees with {source} on {verification.clips} clips\n{verification.table()}", file=out)
-
-
-@contextmanager
-def _progress_bar(
-    request: ExportRequest,
-) -> Iterator[tuple[Callable[[str], None], Callable[[float], None]]]:
-    """Show the steps on a terminal, nothing in a pipe; yield `step` and `share` for `export`."""
-    from tqdm import tqdm
-
-    form = "{desc}: step {n:.1f} of {total_fmt} |{bar:20}| {elapsed}"
-    begun = 0
-    with tqdm(
-        total=len(request.steps()), bar_format=form, disable=None, leave=False, file=sys.stderr
-    ) as bar:
-
-        def step(name: str) -> None:
-            nonlocal begun
-            bar.set_description_str(name, refresh=False)
-            bar.n = begun  # all before this one are done
-            begun += 1
-            bar.refresh()
-
-        def share(done: float) -> None:
-            bar.n = begun - 1 + done
-            bar.refresh()
-
-        yield step, share
 
 
 def _changed_spec(args: argparse.Namespace) -> ClipSpec | None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import onnx
+from tqdm import tqdm
 
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import OPSET, onnx_from_model, save_model
@@ -212,6 +215,31 @@ def export(
         save_model(graph, artifact, part)
         size = len(ModelFile(part).content)  # raises where the runtime would refuse the file
     return Exported(artifact, verification, times, size, OPSET, sensitivity, bf16, gain)
+
+
+@contextmanager
+def progress_bar(
+    request: ExportRequest,
+) -> Iterator[tuple[Callable[[str], None], Callable[[float], None]]]:
+    """Show the steps on a terminal, nothing in a pipe; yield `step` and `share` for `export`."""
+    form = "{desc}: step {n:.1f} of {total_fmt} |{bar:20}| {elapsed}"
+    begun = 0
+    with tqdm(
+        total=len(request.steps()), bar_format=form, disable=None, leave=False, file=sys.stderr
+    ) as bar:
+
+        def step(name: str) -> None:
+            nonlocal begun
+            bar.set_description_str(name, refresh=False)
+            bar.n = begun  # all before this one are done
+            begun += 1
+            bar.refresh()
+
+        def share(done: float) -> None:
+            bar.n = begun - 1 + done
+            bar.refresh()
+
+        yield step, share
 
 
 def check_request(request: ExportRequest) -> None:

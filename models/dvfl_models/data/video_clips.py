@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from statistics import median
@@ -130,22 +131,30 @@ class VideoClips:
         )
 
     def usual_length_s(self) -> float | None:
-        """Return the median length of some files, or None if no file states its own."""
+        """Return the median length of some files, or None if no file states its own.
+
+        It is at most that of the part that a test shows.
+        """
         lengths = []
         for entry in self.entries[:: max(1, len(self.entries) // MEASURED_VIDEOS)]:
             with contextlib.suppress(SourceError), closing(open_source(entry.path)) as source:
                 lengths.append(source.duration_s)
         known = [length_s for length_s in lengths if length_s]
-        return median(known) if known else None
+        return min(median(known), self.table.middle_s or math.inf) if known else None
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> tuple[Clip, int]:
-        entry, spec = self.entries[index], self.spec
+        entry, spec, middle_s = self.entries[index], self.spec, self.table.middle_s
 
         def pick(times: Times) -> Numbers:
-            return uniform_indices(len(times), spec.num_frames, spec.frame_interval)
+            first, last = 0, len(times)
+            if 0 < middle_s < times[-1]:
+                ends = np.asarray([times[-1] - middle_s, times[-1] + middle_s]) / 2
+                first, last = map(int, np.searchsorted(times, ends))
+            shown = max(1, last - first)
+            return first + uniform_indices(shown, spec.num_frames, spec.frame_interval)
 
         return self.reader.read(entry.path, spec, pick, keep=False), entry.class_id
 

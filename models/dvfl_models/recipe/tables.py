@@ -94,6 +94,7 @@ class VideosTable(ClipsTable):
     exclude: dict[str, list[str]] = {}  # column -> values to leave out
     window_s: tuple[float, float] = (1.2, 6.0)  # of training; longer than a video = all of it
     time_jitter: float = Field(0.25, ge=0, le=0.5)  # of training, in distances between frames
+    middle_s: float = Field(0.0, ge=0)  # of a longer video a test shows the middle; 0 = all of it
     labelled: bool = True  # false: a teacher alone tells what these videos show, see `distill`
 
 

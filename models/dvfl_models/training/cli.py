@@ -1,4 +1,4 @@
-"""The command `dvfl-train`.
+"""The recipes of the command `dvfl-train`, whose other part is in `dvfl_export.train_cli`.
 
 PyTorch is loaded after the command line has been read and OpenMP has been set up.
 """
@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from dvfl_models.training.command import load_torch, new_recipe_parser, run_interruptible
+from dvfl_models.training.command import (
+    load_torch,
+    new_recipe_parser,
+    run_interruptible,
+    wait_passively,
+)
 from dvfl_runtime.arguments import Parser, workers
 
 EPILOG = """\
@@ -57,9 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command.parse_args(argv)
     for package in ("dvfl_models", "dvfl_runtime"):  # PyTorch's messages are for its developers
         logging.getLogger(package).setLevel(logging.INFO)
-    # Threads that wait for each other give the core away. By default they spin, which on a busy
-    # machine costs most of the time. OpenMP reads the variable once, when PyTorch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    wait_passively()
 
     def work() -> int:
         load_torch(command, args.threads)

@@ -6,6 +6,7 @@ Nothing here loads PyTorch before a command line has been read.
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable
 
 from dvfl_models.recipe.bundled import recipe_names
@@ -61,6 +62,15 @@ def run_interruptible(parser: Parser, work: Callable[[], int], stopped: str) -> 
             raise
 
     return run_command(parser, with_last_words)
+
+
+def wait_passively() -> None:
+    """Let threads of PyTorch that wait for each other give the core away, unless the user decides.
+
+    By default they spin, which on a busy machine costs most of the time. OpenMP reads the variable
+    once, when PyTorch is loaded.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 def load_torch(parser: Parser, num_threads: int | None) -> None:

@@ -60,6 +60,13 @@ class Confusion:
         """Share of right clips, 0 to 1."""
         return float(np.trace(self.counts)) / max(self.clips, 1)
 
+    def most_confused(self) -> tuple[str, str, int] | None:
+        """Return the two classes that were confused most often, and how often; None if none."""
+        both = np.triu(self.counts + self.counts.T, 1)
+        first, second = np.unravel_index(int(both.argmax()), both.shape)
+        times = int(both[first, second])
+        return (self.labels[first], self.labels[second], times) if times else None
+
     def title(self, name: str) -> str:
         """Return the line above the matrix of a test set."""
         return f"{name}: {self.accuracy:.1%} of {self.clips} clips"

@@ -140,19 +140,25 @@ def _schedule(recipe: Recipe) -> str:
 
 def _flip(recipe: Recipe) -> str:
     """Find two classes that are mirror images, if training mirrors clips."""
-    if not recipe.augment.flip:
+    pair = mirror_images(recipe.labels)
+    if not recipe.augment.flip or pair is None:
         return ""
-    words = {label: re.split(r"[^a-z]+", label.lower()) for label in recipe.labels}
+    return (
+        f"mirrored, {pair[0]!r} looks like {pair[1]!r}, and augment.flip {recipe.augment.flip} "
+        f"mirrors clips; set augment.flip = 0"
+    )
+
+
+def mirror_images(labels: Sequence[str]) -> tuple[str, str] | None:
+    """Return two classes that are mirror images by their names, or None."""
+    words = {label: re.split(r"[^a-z]+", label.lower()) for label in labels}
     swap = {"left": "right", "right": "left"}
     for label, parts in words.items():
         mirrored = [swap.get(word, word) for word in parts]
-        for other in recipe.labels:
+        for other in labels:
             if words[other] == mirrored != parts:
-                return (
-                    f"mirrored, {label!r} looks like {other!r}, and augment.flip "
-                    f"{recipe.augment.flip} mirrors clips; set augment.flip = 0"
-                )
-    return ""
+                return label, other
+    return None
 
 
 def _within(value: float, span: Range) -> bool:

@@ -5,6 +5,7 @@ experimental: not yet run on several GPUs, nor with fp16 on one.
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 
@@ -28,12 +29,14 @@ class TrainOptions:
         strict_split: refuse test sets that share sources with training.
         cpu: stay on the CPU where there is a GPU.
         tensorboard: write event files too.
+        until_s: when to end before the last step, as a request would; `time.monotonic`.
     """
 
     resume: bool = False
     strict_split: bool = False
     cpu: bool = False
     tensorboard: bool = False
+    until_s: float = math.inf
 
 
 def with_precision(table: OptimTable, options: TrainOptions) -> OptimTable:

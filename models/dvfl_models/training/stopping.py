@@ -10,10 +10,10 @@ from dvfl_runtime.interrupts import Interrupted, Requests, interruptible
 
 
 class Stopped(Interrupted):
-    """A run was asked to end, and has been saved.
+    """A run was asked to end, or its time was up, and it has been saved.
 
     Args:
-        number: of the signal that asked.
+        number: of the signal that asked; 0 when the time was up.
         words: where the run stopped and how to go on; "" in all processes but the first.
     """
 

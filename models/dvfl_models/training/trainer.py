@@ -22,7 +22,7 @@ from dvfl_models.data.training_clips import TrainingClips
 from dvfl_models.data.video_clips import VideoClips, check_corrupt
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.training.confusion import Confusion
-from dvfl_models.training.consistency import doubts
+from dvfl_models.training.consistency import UNSETTLED, doubts
 from dvfl_models.training.evaluation import Evaluation
 from dvfl_models.training.launch import TrainOptions, new_accelerator, with_precision
 from dvfl_models.training.learner import Learner
@@ -58,7 +58,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, path: Path, options: TrainOptions | None = None) -> None:
         options = options or TrainOptions()
         check_folder(path, resume=options.resume)  # before anything is read or written
-        self.step = 0
+        self.step, self.until_s = 0, options.until_s
         self.workers = 0  # processes that read clips, while it runs
         self.unwritten: dict[str, Any] | None = None  # the last step's row, until it is written
         optim = with_precision(recipe.optim, options)
@@ -116,7 +116,8 @@ class Trainer:
             DvflError: if loss or gradient are not finite again and again, with the step, the
                 learning rate and the clips; if more than 1 % of a data set cannot be decoded,
                 with the list; or if the GPU's memory is too small, with the settings to change.
-            Stopped: when Ctrl-C, SIGTERM or SIGHUP asks for it; `last.pth` holds the run.
+            Stopped: when Ctrl-C, SIGTERM or SIGHUP asks for it, or the time is up; `last.pth`
+                holds the run.
         """
         self.workers = workers
         several, steps = self.accelerator.num_processes > 1, self.recipe.optim.steps
@@ -135,7 +136,29 @@ class Trainer:
                     self.metrics.flush()
                     done = f"stopped at step {self.step} of {steps}"
                     words = f"{done}, kept in {self.folder.last}; go on with --resume"
-                raise Stopped(requests.number or signal.SIGINT, words) from err
+                number = requests.number or (0 if self._time_is_up else signal.SIGINT)
+                raise Stopped(number, words) from err
+
+    @property
+    def _time_is_up(self) -> bool:
+        return time.monotonic() >= self.until_s and self.step < self.recipe.optim.steps
+
+    def keep(self, name: str) -> dict[str, Confusion]:
+        """Write the weights of a run that has been stopped, as a checkpoint, and test them.
+
+        The averaged weights are taken unless the first ones still make up too much of them.
+
+        Args:
+            name: of the file in the folder of the run.
+
+        Returns:
+            The confusion on each test set.
+        """
+        settled = self.recipe.optim.ema**self.step < UNSETTLED
+        network = self.learner.deployed if settled else self.learner.network
+        self.evaluation.run(network, self.workers)
+        self.folder.save_weights(name, network, self._about())
+        return self.evaluation.confusions
 
     def _train(self, *, show: bool) -> None:
         self.learner.trained.train()
@@ -152,7 +175,7 @@ class Trainer:
                     row = self._train_step(batch)
                     row["clips_per_s"] = batch_size / (time.perf_counter() - started)
                     self.unwritten = row
-                if self.learner.stop_requested:
+                if self.learner.stop_requested or self._time_is_up:
                     raise KeyboardInterrupt
                 started = time.perf_counter()
                 bar.update()

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from small_runs import tiny, videos_table
+from videos import write_video
 
 from dvfl_models.data.opening import open_clips
 from dvfl_models.data.training_clips import TrainingClips
@@ -22,6 +23,19 @@ def test_video_files_are_sampled_by_class_and_tested_once_each(labelled: Path) -
     drawn = [clips.sample(rng) for _ in range(20)]
     assert {sample.class_id for sample in drawn} == {0, 1}
     assert all((s.clip[:, 16, 16].mean() > 128) == (s.class_id == 1) for s in drawn)
+
+
+def test_a_test_may_show_the_middle_of_long_videos(tmp_path: Path) -> None:
+    for label, colours in (("idle", [0] * 20 + [200] * 10 + [0] * 20), ("bend", [100] * 5)):
+        frames = [np.full((32, 32, 3), colour, np.uint8) for colour in colours]
+        (tmp_path / label).mkdir()
+        write_video(tmp_path / label / "1.mp4", frames)  # 25 frames a second
+    for middle_s, first in ((0, 0), (0.4, 200)):
+        table = videos_table(tmp_path, format="folders", middle_s=middle_s)
+        recipe = tiny(train=[table])
+        clips = open_clips(recipe.train[0], recipe)
+        shown = {class_id: clip.mean() for clip, class_id in (clips[0], clips[1])}
+        assert shown == pytest.approx({0: first, 1: 100}, abs=12)
 
 
 def test_filters_and_renaming(labelled: Path) -> None:

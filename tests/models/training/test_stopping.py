@@ -98,6 +98,23 @@ def test_a_run_that_is_asked_to_end_again_and_again_ends_as_an_uninterrupted_one
     assert [row[0] for row in rows[0]] == [*"1234"]
 
 
+def test_a_run_whose_time_is_up_ends_after_a_step_and_can_be_kept(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    trainer = Trainer(tiny(), run, TrainOptions(until_s=time.monotonic() - 1))
+    with pytest.raises(Stopped, match="at step 1 of 4, kept in") as stopped:
+        trainer.run(workers=0, progress=False)
+    assert stopped.value.number == 0
+    assert list(trainer.keep("stopped.pth")) == ["synthetic"]
+    kept = read_checkpoint(run / "stopped.pth")
+    assert kept.training["steps"] == 1
+    assert "synthetic" in kept.training["accuracy"]
+    # the average is still half of the first weights, so those of the last step are kept
+    trained = trainer.learner.network.state_dict()
+    assert all(torch.equal(value, trained[key]) for key, value in kept.state_dict.items())
+    Trainer(tiny(), run, RESUME).run(workers=0, progress=False)
+    assert read_checkpoint(run / "final.pth").training["steps"] == 4
+
+
 def test_the_command_says_where_it_stopped(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
