@@ -20,7 +20,7 @@ from dvfl_runtime.errors import (
     SourceError,
 )
 from dvfl_runtime.recognizer import Recognizer
-from dvfl_runtime.results import Info, Prediction, Segment
+from dvfl_runtime.results import Event, Info, Prediction, Segment
 from dvfl_runtime.sources import (
     Frame,
     Grabbed,
@@ -41,6 +41,7 @@ __all__ = [
     "ClipSpec",
     "DvflError",
     "EngineUnavailable",
+    "Event",
     "FakeEngine",
     "Frame",
     "Grabbed",

@@ -21,8 +21,14 @@ from dvfl_runtime.clips.spec import Clip, ClipOrigin, ClipSpec, Focus
 from dvfl_runtime.clips.windows import Pad
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import ArgumentError, ArtifactError, DvflError
-from dvfl_runtime.errors.checks import check_choice, check_type, check_whole, wrong
-from dvfl_runtime.results import Info, Prediction, Segment
+from dvfl_runtime.errors.checks import (
+    check_choice,
+    check_number,
+    check_type,
+    check_whole,
+    wrong,
+)
+from dvfl_runtime.results import Event, Info, Prediction, Segment
 from dvfl_runtime.sources import SourceLike, open_source
 from dvfl_runtime.streams.options import StreamOptions, as_sources
 from dvfl_runtime.streams.scheduler import Scheduler
@@ -31,6 +37,7 @@ from dvfl_runtime.streams.smoothing import Smoothing
 from dvfl_runtime.streams.streaming import (
     OnEmpty,
     SourcePredictions,
+    events_of,
     predictions_of,
     recognise,
     segments_of,
@@ -322,6 +329,49 @@ class Recognizer:
             *(window_s, hop_s, pad, fps, max_batch, max_wait_ms, regions, max_regions)
         )
         return segments_of(self._recognise(source, options, 1), self.labels, smoothing)
+
+    def events(  # noqa: D417, PLR0913 - what is as for `segments` is said there
+        self,
+        source: SourceLike | Sequence[SourceLike],
+        *,
+        window_s: float | None = None,
+        hop_s: float | None = None,
+        pad: Pad | None = None,
+        smoothing: Smoothing | None = None,
+        min_duration_s: float = 0.0,
+        regions: Regions | Sequence[Regions] | None = None,
+        max_regions: int = MAX_REGIONS,
+        fps: float | None = None,
+        max_batch: int | None = None,
+        max_wait_ms: float = 10.0,
+    ) -> Iterator[Event]:
+        """Yield the start, updates and end of each action while it happens.
+
+            for event in recognizer.events("rtsp://camera/live"):
+                if event.kind == "start":
+                    print(event.label, "since", event.start_s, "s, known at", event.now_s)
+
+        They are the actions of `segments` with the same arguments, in which all is said of them: an
+        "end" has the start, end, label and confidence of the segment. "idle" and "unknown" have no
+        events. An action that goes on when its source ends, ends with it.
+
+        Args:
+            source: one source or a list of sources, of any kind that `stream` takes.
+            smoothing: how certain an action has to be, among others.
+            min_duration_s: shorter actions have no events; a longer one starts when it has lasted
+                so long.
+
+        Raises:
+            DvflError: as `segments` does; an ArgumentError also if `min_duration_s` is negative.
+        """
+        if smoothing is not None:
+            check_type("smoothing", smoothing, Smoothing, "a Smoothing")
+        check_number("min_duration_s", min_duration_s, least=0)
+        options = StreamOptions(
+            *(window_s, hop_s, pad, fps, max_batch, max_wait_ms, regions, max_regions)
+        )
+        recognised = self._recognise(source, options, 1)
+        return events_of(recognised, self.labels, smoothing, min_duration_s)
 
     def _recognise(
         self, source: SourceLike | Sequence[SourceLike], options: StreamOptions, top_k: int

@@ -1,17 +1,19 @@
-"""The results of recognition: predictions and segments, and the engine that made them."""
+"""The results of recognition: predictions, segments and events, and the engine that made them."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 Region: TypeAlias = tuple[float, float, float, float]  # left, top, width, height in a picture's
 TrackId: TypeAlias = int | str  # of one thing in a source, or the name of a box
+
+EventKind: TypeAlias = Literal["start", "update", "end"]
 
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)  # the picture
 SCHEMA = 1  # of results as JSON; goes up when a name changes its meaning
@@ -73,11 +75,6 @@ class Prediction:
         }
 
 
-def to_json_row(prediction: Prediction) -> str:
-    """Return a prediction as a JSON object on one line: a row of `--format jsonl`."""
-    return json.dumps({"schema": SCHEMA, **prediction.to_dict()}, ensure_ascii=False)
-
-
 @dataclass(frozen=True)
 class Segment:
     """One action in [start_s, end_s), from smoothed and merged predictions.
@@ -108,6 +105,56 @@ class Segment:
             "source": self.source,
             "track_id": self.track_id,
         }
+
+
+@dataclass(frozen=True)
+class Event:
+    """What is new about an action while it happens: one start, updates, and one end.
+
+    Attributes:
+        kind: "start", "update" or "end".
+        label: name of the class.
+        start_s: first moment of the action on the source's clock, seconds; the same in all of its
+            events.
+        end_s: until when it is known to last; of an "end" the moment at which it is over.
+        now_s: until when the source had been seen when this was known, seconds.
+        confidence: mean smoothed score of the class so far, 0 to 1.
+        source: name of the source.
+        track_id: the id or the name of the box that it was seen in; `None` where there is none.
+    """
+
+    kind: EventKind
+    label: str
+    start_s: float
+    end_s: float
+    now_s: float
+    confidence: float
+    source: str = ""
+    track_id: TrackId | None = None
+
+    @property
+    def segment(self) -> Segment:
+        """The action as a segment; that of an "end" is the one that `segments` gives."""
+        span = self.start_s, self.end_s
+        return Segment(*span, self.label, self.confidence, self.source, self.track_id)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a row of `--events FILE.jsonl` in JSON's types."""
+        return {
+            "event": self.kind,
+            "source": self.source,
+            "label": self.label,
+            "start_s": round(float(self.start_s), 6),
+            "end_s": round(float(self.end_s), 6),
+            "now_s": round(float(self.now_s), 6),
+            "confidence": round(float(self.confidence), 6),
+            "track_id": self.track_id,
+        }
+
+
+def to_json_row(result: Prediction | Event) -> str:
+    """Return a result as a JSON object on one line: a row of `--format jsonl` or `--events`."""
+    return json.dumps({"schema": SCHEMA, **result.to_dict()}, ensure_ascii=False)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,15 @@
 """From one prediction per window to stable segments: numbers in, numbers out, no video.
 
-    scores -> EMA -> hysteresis, "unknown" below a threshold -> minimum duration -> Segment
+    scores -> EMA -> what is certain somewhere, as far as it goes -> minimum duration -> Segment
 
 Windows overlap, so each decides only about its slot: from midway to the previous window's centre
 until midway to the next one's, but never about a time that only the other window covers
 (`boundary_s`). The first slot begins with the first window and the last one ends with the last
 window. Slots touch, except at a gap in time, which also ends a segment.
+
+Slots in a row with the same best label, whose score is at least `leave` in each, are one run. It is
+an action if the score reaches `enter` anywhere in the run; otherwise nothing was certain, and it is
+resting. So `enter` decides whether there is an action, and `leave` from when to when.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from dvfl_runtime.results import Prediction, Segment
 
 Scores = NDArray[np.float64]
 
+RESTING = ("idle", "unknown")  # labels that are no action
 EPS_S = 1e-6  # times that are equal may differ by rounding
 
 
@@ -31,11 +36,9 @@ class Smoothing:
 
     Attributes:
         alpha: weight of the newest window in the moving average, (0, 1]; 1 is no average.
-        enter: a label is taken up when its smoothed score reaches this.
-        leave: the current label is given up for the best one when its own falls below this;
-            between `leave` and `enter` the current label stays.
-        unknown_below: where no label's smoothed score reaches this when one has to be chosen, the
-            segment is "idle" if the model has that label, else "unknown". 0 always chooses a label.
+        enter: there is no action whose smoothed score does not reach this at least once. Raise it
+            for fewer false alarms; more actions are missed then.
+        leave: where its score is this or more around such a moment, the action goes on.
         min_duration_s: no segment is shorter, unless the stream (or the stretch between two gaps)
             is itself shorter.
 
@@ -43,20 +46,17 @@ class Smoothing:
         ArgumentError: if a value is out of its range.
     """
 
-    alpha: float = 0.6
-    enter: float = 0.5
-    leave: float = 0.35
+    alpha: float = 1.0
+    enter: float = 0.9
+    leave: float = 0.5
     min_duration_s: float = 0.75
-    unknown_below: float = 0.3
 
     def __post_init__(self) -> None:
         check_number("alpha", self.alpha, above=0, most=1)
         check_number("enter", self.enter, least=0, most=1)
-        for name in ("leave", "unknown_below"):
-            value = getattr(self, name)
-            check_number(name, value, least=0)
-            if value > self.enter:
-                raise ArgumentError(f"{name} must be <= enter, got {value} > {self.enter}")
+        check_number("leave", self.leave, least=0)
+        if self.leave > self.enter:
+            raise ArgumentError(f"leave must be <= enter, got {self.leave} > {self.enter}")
         check_number("min_duration_s", self.min_duration_s, least=0)
 
 
@@ -68,8 +68,9 @@ def segments(
     """Merge the predictions of one source, in order of time, into segments.
 
     Segments are ordered, do not overlap, touch where nothing is missing, and are final: each comes
-    as soon as no later window can change it. Every label has segments, idle included, and so has
-    "unknown", whose confidence is 1 minus the best label's score.
+    as soon as no later window can change it. Between actions there are segments of the resting
+    label: "idle" if the model has that label, else "unknown", whose confidence is 1 minus the best
+    label's score.
 
     Raises:
         ArgumentError: if the predictions are not in order of time.
@@ -81,25 +82,27 @@ def segments(
 
 
 @dataclass
-class _OpenSegment:
+class _Piece:
     """Slots in a row that are, or may become, one segment."""
 
     start_s: float
     end_s: float
     total: Scores  # (num_classes + 1,) sum of the smoothed scores of the slots
-    count: int
-    seen: set[int]  # the labels that hysteresis chose in these slots
-    label: int = -1
+    label: int
+    count: int = 1
 
-    def add(self, other: _OpenSegment) -> None:
-        """Append the slots of the segment that follows."""
+    def __post_init__(self) -> None:
+        self.seen = {self.label}  # of the pieces that it consists of
+
+    def add(self, other: _Piece) -> None:
+        """Append the slots of the piece that follows."""
         self.end_s = other.end_s
         self.total = self.total + other.total
         self.count += other.count
         self.seen |= other.seen
 
     def best(self) -> int:
-        """Return the label, among those that hysteresis chose, with the highest score."""
+        """Return the label, among those of its pieces, with the highest score."""
         return max(sorted(self.seen), key=lambda c: float(self.total[c]))
 
 
@@ -118,11 +121,18 @@ class Segmenter:
         self._resting = self.labels.index("idle" if "idle" in labels else "unknown")
         self._source = ""
         self._last: Prediction | None = None  # its slot's end is not known yet
-        self._slot_start_s = 0.0
         self._smoothed: Scores | None = None
-        self._state = -1  # the label that hysteresis holds
-        self._current: _OpenSegment | None = None  # a segment for certain; its end may still move
-        self._pending: _OpenSegment | None = None  # the slots after it, not long enough yet
+        # what has been seen lately, in order of time; the newest slot is in the last one there is
+        self._current: _Piece | None = None  # a segment for certain; its end may still move
+        self._pending: _Piece | None = None  # what follows it, not long enough yet
+        self._run: _Piece | None = None  # the slots of a label that has not been certain yet
+
+    def open_segment(self) -> Segment | None:
+        """Return the segment that goes on, until now, or `None` while none is certain.
+
+        Its start and its label are final.
+        """
+        return None if self._current is None else self._segment(self._current)
 
     def push(self, prediction: Prediction) -> list[Segment]:
         """Take the next prediction and return the segments that it makes final.
@@ -132,87 +142,113 @@ class Segmenter:
         """
         last = self._last
         out: list[Segment] = []
-        if last is None:
-            self._slot_start_s = prediction.start_s
-        elif not centre_s(prediction) > centre_s(last):
-            raise ArgumentError(
-                f"predictions must be in order of time, got a window at "
-                f"{prediction.start_s} s after one at {last.start_s} s"
-            )
-        elif prediction.start_s > last.end_s + EPS_S:
-            out = self.finish()
-            self._slot_start_s = prediction.start_s
-        else:
-            out = self._close_slot(boundary_s(last, prediction))
+        start_s = prediction.start_s
+        if last is not None:
+            if not centre_s(prediction) > centre_s(last):
+                raise ArgumentError(
+                    f"predictions must be in order of time, got a window at "
+                    f"{prediction.start_s} s after one at {last.start_s} s"
+                )
+            if start_s > last.end_s + EPS_S:
+                out = self.finish()
+            else:
+                start_s = boundary_s(last, prediction)
+                out = self._end_slot(start_s)
         self._source = prediction.source
         self._last = prediction
-        self._update(np.asarray(prediction.scores, np.float64))
-        return out
+        smoothed = self._average(np.asarray(prediction.scores, np.float64))
+        best = int(np.argmax(smoothed))
+        label = best if smoothed[best] >= self.smoothing.leave else self._resting
+        # the next window's centre is later than this one's, so the slot is at least this long
+        total = np.append(smoothed, 1 - smoothed[best])
+        return out + self._add(_Piece(start_s, centre_s(prediction), total, label))
 
     def finish(self) -> list[Segment]:
         """End the stream, or the stretch before a gap, and return the segments still open."""
         if self._last is None:
             return []
-        out = self._close_slot(self._last.end_s)
+        out = self._end_slot(self._last.end_s) + self._give_up_run()
         last = self._current or self._pending
-        assert last is not None  # the closed slot is in one of them
+        assert last is not None  # the last slot is in one of them
         if self._current is None:  # the stretch is shorter than the minimum
             last.label = last.best()
         elif self._pending is not None:
             last.add(self._pending)
         out.append(self._segment(last))
         self._current = self._pending = self._last = self._smoothed = None
-        self._state = -1
         return out
 
-    def _update(self, scores: Scores) -> None:
-        """Update the average and decide which label holds now."""
-        if self._smoothed is None:
-            self._smoothed = scores
-        else:
-            self._smoothed = self._smoothed + self.smoothing.alpha * (scores - self._smoothed)
-        best = int(np.argmax(self._smoothed))
-        sure = float(self._smoothed[best])
-        if sure >= self.smoothing.enter:
-            self._state = best
-        elif self._state < 0 or self._with_unknown()[self._state] < self.smoothing.leave:
-            self._state = best if sure >= self.smoothing.unknown_below else self._resting
+    def _average(self, scores: Scores) -> Scores:
+        """Update the moving average and return it, (num_classes,)."""
+        if self._smoothed is not None:
+            scores = self._smoothed + self.smoothing.alpha * (scores - self._smoothed)
+        self._smoothed = scores
+        return scores
 
-    def _close_slot(self, end_s: float) -> list[Segment]:
-        """Add the slot [_slot_start_s, end_s) to a segment; return the segment it ends, if any."""
-        assert self._smoothed is not None
-        slot = _OpenSegment(self._slot_start_s, end_s, self._with_unknown(), 1, {self._state})
-        self._slot_start_s = end_s
+    def _end_slot(self, end_s: float) -> list[Segment]:
+        """Set the end of the newest slot; return the segment that ends because of it, if any."""
+        newest = self._run or self._pending or self._current
+        assert newest is not None
+        newest.end_s = end_s
+        return self._make_current() if newest is self._pending else []
+
+    def _add(self, slot: _Piece) -> list[Segment]:
+        """Add the newest slot to what has been seen; return the segment that it ends, if any."""
+        out: list[Segment] = []
+        if self._run is not None and self._run.label != slot.label:
+            out = self._give_up_run()
+        certain = (
+            slot.label == self._resting
+            or slot.total[slot.label] >= self.smoothing.enter
+            or any(p is not None and p.label == slot.label for p in (self._pending, self._current))
+        )
+        if self._run is not None:
+            self._run.add(slot)
+            slot = self._run
+        self._run = None if certain else slot
+        return out + self._decide(slot) if certain else out
+
+    def _give_up_run(self) -> list[Segment]:
+        """End a run in which its label was never certain; return the segment that ends, if any."""
+        run, self._run = self._run, None
+        if run is None:
+            return []
+        run.label = self._resting
+        run.seen = {self._resting}
+        return self._decide(run)
+
+    def _decide(self, piece: _Piece) -> list[Segment]:
+        """Take the next piece whose label is certain; return the segment that it ends, if any."""
         current = self._current
-        if current is not None and current.label == self._state:
+        if current is not None and current.label == piece.label:
             if self._pending is not None:  # the label came back after too short an interruption
                 current.add(self._pending)
                 self._pending = None
-            current.add(slot)
+            current.add(piece)
             return []
         if self._pending is None:
-            self._pending = slot
+            self._pending = piece
         else:
-            self._pending.add(slot)
-        pending = self._pending
+            self._pending.add(piece)
+            self._pending.label = piece.label  # a run may go on with it
+        return self._make_current()
+
+    def _make_current(self) -> list[Segment]:
+        """Go on with what is pending if it is long enough; return the segment that it ends."""
+        pending, ended = self._pending, self._current
+        assert pending is not None
         if pending.end_s - pending.start_s < self.smoothing.min_duration_s - EPS_S:
             return []
-        self._pending = None
         pending.label = pending.best()
-        self._current = pending
-        return [] if current is None else [self._segment(current)]
+        self._current, self._pending = pending, None
+        return [] if ended is None else [self._segment(ended)]
 
-    def _with_unknown(self) -> Scores:
-        """Return the (num_classes + 1,) smoothed scores, the last one that of "unknown"."""
-        assert self._smoothed is not None
-        return np.append(self._smoothed, 1 - self._smoothed.max())
-
-    def _segment(self, ended: _OpenSegment) -> Segment:
-        confidence = float(ended.total[ended.label]) / ended.count
+    def _segment(self, piece: _Piece) -> Segment:
+        confidence = float(piece.total[piece.label]) / piece.count
         return Segment(
-            ended.start_s,
-            ended.end_s,
-            self.labels[ended.label],
+            piece.start_s,
+            piece.end_s,
+            self.labels[piece.label],
             min(max(confidence, 0.0), 1.0),
             self._source,
         )

@@ -8,7 +8,8 @@ from contextlib import closing
 from typing import TypeAlias
 
 from dvfl_runtime.clips.spec import ClipOrigin
-from dvfl_runtime.results import Prediction, Segment
+from dvfl_runtime.results import Event, Prediction, Segment
+from dvfl_runtime.streams.events import EventMaker
 from dvfl_runtime.streams.scheduler import Empty, Scheduler
 from dvfl_runtime.streams.scoring import Scorer
 from dvfl_runtime.streams.smoothing import Segmenter, Smoothing
@@ -67,10 +68,35 @@ def segments_of(
     segmenters: dict[int, TrackSegmenter] = {}
     with closing(recognised):
         for number, turn in recognised:
-            segmenter = segmenters.setdefault(
-                number, TrackSegmenter(lambda: Segmenter(labels, smoothing))
-            )
-            if isinstance(turn, Prediction):
-                yield from segmenter.push(turn)
-            else:
-                yield from segmenter.finish() if turn is None else segmenter.reach(turn.start_s)
+            segmenter = segmenters.setdefault(number, _segmenter(labels, smoothing))
+            yield from _push(segmenter, turn)
+
+
+def events_of(
+    recognised: SourcePredictions,
+    labels: Sequence[str],
+    smoothing: Smoothing | None,
+    min_duration_s: float,
+) -> Iterator[Event]:
+    """Yield the events of all sources; what still goes on when a source ends, ends with it."""
+    running: dict[int, tuple[TrackSegmenter, EventMaker]] = {}
+    seen_s: dict[int, float] = {}
+    with closing(recognised):
+        for number, turn in recognised:
+            new = _segmenter(labels, smoothing), EventMaker(min_duration_s)
+            segmenter, maker = running.setdefault(number, new)
+            if turn is not None:
+                seen_s[number] = turn.end_s
+            ended = _push(segmenter, turn)
+            yield from maker.make(ended, segmenter.open_segments(), seen_s.get(number, 0.0))
+
+
+def _segmenter(labels: Sequence[str], smoothing: Smoothing | None) -> TrackSegmenter:
+    return TrackSegmenter(lambda: Segmenter(labels, smoothing))
+
+
+def _push(segmenter: TrackSegmenter, turn: Prediction | Empty | None) -> list[Segment]:
+    """Give a segmenter the next prediction, an empty span or the end; return what is final."""
+    if isinstance(turn, Prediction):
+        return segmenter.push(turn)
+    return segmenter.finish() if turn is None else segmenter.reach(turn.start_s)

@@ -45,6 +45,15 @@ class TrackSegmenter:
         segments = [segment for track_id in list(self._tracks) for segment in self._end(track_id)]
         return sorted(segments, key=lambda segment: segment.start_s)
 
+    def open_segments(self) -> list[Segment]:
+        """Return the segments that go on; see `Segmenter.open_segment`."""
+        segments = [
+            _named(track_id, [segment])
+            for track_id, (segmenter, _) in self._tracks.items()
+            if (segment := segmenter.open_segment()) is not None
+        ]
+        return [segment for named in segments for segment in named]
+
     def _end(self, track_id: TrackId | None) -> list[Segment]:
         segmenter, _ = self._tracks.pop(track_id)
         return _named(track_id, segmenter.finish())

@@ -60,8 +60,16 @@ class Watched:
 def test_public_names():
     assert sorted(dvfl_runtime.__all__) == [
         *("ArgumentError", "Artifact", "ArtifactError", "ClipError", "ClipSpec", "DvflError"),
-        *("EngineUnavailable", "FakeEngine", "Frame", "Grabbed", "Grabber", "Info", "LiveOptions"),
-        *("LiveSource", "OutputError", "Prediction", "Recognizer", "RtspGrabber", "Segment"),
+        *("EngineUnavailable", "Event", "FakeEngine", "Frame", "Grabbed", "Grabber", "Info"),
+        *(
+            "LiveOptions",
+            "LiveSource",
+            "OutputError",
+            "Prediction",
+            "Recognizer",
+            "RtspGrabber",
+            "Segment",
+        ),
         *("Smoothing", "Source", "SourceError", "__version__"),
     ]
     assert all(hasattr(dvfl_runtime, name) for name in dvfl_runtime.__all__)

@@ -94,7 +94,7 @@ class SegmentCounts:
             self.pure_right += is_pure and p.label == span.label
         found = list(segments(predictions, labels))
         # every window counts for itself
-        no_smoothing = Smoothing(1.0, 0.0, 0.0, 0.0, 0.0)
+        no_smoothing = Smoothing(alpha=1.0, enter=0.0, leave=0.0, min_duration_s=0.0)
         raw = list(segments(predictions, labels, no_smoothing))
         self.matched += matches(found, truth)
         self.found += len(found)

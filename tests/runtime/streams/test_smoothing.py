@@ -4,23 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from predictions import LABELS, drawn_smoothings, drawn_streams, prediction, sequence, waving
 
-from dvfl_runtime import Prediction, Segment, Smoothing
+from dvfl_runtime import Segment, Smoothing
 from dvfl_runtime.streams.smoothing import Segmenter, segments
 
-LABELS = ("idle", "wave", "bend")
-RAW = Smoothing(alpha=1.0, enter=0.0, leave=0.0, min_duration_s=0.0, unknown_below=0.0)
+RAW = Smoothing(alpha=1.0, enter=0.0, leave=0.0, min_duration_s=0.0)
 
 
-def prediction(scores, start_s, end_s):
-    scores = np.asarray(scores, np.float32)
-    best = int(scores.argmax())
-    return Prediction(
-        LABELS[best], best, float(scores[best]), scores, (), start_s, end_s, 0.0, "video"
-    )
-
-
-def windows(letters, hop_s=0.5, window_s=2.0, sure=0.9, start_s=0.0):
+def windows(letters, hop_s=0.5, window_s=2.0, sure=0.95, start_s=0.0):
     """Return one prediction per letter: i, w or b."""
     out = []
     for k, letter in enumerate(letters):
@@ -38,7 +30,7 @@ def test_a_boundary_lies_midway_between_the_windows_that_differ():
     got = list(segments(windows("iiiiwwww"), LABELS, RAW))
     # windows centred at 1, 1.5, 2, 2.5 | 3, 3.5, 4, 4.5
     assert spans(got) == [(0.0, 2.75, "idle"), (2.75, 5.5, "wave")]
-    assert [s.confidence for s in got] == pytest.approx([0.9, 0.9])
+    assert [s.confidence for s in got] == pytest.approx([0.95, 0.95])
     assert {s.source for s in got} == {"video"}
 
 
@@ -61,40 +53,68 @@ def test_flicker_between_two_labels_becomes_one_of_them():
     assert got[0].end_s == 2.75
 
 
-def test_hysteresis_holds_the_label_between_the_thresholds():
-    held = [prediction([0.9, 0.05, 0.05], 0, 2), prediction([0.42, 0.45, 0.13], 1, 3)]
-    lost = [held[0], prediction([0.30, 0.45, 0.25], 1, 3)]
-    entered = [held[0], prediction([0.46, 0.54, 0.0], 1, 3)]
-    rule = Smoothing(alpha=1.0, enter=0.5, leave=0.35, min_duration_s=0.0)
-    assert [s.label for s in segments(held, LABELS, rule)] == ["idle"]
-    assert [s.label for s in segments(lost, LABELS, rule)] == ["idle", "wave"]
-    assert [s.label for s in segments(entered, LABELS, rule)] == ["idle", "wave"]
+RULE = Smoothing(alpha=1.0, enter=0.8, leave=0.5, min_duration_s=0.0)
 
 
-def sequence(*rows, hop_s=1.0):
-    return [prediction(row, k * hop_s, k * hop_s + 2) for k, row in enumerate(rows)]
+@pytest.mark.parametrize("labels", [LABELS, ("a", "wave", "b")])
+@pytest.mark.parametrize("scores", [[0.79], [0.79] * 9, [0.6, 0.79, 0.3, 0.79], [0.5, 0.1, 0.7]])
+def test_less_than_enter_is_never_an_action(labels, scores):
+    (only,) = segments(waving(*scores), labels, RULE)
+    assert only.label == ("idle" if "idle" in labels else "unknown")
+    assert len(list(segments(waving(*scores, 0.8), labels, RULE))) <= 2
 
 
-def test_where_nothing_is_certain_the_segment_is_idle_or_unknown():
-    rule = Smoothing(alpha=1.0, min_duration_s=0.0, unknown_below=0.4)
-    vague = [0.30, 0.32, 0.38]
-    rows = sequence([0.05, 0.9, 0.05], vague, vague, [0.05, 0.05, 0.9])
-    assert [s.label for s in segments(rows, LABELS, rule)] == ["wave", "idle", "bend"]
-    got = list(segments(rows, ("a", "b", "c"), rule))
+def test_one_certain_moment_decides_whether_and_leave_from_when_to_when():
+    got = list(segments(waving(0.1, 0.5, 0.6, 0.8, 0.7, 0.5, 0.4, 0.7, 0.1), LABELS, RULE))
+    assert spans(got) == [(0, 1.5, "idle"), (1.5, 6.5, "wave"), (6.5, 10, "idle")]
+    assert got[1].confidence == pytest.approx((0.5 + 0.6 + 0.8 + 0.7 + 0.5) / 5)
+
+
+def test_an_action_goes_on_after_an_interruption_that_is_too_short_for_a_segment():
+    rule = Smoothing(alpha=1.0, enter=0.8, leave=0.5, min_duration_s=1.5)
+    got = list(segments(waving(0.1, 0.1, 0.6, 0.8, 0.3, 0.6, 0.6, 0.1, 0.1), LABELS, rule))
+    assert spans(got) == [(0, 2.5, "idle"), (2.5, 7.5, "wave"), (7.5, 10, "idle")]
+    got = list(segments(waving(0.1, 0.1, 0.6, 0.8, 0.3, 0.3, 0.6, 0.6, 0.1), LABELS, rule))
+    assert spans(got) == [(0, 2.5, "idle"), (2.5, 4.5, "wave"), (4.5, 10, "idle")]
+
+
+def test_one_action_gives_way_to_another_where_that_one_is_better():
+    rows = sequence([0, 0.9, 0.1], [0, 0.55, 0.45], [0, 0.45, 0.55], [0, 0.1, 0.9])
+    got = list(segments(rows, LABELS, Smoothing(alpha=1.0, enter=0.8, leave=0.4)))
+    assert spans(got) == [(0, 2.5, "wave"), (2.5, 5, "bend")]
+    unsure = sequence([0, 0.9, 0.1], [0, 0.45, 0.55], [0, 0.45, 0.55], [0, 0.9, 0.1])
+    got = list(segments(unsure, LABELS, Smoothing(alpha=1.0, enter=0.8, leave=0.4)))
+    assert [s.label for s in got] == ["wave", "idle", "wave"]
+
+
+def test_what_is_no_action_is_idle_or_unknown():
+    rows = sequence([0.05, 0.9, 0.05], [0.3, 0.32, 0.38], [0.3, 0.32, 0.38], [0.05, 0.05, 0.9])
+    assert [s.label for s in segments(rows, LABELS, RULE)] == ["wave", "idle", "bend"]
+    got = list(segments(rows, ("a", "b", "c"), RULE))
     assert [s.label for s in got] == ["b", "unknown", "c"]
     assert got[1].confidence == pytest.approx(1 - 0.38)
-    named = list(segments(rows, ("unknown", "b", "c"), rule))
+    named = list(segments(rows, ("unknown", "b", "c"), RULE))
     assert named[1].label == "unknown"
     assert named[1].confidence == pytest.approx(0.30)
-    always = Smoothing(alpha=1.0, min_duration_s=0.0, unknown_below=0)
-    assert [s.label for s in segments(rows, LABELS, always)] == ["wave", "bend"]
 
 
-def test_what_is_unknown_stays_so_until_a_label_is_entered():
-    rule = Smoothing(alpha=1.0, min_duration_s=0.0, unknown_below=0.4)
-    rows = sequence([0.3, 0.32, 0.38], [0.3, 0.25, 0.45], [0.3, 0.15, 0.55], [0.3, 0.25, 0.45])
-    got = [(s.label, s.start_s) for s in segments(rows, ("a", "b", "c"), rule)]
-    assert got == [("unknown", 0.0), ("c", 2.5)]
+def test_the_resting_label_needs_no_certainty():
+    assert [s.label for s in segments(sequence([0.5, 0.3, 0.2]), LABELS, RULE)] == ["idle"]
+
+
+def test_an_open_segment_is_known_as_soon_as_it_is_certain():
+    segmenter = Segmenter(LABELS, Smoothing(alpha=1.0, enter=0.8, leave=0.5, min_duration_s=1.5))
+    seen = []
+    for p in waving(0.1, 0.1, 0.6, 0.7, 0.8, 0.7, 0.1, 0.1):
+        segmenter.push(p)
+        seen.append(segmenter.open_segment())
+    assert [s.label if s else None for s in seen] == [
+        *(None, "idle", "idle", "idle"),  # a window of 2 s tells about the 1 s until its centre
+        *("wave", "wave", "wave", "idle"),
+    ]
+    assert (seen[4].start_s, seen[4].end_s) == (2.5, 5)
+    segmenter.finish()
+    assert segmenter.open_segment() is None
 
 
 def test_confidence_is_the_mean_smoothed_score():
@@ -124,7 +144,7 @@ def test_one_window_gives_one_segment_and_none_gives_none():
 def test_segments_come_as_soon_as_they_are_final():
     segmenter = Segmenter(LABELS, RAW)
     counts = [len(segmenter.push(p)) for p in windows("iiwwbb")]
-    assert counts == [0, 0, 0, 1, 0, 1]
+    assert counts == [0, 0, 1, 0, 1, 0]
     assert len(segmenter.finish()) == 1
     assert segmenter.finish() == []
 
@@ -145,8 +165,8 @@ def test_predictions_out_of_order_are_refused():
 @pytest.mark.parametrize(
     "bad",
     [
-        *({"alpha": 0}, {"alpha": 1.1}, {"enter": 0.2}, {"leave": -0.1}, {"min_duration_s": -1}),
-        *({"unknown_below": 0.6}, {"unknown_below": -0.1}),
+        *({"alpha": 0}, {"alpha": 1.1}, {"enter": 1.1}, {"leave": -0.1}, {"leave": 0.95}),
+        {"min_duration_s": -1},
     ],
 )
 def test_settings_out_of_range_are_refused(bad):
@@ -154,31 +174,8 @@ def test_settings_out_of_range_are_refused(bad):
         Smoothing(**bad)
 
 
-@st.composite
-def streams(draw):
-    start_s, out = draw(st.floats(-10, 10)), []
-    window_s = draw(st.floats(0.5, 3))
-    for _ in range(draw(st.integers(1, 40))):
-        raw = np.array(draw(st.tuples(*[st.floats(0.01, 1)] * 3)))
-        out.append(prediction(raw / raw.sum(), start_s, start_s + window_s))
-        start_s += draw(st.sampled_from([0.1, 0.25, 0.5, 5.0]))
-    return out
-
-
-@st.composite
-def settings_of(draw):
-    enter = draw(st.floats(0, 1))
-    return Smoothing(
-        alpha=draw(st.floats(0.05, 1)),
-        enter=enter,
-        leave=draw(st.floats(0, 1)) * enter,
-        unknown_below=draw(st.floats(0, 1)) * enter,
-        min_duration_s=draw(st.floats(0, 2)),
-    )
-
-
 @settings(max_examples=200, deadline=None)
-@given(streams(), settings_of())
+@given(drawn_streams(), drawn_smoothings())
 def test_segments_are_ordered_disjoint_and_cover_what_was_seen(stream, smoothing):
     got: list[Segment] = list(segments(stream, LABELS, smoothing))
     assert got[0].start_s == stream[0].start_s
@@ -201,8 +198,23 @@ def test_segments_are_ordered_disjoint_and_cover_what_was_seen(stream, smoothing
 
 
 @settings(max_examples=50, deadline=None)
-@given(streams(), settings_of(), st.integers(0, 40))
+@given(drawn_streams(), drawn_smoothings(), st.integers(0, 40))
 def test_what_was_given_never_changes(stream, smoothing, cut):
     segmenter = Segmenter(LABELS, smoothing)
     early = [s for p in stream[:cut] for s in segmenter.push(p)]
     assert list(segments(stream, LABELS, smoothing))[: len(early)] == early
+
+
+@settings(max_examples=100, deadline=None)
+@given(drawn_streams(), drawn_smoothings())
+def test_every_action_was_certain_somewhere(stream, smoothing):
+    smoothed, most, found = None, {}, list(segments(stream, LABELS, smoothing))
+    for before, p in itertools.pairwise([None, *stream]):
+        gap = before is None or p.start_s > before.end_s + 1e-6
+        scores = np.asarray(p.scores, np.float64)
+        smoothed = scores if gap else smoothed + smoothing.alpha * (scores - smoothed)
+        for s in found:
+            if s.start_s <= p.end_s and p.start_s <= s.end_s:
+                score = smoothed[LABELS.index(s.label)]
+                most[s] = max(most.get(s, 0.0), score)
+    assert all(m >= smoothing.enter for s, m in most.items() if s.label != "idle")
