@@ -10,7 +10,8 @@ exec((HERE / "dvfl_runtime" / "version.py").read_text(encoding="utf-8"), version
 
 # The ranges of the runtime's libraries: tests/test_floors.py installs and runs both ends.
 NUMPY = "numpy>=1.23,<3"
-AV = "av>=14.1,<20"  # 14.0 has no av.stream.Disposition; major versions of PyAV remove names
+# 14.2 is the first that copies a stream without an encoder of its kind; major versions remove names
+AV = "av>=14.2,<20"
 MEDIA = [AV, "opencv-python-headless>=4.8.0.76,<6"]
 ONNXRUNTIME = ">=1.21,<2"  # JetPack 6's newest for Python 3.10 is 1.23
 OPENVINO = "openvino>=2025.0,<2027"

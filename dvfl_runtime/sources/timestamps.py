@@ -138,3 +138,10 @@ class LiveTimestamps:
             self._offset_s = time_s - stamp_s
         self._last_s = time_s
         return time_s
+
+    def place_s(self, stamp_s: float | None, arrival_ns: int) -> float:
+        """Return where a picture lies that is not yet decoded; after the first `time_s`."""
+        assert self._first_ns is not None
+        if stamp_s is None or self._offset_s is None:
+            return (arrival_ns - self._first_ns) / 1e9
+        return stamp_s + self._offset_s

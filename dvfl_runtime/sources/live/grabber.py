@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from dvfl_runtime.sources.frame import Image
+
+if TYPE_CHECKING:
+    import av
+    from av.video.stream import VideoStream
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +26,21 @@ class Grabbed:
     """
 
     image: Image | Callable[[], Image] = field(repr=False)
+    stamp_s: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class GrabbedPacket:
+    """One compressed picture as a grabber receives it, before it is decoded.
+
+    Attributes:
+        packet: as it came.
+        stream: that it belongs to, another one in each connection; open during the call only.
+        stamp_s: the device's own time of the picture, on the clock of `Grabbed.stamp_s`.
+    """
+
+    packet: av.Packet[VideoStream]
+    stream: VideoStream
     stamp_s: float | None = None
 
 
@@ -67,3 +86,14 @@ class Grabber(Protocol):
     def close(self) -> None:
         """Disconnect; also called after `open` has failed."""
         ...
+
+
+@runtime_checkable
+class PacketGrabber(Grabber, Protocol):
+    """A grabber that receives compressed pictures, and shows them before it decodes them.
+
+    Attributes:
+        on_packet: called with each packet, in the thread that reads.
+    """
+
+    on_packet: Callable[[GrabbedPacket], object] | None

@@ -16,8 +16,10 @@ from dvfl_runtime.sources.web import READ_TIMEOUT_S, failure_reason, request
 if TYPE_CHECKING:
     from http.client import HTTPResponse
 
+    import av
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
 
 class MjpegGrabber(StreamGrabber):
@@ -61,6 +63,9 @@ class MjpegGrabber(StreamGrabber):
         assert self._body is not None
         self._body.picture_s = time.monotonic()
         return None  # libav counts 25 a second, at whatever rate they arrive
+
+    def _packet_stamp_s(self, packet: av.Packet[VideoStream]) -> float | None:
+        return None
 
 
 class _Body:

@@ -17,8 +17,9 @@ from dvfl_runtime.errors import SourceError
 from dvfl_runtime.errors.addresses import reason_of, shown
 from dvfl_runtime.errors.checks import check_type
 from dvfl_runtime.sources.frame import Frame, Image, check_rgb
-from dvfl_runtime.sources.live.grabber import Grabbed, Grabber
+from dvfl_runtime.sources.live.grabber import Grabbed, GrabbedPacket, Grabber, PacketGrabber
 from dvfl_runtime.sources.live.reconnect import LiveOptions, reconnecting
+from dvfl_runtime.sources.packets import PacketObserver, TimedPacket
 from dvfl_runtime.sources.timestamps import LiveTimestamps
 
 _logger = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class LiveSource:
         self._index = 0  # of the next frame that is handed out
         self._new_states: deque[SourceState] = deque()  # the listener has not yet been told
         self._notifying = threading.RLock()  # one thread at a time tells the listener, in order
+        self._packets = _PacketClock(self._timestamps)
 
     @property
     def state(self) -> SourceState:
@@ -121,6 +123,23 @@ class LiveSource:
     def stats(self) -> SourceStats:
         """Counters since the source was made."""
         return self._stats
+
+    def observe_packets(self, observer: PacketObserver) -> bool:
+        """Show each compressed picture before it is decoded; for before `frames()`.
+
+        All of them are shown, however slow the consumer of the frames is.
+
+        Args:
+            observer: called in the thread that reads; it must be quick.
+
+        Returns:
+            Whether this source receives compressed pictures: RTSP and MJPEG do, cameras do not.
+        """
+        if not isinstance(self._grabber, PacketGrabber):
+            return False
+        self._packets.observers.append(observer)
+        self._grabber.on_packet = self._packets.take
+        return True
 
     def frames(self) -> Iterator[Frame]:
         """Yield the newest frame; block until there is one that was not yet handed out.
@@ -273,6 +292,7 @@ class LiveSource:
             self._last_ns, self._outage = now_ns, None
             self._set_state("live")
             self._changed.notify_all()
+        self._packets.start()
         self._notify_listener()
 
     def _until_stall_s(self) -> float:
@@ -301,6 +321,46 @@ class LiveSource:
                     self._on_state(state)
                 except Exception:  # a listener's fault must not end the source
                     _logger.exception("%s: the on_state listener failed", self.name)
+
+
+class _PacketClock:
+    """Gives packets the times of frames; used in the reading thread alone.
+
+    The first packets of a connection wait until its first picture has told how the server's clock
+    and the source's lie to each other.
+
+    Args:
+        timestamps: of the frames.
+    """
+
+    def __init__(self, timestamps: LiveTimestamps) -> None:
+        self.observers: list[PacketObserver] = []
+        self._timestamps = timestamps
+        self._stream: object = None  # of the connection
+        self._waiting: list[tuple[GrabbedPacket, int]] = []  # and when they arrived, ns
+        self._started = False
+
+    def take(self, grabbed: GrabbedPacket) -> None:
+        """Hand on a packet as soon as its time is known."""
+        if grabbed.stream is not self._stream:
+            self._stream, self._waiting, self._started = grabbed.stream, [], False
+        now_ns = time.monotonic_ns()
+        if self._started:
+            self._hand_on(grabbed, now_ns)
+        else:
+            self._waiting.append((grabbed, now_ns))
+
+    def start(self) -> None:
+        """Hand on the packets that wait; called after each picture."""
+        self._started = True
+        waiting, self._waiting = self._waiting, []
+        for grabbed, arrival_ns in waiting:
+            self._hand_on(grabbed, arrival_ns)
+
+    def _hand_on(self, grabbed: GrabbedPacket, arrival_ns: int) -> None:
+        time_s = self._timestamps.place_s(grabbed.stamp_s, arrival_ns)
+        for observe in self.observers:
+            observe(TimedPacket(grabbed.packet, grabbed.stream, time_s))
 
 
 def _image_of(grabbed: Grabbed, index: int) -> Image:

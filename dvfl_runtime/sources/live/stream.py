@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.decoding.container import packets_of
 from dvfl_runtime.sources.decoding.decoder import Decoder
 from dvfl_runtime.sources.decoding.picture import OrientationTracker, upright_rgb
-from dvfl_runtime.sources.live.grabber import Grabbed
+from dvfl_runtime.sources.live.grabber import Grabbed, GrabbedPacket
 from dvfl_runtime.sources.web import READ_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ class StreamGrabber:
         url: the address.
         read_timeout_s: the connection is given up after so long without data, seconds.
 
+    Attributes:
+        on_packet: called with each packet before it is decoded.
+
     Raises:
         DvflError: if PyAV is missing.
     """
@@ -47,6 +50,7 @@ class StreamGrabber:
     def __init__(self, url: str, read_timeout_s: float = READ_TIMEOUT_S) -> None:
         with needed("reading streams", *MEDIA):
             import av  # noqa: F401
+        self.on_packet: Callable[[GrabbedPacket], object] | None = None
         self._url = url
         self._name = shown(url)
         self._timeout_s = read_timeout_s
@@ -105,6 +109,12 @@ class StreamGrabber:
         """Return the server's own time of a picture, seconds."""
         return raw.time
 
+    def _packet_stamp_s(self, packet: av.Packet[VideoStream]) -> float | None:
+        """Return the server's own time of a picture that is not yet decoded, seconds."""
+        if packet.pts is None or packet.time_base is None:
+            return None
+        return float(packet.pts * packet.time_base)
+
     def _decode(self, container: InputContainer) -> Iterator[VideoFrame]:
         stream = container.streams.video[0]
         decoder = Decoder(stream)
@@ -126,7 +136,8 @@ class StreamGrabber:
     def _packets(self, container: InputContainer) -> Iterator[av.Packet[VideoStream]]:
         import av
 
-        packets = packets_of(container, container.streams.video[0])
+        stream = container.streams.video[0]
+        packets = packets_of(container, stream)
         while True:
             began_s = time.monotonic()
             try:
@@ -138,6 +149,8 @@ class StreamGrabber:
                 raise TimeoutError(f"nothing came for {self._timeout_s:.1f} s")
             if packet is None or not packet.size:  # PyAV ends with an empty packet
                 return
+            if self.on_packet is not None:
+                self.on_packet(GrabbedPacket(packet, stream, self._packet_stamp_s(packet)))
             yield packet
 
 
