@@ -1,4 +1,4 @@
-"""Where the action is: the part of the picture that a clip is cut from, found by what moves.
+"""Where the action is: the parts of the picture that clips are cut from, found by what moves.
 
 It needs no detector and no weights. `python -m dvfl_bench.comparisons.focus` measures it beside
 other methods, and under the disturbances that cameras meet.
@@ -6,63 +6,78 @@ other methods, and under the disturbances that cameras meet.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.errors.packages import MEDIA, needed
+from dvfl_runtime.clips.motion import Body, Box, Floats, Grey, find_motion
 from dvfl_runtime.results import WHOLE, Region
-from dvfl_runtime.sources.frame import Image
 
-Grey: TypeAlias = NDArray[np.uint8]  # (h, w), small
-Floats: TypeAlias = NDArray[np.float32]
-Box: TypeAlias = NDArray[np.float64]  # left, top, right, bottom in px of the small picture
+Size: TypeAlias = NDArray[Any]  # (width, height), px
 
-SMALL_PX = 160  # the longer side of the pictures that are compared
-BLUR_PX = 0.7  # takes noise away, and leaves an arm that is one pixel thick
-LIGHT_PART = 0.3  # of the longer side: light that changes over as much is no motion
-LIGHT_STEPS = 150  # of its ratio to the usual light
-COARSE = 4  # px of the small picture on a side of those that the light is taken from
-DARK = 8.0  # grey levels added to both sides of a ratio of brightness
-LEAST_CHANGE = 6.0  # grey levels; codecs and sensors change less where nothing moves
-NOISE_FACTOR = 5.0  # how far above the noise of the window something has to change, in deviations
-MOVING_CAMERA = 5.0  # if half of the picture changes by more grey levels, the camera moves
-MOST_CHANGED = 0.6  # of the picture; beyond it nothing stands out
-GAP_PX = 4  # what is at most twice as far apart is one body
-LEAST_PIXELS = 6
-TAILS = (2.0, 98.0)  # per cent of the pixels that span the box
 MARGIN = 0.7  # of the box, so that a body is in the picture of which only an arm moves
 LEAST_SIDE = 0.2  # of the picture's shorter side
 HOLD_S = 10.0  # how long the place of somebody who stands still is remembered
-KEPT_FACTOR = 2.0  # how much more the motion at the remembered place counts than that elsewhere
+KEPT_FACTOR = 2.0  # how much more the motion at a remembered place counts than that elsewhere
 SHRINK_FROM, SHRINK_TO = 0.5, 0.7  # a region shrinks if it could be this small, and to this at once
+SAME = 0.2  # bodies whose regions share more of the smaller one are parts of one
+OWNED = 0.2  # of a body: a remembered region that holds less of it is not its own
+STEADY = 0.1  # of the longer side: a camera that moves by more turns away from what it has shown
+COVERED = 0.6  # a remembered region that others cover by more shows nobody of its own
+
+
+@dataclass(frozen=True)
+class Found:
+    """A part of the picture in which something moves.
+
+    Attributes:
+        track_id: the same in all windows that show it.
+        region: where it is in the middle of the window.
+        path: (T,) where it is in each picture; empty if it stays.
+    """
+
+    track_id: int = 0
+    region: Region = WHOLE
+    path: tuple[Region, ...] = ()
+
+    def region_at(self, picture: int) -> Region:
+        """Return the region in one of the T pictures, counted from 0."""
+        return self.path[picture] if self.path else self.region
+
+
+WHOLE_PICTURE = Found()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Something that moved.
+
+    Attributes:
+        track_id: its number.
+        region: where it was in the last picture.
+        moved_s: the end of the window in which it did, seconds.
+    """
+
+    track_id: int
+    region: Region
+    moved_s: float
 
 
 @dataclass(frozen=True)
 class FocusMemory:
-    """Where something moved last.
+    """What moved in the windows before.
 
     Attributes:
-        region: the region of that window.
-        moved_s: the end of the window, seconds.
+        seen: each thing that is remembered.
+        last_id: the highest `track_id` so far.
     """
 
-    region: Region = WHOLE
-    moved_s: float = float("-inf")
-
-
-def small_grey(image: Image) -> Grey:
-    """Return a picture as `find_region` takes it: (h, w, 3) RGB -> (h', w') grey."""
-    with needed("finding what moves", *MEDIA):
-        import cv2
-    height, width = image.shape[:2]
-    scale = min(1.0, SMALL_PX / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
-    return np.asarray(cv2.resize(grey, size, interpolation=cv2.INTER_AREA), np.uint8)
+    seen: tuple[Seen, ...] = ()
+    last_id: int = 0
 
 
 def find_region(
@@ -71,103 +86,128 @@ def find_region(
     *,
     end_s: float = 0.0,
     memory: FocusMemory | None = None,
-) -> tuple[Region, FocusMemory]:
-    """Return the part of the picture in which something moves during a window.
+) -> tuple[Found, FocusMemory]:
+    """Return the part of the picture in which most moves, as `find_regions` does with `most=1`.
 
-    A pixel moves if its brightness, blurred a little and freed of changes of light, has a range
-    over the window that stands out from the noise of the other pixels. Pixels near each other are
-    one body; of several bodies the one that moves most counts. If the whole picture moves, or
-    nothing does and nothing is remembered, it is the whole picture.
+    It is the whole picture if all of it moves, or nothing does and nothing is remembered.
+    """
+    found, memory = find_regions(pictures, aspect, most=1, end_s=end_s, memory=memory)
+    return found[0] if found else WHOLE_PICTURE, memory
+
+
+def find_regions(
+    pictures: Sequence[Grey],
+    aspect: float,
+    *,
+    most: int,
+    end_s: float = 0.0,
+    memory: FocusMemory | None = None,
+) -> tuple[list[Found], FocusMemory]:
+    """Return the parts of the picture in which bodies move apart from each other.
+
+    A region stays where it is while its body is in it, and for `HOLD_S` after the body has last
+    moved. It goes along with a camera that shakes or turns. See `find_motion` for what moves.
 
     Args:
         pictures: T of them, as `small_grey` returns them.
         aspect: of the model's input, width over height.
+        most: regions at most; those in which most moves come first.
         end_s: the end of the window on the source's clock, seconds.
-        memory: of the window before: the region stays where it is while the motion is in it, and
-            for `HOLD_S` after the last motion.
+        memory: of the window before.
 
     Returns:
-        The region, and what to remember for the next window.
+        The regions, none if the whole picture moves or nothing does and nothing is remembered; and
+        what to remember for the next window.
     """
-    before = memory or FocusMemory()
-    if not 0 <= end_s - before.moved_s <= HOLD_S:
-        before = FocusMemory()
+    memory = memory or FocusMemory()
     if len({picture.shape for picture in pictures}) > 1:  # the source changed its size
-        return WHOLE, FocusMemory()
-    change = _change(np.stack(pictures).astype(np.float32))
-    typical = float(np.median(change))
-    noise = 1.4826 * float(np.median(np.abs(change - typical)))  # a deviation, whatever stands out
-    least = max(LEAST_CHANGE, typical + NOISE_FACTOR * noise)
-    moving = change > least
-    if typical > MOVING_CAMERA or moving.mean() > MOST_CHANGED:
-        return WHOLE, FocusMemory()
-    height, width = change.shape
-    kept = _in_px(before.region, width, height) if before.region != WHOLE else None
-    box = _box_of_most(change - least, moving, kept)
-    if box is None:
-        return before.region, before
-    region = _relative(_placed(_around(box, kept, aspect, min(width, height)), width, height))
-    return region, FocusMemory(region, end_s)
+        return [], FocusMemory(last_id=memory.last_id)
+    height, width = pictures[0].shape
+    size = np.array([width, height])
+    known = {s.track_id: s for s in memory.seen if 0 <= end_s - s.moved_s <= HOLD_S}
+    boxes = {track_id: _in_px(seen.region, size) for track_id, seen in known.items()}
+    motion = find_motion(pictures, list(boxes.values()), KEPT_FACTOR)
+    if motion.lost:
+        return [], FocusMemory(last_id=memory.last_id)
+    bodies = motion.bodies if most == 1 else _joined(motion.bodies, aspect, size)
+    owners = _owners(bodies[:most], boxes)
+    new_ids = count(memory.last_id + 1)
+    moved: list[Seen] = []
+    for n, body in enumerate(bodies[:most]):
+        track_id = owners[n] if n in owners else next(new_ids)
+        box = _around(body.box, boxes.get(track_id), aspect, size)
+        moved.append(Seen(track_id, _relative(_placed(box, size), size), end_s))
+    still = sorted(
+        (seen for track_id, seen in known.items() if track_id not in owners.values()),
+        key=lambda seen: -seen.moved_s,
+    )
+    if motion.shifts is not None and np.ptp(motion.shifts, axis=0).max() > STEADY * size.max():
+        still = []  # the camera has turned away from where they were
+    seen = (*moved, *still)[:most]
+    shown = [s for s in seen if s in moved or not _is_covered(s, moved)]
+    return [_along(s, motion.shifts, size) for s in shown], FocusMemory(seen, next(new_ids) - 1)
 
 
-def _change(pictures: Floats) -> Floats:
-    """Return the range of each pixel's brightness, freed of changes of light: (T, h, w) -> (h, w).
-
-    Automatic exposure and flicker multiply a whole picture, shadows and clouds a large part of it;
-    both are divided out. The light at a place is a median, which no body changes that covers less
-    than half of what it is taken over.
-    """
-    with needed("finding what moves", *MEDIA):
-        import cv2
-    height, width = pictures.shape[1:]
-    blurred = np.stack([cv2.GaussianBlur(picture, (0, 0), BLUR_PX) for picture in pictures]) + DARK
-    size = max(1, width // COARSE), max(1, height // COARSE)
-    coarse = np.stack([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in blurred])
-    light = coarse / coarse.mean(0)
-    gains = np.median(light, axis=(1, 2), keepdims=True)
-    light /= gains
-    count = min(255, int(LIGHT_PART * max(size)) | 1)
-    for t, ratio in enumerate(light):
-        steps = np.clip(ratio * LIGHT_STEPS, 1, 255).astype(np.uint8)  # medians of bytes are fast
-        local = cv2.medianBlur(steps, count).astype(np.float32) / LIGHT_STEPS
-        blurred[t] /= gains[t] * cv2.resize(local, (width, height))
-    return np.asarray(np.ptp(blurred, axis=0), np.float32)
+def _joined(bodies: Sequence[Body], aspect: float, size: Size) -> list[Body]:
+    """Return bodies without those that are parts of others: two hands are one person."""
+    waiting, apart = list(reversed(bodies)), []
+    while waiting:
+        body = waiting.pop()
+        region = _around(body.box, None, aspect, size)
+        for n, other in enumerate(apart):
+            if _shared(region, _around(other.box, None, aspect, size)) > SAME:
+                low, high = np.minimum(body.box, other.box), np.maximum(body.box, other.box)
+                joined = Body(np.concatenate([low[:2], high[2:]]), body.score + other.score)
+                waiting.append(joined)  # it may reach others now
+                del apart[n]
+                break
+        else:
+            apart.append(body)
+    return sorted(apart, key=lambda body: -body.score)
 
 
-def _box_of_most(above: Floats, moving: NDArray[np.bool_], kept: Box | None) -> Box | None:
-    """Return the box of the body that moves most; `None` if there is none.
-
-    Args:
-        above: (h, w) by how much each pixel changes above the least change that counts.
-        moving: (h, w) whether it does.
-        kept: the remembered region: what moves in it counts more.
-    """
-    import cv2
-
-    reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * GAP_PX + 1, 2 * GAP_PX + 1))
-    grown = cv2.dilate(moving.astype(np.uint8), reach)
-    rows, columns = np.nonzero(moving)
-    bodies = cv2.connectedComponents(grown)[1][rows, columns]
-    if not bodies.size:
-        return None
-    weight = np.sqrt(above[rows, columns] + 1)  # a root: a bright thing counts for its size
-    if kept is not None:
-        inside = (columns >= kept[0]) & (columns < kept[2]) & (rows >= kept[1]) & (rows < kept[3])
-        weight = np.where(inside, KEPT_FACTOR * weight, weight)
-    scores = np.bincount(bodies, weight) * (np.bincount(bodies) >= LEAST_PIXELS)
-    most = int(scores.argmax())
-    if not scores[most]:
-        return None
-    chosen = bodies == most
-    (left, right), (top, bottom) = (np.percentile(at[chosen], TAILS) for at in (columns, rows))
-    return np.array([left, top, right + 1, bottom + 1])
+def _owners(bodies: Sequence[Body], known: Mapping[int, Box]) -> dict[int, int]:
+    """Return the `track_id` of each body that a remembered region shows, by its place in bodies."""
+    likeness = {}
+    for n, body in enumerate(bodies):
+        for track_id, region in known.items():
+            shared, own = _overlap(body.box, region), _area(body.box)
+            if shared >= OWNED * own:
+                likeness[n, track_id] = shared / (own + _area(region) - shared)
+    owners: dict[int, int] = {}
+    for n, track_id in sorted(likeness, key=lambda pair: -likeness[pair]):
+        if n not in owners and track_id not in owners.values():
+            owners[n] = track_id
+    return owners
 
 
-def _around(box: Box, kept: Box | None, aspect: float, short_px: int) -> Box:
+def _is_covered(seen: Seen, others: Sequence[Seen]) -> bool:
+    """Return whether a remembered region shows nobody who is not in others."""
+    unit = np.ones(2)
+    own = _in_px(seen.region, unit)
+    return any(_shared(own, _in_px(other.region, unit)) > COVERED for other in others)
+
+
+def _overlap(a: Box, b: Box) -> float:
+    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
+    return float(np.maximum(sides, 0).prod())
+
+
+def _area(box: Box) -> float:
+    return float((box[2:] - box[:2]).prod())
+
+
+def _shared(a: Box, b: Box) -> float:
+    """Return the part of the smaller box that lies in the other one."""
+    return _overlap(a, b) / min(_area(a), _area(b))
+
+
+def _around(box: Box, kept: Box | None, aspect: float, size: Size) -> Box:
     """Return the region for a body: of the model's aspect, with a margin, and calm.
 
     A remembered region stays if the body is within it and not much too small for it.
     """
+    short_px = int(size.min())
     height = max(box[3] - box[1], (box[2] - box[0]) / aspect) * (1 + MARGIN)
     height = max(height, LEAST_SIDE * short_px, LEAST_SIDE * short_px / aspect)
     middle = (box[:2] + box[2:]) / 2
@@ -176,25 +216,32 @@ def _around(box: Box, kept: Box | None, aspect: float, short_px: int) -> Box:
         within = bool((box[:2] >= kept[:2]).all() and (box[2:] <= kept[2:]).all())
         if within and SHRINK_FROM * tall <= height <= tall:
             return kept
-        if (box[:2] < kept[2:]).all() and (box[2:] > kept[:2]).all():  # it is the same body
-            height = max(height, SHRINK_TO * tall)
+        height = max(height, SHRINK_TO * tall)
     half = np.array([height * aspect, height]) / 2
     return np.concatenate([middle - half, middle + half])
 
 
-def _placed(box: Box, width: int, height: int) -> NDArray[Any]:
-    """Move a box into the picture, and cut what is larger: -> left, top, width, height in 0-1."""
-    picture = np.array([width, height])
-    size = np.minimum(box[2:] - box[:2], picture)
-    corner = np.clip((box[:2] + box[2:] - size) / 2, 0, picture - size)
-    return np.concatenate([corner / picture, size / picture])
+def _along(seen: Seen, shifts: Floats | None, size: Size) -> Found:
+    """Return a region with its places in pictures of a camera that moves."""
+    if shifts is None:
+        return Found(seen.track_id, seen.region)
+    box = _in_px(seen.region, size)
+    path = tuple(_relative(_placed(box + np.tile(s, 2), size), size) for s in shifts)
+    return Found(seen.track_id, path[len(path) // 2], path)
 
 
-def _relative(values: NDArray[Any]) -> Region:
-    left, top, width, height = (round(float(value), 4) for value in values)
-    return left, top, round(min(width, 1 - left), 4), round(min(height, 1 - top), 4)
+def _placed(box: Box, size: Size) -> Box:
+    """Move a box into the picture, and cut what is larger."""
+    sides = np.minimum(box[2:] - box[:2], size)
+    corner = np.clip((box[:2] + box[2:] - sides) / 2, 0, size - sides)
+    return np.concatenate([corner, corner + sides])
 
 
-def _in_px(region: Region, width: int, height: int) -> Box:
-    left, top, w, h = region
-    return np.array([left * width, top * height, (left + w) * width, (top + h) * height])
+def _relative(box: Box, size: Size) -> Region:
+    left, top, right, bottom = (round(float(v), 4) for v in box / np.tile(size, 2))
+    return left, top, round(min(right, 1.0) - left, 4), round(min(bottom, 1.0) - top, 4)
+
+
+def _in_px(region: Region, size: Size) -> Box:
+    left, top, width, height = region
+    return np.array([left, top, left + width, top + height]) * np.tile(size, 2)

@@ -12,7 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dvfl_runtime.clips.focus import find_region, small_grey
+from dvfl_runtime.clips.focus import find_region
+from dvfl_runtime.clips.motion import small_grey
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import ArgumentError, ClipError
 from dvfl_runtime.errors.checks import wrong
@@ -87,7 +88,7 @@ def focused(images: Sequence[Image], spec: ClipSpec) -> tuple[Sequence[Image], R
 
     Returns:
         The pictures themselves or, if the model looks at what moves, the region of each of them;
-        and the region.
+        and the region in the middle one.
 
     Raises:
         ClipError: if a picture is not an (h, w, 3) uint8 array.
@@ -96,8 +97,8 @@ def focused(images: Sequence[Image], spec: ClipSpec) -> tuple[Sequence[Image], R
     if spec.focus == "frame":
         return images, WHOLE
     contexts = [context_frame(image, spec) for image in images]
-    region, _ = find_region([small_grey(image) for image in contexts], aspect_of(spec))
-    return [cut(image, region) for image in contexts], region
+    found, _ = find_region([small_grey(image) for image in contexts], aspect_of(spec))
+    return [cut(image, found.region_at(n)) for n, image in enumerate(contexts)], found.region
 
 
 def aspect_of(spec: ClipSpec) -> float:

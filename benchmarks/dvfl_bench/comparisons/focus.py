@@ -28,7 +28,8 @@ from dvfl_bench.comparisons.command import Result, comparison_parser, run_compar
 from dvfl_bench.comparisons.focus_scenes import DISTURBANCES, MOVES, Scene, draw_scene
 from dvfl_bench.plots import log_axis, save_panels
 from dvfl_runtime import Recognizer
-from dvfl_runtime.clips.focus import Grey, find_region, small_grey
+from dvfl_runtime.clips.focus import find_region
+from dvfl_runtime.clips.motion import Grey, small_grey
 from dvfl_runtime.clips.preprocess import context_frame, cut
 from dvfl_runtime.clips.sampling import uniform_indices
 from dvfl_runtime.clips.spec import Clip, ClipSpec

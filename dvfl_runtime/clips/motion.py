@@ -1,0 +1,271 @@
+"""What moves in the small grey pictures of a window: bodies, and the camera itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.errors.packages import MEDIA, needed
+from dvfl_runtime.sources.frame import Image
+
+Grey: TypeAlias = NDArray[np.uint8]  # (h, w), small
+Floats: TypeAlias = NDArray[np.float32]
+Bools: TypeAlias = NDArray[np.bool_]
+Box: TypeAlias = NDArray[np.float64]  # left, top, right, bottom in px of the small picture
+
+SMALL_PX = 160  # the longer side of the pictures that are compared
+BLUR_PX = 0.7  # takes noise away, and leaves an arm that is one pixel thick
+LIGHT_PART = 0.3  # of the longer side: light that changes over as much is no motion
+LIGHT_STEPS = 150  # of its ratio to the usual light
+COARSE = 4  # px of the small picture on a side of those that the light is taken from
+DARK = 8.0  # grey levels added to both sides of a ratio of brightness
+LEAST_CHANGE = 6.0  # grey levels; codecs and sensors change less where nothing moves
+NOISE_FACTOR = 5.0  # how far above the noise of the window something has to change, in deviations
+MOVING_CAMERA = 5.0  # if half of the picture changes by more grey levels, the camera moves
+MOST_CHANGED = 0.6  # of the picture; beyond it nothing stands out
+GAP_PX = 4  # what is at most twice as far apart is one body
+LEAST_PIXELS = 6
+MOST_BODIES = 24  # those that move least are left out
+TAILS = (2.0, 98.0)  # per cent of the pixels that span the box
+
+WIDE = 0.5  # of the width or height: the camera stands still if what changes spans less
+MOST_CORNERS, LEAST_CORNERS = 60, 6  # whose shifts between two pictures are measured
+CORNER_QUALITY = 0.01  # of the best corner
+CORNERS_APART = 7  # px
+AGREEING = 0.7  # px
+FLOW = {"winSize": (15, 15), "maxLevel": 3}
+LEAST_SHIFT = 0.5  # px in a window; less is no motion of the camera
+BETTER = 0.75  # shifts that leave more of the difference between pictures are none
+CLIPPED = 16.0  # grey levels: greater differences are bodies and say nothing about the camera
+EDGE_PART = 0.35  # of the contrast at an edge, which shifts by parts of a pixel leave
+
+# A person uncovers what is behind, so most pixels rest most of the time, and moves to and fro less
+# than once in two pictures. Screens do not rest, and leaves go to and fro all the time.
+RESTING = 0.5  # a pixel rests while it differs by less than this part of the least change
+RESTLESS = 0.3  # a body whose pixels rest for a smaller part of the window counts less
+TURNS = 3.5  # ... and so does one whose pixels run through their range more often
+UNLIKE_POWER, LEAST_LIKE = 8, 0.05  # by this power of how far it is beyond, and this at most
+
+
+class Body(NamedTuple):
+    """Something that moves.
+
+    Attributes:
+        box: around nearly all of its pixels, as they are in the last picture.
+        score: how much of it moves, and how much it is like a person.
+    """
+
+    box: Box
+    score: float
+
+
+class Motion(NamedTuple):
+    """What moves in a window.
+
+    Attributes:
+        bodies: apart from each other, the one with the highest score first.
+        shifts: (T, 2) px by which each picture shows all things further right and further down
+            than the last one does; `None` if the camera stands still.
+        lost: whether the whole picture changes, so that no body can be found.
+    """
+
+    bodies: list[Body]
+    shifts: Floats | None = None
+    lost: bool = False
+
+
+def small_grey(image: Image) -> Grey:
+    """Return a picture in which motion is found: (h, w, 3) RGB -> (h', w') grey, blurred."""
+    with needed("finding what moves", *MEDIA):
+        import cv2
+    height, width = image.shape[:2]
+    scale = min(1.0, SMALL_PX / max(height, width))
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    small = cv2.resize(np.ascontiguousarray(image), size, interpolation=cv2.INTER_AREA)
+    grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.GaussianBlur(grey, (0, 0), BLUR_PX), np.uint8)
+
+
+def find_motion(pictures: Sequence[Grey], liked: Sequence[Box] = (), liking: float = 1.0) -> Motion:
+    """Return the bodies that move during a window.
+
+    A pixel moves if its brightness, freed of changes of light and of the motion of the camera, has
+    a range over the window that stands out from the noise of the other pixels. Pixels near each
+    other are one body.
+
+    Args:
+        pictures: T of them, all of one size, as `small_grey` returns them.
+        liked: boxes in the last picture.
+        liking: how much more the motion in those boxes counts.
+    """
+    stack = np.stack(pictures).astype(np.float32)
+    levels = _without_light(stack)
+    change = np.ptp(levels, axis=0)
+    least, typical = _least_change(change)
+    shifts = None
+    if typical > MOVING_CAMERA or _spans_much(change > least):
+        shifts = _shifts_of_camera(stack)
+    if shifts is not None:
+        levels, change = _without_shifts(stack, shifts)
+        least, typical = _least_change(change)
+    moving = change > least
+    if typical > MOVING_CAMERA or moving.mean() > MOST_CHANGED:
+        return Motion([], lost=True)
+    weight = np.zeros(change.shape, np.float32)
+    weight[moving] = np.sqrt(change[moving] - least + 1)  # a bright thing counts for its size
+    for box in liked:
+        left, top, right, bottom = np.maximum(np.rint(box), 0).astype(int)
+        weight[top:bottom, left:right] *= liking
+    return Motion(_bodies(weight, levels, least), shifts)
+
+
+def _without_light(pictures: Floats) -> Floats:
+    """Return pictures freed of changes of light, (T, h, w).
+
+    Automatic exposure and flicker multiply a whole picture, shadows and clouds a large part of it;
+    both are divided out. The light at a place is a median, which no body changes that covers less
+    than half of what it is taken over.
+    """
+    import cv2
+
+    height, width = pictures.shape[1:]
+    levels = pictures + DARK
+    size = max(1, width // COARSE), max(1, height // COARSE)
+    coarse = np.stack([cv2.resize(p, size, interpolation=cv2.INTER_AREA) for p in levels])
+    light = coarse / coarse.mean(0)
+    gains = np.median(light, axis=(1, 2), keepdims=True)
+    light /= gains
+    count = min(255, int(LIGHT_PART * max(size)) | 1)
+    for t, ratio in enumerate(light):
+        steps = np.clip(ratio * LIGHT_STEPS, 1, 255).astype(np.uint8)  # medians of bytes are fast
+        local = cv2.medianBlur(steps, count).astype(np.float32) / LIGHT_STEPS
+        levels[t] /= gains[t] * cv2.resize(local, (width, height))
+    return levels
+
+
+def _least_change(change: Floats) -> tuple[float, float]:
+    """Return the least change that stands out from the noise, and the usual one."""
+    typical = float(np.median(change))
+    noise = 1.4826 * float(np.median(np.abs(change - typical)))  # a deviation, whatever stands out
+    return max(LEAST_CHANGE, typical + NOISE_FACTOR * noise), typical
+
+
+def _spans_much(moving: Bools) -> bool:
+    """Return whether what moves spans so much of the picture that the camera may move."""
+    for axis in (0, 1):
+        at = np.flatnonzero(moving.any(axis))
+        if at.size and at[-1] - at[0] > WIDE * moving.shape[1 - axis]:
+            return True
+    return False
+
+
+def _shifts_of_camera(pictures: Floats) -> Floats | None:
+    """Return by how much each picture is shifted against the last one; see `Motion`.
+
+    A shift is believed if points all over the picture agree on it and it makes pictures more alike.
+    """
+    found = [_shift_between(*pair) for pair in pairwise(pictures.astype(np.uint8))]
+    moves = np.zeros((len(pictures), 2), np.float32)
+    for n, move in enumerate(found, 1):
+        if move is None:
+            return None
+        moves[n] = move
+    shifts = moves.cumsum(0) - moves.sum(0)
+    if np.ptp(shifts, axis=0).max() < LEAST_SHIFT:
+        return None
+    moved = np.stack([_shifted(*pair) for pair in zip(pictures[1:], moves[1:], strict=True)])
+    still, left = (
+        np.minimum(np.abs(after - pictures[:-1]), CLIPPED).mean() for after in (pictures[1:], moved)
+    )
+    return shifts if left < BETTER * still else None
+
+
+def _shift_between(before: Grey, after: Grey) -> Floats | None:
+    """Return the (x, y) shift of most corners, px, or `None` if they do not agree."""
+    import cv2
+
+    corners = cv2.goodFeaturesToTrack(before, MOST_CORNERS, CORNER_QUALITY, CORNERS_APART)
+    if corners is None:
+        return None
+    ends, is_found, _ = cv2.calcOpticalFlowPyrLK(before, after, corners, None, **FLOW)  # type: ignore[call-overload]
+    found = is_found[:, 0] == 1
+    at, moves = corners[found, 0], (ends - corners)[found, 0]
+    if len(moves) < LEAST_CORNERS:
+        return None
+    move = np.median(moves, axis=0)
+    agree = np.abs(moves - move).max(1) < AGREEING
+    if agree.sum() < max(LEAST_CORNERS, len(moves) / 2):
+        return None
+    height, width = before.shape
+    spread = np.ptp(at[agree], axis=0) / (width, height)
+    is_wide = spread.max() > WIDE and spread.min() > WIDE / 2
+    return np.asarray(move, np.float32) if is_wide else None
+
+
+def _shifted(picture: Floats, shift: Floats) -> Floats:
+    """Return a picture moved back by a shift."""
+    import cv2
+
+    height, width = picture.shape
+    matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    out = cv2.warpAffine(
+        picture, matrix, (width, height), flags=how, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(out, np.float32)
+
+
+def _without_shifts(pictures: Floats, shifts: Floats) -> tuple[Floats, Floats]:
+    """Return pictures that show all things where the last one does, and the change of each pixel.
+
+    A pixel changes by no more than it did where the pictures show it, and not at all if fewer than
+    half of them do. At edges, parts of a pixel that a shift leaves are no change.
+    """
+    import cv2
+
+    levels = _without_light(
+        np.stack([_shifted(p, s) for p, s in zip(pictures, shifts, strict=True)])
+    )
+    count, height, width = levels.shape
+    x = np.arange(width) + shifts[:, :1]  # (T, w), where each picture has the pixel
+    y = np.arange(height) + shifts[:, 1:]
+    shown = ((y >= 0) & (y <= height - 1))[:, :, None] & ((x >= 0) & (x <= width - 1))[:, None]
+    highest = np.where(shown, levels, -np.inf).max(0)
+    lowest = np.where(shown, levels, np.inf).min(0)
+    middle = np.median(levels, axis=0)
+    around = np.ones((3, 3), np.uint8)
+    edges = cv2.dilate(middle, around) - cv2.erode(middle, around)
+    change = np.where(shown.sum(0) * 2 >= count, highest - lowest, 0) - EDGE_PART * edges
+    return np.where(shown, levels, middle), np.maximum(change, 0).astype(np.float32)
+
+
+def _bodies(weight: Floats, levels: Floats, least: float) -> list[Body]:
+    """Return the bodies of the pixels that have a weight, by their scores."""
+    import cv2
+
+    reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * GAP_PX + 1, 2 * GAP_PX + 1))
+    rows, columns = np.nonzero(weight)
+    if not rows.size:
+        return []
+    grown = cv2.dilate((weight > 0).astype(np.uint8), reach)
+    labels = cv2.connectedComponents(grown)[1][rows, columns]
+    counts = np.bincount(labels)
+    series = levels[:, rows, columns]  # (T, n)
+    resting = (np.abs(series - np.median(series, axis=0)) < RESTING * least).mean(0)
+    turns = np.abs(np.diff(series, axis=0)).sum(0) / np.ptp(series, axis=0)
+    rest, turning = (np.bincount(labels, v) / np.maximum(counts, 1) for v in (resting, turns))
+    scores = np.bincount(labels, weight[rows, columns]) * (counts >= LEAST_PIXELS)
+    like = np.minimum(1, rest / RESTLESS) * np.minimum(1, TURNS / np.maximum(turning, TURNS))
+    scores *= np.maximum(LEAST_LIKE, like**UNLIKE_POWER)
+    bodies = []
+    for label in np.argsort(-scores, kind="stable")[:MOST_BODIES].tolist():
+        if not scores[label]:
+            break
+        chosen = labels == label
+        (left, right), (top, bottom) = (np.percentile(at[chosen], TAILS) for at in (columns, rows))
+        bodies.append(Body(np.array([left, top, right + 1, bottom + 1]), float(scores[label])))
+    return bodies
