@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from dvfl_runtime.clips.focus import Grey
+from dvfl_runtime.clips.motion import Grey
 from dvfl_runtime.results import WHOLE, Region, TrackId
 from dvfl_runtime.sources import Frame
 
@@ -45,7 +45,7 @@ class WindowPictures:
         start_s: start on the source's clock, seconds.
         end_s: end, seconds.
         times_s: (T,) times of its pictures, seconds.
-        greys: returns the T pictures, small and grey; see `focus.small_grey`.
+        greys: returns the T pictures, small and grey; see `motion.small_grey`.
     """
 
     start_s: float

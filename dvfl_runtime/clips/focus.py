@@ -7,15 +7,16 @@ other methods, and under the disturbances that cameras meet.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.clips.finder import WHOLE_PICTURE, Track
 from dvfl_runtime.clips.motion import Body, Box, Floats, Grey, find_motion
-from dvfl_runtime.results import WHOLE, Region
+from dvfl_runtime.results import Region
 
 Size: TypeAlias = NDArray[Any]  # (width, height), px
 
@@ -28,28 +29,6 @@ SAME = 0.2  # bodies whose regions share more of the smaller one are parts of on
 OWNED = 0.2  # of a body: a remembered region that holds less of it is not its own
 STEADY = 0.1  # of the longer side: a camera that moves by more turns away from what it has shown
 COVERED = 0.6  # a remembered region that others cover by more shows nobody of its own
-
-
-@dataclass(frozen=True)
-class Found:
-    """A part of the picture in which something moves.
-
-    Attributes:
-        track_id: the same in all windows that show it.
-        region: where it is in the middle of the window.
-        path: (T,) where it is in each picture; empty if it stays.
-    """
-
-    track_id: int = 0
-    region: Region = WHOLE
-    path: tuple[Region, ...] = ()
-
-    def region_at(self, picture: int) -> Region:
-        """Return the region in one of the T pictures, counted from 0."""
-        return self.path[picture] if self.path else self.region
-
-
-WHOLE_PICTURE = Found()
 
 
 @dataclass(frozen=True)
@@ -86,13 +65,13 @@ def find_region(
     *,
     end_s: float = 0.0,
     memory: FocusMemory | None = None,
-) -> tuple[Found, FocusMemory]:
+) -> tuple[Track, FocusMemory]:
     """Return the part of the picture in which most moves, as `find_regions` does with `most=1`.
 
-    It is the whole picture if all of it moves, or nothing does and nothing is remembered.
+    It has no number, and is the whole picture if `find_regions` has none.
     """
     found, memory = find_regions(pictures, aspect, most=1, end_s=end_s, memory=memory)
-    return found[0] if found else WHOLE_PICTURE, memory
+    return replace(found[0], track_id=None) if found else WHOLE_PICTURE, memory
 
 
 def find_regions(
@@ -102,7 +81,7 @@ def find_regions(
     most: int,
     end_s: float = 0.0,
     memory: FocusMemory | None = None,
-) -> tuple[list[Found], FocusMemory]:
+) -> tuple[list[Track], FocusMemory]:
     """Return the parts of the picture in which bodies move apart from each other.
 
     A region stays where it is while its body is in it, and for `HOLD_S` after the body has last
@@ -150,7 +129,8 @@ def find_regions(
 
 def _joined(bodies: Sequence[Body], aspect: float, size: Size) -> list[Body]:
     """Return bodies without those that are parts of others: two hands are one person."""
-    waiting, apart = list(reversed(bodies)), []
+    waiting = list(reversed(bodies))
+    apart: list[Body] = []
     while waiting:
         body = waiting.pop()
         region = _around(body.box, None, aspect, size)
@@ -221,13 +201,13 @@ def _around(box: Box, kept: Box | None, aspect: float, size: Size) -> Box:
     return np.concatenate([middle - half, middle + half])
 
 
-def _along(seen: Seen, shifts: Floats | None, size: Size) -> Found:
+def _along(seen: Seen, shifts: Floats | None, size: Size) -> Track:
     """Return a region with its places in pictures of a camera that moves."""
     if shifts is None:
-        return Found(seen.track_id, seen.region)
+        return Track(seen.track_id, seen.region)
     box = _in_px(seen.region, size)
     path = tuple(_relative(_placed(box + np.tile(s, 2), size), size) for s in shifts)
-    return Found(seen.track_id, path[len(path) // 2], path)
+    return Track(seen.track_id, path[len(path) // 2], path)
 
 
 def _placed(box: Box, size: Size) -> Box:
@@ -244,4 +224,5 @@ def _relative(box: Box, size: Size) -> Region:
 
 def _in_px(region: Region, size: Size) -> Box:
     left, top, width, height = region
-    return np.array([left, top, left + width, top + height]) * np.tile(size, 2)
+    corners = np.array([left, top, left + width, top + height])
+    return np.asarray(corners * np.tile(size, 2), np.float64)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.clips.boxes import FixedBoxes
 from dvfl_runtime.clips.finder import RegionFinder, Track, WindowPictures
-from dvfl_runtime.clips.focus import Grey, small_grey
+from dvfl_runtime.clips.motion import Grey, small_grey
 from dvfl_runtime.clips.preprocess import check_clip, context_frame, cut, preprocess_frame
 from dvfl_runtime.clips.sampling import window_targets
 from dvfl_runtime.clips.spec import Clip, ClipSpec

@@ -28,9 +28,10 @@ from dvfl_bench.comparisons.command import Result, comparison_parser, run_compar
 from dvfl_bench.comparisons.focus_scenes import DISTURBANCES, MOVES, Scene, draw_scene
 from dvfl_bench.plots import log_axis, save_panels
 from dvfl_runtime import Recognizer
+from dvfl_runtime.clips.finder import WHOLE_PICTURE, Track
 from dvfl_runtime.clips.focus import find_region
-from dvfl_runtime.clips.motion import Grey, small_grey
-from dvfl_runtime.clips.preprocess import context_frame, cut
+from dvfl_runtime.clips.motion import BLUR_PX, Grey, small_grey
+from dvfl_runtime.clips.preprocess import context_frame, cut, preprocess_frame
 from dvfl_runtime.clips.sampling import uniform_indices
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import SourceError
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Finder: TypeAlias = Callable[[Sequence[Grey]], Region]
+Finder: TypeAlias = Callable[[Sequence[Grey]], Track]
 
 SIZES: dict[tuple[int, int], tuple[int, ...]] = {
     (640, 360): (360, 240, 160, 100, 64),
@@ -70,27 +71,27 @@ class Case(NamedTuple):
     side: int
 
 
-def whole(_: Sequence[Grey]) -> Region:
+def whole(_: Sequence[Grey]) -> Track:
     """Return the whole picture, as models have been trained so far."""
-    return WHOLE
+    return WHOLE_PICTURE
 
 
-def fixed_range(pictures: Sequence[Grey]) -> Region:
+def fixed_range(pictures: Sequence[Grey]) -> Track:
     """Take the box of what changes by more than 12 grey levels, blurred: the first idea."""
-    blurred = np.stack([cv2.GaussianBlur(picture, (0, 0), 1.0) for picture in pictures])
+    blurred = np.stack([cv2.GaussianBlur(picture, (0, 0), BLUR_PX) for picture in pictures])
     return _boxed(np.ptp(blurred.astype(int), axis=0) > 12)
 
 
-def differences(pictures: Sequence[Grey]) -> Region:
+def differences(pictures: Sequence[Grey]) -> Track:
     """Take the box of the sum of frame differences where it is above the noise of the window."""
-    blurred = np.stack([cv2.GaussianBlur(picture, (0, 0), 1.0) for picture in pictures])
+    blurred = np.stack([cv2.GaussianBlur(picture, (0, 0), BLUR_PX) for picture in pictures])
     moved = np.abs(np.diff(blurred.astype(int), axis=0)).sum(0)
     typical = np.median(moved)
     noise = 1.4826 * np.median(np.abs(moved - typical))
     return _boxed(moved > max(20, typical + 5 * noise))
 
 
-def background_model(pictures: Sequence[Grey]) -> Region:
+def background_model(pictures: Sequence[Grey]) -> Track:
     """Take the box of what OpenCV's mixture of Gaussians calls foreground."""
     model = cv2.createBackgroundSubtractorMOG2(len(pictures), 25, True)
     for picture in pictures:
@@ -100,15 +101,15 @@ def background_model(pictures: Sequence[Grey]) -> Region:
     return _boxed(cv2.morphologyEx(seen, cv2.MORPH_OPEN, np.ones((2, 2))) > 0)
 
 
-def _boxed(moving: NDArray[np.bool_]) -> Region:
+def _boxed(moving: NDArray[np.bool_]) -> Track:
     """Return the square around nearly all pixels that move, with the margin of the first idea."""
     height, width = moving.shape
     rows, columns = np.nonzero(moving)
     if rows.size < 8:
-        return WHOLE
+        return WHOLE_PICTURE
     (left, right), (top, bottom) = (np.percentile(at, (1, 99)) for at in (columns, rows))
     side = 1.8 * max(right - left, bottom - top, 0.1 * height)
-    return _square((left + right) / 2, (top + bottom) / 2, side, (width, height))
+    return Track(region=_square((left + right) / 2, (top + bottom) / 2, side, (width, height)))
 
 
 def _square(x: float, y: float, side: float, picture: tuple[int, int]) -> Region:
@@ -184,15 +185,18 @@ def count_right(
     for scene, labels in scenes_of(case, people):
         images = [context_frame(image, recognizer.spec) for image in scene.images]
         greys = [small_grey(image) for image in images]
-        regions = {name: find(greys) for name, find in FINDERS.items()}
+        tracks = {name: find(greys) for name, find in FINDERS.items()}
         if case.side:
             x, y = scene.places[0]
             half, side = case.side / 2, case.side * KNOWN_MARGIN
-            regions[KNOWN] = _square(x + half, y + half, side, case.picture)
-        for name, region in regions.items():
-            clip = np.stack([cut(image, region) for image in images])
-            found[name]["right"] += recognizer.predict(clip).label in labels
-            found[name]["whole"] += region == WHOLE
+            tracks[KNOWN] = Track(region=_square(x + half, y + half, side, case.picture))
+        for name, track in tracks.items():
+            shown = [
+                preprocess_frame(cut(image, track.region_at(n)), recognizer.spec)
+                for n, image in enumerate(images)
+            ]
+            found[name]["right"] += recognizer.predict(np.stack(shown)).label in labels
+            found[name]["whole"] += track.region == WHOLE
     return found
 
 

@@ -68,6 +68,41 @@ def test_a_small_person_is_recognised_by_every_way_in_the_same_region(frames, re
     assert recognizer.artifact.spec.focus == "frame"
 
 
+def test_two_people_have_a_window_each_and_keep_their_numbers(recognizer):
+    actions = ([("wave_two_hands", 3.0), ("idle", 1.0)], [("jumping_jack", 4.0)])
+    right, left = (render_video(actions[n], seed=4 + n, fps=12.5, size=(128, 128)) for n in (0, 1))
+    both = []
+    for frame, other in zip(in_a_room(right), left, strict=True):
+        frame[100:210, 40:150] = cv2.resize(other, (110, 110))
+        both.append(frame)
+    found = [p for p in recognizer.stream(both, fps=12.5, regions="motion") if p.end_s <= 3]
+    numbers = {p.track_id: shows_the_person(p.region) for p in found}
+    assert sorted(numbers) == [1, 2]
+    for p in found:
+        assert p.label == ("wave_two_hands" if shows_the_person(p.region) else "jumping_jack")
+        assert numbers[p.track_id] == shows_the_person(p.region)
+    assert len(found) == 2 * len({p.start_s for p in found})
+    alone = recognizer.predict(np.stack(both[:24:3]), regions="motion")
+    assert {p.label for p in alone} == {"wave_two_hands", "jumping_jack"}
+    still = np.stack([both[0]] * 8)
+    (nobody,) = recognizer.predict(still, regions="motion")
+    assert (nobody.region, nobody.track_id) == (WHOLE, None)
+
+
+def test_a_small_person_is_recognised_by_a_camera_that_shakes(frames, recognizer):
+    grain = np.random.default_rng(8).integers(-40, 40, (90, 160, 1)).astype(np.float32)
+    grain = cv2.resize(grain, (640, 360))[..., None]
+    grain[130:280, 360:510] = 0  # where the person is
+    rng = np.random.default_rng(9)
+    shaken = [
+        np.roll(np.clip(frame + grain, 0, 255).astype(np.uint8), rng.integers(-12, 13, 2), (0, 1))
+        for frame in frames
+    ]
+    predicted = recognizer.predict(np.stack(shaken))
+    assert predicted.label == "wave_two_hands"
+    assert shows_the_person(predicted.region), predicted.region
+
+
 def test_without_focus_the_whole_picture_is_seen(frames):
     with Recognizer(num_threads=1) as whole:
         assert whole.spec.focus == "frame"
