@@ -15,6 +15,8 @@ TrackId: TypeAlias = int | str  # of one thing in a source, or the name of a box
 
 EventKind: TypeAlias = Literal["start", "update", "end"]
 
+UNKNOWN = "unknown"  # the label of what the model does not know
+RESTING = ("idle", UNKNOWN)  # labels that are no action
 WHOLE: Region = (0.0, 0.0, 1.0, 1.0)  # the picture
 SCHEMA = 1  # of results as JSON; goes up when a name changes its meaning
 
@@ -24,10 +26,11 @@ class Prediction:
     """The model's answer for one clip.
 
     Attributes:
-        label: name of the winning class.
-        class_id: its index in `Recognizer.labels`.
-        confidence: its score, 0 to 1.
-        scores: (num_classes,) float32 softmax scores.
+        label: name of the winning class, or "unknown" where a calibrated model knows none of what
+            it sees.
+        class_id: its index in `Recognizer.labels`, -1 for what is unknown.
+        confidence: its score, 0 to 1; of what is unknown 1 minus the best score.
+        scores: (num_classes,) float32 softmax scores, calibrated where the model file says how.
         top: the `top_k` best (label, score) pairs, best first.
         start_s: where the clip's window starts on the source's clock, seconds.
         end_s: where it ends, seconds.
@@ -58,6 +61,11 @@ class Prediction:
     region: Region = WHOLE
     track_id: TrackId | None = None
 
+    @property
+    def unknown(self) -> bool:
+        """Whether the model knows nothing of what it sees, which only a calibrated one says."""
+        return self.class_id < 0
+
     def to_dict(self) -> dict[str, Any]:
         """Return a row of `--format jsonl` in JSON's types, without `scores`."""
         return {
@@ -66,6 +74,7 @@ class Prediction:
             "end_s": round(float(self.end_s), 6),
             "label": self.label,
             "class_id": int(self.class_id),
+            "unknown": self.unknown,
             "confidence": round(float(self.confidence), 6),
             "top": [[label, round(float(score), 6)] for label, score in self.top],
             "latency_ms": round(float(self.latency_ms), 3),

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
+from dvfl_runtime.artifact.calibration import ConfidenceCalibration
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import ArtifactError
 from dvfl_runtime.errors.checks import (
@@ -42,6 +43,7 @@ class Artifact:
         parity: how far the export is from PyTorch.
         tools: versions of the tools that made it; that of dvfl-export is under "dvfl".
         macs: multiply-accumulates of one clip, as published for the architecture; 0 if unknown.
+        confidence_calibration: what makes scores of its logits; `None` for a plain softmax.
 
     Raises:
         ArgumentError: if a value is out of its range.
@@ -57,6 +59,7 @@ class Artifact:
     parity: Mapping[str, Any] = field(default_factory=dict)
     tools: Mapping[str, Any] = field(default_factory=dict)
     macs: int = 0
+    confidence_calibration: ConfidenceCalibration | None = None
 
     def __post_init__(self) -> None:
         for name in ("name", "variant", "source_sha256"):
@@ -67,6 +70,9 @@ class Artifact:
         check_type("spec", self.spec, ClipSpec, "a ClipSpec")
         check_choice("precision", self.precision, get_args(Precision))
         check_whole("macs", self.macs, 0)
+        if self.confidence_calibration is not None:
+            kind, wanted = ConfidenceCalibration, "a ConfidenceCalibration"
+            check_type("confidence_calibration", self.confidence_calibration, kind, wanted)
 
     @property
     def format_version(self) -> int:
@@ -79,6 +85,10 @@ class Artifact:
         values["spec"] = self.spec.to_dict()
         values["labels"] = list(self.labels)
         values["format_version"] = self.format_version
+        if self.confidence_calibration is None:  # as in the files of older versions
+            del values["confidence_calibration"]
+        else:
+            values["confidence_calibration"] = self.confidence_calibration.to_dict()
         return json.dumps(values, ensure_ascii=False, sort_keys=True, default=dict)
 
     def check_graph(self, clip_shape: Shape, num_classes: int | None) -> None:
@@ -131,6 +141,8 @@ class Artifact:
             check_labels(values["labels"])
             known["labels"] = tuple(values["labels"])
             known["spec"] = ClipSpec.from_dict(values["spec"])
+            if (calibration := values.get("confidence_calibration")) is not None:
+                known["confidence_calibration"] = ConfidenceCalibration.from_dict(calibration)
             check_whole("format_version", values["format_version"], 1)
             return cls(**known)
         except KeyError as err:

@@ -17,11 +17,14 @@ _FIRST: tuple[Rgb, ...] = (
     (125, 105, 220),
     (165, 155, 35),
 )
+_UNKNOWN: Rgb = (90, 90, 90)
 _GOLDEN = 0.618034  # turns of the hue per class: the golden ratio keeps any number of them apart
 
 
 def class_colour(class_id: int) -> Rgb:
-    """Return the colour of a class, each channel 0 to 255."""
+    """Return the colour of a class, each channel 0 to 255; -1 is what is unknown."""
+    if class_id < 0:
+        return _UNKNOWN
     if class_id < len(_FIRST):
         return _FIRST[class_id]
     hue = class_id * _GOLDEN % 1.0

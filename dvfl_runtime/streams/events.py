@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dvfl_runtime.errors.checks import check_number
-from dvfl_runtime.results import Event, EventKind, Segment, TrackId
-from dvfl_runtime.streams.smoothing import RESTING
+from dvfl_runtime.results import RESTING, Event, EventKind, Segment, TrackId
 
 
 class EventMaker:

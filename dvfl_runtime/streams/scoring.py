@@ -10,11 +10,11 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.artifact import Artifact
+from dvfl_runtime.artifact import Artifact, ConfidenceCalibration
 from dvfl_runtime.clips.spec import ClipOrigin
 from dvfl_runtime.engines import Engine
 from dvfl_runtime.errors import ArtifactError, DvflError
-from dvfl_runtime.results import Info, Prediction
+from dvfl_runtime.results import RESTING, UNKNOWN, Info, Prediction
 from dvfl_runtime.version import __version__
 
 
@@ -38,6 +38,7 @@ class Scorer:
             raise ArtifactError(f"cannot use model {model}: {err}") from None
         self.artifact = artifact
         self.model = model
+        self._calibration = artifact.confidence_calibration or ConfidenceCalibration()
         self.info = _info(artifact, engine, model)
         self.fixed_batch = engine.clip_shape[0]
         self._engine: Engine | None = engine
@@ -55,7 +56,7 @@ class Scorer:
             engine.close()
 
     def scores(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run preprocessed clips: (B, T, H, W, 3) -> (B, num_classes) softmax scores.
+        """Run preprocessed clips: (B, T, H, W, 3) -> (B, num_classes) calibrated softmax scores.
 
         Raises:
             ArtifactError: if the logits are not finite, or not as many as there are labels.
@@ -72,7 +73,7 @@ class Scorer:
             raise ArtifactError(
                 f"model {self.model} gives logits that are not finite; export it again in fp32"
             )
-        return softmax(logits)
+        return softmax(logits, self._calibration.temperature)
 
     def prediction(
         self, scores: NDArray[np.float32], top_k: int, origin: ClipOrigin, done_ns: int
@@ -89,10 +90,11 @@ class Scorer:
         # stable: of equal scores the class that the file lists first wins
         order = np.argsort(-scores, kind="stable")[:top_k]
         best = int(order[0])
+        unknown = labels[best] not in RESTING and self._calibration.is_unknown(scores)
         return Prediction(
-            label=labels[best],
-            class_id=best,
-            confidence=float(scores[best]),
+            label=UNKNOWN if unknown else labels[best],
+            class_id=-1 if unknown else best,
+            confidence=1 - float(scores[best]) if unknown else float(scores[best]),
             scores=scores,
             top=tuple((labels[i], float(scores[i])) for i in order),
             start_s=origin.start_s,
@@ -116,10 +118,10 @@ class Scorer:
         return engine
 
 
-def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def softmax(logits: NDArray[np.float32], temperature: float = 1.0) -> NDArray[np.float32]:
     """Return the scores of (..., num_classes) logits, computed in float64."""
     # the largest logit is subtracted so that exp() cannot overflow
-    exact = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    exact = np.exp((logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)) / temperature)
     scores: NDArray[np.float32] = (exact / exact.sum(axis=-1, keepdims=True)).astype(np.float32)
     return scores
 

@@ -8,8 +8,9 @@ until midway to the next one's, but never about a time that only the other windo
 window. Slots touch, except at a gap in time, which also ends a segment.
 
 Slots in a row with the same best label, whose score is at least `leave` in each, are one run. It is
-an action if the score reaches `enter` anywhere in the run; otherwise nothing was certain, and it is
-resting. So `enter` decides whether there is an action, and `leave` from when to when.
+an action if the score reaches `enter` anywhere in the run, in a window that the model does not call
+unknown; otherwise nothing was certain, and it is resting. So `enter` decides whether there is an
+action, and `leave` from when to when.
 """
 
 from __future__ import annotations
@@ -22,11 +23,10 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.errors import ArgumentError
 from dvfl_runtime.errors.checks import check_number
-from dvfl_runtime.results import Prediction, Segment
+from dvfl_runtime.results import UNKNOWN, Prediction, Segment
 
 Scores = NDArray[np.float64]
 
-RESTING = ("idle", "unknown")  # labels that are no action
 EPS_S = 1e-6  # times that are equal may differ by rounding
 
 
@@ -70,7 +70,7 @@ def segments(
     Segments are ordered, do not overlap, touch where nothing is missing, and are final: each comes
     as soon as no later window can change it. Between actions there are segments of the resting
     label: "idle" if the model has that label, else "unknown", whose confidence is 1 minus the best
-    label's score.
+    label's score. Where a calibrated model calls most windows unknown, that is "unknown" too.
 
     Raises:
         ArgumentError: if the predictions are not in order of time.
@@ -90,6 +90,7 @@ class _Piece:
     total: Scores  # (num_classes + 1,) sum of the smoothed scores of the slots
     label: int
     count: int = 1
+    unknown: int = 0  # how many of the slots show nothing that the model knows
 
     def __post_init__(self) -> None:
         self.seen = {self.label}  # of the pieces that it consists of
@@ -99,6 +100,7 @@ class _Piece:
         self.end_s = other.end_s
         self.total = self.total + other.total
         self.count += other.count
+        self.unknown += other.unknown
         self.seen |= other.seen
 
     def best(self) -> int:
@@ -115,10 +117,11 @@ class Segmenter:
     """
 
     def __init__(self, labels: Sequence[str], smoothing: Smoothing | None = None) -> None:
-        self.labels = (*labels, "unknown")
+        self.labels = (*labels, UNKNOWN)
         self.smoothing = smoothing or Smoothing()
         # the label for nothing in particular; a model may have a class "unknown" of its own
-        self._resting = self.labels.index("idle" if "idle" in labels else "unknown")
+        self._unknown = self.labels.index(UNKNOWN)
+        self._resting = self.labels.index("idle") if "idle" in labels else self._unknown
         self._source = ""
         self._last: Prediction | None = None  # its slot's end is not known yet
         self._smoothed: Scores | None = None
@@ -159,9 +162,12 @@ class Segmenter:
         smoothed = self._average(np.asarray(prediction.scores, np.float64))
         best = int(np.argmax(smoothed))
         label = best if smoothed[best] >= self.smoothing.leave else self._resting
-        # the next window's centre is later than this one's, so the slot is at least this long
+        if label == self._resting and prediction.unknown:
+            label = self._unknown
         total = np.append(smoothed, 1 - smoothed[best])
-        return out + self._add(_Piece(start_s, centre_s(prediction), total, label))
+        # the next window's centre is later than this one's, so the slot is at least this long
+        slot = _Piece(start_s, centre_s(prediction), total, label, unknown=int(prediction.unknown))
+        return out + self._add(slot)
 
     def finish(self) -> list[Segment]:
         """End the stream, or the stretch before a gap, and return the segments still open."""
@@ -198,8 +204,8 @@ class Segmenter:
         if self._run is not None and self._run.label != slot.label:
             out = self._give_up_run()
         certain = (
-            slot.label == self._resting
-            or slot.total[slot.label] >= self.smoothing.enter
+            slot.label in (self._resting, self._unknown)
+            or (slot.total[slot.label] >= self.smoothing.enter and not slot.unknown)
             or any(p is not None and p.label == slot.label for p in (self._pending, self._current))
         )
         if self._run is not None:
@@ -213,8 +219,8 @@ class Segmenter:
         run, self._run = self._run, None
         if run is None:
             return []
-        run.label = self._resting
-        run.seen = {self._resting}
+        run.label = self._unknown if 2 * run.unknown > run.count else self._resting
+        run.seen = {run.label}
         return self._decide(run)
 
     def _decide(self, piece: _Piece) -> list[Segment]:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from predictions import LABELS, drawn_smoothings, drawn_streams, waving
 
 from dvfl_runtime import Event, Frame, Recognizer, Segment, Smoothing
-from dvfl_runtime.results import to_json_row
+from dvfl_runtime.results import RESTING, to_json_row
 from dvfl_runtime.streams.events import EventMaker
-from dvfl_runtime.streams.smoothing import RESTING, Segmenter
+from dvfl_runtime.streams.smoothing import Segmenter
 from dvfl_runtime.streams.tracks import TrackSegmenter
 
 RULE = Smoothing(alpha=1.0, enter=0.8, leave=0.5, min_duration_s=1.5)
