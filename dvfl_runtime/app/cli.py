@@ -24,6 +24,7 @@ from dvfl_runtime.recognizer import DEMO_CLIP, Recognizer
 from dvfl_runtime.results import Prediction
 from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address, listen
 from dvfl_runtime.sources import Source
+from dvfl_runtime.streams.smoothing import Segmenter, Smoothing
 
 if TYPE_CHECKING:
     from dvfl_runtime.serve.server import PageServer
@@ -74,12 +75,16 @@ def _recognise(args: argparse.Namespace, plan: Plan, page: ExitStack, requests: 
         )
         if args.demo:
             _say_what_runs(recognizer)
-        outputs = open_outputs(args, plan, recognizer.labels, stack)
+        outputs = open_outputs(args, plan, recognizer.labels, stack, _report)
         if listening is not None:
             outputs.page = _serve_page(recognizer, token, *listening)
             page.callback(outputs.page.close)
         recognition = Recognition(
-            _predictor(args, recognizer), recognizer.labels, outputs, _report, fps=args.fps
+            _predictor(args, recognizer),
+            partial(Segmenter, recognizer.labels, _smoothing(args)),
+            outputs,
+            _report,
+            fps=args.fps,
         )
         try:
             groups = [plan.tasks] if plan.together else [[task] for task in plan.tasks]
@@ -104,6 +109,10 @@ def _predictor(
     if args.whole:
         return lambda sources: (recognizer.classify(one, top_k=args.top_k) for one in sources)
     return partial(recognizer.stream, window_s=args.window_s, hop_s=args.hop_s, top_k=args.top_k)
+
+
+def _smoothing(args: argparse.Namespace) -> Smoothing:
+    return Smoothing(enter=args.enter, leave=min(args.enter, Smoothing.leave))
 
 
 def _serve_page(

@@ -11,6 +11,7 @@ from dvfl_runtime.clips.windows import MIN_HOP_S
 from dvfl_runtime.engines import DEVICES, ENGINES, PRECISIONS
 from dvfl_runtime.errors.packages import MEDIA
 from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address
+from dvfl_runtime.streams.smoothing import Smoothing
 from dvfl_runtime.version import __version__
 
 PROG = "dvfl-recognize"
@@ -28,6 +29,8 @@ examples:
   dvfl-recognize a.mp4 b.mp4 --overlay seen/         a file of each in a folder; --segments too
   dvfl-recognize a.mp4 b.mp4 --format jsonl -o out.jsonl
   dvfl-recognize rtsp://camera/live -o rows.jsonl --append     as a service that is started again
+  dvfl-recognize 0 --events events.jsonl             each action when it starts, goes on and ends
+  dvfl-recognize 0 --on-event "python alarm.py"      a program that gets each start and end
   dvfl-recognize --whole --model mine.onnx *.avi     one answer per trimmed video
   dvfl-recognize 0 --focus motion --serve 8000       people who are small in the picture
   dvfl-recognize frames/ --fps 10                    a folder of images, 10 per second
@@ -66,6 +69,7 @@ def make_parser() -> Parser:
     add("--hop-s", metavar="S", type=_SECONDS, help="from window to window; default: a quarter")
     add("--fps", metavar="F", type=_SECONDS, help="frames per second of a folder (25) or .h264")
     _add_outputs(parser)
+    _add_events(parser)
     page = parser.add_argument_group("page", "all sources together, files at their own speed")
     add = page.add_argument
     add("--serve", metavar="HOST:PORT", type=_address, help="show it in a browser; PORT is enough")
@@ -135,8 +139,35 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     add(
         "--append",
         action="store_true",
-        help="continue -o FILE and --segments FILE.csv, as a service that is started again does",
+        help="continue -o FILE, --segments FILE.csv and --events FILE, as a service that is "
+        "started again does",
     )
+
+
+def _add_events(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("events", "actions while they happen").add_argument
+    add("--events", metavar="FILE", help="a row of jsonl for each start, update and end")
+    add(
+        "--on-event",
+        metavar="COMMAND",
+        help="run this at each start and end, without a shell; one JSON object comes on its "
+        "standard input. It may take 30 s, and recognition never waits for it",
+    )
+    add(
+        "--enter",
+        metavar="SCORE",
+        type=_score,
+        default=Smoothing.enter,
+        help="how certain an action has to be at one moment, 0 to 1, for segments and events; "
+        f"default: {Smoothing.enter}. More gives fewer false alarms, and misses more",
+    )
+
+
+def _score(text: str) -> float:
+    score = at_least(0)(text)
+    if score > 1:
+        raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
+    return score
 
 
 def _address(text: str) -> Address:

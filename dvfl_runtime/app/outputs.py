@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dvfl_runtime.app.on_event import EventCommand
 from dvfl_runtime.app.plan import Plan
 from dvfl_runtime.console.output import (
     CsvSegments,
+    EventWriter,
     JsonlWriter,
     JsonSegments,
     PredictionWriter,
@@ -38,6 +40,7 @@ class Outputs:
     Attributes:
         predictions: written for each prediction.
         segments: written for each segment, and finished at the end.
+        events: written for each event.
         page: shows all sources and predictions in browsers.
         texts: the streams that the text goes to: standard output, files and pipes.
         rows_on_terminal: whether a row of each prediction goes to standard output.
@@ -46,6 +49,7 @@ class Outputs:
 
     predictions: list[PredictionWriter] = field(default_factory=list)
     segments: list[SegmentWriter] = field(default_factory=list)
+    events: list[EventWriter] = field(default_factory=list)
     page: PageServer | None = None
     texts: list[RowStream] = field(default_factory=list)
     rows_on_terminal: bool = False
@@ -59,7 +63,11 @@ class Outputs:
 
 
 def open_outputs(
-    args: argparse.Namespace, plan: Plan, labels: Sequence[str], stack: ExitStack
+    args: argparse.Namespace,
+    plan: Plan,
+    labels: Sequence[str],
+    stack: ExitStack,
+    report: Callable[[str], None],
 ) -> Outputs:
     """Open the files and streams that the options ask for, apart from the page.
 
@@ -68,11 +76,14 @@ def open_outputs(
         plan: made of them.
         labels: names of the classes.
         stack: closes the files.
+        report: called with one line about what goes wrong while others go on.
 
     Raises:
         OutputError: if one of them cannot be written.
     """
-    lasting = args.overlay or args.serve or plan.segment_format in (".json", ".srt")
+    lasting = (
+        args.overlay or args.serve or args.on_event or plan.segment_format in (".json", ".srt")
+    )
     outputs = Outputs(lasting=bool(lasting))
     if args.output is not None:
         _add_text(args, plan, labels, outputs, _open_rows(args.output, args, stack))
@@ -87,6 +98,13 @@ def open_outputs(
         with uninterrupted():  # otherwise a temporary file could be left behind
             document = SegmentDocument(args.segments, JsonSegments)
             outputs.segments.append(stack.enter_context(closing(document)))
+    if args.events is not None:
+        rows = _open_rows(args.events, args, stack)
+        outputs.events.append(JsonlWriter(rows))
+        outputs.texts.append(rows)
+    if args.on_event is not None:
+        command = EventCommand(args.on_event, report)
+        outputs.events.append(stack.enter_context(closing(command)))
     return outputs
 
 

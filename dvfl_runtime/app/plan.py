@@ -81,7 +81,7 @@ def make_plan(args: argparse.Namespace, demo_clip: Path, new_folders: ExitStack)
     inputs = [("a source", name) for name in sources if not is_live(name)]
     check_places(
         [
-            *(("-o", args.output), ("--segments", shared)),
+            *(("-o", args.output), ("--segments", shared), ("--events", args.events)),
             *(("--segments", path) for path in subtitle_files),
             *(("--overlay", path) for path in overlay_files),
         ],
@@ -115,9 +115,11 @@ def _sources(args: argparse.Namespace, demo_clip: Path) -> list[str]:
 
 
 def _check_page_and_whole(args: argparse.Namespace) -> None:
-    if args.whole and (args.segments or args.overlay or args.window_s or args.hop_s):
+    of_windows = ("segments", "overlay", "window_s", "hop_s", "events", "on_event")
+    if args.whole and any(getattr(args, name) for name in of_windows):
         raise DvflError(
-            "--whole has no windows; leave out --segments, --overlay, --window-s and --hop-s"
+            "--whole has no windows; leave out --segments, --overlay, --events, --on-event, "
+            "--window-s and --hop-s"
         )
     if args.serve and args.whole:
         raise DvflError("--serve shows windows, and --whole has none; leave out one of them")
@@ -130,8 +132,10 @@ def _check_page_and_whole(args: argparse.Namespace) -> None:
 
 
 def _segment_format(args: argparse.Namespace) -> str | None:
-    if args.append and not (args.output or args.segments):
-        raise OutputError("--append continues -o FILE and --segments FILE.csv; pass one of them")
+    if args.append and not (args.output or args.segments or args.events):
+        raise OutputError(
+            "--append continues -o FILE, --segments FILE.csv and --events FILE; pass one of them"
+        )
     if args.segments is None:
         return None
     suffix = ".srt" if is_folder(args.segments) else segment_suffix(Path(args.segments))

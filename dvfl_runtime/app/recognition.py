@@ -17,6 +17,7 @@ from dvfl_runtime.interrupts import uninterrupted
 from dvfl_runtime.results import Prediction, Segment
 from dvfl_runtime.sources import Frame, Source, display_name, open_source
 from dvfl_runtime.sources.observed import ObservedSource
+from dvfl_runtime.streams.events import EventMaker
 from dvfl_runtime.streams.smoothing import Segmenter
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,7 @@ class OpenedTask:
 
     Args:
         source: the opened source; it shows its frames to the overlay.
-        labels: names of the classes.
+        segmenter: makes segments of the predictions.
 
     Attributes:
         recognised: whether there was a prediction.
@@ -64,15 +65,18 @@ class OpenedTask:
         subtitles: the segments as subtitles.
         files: closes both.
         segmenter: makes segments of the predictions.
+        events: makes events of the segments.
     """
 
-    def __init__(self, source: ObservedSource, labels: Sequence[str]) -> None:
+    def __init__(self, source: ObservedSource, segmenter: Segmenter) -> None:
         self.source = source
         self.recognised = False
         self.overlay: OverlayVideo | None = None
         self.subtitles: SegmentDocument | None = None
         self.files = ExitStack()
-        self.segmenter = Segmenter(labels)
+        self.segmenter = segmenter
+        self.events = EventMaker()
+        self.seen_s = 0.0  # until when it has been recognised
 
     def open_files(self, task: Task, labels: Sequence[str]) -> None:
         """Open the files of the task.
@@ -110,7 +114,7 @@ class Recognition:
 
     Args:
         predict: yields the predictions of sources that are read together.
-        labels: names of the classes.
+        segmenter: makes the segmenter of a source.
         outputs: what is written about all sources.
         report: called with one line about each source that failed while others go on.
         fps: frames per second of sources without timestamps; `None` for what they tell, or 25.
@@ -123,14 +127,14 @@ class Recognition:
     def __init__(
         self,
         predict: Callable[[Sequence[Source]], Iterator[Prediction]],
-        labels: Sequence[str],
+        segmenter: Callable[[], Segmenter],
         outputs: Outputs,
         report: Callable[[str], None],
         *,
         fps: float | None = None,
     ) -> None:
         self._predict = predict
-        self._labels = labels
+        self._segmenter = segmenter
         self._outputs = outputs
         self._report = report
         self._fps = fps
@@ -182,9 +186,10 @@ class Recognition:
         if name in self._opened:
             name = f"{name} [{len(self._opened) + 1}]"
         observed = ObservedSource(source, name=name)
-        opened = self._opened[name] = OpenedTask(observed, self._labels)
+        segmenter = self._segmenter()
+        opened = self._opened[name] = OpenedTask(observed, segmenter)
         with uninterrupted():  # otherwise a temporary file could be left behind
-            opened.open_files(task, self._labels)
+            opened.open_files(task, segmenter.labels[:-1])
         if self._outputs.page is not None:
             self._outputs.page.watch(observed)
 
@@ -226,14 +231,20 @@ class Recognition:
         for writer in (*self._outputs.predictions, task.overlay, self._outputs.page):
             if writer is not None:
                 writer.write(prediction)
-        if task.subtitles is not None or self._outputs.segments:
-            self._write_segments(task, task.segmenter.push(prediction))
+        task.seen_s = prediction.end_s
+        self._write_segments(task, task.segmenter.push(prediction))
 
     def _write_segments(self, task: OpenedTask, segments: list[Segment]) -> None:
         for segment in segments:
             for writer in (task.subtitles, *self._outputs.segments):
                 if writer is not None:
                     writer.write(segment)
+        going_on = task.segmenter.open_segment()
+        for event in task.events.make(segments, [going_on] if going_on else [], task.seen_s):
+            for listener in self._outputs.events:
+                listener.write(event)
+            if self._outputs.page is not None:
+                self._outputs.page.write_event(event)
 
     def _finish_opened(self) -> None:
         """Complete the files about the sources that are at their end."""

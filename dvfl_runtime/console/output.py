@@ -12,7 +12,7 @@ from typing import Protocol
 
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.files import Replacement
-from dvfl_runtime.results import SCHEMA, Prediction, Segment, to_json_row
+from dvfl_runtime.results import SCHEMA, Event, Prediction, Segment, to_json_row
 
 BAR_WIDTH = 20
 SEGMENT_SUFFIXES = (".csv", ".json", ".srt")
@@ -28,8 +28,15 @@ class TextStream(Protocol):
 class PredictionWriter(Protocol):
     """Writes predictions one by one."""
 
-    def write(self, prediction: Prediction) -> None:
+    def write(self, prediction: Prediction, /) -> None:
         """Write one prediction."""
+
+
+class EventWriter(Protocol):
+    """Writes events one by one."""
+
+    def write(self, event: Event, /) -> None:
+        """Write one event."""
 
 
 class SegmentWriter(Protocol):
@@ -44,14 +51,14 @@ class SegmentWriter(Protocol):
 
 
 class JsonlWriter:
-    """One JSON object per prediction, on a line of its own."""
+    """One JSON object per prediction or event, on a line of its own."""
 
     def __init__(self, stream: TextStream) -> None:
         self._stream = stream
 
-    def write(self, prediction: Prediction) -> None:
-        """Write one prediction."""
-        self._stream.write(to_json_row(prediction) + "\n")
+    def write(self, result: Prediction | Event, /) -> None:
+        """Write one of them."""
+        self._stream.write(to_json_row(result) + "\n")
 
 
 class _Table:

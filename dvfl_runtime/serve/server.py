@@ -10,7 +10,7 @@ import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from dvfl_runtime.results import Info, Prediction
+from dvfl_runtime.results import Event, Info, Prediction
 from dvfl_runtime.serve.app import HEADERS, make_app
 from dvfl_runtime.serve.connections import (
     MAX_HEAD_BYTES,
@@ -67,6 +67,10 @@ class PageServer:
     def write(self, prediction: Prediction) -> None:
         """Show one prediction."""
         self._state.write(prediction)
+
+    def write_event(self, event: Event) -> None:
+        """Show the start or the end of an action among the last events."""
+        self._state.write_event(event)
 
     def close(self) -> None:
         """Send the last events to the browsers and end; further calls do nothing."""

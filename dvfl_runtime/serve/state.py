@@ -13,12 +13,13 @@ from itertools import takewhile
 from typing import Any, NamedTuple
 
 from dvfl_runtime.draw.palette import Rgb, class_colour
-from dvfl_runtime.results import SCHEMA, Info, Prediction, to_json_row
+from dvfl_runtime.results import SCHEMA, Event, Info, Prediction, to_json_row
 from dvfl_runtime.serve.pictures import NewestPicture
 from dvfl_runtime.sources import Frame
 from dvfl_runtime.sources.observed import ObservedSource
 
 HISTORY = 240  # predictions per source that a new browser gets: two minutes at two a second
+LAST_EVENTS = 20  # starts and ends of actions that a new browser gets
 PING_S = 15.0  # without an event for so long, a comment shows that the connection is alive
 RETRY_MS = 1500  # after which a browser that lost the connection tries again
 MAX_DIGITS = 16  # of a number in a request
@@ -68,6 +69,7 @@ class PageState:
         self._count = 0
         # per source, because a fast one must not push out the predictions of a slow one
         self._history: dict[str, deque[tuple[int, str]]] = {}
+        self._actions: deque[tuple[int, str]] = deque(maxlen=LAST_EVENTS)
         self._dropped_frames: Counter[str] = Counter()
         self._states = ""  # the last event about the states of the sources
         self._changed = asyncio.Event()  # set, and replaced, when there is something new
@@ -84,6 +86,12 @@ class PageState:
         """Add a prediction; for the main thread."""
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._loop.call_soon_threadsafe(self._add, prediction)
+
+    def write_event(self, event: Event) -> None:
+        """Add the start or the end of an action; for the main thread."""
+        if event.kind != "update":
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._add_event, event)
 
     def snapshot(self) -> dict[str, Any]:
         """Return what runs, and the state of each source."""
@@ -139,10 +147,16 @@ class PageState:
         history.append((self._count, event))
         self._notify()
 
+    def _add_event(self, event: Event) -> None:
+        self._count += 1
+        head = f"id: {self._run_id}-{self._count}\nevent: action\n"
+        self._actions.append((self._count, f"{head}data: {to_json_row(event)}\n\n"))
+        self._notify()
+
     def _events_after(self, known: int) -> list[tuple[int, str]]:
         """Return the numbered events after number `known`, in order."""
         new: list[tuple[int, str]] = []
-        for history in self._history.values():
+        for history in (*self._history.values(), self._actions):
             new += takewhile(lambda event: event[0] > known, reversed(history))
         return sorted(new)
 

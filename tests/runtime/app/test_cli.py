@@ -70,8 +70,8 @@ def test_jsonl_has_one_object_a_window(run, folder):
     assert status == 0
     rows = [json.loads(line) for line in out.splitlines()]
     assert list(rows[0]) == [
-        *("schema", "source", "start_s", "end_s", "label", "class_id", "confidence", "top"),
-        *("latency_ms", "dropped_frames", "region"),
+        *("schema", "source", "start_s", "end_s", "label", "class_id", "unknown", "confidence"),
+        *("top", "latency_ms", "dropped_frames", "region", "track_id"),
     ]
     assert [row["region"] for row in rows] == [[0.0, 0.0, 1.0, 1.0]] * len(rows)
     assert {row["schema"] for row in rows} == {1}
