@@ -258,12 +258,12 @@ class Recognizer:
             max_batch: the most windows in one inference; by default all of one time, up to 8.
             max_wait_ms: how long an inference waits for windows of the other sources.
             regions: what is recognised in each window: "motion", each body that moves apart from
-                others, by numbers that stay; "frame", the whole picture; by default the model's focus. Or parts of the picture by their names, like
-                `{"door": (0.1, 0.2, 0.3, 0.5)}`: left, top, width and height in its widths and
-                heights. Or a function from a `Frame` to such boxes by their ids: it is called for
-                the frames that windows pick, T in a window, in order, where the source is read, and
-                each id has windows of its own, which follow its box. A list has one for each
-                source, as a tracker needs, which remembers.
+                others, by numbers that stay; "frame", the whole picture; by default the model's
+                focus. Or parts of the picture by their names: left, top, width and height in its
+                widths and heights, like `{"door": (0.1, 0.2, 0.3, 0.5)}`. Or a function from a
+                `Frame` to such boxes by their ids: it is called for the frames that windows pick, T
+                in a window, in order, where the source is read, and each id has windows that follow
+                its box. A list has one for each source, as a tracker needs, which remembers.
             max_regions: of a window of one source; where a function gives more, they take turns.
             on_empty: called with source, start_s and end_s of a window without any region.
 
