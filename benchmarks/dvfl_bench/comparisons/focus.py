@@ -1,11 +1,13 @@
 """Accuracy against the size of a person in the picture, with and without a crop to what moves.
 
     python -m dvfl_bench.comparisons.focus ../shared/data/weizmann4/index.csv --json FILE --plot PNG
+    python -m dvfl_bench.comparisons.focus --json FILE          # rendered people
 
 Clips of one person each are pasted into drawn scenes of 640 x 360 and 1280 x 720 at several sizes,
 and under the disturbances of `focus_scenes`. For each way of finding the region all clips are cut
 and recognised. "place known" cuts at the true place: what the model can reach with any crop. In
-scenes without anybody the right answer is idle; with two people it is the action of either.
+scenes without anybody the right answer is idle; with two people it is the action of either, and
+both for "motion, each". Who stands still has moved in the window before, and is idle.
 """
 
 from __future__ import annotations
@@ -14,8 +16,9 @@ import csv
 import io
 import logging
 import sys
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
@@ -27,9 +30,10 @@ from numpy.typing import NDArray
 from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
 from dvfl_bench.comparisons.focus_scenes import DISTURBANCES, MOVES, Scene, draw_scene
 from dvfl_bench.plots import log_axis, save_panels
+from dvfl_models.rendered.synthetic import ACTIONS, render_clip
 from dvfl_runtime import Recognizer
 from dvfl_runtime.clips.finder import WHOLE_PICTURE, Track
-from dvfl_runtime.clips.focus import find_region
+from dvfl_runtime.clips.focus import find_region, find_regions
 from dvfl_runtime.clips.motion import BLUR_PX, Grey, small_grey
 from dvfl_runtime.clips.preprocess import context_frame, cut, preprocess_frame
 from dvfl_runtime.clips.sampling import uniform_indices
@@ -37,7 +41,7 @@ from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.files import read_text, replacing
 from dvfl_runtime.results import WHOLE, Region
-from dvfl_runtime.sources import open_source
+from dvfl_runtime.sources import Image, open_source
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,10 +55,29 @@ SIZES: dict[tuple[int, int], tuple[int, ...]] = {
     (1280, 720): (720, 480, 360, 160, 100),
 }
 DISTURBED = ((640, 360), (160, 64))  # the picture and the sizes of disturbed scenes
-TWO, NOBODY, FILMED = "two people", "nobody", "as filmed"
+TWO, NOBODY, FILMED, STILL = "two people", "nobody", "as filmed", "stands still"
+EACH = "motion, each"  # of two people: both have a region, and both are named
+MOST = 4  # regions of two people
+RENDERED, UNSEEN, DRAWN = 40, 9_000_000, (128, 128)  # clips, the first seed, (height, width) px
+ACTED = tuple(action for action in ACTIONS if action != "idle")
+PERSON = "{person}"
 FILMED_PX = 64
 THREADS = 2  # of the engine
 KNOWN_MARGIN = 1.2  # of the square that is cut at the true place
+
+
+class Person(NamedTuple):
+    """A clip of somebody.
+
+    Attributes:
+        clip: (T, h, w, 3), square.
+        label: of the action.
+        person: who it is, where the list of the clips has a column of that name.
+    """
+
+    clip: Clip
+    label: str
+    person: str = ""
 
 
 class Case(NamedTuple):
@@ -131,7 +154,7 @@ FINDERS: dict[str, Finder] = {
 KNOWN = "place known"
 
 
-def read_people(index: Path, spec: ClipSpec) -> list[tuple[Clip, str]]:
+def read_people(index: Path, spec: ClipSpec) -> list[Person]:
     """Return the clips of a list with columns file and label, each over its whole video.
 
     Raises:
@@ -139,16 +162,30 @@ def read_people(index: Path, spec: ClipSpec) -> list[tuple[Clip, str]]:
     """
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(index))))
-        named = [(row["file"], row["label"]) for row in rows]
+        named = [(row["file"], row["label"], row.get("person", "")) for row in rows]
     except (OSError, KeyError, ValueError) as err:
         raise SourceError(f"{index} is not a CSV with columns file and label") from err
     people = []
-    for name, label in named:
+    for name, label, person in named:
         with closing(open_source(str(index.parent / name))) as source:
             images = [frame.image for frame in source.frames()]
         picked = uniform_indices(len(images), spec.num_frames)
-        people.append((np.stack([images[n] for n in picked]), label))
+        people.append(Person(np.stack([images[n] for n in picked]), label, person))
     return people
+
+
+def draw_people(count: int, spec: ClipSpec) -> list[Person]:
+    """Return rendered clips of one person each, of seeds that no training has used."""
+    return [
+        Person(
+            render_clip(
+                label, seed=UNSEEN + n, num_frames=spec.num_frames, size=DRAWN, clean=True
+            ).images,
+            label,
+        )
+        for n in range(count)
+        for label in (ACTED[n % len(ACTED)],)
+    ]
 
 
 def cases() -> Iterator[Case]:
@@ -157,73 +194,110 @@ def cases() -> Iterator[Case]:
         yield from (Case("clean", picture, side) for side in sides)
     yield Case(FILMED, (FILMED_PX, FILMED_PX), FILMED_PX)
     picture, sides = DISTURBED
-    for kind in (*DISTURBANCES, *MOVES, TWO):
+    for kind in (*DISTURBANCES, *MOVES, STILL, TWO):
         yield from (Case(kind, picture, side) for side in sides)
     yield from (Case(kind, picture, 0) for kind in ("clean", *DISTURBANCES, *MOVES))
 
 
-def scenes_of(case: Case, people: Sequence[tuple[Clip, str]]) -> Iterator[tuple[Scene, set[str]]]:
+def scenes_of(case: Case, people: Sequence[Person]) -> Iterator[tuple[Scene, set[str]]]:
     """Yield a scene for each clip, and the labels that are right for it."""
-    for number, (clip, label) in enumerate(people):
+    for number, (clip, label, _) in enumerate(people):
         clips, labels = ([clip], {label}) if case.side else ([], {"idle"})
         if case.kind == FILMED:
             yield Scene(clip, [(0, 0)]), labels
             continue
         if case.kind == TWO:
             other = people[(5 * number + 3) % len(people)]
-            clips, labels = [clip, other[0]], {label, other[1]}
+            clips, labels = [clip, other.clip], {label, other.label}
         rng = np.random.default_rng([number, case.side, case.picture[0]])
         yield draw_scene(clips, case.side, case.picture, case.kind, rng, len(clip)), labels
 
 
 def count_right(
-    recognizer: Recognizer, case: Case, people: Sequence[tuple[Clip, str]]
+    recognizers: Sequence[Recognizer], case: Case, people: Sequence[Person]
 ) -> dict[str, dict[str, int]]:
-    """Return, for each way of finding the region, right answers and regions that are the whole."""
-    names = [*FINDERS, *([KNOWN] if case.side else [])]
-    found = {name: {"right": 0, "whole": 0} for name in names}
-    for scene, labels in scenes_of(case, people):
+    """Return, for each way of finding the region, right answers and regions that are the whole.
+
+    Args:
+        recognizers: one for each person.
+        case: the scenes.
+        people: who is pasted into them.
+    """
+    found: dict[str, Counter[str]] = defaultdict(Counter)
+    scenes = scenes_of(case, people)
+    for recognizer, (scene, acted) in zip(recognizers, scenes, strict=True):
+        labels = {"idle"} if case.kind == STILL else acted
         images = [context_frame(image, recognizer.spec) for image in scene.images]
         greys = [small_grey(image) for image in images]
         tracks = {name: find(greys) for name, find in FINDERS.items()}
+        if case.kind == STILL:  # the window after the one in which the person has moved
+            _, memory = find_region(greys, 1.0, end_s=2.0)
+            images, greys = images[:1] * len(images), greys[:1] * len(greys)
+            still, _ = find_region(greys, 1.0, end_s=4.0, memory=memory)
+            tracks = {"whole picture": WHOLE_PICTURE, "motion": still}
         if case.side:
             x, y = scene.places[0]
             half, side = case.side / 2, case.side * KNOWN_MARGIN
             tracks[KNOWN] = Track(region=_square(x + half, y + half, side, case.picture))
         for name, track in tracks.items():
-            shown = [
-                preprocess_frame(cut(image, track.region_at(n)), recognizer.spec)
-                for n, image in enumerate(images)
-            ]
-            found[name]["right"] += recognizer.predict(np.stack(shown)).label in labels
+            found[name]["right"] += _answer(recognizer, images, track) in labels
             found[name]["whole"] += track.region == WHOLE
-    return found
+        if case.kind == TWO:
+            several, _ = find_regions(greys, 1.0, most=MOST)
+            answers = {_answer(recognizer, images, track) for track in several}
+            found[EACH]["right"] += len(several) == 2 and answers == labels
+            found[EACH]["regions"] += len(several)
+    return {name: dict(counts) for name, counts in found.items()}
 
 
-def measure(model: Path | None, index: Path, every: int) -> Result:
+def _answer(recognizer: Recognizer, images: Sequence[Image], track: Track) -> str:
+    shown = [
+        preprocess_frame(cut(image, track.region_at(n)), recognizer.spec)
+        for n, image in enumerate(images)
+    ]
+    return recognizer.predict(np.stack(shown)).label
+
+
+def measure(model: str | None, index: Path | None, every: int) -> Result:
     """Count right answers in all cases; return them, ready for JSON.
 
     Args:
-        model: the model file, the bundled one by default.
-        index: the list of the clips.
+        model: the model file, the bundled one by default; "{person}" in it stands for the person of
+            a clip, whom the model has not seen.
+        index: the list of the clips; rendered people by default.
         every: take each n-th clip only.
     """
     rows: list[dict[str, Any]] = []
-    with Recognizer(model, num_threads=THREADS) as recognizer:
-        people = read_people(index, recognizer.spec)[::every]
+    with ExitStack() as stack:
+        opened: dict[str | None, Recognizer] = {}
+
+        def recognizer_of(name: str | None) -> Recognizer:
+            if name not in opened:
+                new = Recognizer(name, num_threads=THREADS, focus="frame")
+                opened[name] = stack.enter_context(new)
+            return opened[name]
+
+        folds = model is not None and PERSON in model
+        spec = ClipSpec(num_frames=8) if folds else recognizer_of(model).spec
+        people = draw_people(RENDERED, spec) if index is None else read_people(index, spec)
+        people = people[::every]
+        recognizers = [
+            recognizer_of(model.replace(PERSON, who.person) if model and folds else model)
+            for who in people
+        ]
         for case in cases():
-            found = count_right(recognizer, case, people)
+            found = count_right(recognizers, case, people)
             kind = case.kind if case.side else f"{NOBODY}, {case.kind}"
             row = {"kind": kind, "picture": list(case.picture), "side_px": case.side}
             rows.append({**row, "clips": len(people), "found": found})
             right = ", ".join(f"{name} {counts['right']}" for name, counts in found.items())
             log.info("%s %s %d px: %s", kind, case.picture, case.side, right)
-        info = recognizer.info
+        info = recognizers[0].info
     return {
         "what": "right answers of clips of one person pasted into larger scenes, by region",
-        "model": info.name,
+        "model": "one for each person, without him or her" if folds else info.name,
         "engine": f"{info.engine} {info.versions[info.engine]}",
-        "data": index.parent.name,
+        "data": "rendered people" if index is None else index.parent.name,
         "rows": rows,
     }
 
@@ -258,8 +332,14 @@ def save_curve(result: Result, path: Path | None) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = comparison_parser("focus", __doc__)
-    parser.add_argument("index", type=Path, help="CSV with columns file and label")
-    parser.add_argument("--model", type=Path, help="the bundled model by default")
+    parser.add_argument(
+        "index", type=Path, nargs="?", help="CSV with columns file and label; else rendered people"
+    )
+    parser.add_argument(
+        "--model",
+        help="the bundled model by default; with {person} in its name, the file of the model that "
+        "has not seen the person in the column person of the clip",
+    )
     parser.add_argument("--every", type=int, default=1, help="take each n-th clip only")
     parser.add_argument("--plot", type=Path, help="draw the curves here, as a PNG")
     args = parser.parse_args(argv)

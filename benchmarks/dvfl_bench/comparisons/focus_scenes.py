@@ -6,6 +6,7 @@ Each disturbance is one that cameras meet: the light, the lens, the encoder, oth
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from io import BytesIO
 from typing import Any, NamedTuple, TypeAlias
 
@@ -79,6 +80,9 @@ def _paste(
     ramp = np.minimum(np.arange(side), np.arange(side)[::-1]) / (EDGE * max(side, 1))
     opacity = np.minimum.outer(ramp, ramp).clip(0, 1)[..., None].astype(np.float32)
     images = np.empty((len(moves), height, width, 3), np.uint8)
+    if not moves.any():  # nobody sees the margin
+        wide = np.ascontiguousarray(wide[top : top + height, left : left + width])
+        left = top = 0
     for t, (dx, dy) in enumerate(moves.tolist()):
         canvas = wide.copy()
         for clip, (x, y) in zip(clips, places, strict=True):
@@ -138,8 +142,14 @@ def rain(frames: Clip, rng: Rng) -> Clip:
     return _bytes(frames * 0.5 + out * 0.5)
 
 
-def tree(frames: Clip, rng: Rng) -> Clip:
-    """Put leaves that sway into an upper corner, in a seventh of the width."""
+def tree(frames: Clip, rng: Rng, turn: float = 2.1) -> Clip:
+    """Put leaves that sway into an upper corner, in a seventh of the width.
+
+    Args:
+        frames: to draw on.
+        rng: draws the leaves.
+        turn: of a sway, in radians from one frame to the next.
+    """
     out = frames.copy()
     count, height, width, _ = frames.shape
     left = width - width // 7 if rng.random() < 0.5 else width // 14
@@ -147,9 +157,23 @@ def tree(frames: Clip, rng: Rng) -> Clip:
     inks = rng.uniform((30, 60, 20), (90, 140, 60), (60, 3))
     phases = rng.uniform(0, 2 * np.pi, 60)
     for t in range(count):
-        sway = np.sin(t * 2.1 + phases)[:, None] * (height / 70, height / 200)
+        sway = np.sin(t * turn + phases)[:, None] * (height / 70, height / 200)
         for place, ink in zip((leaves + sway).astype(int).tolist(), inks.tolist(), strict=True):
             cv2.circle(out[t], place, height // 60, ink, -1, cv2.LINE_AA)
+    return out
+
+
+def film(frames: Clip, rng: Rng) -> Clip:
+    """Put a television at a wall, whose picture goes by smoothly, as when a camera turns."""
+    out = frames.copy()
+    count, height, width, _ = frames.shape
+    h, w = height // 7, width // 8
+    x = 0 if rng.random() < 0.5 else width - w
+    y = int(rng.integers(height // 3))
+    wide = cv2.resize(rng.uniform(20, 230, (5, 12, 3)).astype(np.float32), (2 * w, h))
+    for t in range(count):
+        left = round(t * w / max(1, count - 1))
+        out[t, y : y + h, x : x + w] = wide[:, left : left + w].clip(0, 255)
     return out
 
 
@@ -201,6 +225,8 @@ DISTURBANCES: dict[str, Callable[[Clip, Rng], Clip]] = {
     "shadow": shadow,
     "rain": rain,
     "tree": tree,
+    "slow tree": partial(tree, turn=0.6),
+    "film": film,
     "screen": screen,
 }
 MOVES: dict[str, Callable[[int, int, Rng], Floats]] = {"shake": shaken, "pan": panned}

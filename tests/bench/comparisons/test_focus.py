@@ -10,14 +10,25 @@ import numpy as np
 import pytest
 from shared import ROOT
 
-from dvfl_bench.comparisons.focus import KNOWN, Case, count_right, save_curve, scenes_of
+from dvfl_bench.comparisons.focus import (
+    EACH,
+    KNOWN,
+    STILL,
+    TWO,
+    Case,
+    Person,
+    count_right,
+    save_curve,
+    scenes_of,
+)
 from dvfl_bench.comparisons.focus_cost import measure
 from dvfl_bench.comparisons.focus_scenes import DISTURBANCES, MOVES
 from dvfl_models.rendered.synthetic import render_clip
 from dvfl_runtime import Recognizer
 
 RESULTS = ROOT / "benchmarks" / "results" / "epyc-avx512-2core"
-PEOPLE = [(render_clip("jumping_jack", seed=5, size=(64, 64), clean=True).images, "jumping_jack")]
+CLIP = render_clip("jumping_jack", seed=5, size=(64, 64), clean=True).images
+PEOPLE = [Person(CLIP, "jumping_jack")]
 
 
 @pytest.mark.parametrize("kind", ["clean", *DISTURBANCES, *MOVES])
@@ -33,12 +44,17 @@ def test_scenes_are_the_same_each_time_and_differ_by_their_disturbance(kind: str
 
 def test_answers_are_counted_for_each_way() -> None:
     with Recognizer(num_threads=1) as recognizer:
-        found = count_right(recognizer, Case("clean", (640, 360), 100), PEOPLE)
-        empty = count_right(recognizer, Case("clean", (640, 360), 0), PEOPLE)
+        found, empty, still, two = (
+            count_right([recognizer], Case(kind, (640, 360), side), PEOPLE)
+            for kind, side in (("clean", 100), ("clean", 0), (STILL, 100), (TWO, 100))
+        )
     assert found["motion"] == found[KNOWN] == {"right": 1, "whole": 0}
     assert found["whole picture"] == {"right": 0, "whole": 1}
     assert KNOWN not in empty
     assert empty["motion"]["whole"] == 1
+    assert set(still) == {"whole picture", "motion", KNOWN}
+    assert still["motion"]["whole"] == 0
+    assert two[EACH] == {"right": 1, "regions": 2}
 
 
 @pytest.mark.slow
@@ -68,7 +84,7 @@ def test_the_committed_result_keeps_what_it_promises(tmp_path: Path) -> None:
 
 
 def test_a_scene_holds_the_clip_where_it_says() -> None:
-    white = [(np.full((8, 64, 64, 3), 255, np.uint8), "idle")]
+    white = [Person(np.full((8, 64, 64, 3), 255, np.uint8), "idle")]
     scene = next(scenes_of(Case("clean", (320, 180), 80), white))[0]
     (x, y), middle = scene.places[0], 40
     assert (scene.images[:, y + middle - 20 : y + middle + 20, x + 20 : x + 60] == 255).all()
