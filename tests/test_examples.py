@@ -80,6 +80,15 @@ def test_two_files_are_compared_in_turn() -> None:
     assert re.search(r"takes \d\.\d\d of the time of the first", found.stdout)
 
 
+def test_each_tracked_person_has_segments() -> None:
+    pytest.importorskip("supervision", reason="needs supervision, which the extra dev has")
+    found = run("tracked_people.py", DEMO)
+    assert found.returncode == 0, found.stderr
+    rows = re.findall(r"([12]): (\w+) \d+\.\d-\d+\.\d s", found.stdout)
+    assert {track_id for track_id, _ in rows} == {"1", "2"}
+    assert {label for _, label in rows} <= ACTIONS | {"idle", "unknown"}
+
+
 def test_a_video_is_uploaded() -> None:
     pytest.importorskip("fastapi")
     with socket.socket() as free:

@@ -80,7 +80,7 @@ def _recognise(args: argparse.Namespace, plan: Plan, page: ExitStack, requests: 
             outputs.page = _serve_page(recognizer, token, *listening)
             page.callback(outputs.page.close)
         recognition = Recognition(
-            _predictor(args, recognizer),
+            _predictor(args, plan, recognizer),
             partial(Segmenter, recognizer.labels, _smoothing(args)),
             outputs,
             _report,
@@ -103,12 +103,13 @@ def _recognise(args: argparse.Namespace, plan: Plan, page: ExitStack, requests: 
 
 
 def _predictor(
-    args: argparse.Namespace, recognizer: Recognizer
+    args: argparse.Namespace, plan: Plan, recognizer: Recognizer
 ) -> Callable[[Sequence[Source]], Iterator[Prediction]]:
     """Return the function that yields the predictions of sources."""
     if args.whole:
         return lambda sources: (recognizer.classify(one, top_k=args.top_k) for one in sources)
-    return partial(recognizer.stream, window_s=args.window_s, hop_s=args.hop_s, top_k=args.top_k)
+    timing = {"window_s": args.window_s, "hop_s": args.hop_s}
+    return partial(recognizer.stream, **timing, top_k=args.top_k, regions=plan.regions)
 
 
 def _smoothing(args: argparse.Namespace) -> Smoothing:

@@ -33,6 +33,7 @@ examples:
   dvfl-recognize 0 --on-event "python alarm.py"      a program that gets each start and end
   dvfl-recognize --whole --model mine.onnx *.avi     one answer per trimmed video
   dvfl-recognize 0 --focus motion --serve 8000       people who are small in the picture
+  dvfl-recognize 0 --roi door=0.1,0.2,0.3,0.5 --roi desk=0.6,0,0.4,1    parts of the picture
   dvfl-recognize frames/ --fps 10                    a folder of images, 10 per second
   dvfl-recognize 0 rtsp://camera/live                both at once, a row per window of each
   dvfl-recognize 0 video.mp4 --serve 8000            a page with both at http://127.0.0.1:8000/
@@ -114,6 +115,15 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="what the model is shown: the whole picture, or what moves in it, for people who are "
         "small in the picture; default: as it was trained",
     )
+    add(
+        "--roi",
+        metavar="NAME=BOX",
+        action="append",
+        type=_roi,
+        help="recognise what happens in a part of the picture: its left, top, width and height, "
+        "from 0 to 1, like door=0.1,0.2,0.3,0.5; again for further parts, each with answers of "
+        "its own; of every source",
+    )
 
 
 def _add_outputs(parser: argparse.ArgumentParser) -> None:
@@ -175,3 +185,16 @@ def _address(text: str) -> Address:
         return Address.parse(text)
     except ValueError as err:
         raise argparse.ArgumentTypeError(str(err)) from err
+
+
+def _roi(text: str) -> tuple[str, tuple[float, ...]]:
+    name, _, box = text.partition("=")
+    try:
+        values = tuple(map(float, box.split(",")))
+    except ValueError:
+        values = ()
+    if not name.strip() or len(values) != 4:
+        raise argparse.ArgumentTypeError(
+            f"must be NAME=LEFT,TOP,WIDTH,HEIGHT, like door=0.1,0.2,0.3,0.5, got {text!r}"
+        )
+    return name.strip(), values

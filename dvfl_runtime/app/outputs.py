@@ -120,6 +120,7 @@ def _add_text(
         args.format is None and Path(args.output or "").suffix.lower() == ".jsonl"
     )
     several = len(plan.tasks) > 1
+    names = [f"{name}: {label}" for name in plan.regions or () for label in labels] or labels
     # a person at a terminal wants to know what happens when, not each window
     for_people = not (args.output or args.format or plan.together) and sys.stdout.isatty()
     outputs.texts.append(out)
@@ -128,7 +129,7 @@ def _add_text(
     elif args.whole:
         outputs.predictions.append(WholeTableWriter(out, labels))
     elif args.demo or for_people:
-        outputs.segments.append(TimelineWriter(out, labels, named=several))
+        outputs.segments.append(TimelineWriter(out, names, named=several))
     else:
         named = not (plan.together and several)
-        outputs.predictions.append(TableWriter(out, labels, named=named))
+        outputs.predictions.append(TableWriter(out, names, named=named))

@@ -13,6 +13,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dvfl_runtime.clips.boxes import Boxes, fixed_boxes
+from dvfl_runtime.clips.regions import MAX_REGIONS
 from dvfl_runtime.console.output import segment_suffix
 from dvfl_runtime.draw.overlay import check_overlay_suffix
 from dvfl_runtime.errors import DvflError, OutputError, SourceError
@@ -46,6 +48,7 @@ class Plan:
     Attributes:
         tasks: one per source.
         together: whether all sources are read at the same time.
+        regions: parts of the picture by their names; `None` for what the model is shown otherwise.
         segment_format: the suffix of `--segments`: .csv and .json are one file about all sources,
             .srt is a file of each; `None` for no such output.
     """
@@ -53,6 +56,7 @@ class Plan:
     tasks: Sequence[Task]
     together: bool
     segment_format: str | None
+    regions: Boxes | None = None
 
 
 def make_plan(args: argparse.Namespace, demo_clip: Path, new_folders: ExitStack) -> Plan:
@@ -88,7 +92,7 @@ def make_plan(args: argparse.Namespace, demo_clip: Path, new_folders: ExitStack)
         [*inputs, ("--model", args.model or BUNDLED_MODEL)],
     )
     tasks = list(map(Task, sources, overlay_files, subtitle_files))
-    return Plan(tasks, together, segment_format)
+    return Plan(tasks, together, segment_format, _regions(args))
 
 
 def is_folder(place: str) -> bool:
@@ -129,6 +133,20 @@ def _check_page_and_whole(args: argparse.Namespace) -> None:
         raise DvflError("--token is what the page of --serve HOST:PORT asks for; pass both")
     if args.token == "":
         raise DvflError("--token is empty; pass one that is hard to guess")
+
+
+def _regions(args: argparse.Namespace) -> Boxes | None:
+    if not args.roi:
+        return None
+    if args.whole:
+        raise DvflError("--whole is about the whole picture; leave out --roi or --whole")
+    if args.focus:
+        raise DvflError("--roi tells what the model is shown; leave out --focus or --roi")
+    regions = dict(args.roi)
+    if len(regions) < len(args.roi):
+        raise DvflError("two of the --roi have the same name; give each a name of its own")
+    fixed_boxes(regions, MAX_REGIONS)  # an error comes before the model is loaded
+    return regions
 
 
 def _segment_format(args: argparse.Namespace) -> str | None:

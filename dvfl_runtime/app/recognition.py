@@ -19,6 +19,7 @@ from dvfl_runtime.sources import Frame, Source, display_name, open_source
 from dvfl_runtime.sources.observed import ObservedSource
 from dvfl_runtime.streams.events import EventMaker
 from dvfl_runtime.streams.smoothing import Segmenter
+from dvfl_runtime.streams.tracks import TrackSegmenter
 
 logger = logging.getLogger(__name__)
 
@@ -64,11 +65,11 @@ class OpenedTask:
         overlay: the video with the predictions drawn on it.
         subtitles: the segments as subtitles.
         files: closes both.
-        segmenter: makes segments of the predictions.
+        segmenter: makes segments of the predictions, those of each region on their own.
         events: makes events of the segments.
     """
 
-    def __init__(self, source: ObservedSource, segmenter: Segmenter) -> None:
+    def __init__(self, source: ObservedSource, segmenter: TrackSegmenter) -> None:
         self.source = source
         self.recognised = False
         self.overlay: OverlayVideo | None = None
@@ -114,7 +115,7 @@ class Recognition:
 
     Args:
         predict: yields the predictions of sources that are read together.
-        segmenter: makes the segmenter of a source.
+        segmenter: makes the segmenter of a source, or of each of its regions.
         outputs: what is written about all sources.
         report: called with one line about each source that failed while others go on.
         fps: frames per second of sources without timestamps; `None` for what they tell, or 25.
@@ -186,10 +187,9 @@ class Recognition:
         if name in self._opened:
             name = f"{name} [{len(self._opened) + 1}]"
         observed = ObservedSource(source, name=name)
-        segmenter = self._segmenter()
-        opened = self._opened[name] = OpenedTask(observed, segmenter)
+        opened = self._opened[name] = OpenedTask(observed, TrackSegmenter(self._segmenter))
         with uninterrupted():  # otherwise a temporary file could be left behind
-            opened.open_files(task, segmenter.labels[:-1])
+            opened.open_files(task, self._segmenter().labels[:-1])
         if self._outputs.page is not None:
             self._outputs.page.watch(observed)
 
@@ -239,8 +239,8 @@ class Recognition:
             for writer in (task.subtitles, *self._outputs.segments):
                 if writer is not None:
                     writer.write(segment)
-        going_on = task.segmenter.open_segment()
-        for event in task.events.make(segments, [going_on] if going_on else [], task.seen_s):
+        going_on = task.segmenter.open_segments()
+        for event in task.events.make(segments, going_on, task.seen_s):
             for listener in self._outputs.events:
                 listener.write(event)
             if self._outputs.page is not None:

@@ -101,7 +101,7 @@ class TableWriter(_Table):
         else:  # rows of several sources come in turn
             head, last = "source", prediction.source
         heads = f"{self._columns('start', 'end', 'label')}  score  {head}"
-        row = f"{self._columns(*times, prediction.label)}  {prediction.confidence:5.2f}  {last}"
+        row = f"{self._columns(*times, labelled(prediction))}  {prediction.confidence:5.2f}  {last}"
         self._write_row(prediction.source, heads, row.rstrip())
 
 
@@ -120,17 +120,19 @@ class TimelineWriter(_Table, SegmentWriter):
 
     def write(self, segment: Segment) -> None:
         """Write one row."""
-        times = format_time(segment.start_s), format_time(segment.end_s)
+        columns = self._columns(
+            format_time(segment.start_s), format_time(segment.end_s), labelled(segment)
+        )
         bar = "#" * round(segment.confidence * BAR_WIDTH)
         self._write_row(
             segment.source,
             f"{self._columns('start', 'end', 'label')}  confidence",
-            f"{self._columns(*times, segment.label)}  {bar:<{BAR_WIDTH}} {segment.confidence:.2f}",
+            f"{columns}  {bar:<{BAR_WIDTH}} {segment.confidence:.2f}",
         )
 
 
 class CsvSegments(SegmentWriter):
-    """A table with the columns start_s, end_s, label, confidence, source.
+    """A table with the columns start_s, end_s, label, confidence, source, track_id.
 
     Args:
         stream: where the rows go.
@@ -147,9 +149,10 @@ class CsvSegments(SegmentWriter):
         text = StringIO()
         rows = csv.writer(text, lineterminator="\n")
         if self._heads:
-            rows.writerow(["start_s", "end_s", "label", "confidence", "source"])
+            rows.writerow(["start_s", "end_s", "label", "confidence", "source", "track_id"])
             self._heads = False
-        rows.writerow([*times, segment.label, f"{segment.confidence:.4f}", segment.source])
+        seen = segment.label, f"{segment.confidence:.4f}"
+        rows.writerow([*times, *seen, segment.source, segment.track_id])
         self._stream.write(text.getvalue())
 
 
@@ -182,8 +185,13 @@ class SrtSegments(SegmentWriter):
         """Write one segment."""
         self._count += 1
         span = f"{_srt_time(segment.start_s)} --> {_srt_time(segment.end_s)}"
-        text = f"{segment.label} ({segment.confidence:.0%})"
+        text = f"{labelled(segment)} ({segment.confidence:.0%})"
         self._stream.write(f"{self._count}\n{span}\n{text}\n\n")
+
+
+def labelled(found: Prediction | Segment) -> str:
+    """Return the label, after the id or the name of the region where it has one."""
+    return found.label if found.track_id is None else f"{found.track_id}: {found.label}"
 
 
 class SegmentDocument:

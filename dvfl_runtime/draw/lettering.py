@@ -40,6 +40,11 @@ def fitting_size(text: str, size: int, room: int) -> int:
     return max(MIN_LETTER_PX, min(size, int(size * room / width)))
 
 
+def text_width(text: str, size: int) -> int:
+    """Return the width of a line, px, whose letters have `size` px."""
+    return _pen().width(text, size)
+
+
 @functools.cache
 def _pen() -> _FontPen | _StrokePen:
     import cv2

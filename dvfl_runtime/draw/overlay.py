@@ -1,9 +1,9 @@
 """The source's own video with its predictions drawn on it, at the source's own times.
 
-Each frame shows the prediction of the window whose centre is nearest in time, and waits until that
-prediction is known. How many frames wait is therefore bounded by the window: half of it and one
-hop, and all of it at the start. If they take more than `MAX_WAITING_BYTES`, the oldest frames are
-drawn with the newest prediction that is known.
+Each frame shows the predictions of the window whose centre is nearest in time, one of each region,
+and waits until they are known. How many frames wait is therefore bounded by the window: half of it
+and one hop, two with several regions, and all of it at the start. If they take more than
+`MAX_WAITING_BYTES`, the oldest frames are drawn with the newest predictions that are known.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.draw.encoding import Planes, VideoWriter, to_yuv
-from dvfl_runtime.draw.palette import Rgb, class_colour
+from dvfl_runtime.draw.marks import outline, tag
+from dvfl_runtime.draw.palette import class_colour
 from dvfl_runtime.draw.panel import LeadingClass, Panel
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.files import Replacement
-from dvfl_runtime.results import WHOLE, Prediction, Region
+from dvfl_runtime.results import WHOLE, Prediction
 from dvfl_runtime.sources import Frame
 from dvfl_runtime.streams.smoothing import boundary_s, centre_s
 
@@ -74,7 +75,7 @@ class OverlayVideo:
         self._size: tuple[int, int] | None = None  # (width, height) of all pictures, both even
         self._waiting: deque[tuple[Planes, float]] = deque()  # (picture, its time in seconds)
         self._early = 0  # frames that could not wait for their prediction
-        self._newest: Prediction | None = None
+        self._newest: list[Prediction] = []  # of one window: one of each of its regions
         self._leaders: deque[LeadingClass] = deque()
         self._body: tuple[Prediction, Planes, NDArray[np.uint8]] | None = None  # drawn last
         self._finished = False
@@ -99,11 +100,15 @@ class OverlayVideo:
     def write(self, prediction: Prediction) -> None:
         """Take the next prediction and encode the frames whose prediction is known now."""
         with self._replacement.explaining(), self._lock:
-            last, self._newest = self._newest, prediction
-            if last is not None:
-                self._encode_until(boundary_s(last, prediction), last)
-            # later frames may be nearer to the centre of the window after this one
-            self._encode_until(centre_s(prediction), prediction)
+            last = self._newest
+            if last and (last[0].start_s, last[0].end_s) == (prediction.start_s, prediction.end_s):
+                last.append(prediction)
+                return
+            self._newest = [prediction]
+            if last:
+                self._encode_until(boundary_s(last[0], prediction), last)
+            if prediction.track_id is None:  # the only one: later frames may be nearer to the next
+                self._encode_until(centre_s(prediction), self._newest)
 
     def finish(self) -> None:
         """Encode the waiting frames and put the video in place.
@@ -130,23 +135,32 @@ class OverlayVideo:
         self._video.close()
         self._replacement.discard()
 
-    def _encode_until(self, end_s: float, prediction: Prediction | None) -> None:
-        """Encode the frames before `end_s` with this prediction."""
+    def _encode_until(self, end_s: float, predictions: Sequence[Prediction]) -> None:
+        """Encode the frames before `end_s` with these predictions."""
         while self._waiting and self._waiting[0][1] < end_s:
-            self._encode_oldest(prediction)
+            self._encode_oldest(predictions)
 
-    def _encode_oldest(self, prediction: Prediction | None) -> None:
+    def _encode_oldest(self, predictions: Sequence[Prediction]) -> None:
         planes, time_s = self._waiting.popleft()
-        if prediction is not None:
-            self._draw(planes, time_s, prediction)
+        if predictions:
+            self._mark(planes, predictions)
+            self._draw(planes, time_s, max(predictions, key=_importance))
         self._video.add(planes, time_s)
 
+    def _mark(self, planes: Planes, predictions: Sequence[Prediction]) -> None:
+        """Draw the regions, each with its id and label."""
+        for prediction in predictions:
+            colour = class_colour(prediction.class_id)
+            if prediction.region != WHOLE:
+                outline(planes, prediction.region, colour)
+            if prediction.track_id is not None:
+                tag(planes, prediction.region, f"{prediction.track_id} {prediction.label}", colour)
+
     def _draw(self, planes: Planes, time_s: float, prediction: Prediction) -> None:
+        """Draw the panel about one prediction."""
         panel = self._panel
         assert panel is not None
         self._extend_leaders(time_s, prediction.class_id)
-        if prediction.region != WHOLE:
-            outline(planes, prediction.region, class_colour(prediction.class_id))
         span_s = self._strip_span_s(time_s)
         while self._leaders[0].end_s < span_s[0]:
             self._leaders.popleft()
@@ -173,30 +187,8 @@ class OverlayVideo:
         return time_s - SCROLLED_S, time_s
 
 
-def outline(planes: Planes, region: Region, colour: Rgb) -> None:
-    """Draw the border of a region on a picture, in place.
-
-    Args:
-        planes: (3/2 H, W) picture in yuv420p.
-        region: the part of the picture.
-        colour: of the border, RGB.
-    """
-    height, width = planes.shape[0] * 2 // 3, planes.shape[1]
-    ink = to_yuv(np.full((2, 2, 3), colour, np.uint8))  # (3, 2): four of Y, then U and V
-    thick = max(1, min(height, width) // 360)  # of U and V, which have half the lines
-    left, top = round(region[0] * width / 2), round(region[1] * height / 2)
-    right = max(left + 1, round((region[0] + region[2]) * width / 2))
-    bottom = max(top + 1, round((region[1] + region[3]) * height / 2))
-    small = planes[height:].reshape(2, height // 2, width // 2)
-    for plane, scale, value in (
-        (planes[:height], 2, ink[0, 0]),
-        (small[0], 1, ink[2, 0]),
-        (small[1], 1, ink[2, 1]),
-    ):
-        part = plane[scale * top : scale * bottom, scale * left : scale * right]
-        border = scale * thick
-        part[:border] = part[-border:] = value
-        part[:, :border] = part[:, -border:] = value
+def _importance(prediction: Prediction) -> tuple[bool, float]:
+    return prediction.label != "idle", prediction.confidence
 
 
 def blend(planes: Planes, patch: Planes, opacity: NDArray[np.uint8] | None, top: int) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import av
+import numpy as np
 import pytest
 from artifacts import COLOURS, artifact, colour_graph, coloured, save, write_colour_model
 from bf16 import needs_bf16
@@ -106,6 +107,33 @@ def test_segments_in_every_format(run, folder, tmp_path):
     assert "green (" in second
 
 
+def test_parts_of_the_picture_have_answers_of_their_own(run, tmp_path):
+    two = [
+        np.concatenate(pair, axis=1)
+        for pair in zip(coloured(("red", 100)), coloured(("green", 50), ("blue", 50)), strict=True)
+    ]
+    video = write_video(tmp_path / "two.mp4", two, pix_fmt="yuv444p")
+    parts = ("--roi", "door=0,0,0.5,1", "--roi", "far desk=0.5, 0, 0.5, 1")
+    status, out, _ = run(video, *parts, "--format", "jsonl", "--segments", tmp_path / "s.csv")
+    assert status == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert {(row["track_id"], row["label"]) for row in rows} == {
+        *(("door", "red"), ("far desk", "green"), ("far desk", "blue")),
+    }
+    assert {tuple(row["region"]) for row in rows} == {(0, 0, 0.5, 1), (0.5, 0, 0.5, 1)}
+    found = list(csv.DictReader(io.StringIO((tmp_path / "s.csv").read_text())))
+    assert [(row["track_id"], row["label"]) for row in found] == [
+        *(("far desk", "green"), ("door", "red"), ("far desk", "blue")),
+    ]
+    assert run(video, *parts, "--segments", tmp_path / "s.srt")[0] == 0
+    assert "far desk: blue (" in (tmp_path / "s.srt").read_text()
+    _, out, _ = run(video, *parts)
+    heads, *rows = out.splitlines()[1:]
+    score = heads.index("score")
+    assert any("  far desk: blue " in row for row in rows)
+    assert all(row[score - 2 : score] == "  " for row in rows)
+
+
 def test_output_goes_to_a_file_and_its_suffix_chooses_jsonl(run, tmp_path):
     assert run("b.mp4", "-o", tmp_path / "o.txt") == (0, "", "")
     assert (tmp_path / "o.txt").read_text().splitlines()[1].split()[:3] == ["start", "end", "label"]
@@ -163,6 +191,13 @@ def test_help_teaches_by_examples(run):
         (("b.mp4", "b.mp4", "--segments", "s.srt"), ["one video", "--segments s/"]),
         (("b.mp4", "--whole", "--hop-s", "1"), ["--whole has no windows"]),
         (("b.mp4", "--hop-s", "0"), ["--hop-s", "'0'"]),
+        (("b.mp4", "--roi", "0.1,0.2,0.3,0.5"), ["--roi", "NAME=LEFT,TOP,WIDTH,HEIGHT"]),
+        (("b.mp4", "--roi", "door=0.1,0.2,0.3"), ["--roi", "'door=0.1,0.2,0.3'"]),
+        (("b.mp4", "--roi", "d=0.8,0,0.5,1"), ["regions['d']", "within the picture", "0.8"]),
+        (("b.mp4", "--roi", "d=0,0,nan,1"), ["regions['d']", "nan"]),
+        (("b.mp4", "--roi", "d=0,0,1,1", "--roi", "d=0,0,1,1"), ["same name"]),
+        (("b.mp4", "--roi", "d=0,0,1,1", "--focus", "motion"), ["leave out --focus or --roi"]),
+        (("b.mp4", "--roi", "d=0,0,1,1", "--whole"), ["leave out --roi or --whole"]),
         (("b.mp4", "--window-s", "nan"), ["--window-s", "'nan'"]),
         (("b.mp4", "--top-k", "-1"), ["--top-k", "'-1'"]),
         (("b.mp4", "--threads", "x"), ["--threads", "'x'"]),

@@ -247,6 +247,31 @@ def test_the_region_is_outlined_in_the_colour_of_its_class(tmp_path, size):
     assert near(pictures[-1][y, left], (128, 128, 128))  # the whole picture has no border
 
 
+@pytest.mark.parametrize("size", [(120, 160), (121, 161), (20, 20)])
+def test_each_region_of_a_window_has_its_border_and_its_tag(tmp_path, size):
+    writer = OverlayVideo(tmp_path / "o.mkv", LABELS)
+    left, right = (0.0, 0.1, 0.4, 0.4), (0.6, 0.1, 0.4, 0.4)
+    for n in range(10):
+        writer.add(Frame(np.full((*size, 3), 128, np.uint8), n / 5, n))
+    for k in (0, 1):
+        first = dataclasses.replace(prediction("blue", k, k + 1), region=left, track_id="door")
+        second = dataclasses.replace(prediction("red", k, k + 1), region=right, track_id=2)
+        for one in (first, second) if k else (second, first):
+            writer.write(one)
+        assert len(writer) == 10 - 5 * k  # a window may have further regions
+    writer.finish()
+    pictures, times = decoded(tmp_path / "o.mkv")
+    assert len(times) == 10
+    height, width = pictures[0].shape[:2]
+    bottom = round(0.5 * height / 2) * 2 - 1
+    for image in pictures[:: len(pictures) - 1] if height > 40 else ():
+        assert near(image[bottom, round(0.2 * width)], class_colour(LABELS.index("blue")))
+        assert near(image[bottom, round(0.8 * width)], class_colour(LABELS.index("red")))
+        tag = image[round(0.1 * height) + 2 : round(0.1 * height) + 8, 2:40]
+        assert near(np.median(tag, (0, 1)), class_colour(LABELS.index("blue")))
+        assert tag.std() > 10  # letters
+
+
 def test_every_encoder_here_gives_a_playable_video(tmp_path, monkeypatch):
     for codec in set(ENCODERS) & av.codecs_available:
         monkeypatch.setattr("dvfl_runtime.draw.encoding.ENCODERS", {codec: ENCODERS[codec]})

@@ -132,6 +132,26 @@ def test_the_label_changes_on_screen_when_the_action_changes(server, page):
     assert {one[: len(url)] for one in page.requested if one[:5] != "data:"} == {url}
 
 
+def test_each_region_has_a_box_and_a_row(server, page):
+    shown, recognizer, url = server
+    source = ObservedSource(open_source(coloured(("red", 60))), name="hall")
+    shown.watch(source)
+    boxes = {"door": (0.0, 0.0, 0.5, 1.0), "desk": (0.5, 0.0, 0.5, 0.5)}
+    page.goto(url)
+    card = page.get_by_role("article", name="hall", exact=True)
+    for seen in recognizer.stream(source, regions=boxes):
+        shown.write(seen)
+    expect(card.locator(".label")).to_have_text("door: red")
+    expect(card.locator(".region rect")).to_have_count(2)
+    expect(card.locator(".region text")).to_have_text(["door red", "desk red"])
+    rows = card.locator(".strip li")
+    expect(rows).to_have_count(2)
+    (first, second) = (rows.nth(n).bounding_box() for n in (0, 1))
+    assert second["y"] >= first["y"] + first["height"] - 1
+    assert "desk: red, 0:00 to" in rows.nth(1).get_attribute("title")
+    assert page.complaints == []
+
+
 def test_the_page_hands_on_its_token_and_tells_of_a_lost_connection(folder, page):
     words = ("--model", folder / "m.onnx", "--serve", "0", "--token", "s e+c?ret")
     away = "rtsp://me:pa#ss@127.0.0.1:1/x"
