@@ -76,6 +76,7 @@ EXTRAS["dev"] = sorted(
         "pytest-timeout",
         "pytest-xdist",
         "ruff",
+        "supervision>=0.31",  # of an example; older ones bring an OpenCV that hides the other
         "setuptools>=68",  # the test of the wheel builds it without an isolated environment
         "types-tqdm",
     }

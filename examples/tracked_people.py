@@ -14,7 +14,7 @@ from dvfl_runtime import Frame, Recognizer
 def detect(image: np.ndarray) -> sv.Detections:
     """Give the people in an RGB picture with their ids; put your detector and tracker here.
 
-    With ultralytics: `sv.Detections.from_ultralytics(yolo.track(image[..., ::-1], persist=True)[0])`
+    With ultralytics: `Detections.from_ultralytics(yolo.track(image[..., ::-1], persist=True)[0])`
     """
     height, width = image.shape[:2]
     halves = [[0, 0, width / 2, height], [width / 2, 0, width, height]]
