@@ -10,6 +10,7 @@ from dvfl_runtime import Frame, SourceError
 from dvfl_runtime.clips import source_windows
 from dvfl_runtime.clips.source_windows import SourceWindows
 from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.clips.tracked import TrackedBoxes
 from dvfl_runtime.clips.windows import Windower
 
 SPEC = ClipSpec(4, (8, 8))
@@ -80,3 +81,23 @@ def test_a_pause_of_a_live_source_completes_its_windows_once(monkeypatch, live, 
     assert ends == ([0.4] if live and pause_s > source_windows.QUIET_S else [])
     assert windows.end_pause() == []
     assert len(windows.finish()) == 1 - len(ends)
+
+
+def test_a_finder_that_takes_long_is_no_pause(monkeypatch):
+    clock = SimpleNamespace(monotonic=lambda: 100.0, monotonic_ns=lambda: 100_000_000_000)
+    monkeypatch.setattr(source_windows, "time", clock)
+    meanwhile = []
+
+    def boxes(frame):
+        now_s = clock.monotonic() + 9  # longer than any pause: it loads its weights
+        clock.monotonic = lambda: now_s
+        meanwhile.append(windows.end_pause())
+        return {1: (0, 0, 1, 1)}
+
+    windows = SourceWindows(Windower(SPEC, 1.0, finder=TrackedBoxes(boxes, 1.0)))
+    found = []
+    for cut in windows.read(Given(25)):
+        found += [(round(w.start_s, 6), round(w.end_s, 6)) for w in cut]
+        assert windows.end_pause() == []
+    assert meanwhile == [[]] * len(meanwhile)
+    assert found == [(k / 4, k / 4 + 1) for k in range(6)]

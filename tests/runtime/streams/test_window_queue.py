@@ -4,17 +4,17 @@ import threading
 
 import pytest
 
-from dvfl_runtime.clips.finder import Track
+from dvfl_runtime.clips.finder import WHOLE_PICTURE, Track
 from dvfl_runtime.clips.ring import FixedRing
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.clips.windows import Window
 from dvfl_runtime.streams.window_queue import WindowQueue
 
-RING = FixedRing(ClipSpec(1, (1, 2), crop="letterbox"), [Track()])
+RING = FixedRing(ClipSpec(1, (1, 2), crop="letterbox"), [WHOLE_PICTURE])
 
 
-def window(first, end, dropped=0):
-    return Window(first / 10, end / 10, (first, end), 0, dropped, RING, ())
+def window(first, end, dropped=0, track=WHOLE_PICTURE):
+    return Window(first / 10, end / 10, (first, end), 0, dropped, RING, (), track)
 
 
 @pytest.fixture
@@ -71,3 +71,23 @@ def test_a_full_queue_blocks_its_reader_until_there_is_room_or_it_is_closed(queu
         queue.take()
     reader.join(5)
     assert not reader.is_alive()
+
+
+def test_where_an_engine_is_too_slow_all_ids_have_their_turns(queue):
+    counts = dict.fromkeys("abcdef", 0)
+    for span in range(30):
+        queue.replace([window(5 * span, 5 * span + 10, track=Track(n)) for n in "abcdef"])
+        for _ in range(span % 6):  # 2.5 on average
+            taken = queue.take()
+            assert taken.frames[0] == 5 * span
+            counts[taken.track.track_id] += 1
+    assert sum(counts.values()) == 75
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+def test_ids_that_are_gone_do_not_wait_and_need_no_memory(queue):
+    for n in range(100):
+        queue.replace([window(n, n + 10, track=Track(n)), window(n, n + 10, track=None)])
+        queue.take()
+    assert len(queue) == 1
+    assert len(queue._turns) <= 3
