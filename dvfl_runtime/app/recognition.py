@@ -58,7 +58,7 @@ class OpenedTask:
 
     Args:
         source: the opened source; it shows its frames to the overlay.
-        segmenter: makes segments of the predictions.
+        segmenter: makes segments of the predictions, those of each region on their own.
 
     Attributes:
         recognised: whether there was a prediction.
