@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,23 @@ def rows_of(folder: Path) -> dict[str, dict[str, Any]]:
     rows = table_of(folder).to_pylist() if list(folder.glob("part-*.parquet")) else []
     assert len({row["id"] for row in rows}) == len(rows)
     return {row["path"]: row for row in rows}
+
+
+def recognisers(model: str | Path) -> list[int]:
+    """Returns the numbers of the processes that recognise with this model file."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):
+            words = entry.read_bytes().split(b"\0")
+            if b"dvfl_runtime.archive.process" in words and str(model).encode() in words[-2]:
+                found.append(int(entry.parent.name))
+    return found
+
+
+def parent_of(number: int) -> int:
+    """Returns the number of the process that started another one."""
+    status = Path(f"/proc/{number}/status").read_text()
+    return int(status.partition("PPid:")[2].split()[0])
 
 
 def check_complete(folder: Path, paths: Sequence[str]) -> dict[str, dict[str, Any]]:

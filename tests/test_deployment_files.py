@@ -10,6 +10,8 @@ import pytest
 import yaml
 from shared import ROOT
 
+from dvfl_runtime.archive.options import make_parser as archive_parser
+
 FILES = ROOT / "examples" / "deploy"
 EXTRAS = set(re.findall(r'^    "(\w+)": ', (ROOT / "setup.py").read_text(encoding="utf-8"), re.M))
 
@@ -43,6 +45,14 @@ def test_the_service_is_a_valid_unit(tmp_path: Path) -> None:
     options = (ROOT / "dvfl_runtime" / "app" / "options.py").read_text(encoding="utf-8")
     assert used
     assert all(f'"{option}"' in options for option in used)
+
+
+def test_the_job_of_a_cluster_runs_a_command_that_there_is() -> None:
+    job = yaml.safe_load((FILES / "archive-cluster.yaml").read_text(encoding="utf-8"))
+    program, *words = job["spec"]["entrypoint"].split()
+    assert (job["kind"], program) == ("RayJob", "dvfl-archive")
+    args = archive_parser().parse_args(words)
+    assert (str(args.output), args.ray) == ("/shared/rows", "auto")
 
 
 def test_files_of_a_code_host_are_valid() -> None:

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 from shared import ROOT
 
+from dvfl_runtime.archive.cli import main as archive
+
 EXAMPLES = ROOT / "examples"
 DATA = ROOT / "dvfl_runtime" / "data"
 DEMO, BUNDLED = DATA / "demo.mp4", DATA / "bundled.onnx"
@@ -50,6 +52,18 @@ def test_a_folder_becomes_one_csv(tmp_path: Path) -> None:
     assert {row["video"] for row in rows} == {"a.mp4"}
     assert "broken.mp4" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+def test_the_rows_of_an_archive_are_read_like_any_table(tmp_path: Path) -> None:
+    (tmp_path / "videos").mkdir()
+    shutil.copy(DEMO, tmp_path / "videos" / "a.mp4")
+    (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
+    words = [str(tmp_path / "videos"), "-o", str(tmp_path / "rows"), "--processes", "1"]
+    assert archive([*words, "--engine", "onnxruntime"]) == 0
+    found = run("archive_report.py", tmp_path / "rows")
+    assert found.returncode == 0, found.stderr
+    assert {line.split()[-1] for line in found.stdout.splitlines()} <= {*ACTIONS, "idle"}
+    assert found.stderr.startswith("broken.mp4: cannot open ")
 
 
 def test_two_sources_and_one_engine(tmp_path: Path) -> None:

@@ -128,13 +128,14 @@ def _connect(address: str) -> None:
     """
     import ray
 
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
         if address == LOCAL:
             ray.init(address=LOCAL, include_dashboard=False, **quiet)
         else:
             ray.init(address=address, **quiet)
-    except (ConnectionError, OSError, ValueError, RuntimeError) as err:
+    except Exception as err:  # Ray raises that itself when a node does not start in time
         raise DvflError(
             f"cannot reach a Ray cluster at {address}: {' '.join(str(err).split())[:200]}; start "
             "one (ray start --head), or leave out --ray"

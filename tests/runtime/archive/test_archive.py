@@ -9,7 +9,16 @@ import time
 import pyarrow.csv as pv
 import pyarrow.parquet as pq
 import pytest
-from archives import DAMAGE, check_complete, command, rows_of, run, write_damaged, write_good
+from archives import (
+    DAMAGE,
+    check_complete,
+    command,
+    recognisers,
+    rows_of,
+    run,
+    write_damaged,
+    write_good,
+)
 from artifacts import write_colour_model
 
 from dvfl_runtime.archive.cli import main
@@ -155,11 +164,16 @@ def wait_for_rows(out, count, driver):
     pytest.fail(f"no {count} rows: {driver.communicate()}")
 
 
-def test_a_kill_of_the_driver_loses_no_row_and_doubles_none(videos, options, tmp_path):
+def test_kills_of_a_process_and_of_the_driver_lose_no_row_and_double_none(
+    videos, model, options, tmp_path
+):
     out = tmp_path / "rows"
     names = sorted(path.name for path in videos.iterdir())
     driver = start(videos, "-o", out, *options)
-    wait_for_rows(out, 4, driver)
+    wait_for_rows(out, 2, driver)
+    for number in recognisers(model):
+        os.kill(number, signal.SIGKILL)
+    wait_for_rows(out, 5, driver)
     driver.kill()
     driver.communicate()
     before = rows_of(out)

@@ -1,0 +1,212 @@
+"""What dvfl-archive costs over plain loops of a Recognizer, on one host and on a local Ray cluster.
+
+python -m dvfl_bench.comparisons.archive_overhead [--videos 500] [--rounds 3] [--json FILE]
+
+Each candidate recognises the same links to one short video, with as many processes and threads as
+the others. The CPU time of all its processes counts, and start-up is left out: it is the
+difference between a run over all videos and a run over a few, divided by the difference of these
+numbers. Linux only.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
+from dvfl_bench.device.timing import in_turn, median_ratio
+from dvfl_runtime.errors import DvflError
+from dvfl_runtime.errors.packages import MEDIA, check_installed, needed
+from dvfl_runtime.recognizer import DEMO_CLIP
+
+FEW = 40  # videos of the run that shows what start-up costs
+MAX_LINKS = 30_000  # to one file
+# the CPU time of a command and of everything that it has started, whoever their parents are
+METER = """
+import ctypes, json, os, resource, subprocess, sys
+PR_SET_CHILD_SUBREAPER = 36
+ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+with subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    said = process.stderr.read().decode() if "--ray" not in sys.argv else ""
+    status = process.wait()
+while True:
+    try:
+        os.wait()
+    except ChildProcessError:
+        break
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(json.dumps([status, used.ru_utime + used.ru_stime, said]))
+"""
+LOOP = """
+import sys
+from dvfl_runtime import Recognizer
+with Recognizer(engine=sys.argv[1], num_threads=1) as recognizer:
+    for path in open(sys.argv[2]).read().splitlines():
+        list(recognizer.segments(path))
+"""
+LOOPS = """
+import subprocess, sys
+loops = [subprocess.Popen([sys.executable, "-c", *sys.argv[1:3], path]) for path in sys.argv[3:]]
+sys.exit(max(loop.wait() for loop in loops))
+"""
+
+
+def measure(
+    folder: Path, *, videos: int, rounds: int, processes: int, engine: str, seconds: float
+) -> Result:
+    """Run the candidates in turn.
+
+    Args:
+        folder: where videos and rows go.
+        videos: how many.
+        rounds: how often.
+        processes: of each candidate, with one thread each.
+        engine: of each.
+        seconds: length of the video.
+
+    Returns:
+        CPU time per video of each, and the ratios to the plain loops of the same round.
+
+    Raises:
+        DvflError: if a candidate fails.
+    """
+    check_installed("this comparison", "pyarrow", "ray", *MEDIA)
+    original = short_clip(folder / "clip.mp4", seconds)
+    paths = links(folder / "videos", original, videos)
+    works = {
+        name: partial(_per_video, command, folder, paths, processes, engine)
+        for name, command in (("plain loops", _loops), ("one host", _archive), ("ray", _on_ray))
+    }
+    taken = in_turn(works, range(rounds))
+    plain = taken["plain loops"]
+    return {
+        "what": "CPU time per video of all processes, start-up apart; candidates in turn",
+        "videos": videos,
+        "video_s": seconds,
+        "rounds": rounds,
+        "processes": processes,
+        "engine": engine,
+        "candidates": {
+            name: {
+                "cpu_ms_per_video": [round(1e3 * value, 2) for value in values],
+                "over_plain_loops": [round(a / b, 3) for a, b in zip(values, plain, strict=True)],
+                "median": round(median_ratio(values, plain), 3),
+            }
+            for name, values in taken.items()
+        },
+    }
+
+
+def short_clip(path: Path, seconds: float) -> Path:
+    """Copy the beginning of the bundled clip, without encoding it again."""
+    with needed("reading video files", *MEDIA):
+        import av
+    with av.open(str(DEMO_CLIP)) as source, av.open(str(path), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        assert stream.time_base is not None
+        for packet in source.demux(stream):
+            if packet.dts is None or packet.dts * stream.time_base >= seconds:
+                break
+            packet.stream = copy
+            target.mux(packet)
+    return path
+
+
+def links(folder: Path, original: Path, count: int) -> list[str]:
+    """Return the paths of so many links to a file."""
+    folder.mkdir(parents=True)
+    source, paths = original, []
+    for number in range(count):
+        path = folder / f"{number:07}{original.suffix}"
+        if number and number % MAX_LINKS == 0:  # file systems limit the links to a file
+            path.write_bytes(original.read_bytes())
+            source = path
+        else:
+            path.hardlink_to(source)
+        paths.append(str(path))
+    return paths
+
+
+def _per_video(
+    command: Any, folder: Path, paths: Sequence[str], processes: int, engine: str
+) -> float:
+    few, many = (
+        _cpu_s(command(Path(tempfile.mkdtemp(dir=folder)), chosen, processes, engine))
+        for chosen in (paths[:FEW], paths)
+    )
+    return (many - few) / (len(paths) - FEW)
+
+
+def _loops(folder: Path, paths: Sequence[str], processes: int, engine: str) -> list[str]:
+    lists = []
+    for number in range(processes):
+        listed = folder / f"{number}.txt"
+        listed.write_text("\n".join(paths[number::processes]))
+        lists.append(str(listed))
+    return [sys.executable, "-c", LOOPS, LOOP, engine, *lists]
+
+
+def _archive(folder: Path, paths: Sequence[str], processes: int, engine: str) -> list[str]:
+    listed = folder / "list.txt"
+    listed.write_text("\n".join(paths))
+    words = [str(listed), "-o", str(folder / "rows"), "--processes", str(processes)]
+    words += ["--threads", "1", "--engine", engine]
+    return [sys.executable, "-m", "dvfl_runtime.archive.cli", *words]
+
+
+def _on_ray(folder: Path, paths: Sequence[str], processes: int, engine: str) -> list[str]:
+    return [*_archive(folder, paths, processes, engine), "--ray", "local"]
+
+
+def _cpu_s(command: Sequence[str]) -> float:
+    """Run a command and return the CPU time of all its processes, seconds.
+
+    Raises:
+        DvflError: if it fails.
+    """
+    run = [sys.executable, "-c", METER, *command]
+    done = subprocess.run(run, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise DvflError(f"the meter ended with status {done.returncode}: {done.stderr[-300:]}")
+    status, cpu_s, said = json.loads(done.stdout)
+    if status:
+        raise DvflError(f"a candidate ended with status {status}: {said[-300:]}")
+    return float(cpu_s)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = comparison_parser("archive_overhead", __doc__)
+    add = parser.add_argument
+    add("--videos", type=int, default=500)
+    add("--rounds", type=int, default=3)
+    add("--processes", type=int, default=2)
+    add("--engine", default="onnxruntime")
+    add("--seconds", type=float, default=5.0, help="length of the video; default: 5")
+    args = parser.parse_args(argv)
+
+    def measured() -> Result:
+        if args.videos <= FEW:
+            raise DvflError(f"--videos must be more than {FEW}, got {args.videos}")
+        with tempfile.TemporaryDirectory() as folder:
+            return measure(
+                Path(folder),
+                videos=args.videos,
+                rounds=args.rounds,
+                processes=args.processes,
+                engine=args.engine,
+                seconds=args.seconds,
+            )
+
+    return run_comparison(args, measured, threads=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

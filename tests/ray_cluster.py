@@ -1,0 +1,47 @@
+"""A Ray cluster of two nodes on this machine, in a process of its own.
+
+python ray_cluster.py prints the address, and ends the cluster at the end of its input.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+
+
+@contextmanager
+def two_nodes() -> Iterator[str]:
+    """Yields the address of a cluster with one CPU on each of two nodes."""
+    words = [sys.executable, __file__]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
+        assert run.stdin is not None
+        assert run.stdout is not None
+        address = ""
+        while not address.startswith("ADDRESS "):
+            address = run.stdout.readline()
+            assert address, "the cluster has not started"
+        try:
+            yield address.split()[1]
+        finally:
+            run.stdin.close()
+            run.wait(60)
+
+
+def main() -> None:
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args=NODE)
+    cluster.add_node(**NODE)
+    cluster.wait_for_nodes()
+    sys.stdout.write(f"ADDRESS {cluster.address}\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    cluster.shutdown()
+
+
+if __name__ == "__main__":
+    main()
