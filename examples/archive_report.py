@@ -1,4 +1,4 @@
-"""Seconds of each action in the rows of dvfl-archive, and failures: python archive_report.py ROWS"""
+"""Seconds of each action in rows of dvfl-archive, and failures: python archive_report.py ROWS"""
 
 import sys
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import platform
+import re
+import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,6 +24,8 @@ from dvfl_runtime.errors import DvflError, OutputError
 from dvfl_runtime.errors.packages import needed
 
 LOCAL = "local"
+ADDRESS = re.compile(r"(?:ray://)?([^/]+):([0-9]{1,5})")
+CONNECT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -131,6 +135,8 @@ def _connect(address: str) -> None:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     try:
+        if found := ADDRESS.fullmatch(address):  # Ray itself would try it for minutes
+            socket.create_connection((found[1], int(found[2])), CONNECT_S).close()
         if address == LOCAL:
             ray.init(address=LOCAL, include_dashboard=False, **quiet)
         else:

@@ -134,17 +134,20 @@ def test_one_folder_goes_on_from_one_host_to_a_cluster(videos, model, tmp_path):
     killed_run(
         [*words, "--processes", "1"], tmp_path / "rows", model, random.Random(3), actors=False
     )
-    patient = {**os.environ, "RAY_raylet_start_wait_time_s": "120"}  # on a busy machine
-    done = run(*words, "--ray", "local", env=patient)
+    with two_nodes() as address:
+        done = run(*words, "--ray", address)
     assert done.returncode == 0, done.stderr
     check_complete(tmp_path / "rows", few)
     assert "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
-def test_a_cluster_that_is_not_there_is_one_error(videos, model, tmp_path):
+@pytest.mark.parametrize("address", ["auto", "127.0.0.1:1", "ray://127.0.0.1:1", "nonsense"])
+def test_a_cluster_that_is_not_there_is_one_error(address, model, tmp_path):
     pytest.importorskip("ray")
-    done = run(videos[0], "-o", tmp_path / "rows", "--model", model, "--ray", "127.0.0.1:1")
+    (tmp_path / "list.txt").write_text("none.mp4")
+    words = [tmp_path / "list.txt", "-o", tmp_path / "rows", "--model", model]
+    done = run(*words, "--ray", address)
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
-    assert "cannot reach a Ray cluster at 127.0.0.1:1" in line
+    assert f"cannot reach a Ray cluster at {address}" in line
