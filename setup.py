@@ -16,6 +16,7 @@ MEDIA = [AV, "opencv-python-headless>=4.8.0.76,<6"]
 ONNXRUNTIME = ">=1.21,<2"  # JetPack 6's newest for Python 3.10 is 1.23
 OPENVINO = "openvino>=2025.0,<2027"
 CUDA = "cuda-bindings>=12.8"  # calls the installed driver; brings no CUDA of its own
+ONNX = "onnx>=1.17"
 TOML = 'tomli>=2; python_version < "3.11"'
 TRAIN = [
     "torch>=2.6",
@@ -37,13 +38,15 @@ EXTRAS = {
     # used together with an extra that brings an engine and the media libraries
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
     "archive": ["ray[data]>=2.9", "pyarrow>=14", "fsspec>=2023.5"],
+    # writes model files with a new head; used together with an extra that brings an engine
+    "teach": [ONNX],
     "train": TRAIN,
     # verification evaluates the exported file with the data code of training
     # fused nodes are written by torch.onnx.ops, which 2.8 brought
     "export": [
         *TRAIN,
         "torch>=2.8",
-        "onnx>=1.17",
+        ONNX,
         "onnxscript>=0.5",
         f"onnxruntime{ONNXRUNTIME}",
     ],
@@ -114,6 +117,7 @@ setup(
         "console_scripts": [
             "dvfl-recognize=dvfl_runtime.app.cli:main",
             "dvfl-archive=dvfl_runtime.archive.cli:main",
+            "dvfl-teach=dvfl_runtime.teach.cli:main",
             "dvfl-export=dvfl_export.cli:main",
             "dvfl-train=dvfl_export.own_actions.cli:main",
             "dvfl-eval=dvfl_export.eval_cli:main",

@@ -25,11 +25,15 @@ from dvfl_runtime.app.cli import main as recognize
 from dvfl_runtime.archive.cli import main as archive
 from dvfl_runtime.arguments import Parser, log_lines
 from dvfl_runtime.files import replacing
+from dvfl_runtime.teach.cli import main as teach
 
 Main = Callable[[Sequence[str]], int]
 
 
-@pytest.mark.parametrize("main", [archive, bench, crossval, evaluate, export, recognize, train])
+COMMANDS = [archive, bench, crossval, evaluate, export, recognize, teach, train]
+
+
+@pytest.mark.parametrize("main", COMMANDS)
 def test_a_wrong_argument_is_one_line(main: Main, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["--nonsense", "1"])

@@ -91,6 +91,7 @@ def test_numpy_is_the_only_hard_dependency() -> None:
     [
         ("dvfl_runtime.app.cli", ["cpu"]),
         ("dvfl_runtime.archive.cli", ["cpu", "archive"]),
+        ("dvfl_runtime.teach.cli", ["cpu", "teach"]),
         ("dvfl_models.training.cli", ["train"]),
         ("dvfl_export.own_actions.cli", ["export"]),
         ("dvfl_export.cli", ["export"]),

@@ -44,6 +44,7 @@ class Artifact:
         tools: versions of the tools that made it; that of dvfl-export is under "dvfl".
         macs: multiply-accumulates of one clip, as published for the architecture; 0 if unknown.
         confidence_calibration: what makes scores of its logits; `None` for a plain softmax.
+        features: name of the tensor (B, C) in float32 that the head reads; "" if unknown.
 
     Raises:
         ArgumentError: if a value is out of its range.
@@ -60,9 +61,10 @@ class Artifact:
     tools: Mapping[str, Any] = field(default_factory=dict)
     macs: int = 0
     confidence_calibration: ConfidenceCalibration | None = None
+    features: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("name", "variant", "source_sha256"):
+        for name in ("name", "variant", "source_sha256", "features"):
             check_line(name, getattr(self, name))
         for name in ("training", "parity", "tools"):
             check_type(name, getattr(self, name), Mapping, "a mapping")

@@ -113,7 +113,9 @@ class LabelledVideos:
             held += by_group[best]
 
 
-def find_labelled(place: Path, negatives: Sequence[Path] = ()) -> LabelledVideos:
+def find_labelled(
+    place: Path, negatives: Sequence[Path] = (), negative_label: str = IDLE
+) -> LabelledVideos:
     """Find the videos of all classes, and what tells which of them belong together.
 
     Args:
@@ -123,6 +125,7 @@ def find_labelled(place: Path, negatives: Sequence[Path] = ()) -> LabelledVideos
             videos may hold an index.csv.
         negatives: videos and folders of videos in which nothing in particular happens; their class
             is "idle".
+        negative_label: another name for this class.
 
     Raises:
         RecipeError: if there is nothing to learn from, or a class is empty, or two are one.
@@ -140,7 +143,7 @@ def find_labelled(place: Path, negatives: Sequence[Path] = ()) -> LabelledVideos
     grouped_by = f"the column {column}" if column else ""
     if not column:
         found, grouped_by = _grouped_by_names(found)
-    added, _ = _grouped_by_names(_negatives(negatives))
+    added, _ = _grouped_by_names(_negatives(negatives, negative_label))
     videos = tuple(_once([*found, *added]))
     labels = tuple(sorted({video.label for video in videos}))
     _check(labels, place, bool(added))
@@ -199,7 +202,7 @@ def _in_index(index: Path) -> tuple[list[LabelledVideo], str]:
     return found, column
 
 
-def _negatives(places: Sequence[Path]) -> list[LabelledVideo]:
+def _negatives(places: Sequence[Path], label: str) -> list[LabelledVideo]:
     found = []
     for place in places:
         if not place.exists():
@@ -209,7 +212,7 @@ def _negatives(places: Sequence[Path]) -> list[LabelledVideo]:
             raise RecipeError(f"--negatives: there is no video in {place}")
         root = place if place.is_dir() else place.parent
         found += [
-            LabelledVideo(path, IDLE, path.relative_to(root).with_suffix("").as_posix())
+            LabelledVideo(path, label, path.relative_to(root).with_suffix("").as_posix())
             for path in paths
         ]
     return found

@@ -50,6 +50,7 @@ from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.errors import ExportError
 from dvfl_runtime.files import replacing, write_json
+from dvfl_runtime.teach.graph import features_name
 from dvfl_runtime.version import __version__
 
 log = logging.getLogger(__name__)
@@ -211,7 +212,7 @@ def export(
         times = _times(file, clips[0], verification, bf16)
         gain = _gain(plain, file, verification, clips[0]) if sensitivity else None
         step("write")
-        artifact = dataclasses.replace(artifact, parity=parity)
+        artifact = dataclasses.replace(artifact, parity=parity, features=features_name(plain.graph))
         save_model(graph, artifact, part)
         size = len(ModelFile(part).content)  # raises where the runtime would refuse the file
     return Exported(artifact, verification, times, size, OPSET, sensitivity, bf16, gain)

@@ -18,8 +18,8 @@ from dvfl_export.pipeline import describe
 from dvfl_models import build_model, read_checkpoint
 from dvfl_models.network.checkpoint import model_of, save_checkpoint
 from dvfl_models.recipe.labels import read_labels
-from dvfl_models.training.confusion import wilson
 from dvfl_runtime import ClipSpec, Recognizer
+from dvfl_runtime.clips.accuracy import wilson
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from dvfl_models.training.confusion import wilson
+from dvfl_runtime.clips.accuracy import wilson
 
 
 def machine() -> str:

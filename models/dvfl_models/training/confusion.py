@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,27 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.clips.accuracy import wilson
 from dvfl_runtime.files import replacing
 
 MAX_NAMED = 30  # classes that a confusion matrix can name
-
-
-def wilson(right: int, total: int, z: float = 1.96) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share; it holds right / total, also at 0 and 1.
-
-    It treats clips as independent; where they come from few sources it is too narrow.
-
-    Args:
-        right: successes.
-        total: trials; without any, the interval is 0 to 1.
-        z: quantile of the normal distribution; 1.96 is that of 95 %.
-    """
-    if total == 0:
-        return 0.0, 1.0
-    share, spread = right / total, z * z / total
-    middle = (share + spread / 2) / (1 + spread)
-    half = z / (1 + spread) * math.sqrt(share * (1 - share) / total + spread / total / 4)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,8 @@ from dvfl_models.data.clips import ClipSet
 from dvfl_models.data.video_clips import VideoClips
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.recipe.tables import SyntheticTable, VideosTable
-from dvfl_models.training.confusion import Confusion, wilson
+from dvfl_models.training.confusion import Confusion
+from dvfl_runtime.clips.accuracy import wilson
 from dvfl_runtime.clips.spec import ClipSpec
 
 Range = tuple[float, float]

@@ -1,0 +1,222 @@
+"""The features of videos: what a model file computes of their windows, before its head.
+
+They are computed by any engine, because the model without its head is a model file too, and kept in
+the cache, so that another clip or another class costs no more than itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import math
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime.artifact import ModelFile
+from dvfl_runtime.clips.picking import Times, pick_frames
+from dvfl_runtime.clips.preprocess import context_frame, focused, preprocess_frame
+from dvfl_runtime.clips.sampling import interval_s, nearest, window_targets
+from dvfl_runtime.clips.spec import Clip, ClipSpec
+from dvfl_runtime.engines import Engine, open_engine
+from dvfl_runtime.engines.cache import private_folder, read_private, write_private
+from dvfl_runtime.errors import ArtifactError, OutputError
+from dvfl_runtime.sources import Image, open_source
+from dvfl_runtime.teach.graph import without_head
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1  # of how features are made; another one makes what is kept worthless
+HOPS = 4  # in a window: from one to the next, as in a stream
+MAX_WINDOWS = 16  # of one video: they lie further apart where it is longer
+WHOLE_SHARE = 0.9  # of a window; of a shorter video little is seen
+
+
+@dataclass(frozen=True, eq=False)
+class VideoFeatures:
+    """The features of the windows of a video.
+
+    Attributes:
+        plain: (windows, C).
+        mirrored: (windows, C) of their mirror images.
+        length_s: of the video.
+    """
+
+    plain: NDArray[np.float32]
+    mirrored: NDArray[np.float32]
+    length_s: float
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """Which engine computes, as for a Recognizer.
+
+    Attributes:
+        name: of the engine, or "auto".
+        device: "cpu", "cuda" or "auto".
+        num_threads: for CPU work; by default as many as this process may use.
+    """
+
+    name: str = "auto"
+    device: str = "auto"
+    num_threads: int | None = None
+
+    def open(self, file: ModelFile) -> Engine:
+        """Open a model file; see `dvfl_runtime.engines.open_engine` for the errors."""
+        return open_engine(self.name, file, device=self.device, num_threads=self.num_threads)
+
+
+class FeatureReader:
+    """Computes the features of videos, or takes them from the cache.
+
+    Args:
+        file: the model.
+        spec: how clips are made for it.
+        engine: of the model without its head.
+    """
+
+    def __init__(self, file: ModelFile, spec: ClipSpec, engine: Engine) -> None:
+        self._file, self._spec, self.engine = file, spec, engine
+
+    def read(self, path: Path) -> VideoFeatures:
+        """Return the features of a video.
+
+        Raises:
+            SourceError: if no frame of it can be read.
+            ArtifactError: if the features are not finite.
+        """
+        kept = self._kept_at(path)
+        if kept is not None and (found := _recall(kept)) is not None:
+            return found
+        clips, length_s = cut_windows(path, self._spec)
+        both = [self._features(np.stack([clip, clip[:, :, ::-1]])) for clip in clips]
+        plain, mirrored = np.stack(both, axis=1)
+        features = VideoFeatures(plain, mirrored, length_s)
+        if kept is not None:
+            _remember(kept, features)
+        return features
+
+    def features_of(self, clips: list[Clip]) -> NDArray[np.float32]:
+        """Return the features of clips, each (T, H, W, 3): -> (N, C)."""
+        return np.concatenate([self._features(clip[None]) for clip in clips])
+
+    def _features(self, clips: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(B, T, H, W, 3) -> (B, C); one clip at a time, so that a small device has room for it."""
+        found = np.concatenate([self.engine.run(np.ascontiguousarray(c[None])) for c in clips])
+        if not np.isfinite(found).all():
+            raise ArtifactError(
+                f"model {self._file.path} gives features that are not finite; export it again in "
+                f"fp32"
+            )
+        return found
+
+    def _kept_at(self, path: Path) -> Path | None:
+        """Return where the features of a video are kept; `None` where nothing can be."""
+        try:
+            about = path.stat()
+            folder = private_folder("features")
+        except (OSError, OutputError) as err:
+            logger.info("features are not kept: %s", err)
+            return None
+        key = {
+            "version": VERSION,
+            "model": self._file.graph_sha256,
+            "features": self._file.artifact.features,
+            "spec": self._spec.to_dict(),
+            "file": [str(path.resolve()), about.st_size, about.st_mtime_ns],
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return folder / f"{digest[:32]}.npy"
+
+
+@contextmanager
+def open_features(file: ModelFile, spec: ClipSpec, choice: EngineChoice) -> Iterator[FeatureReader]:
+    """Open a model without its head.
+
+    Args:
+        file: the model.
+        spec: how clips are made for it.
+        choice: of the engine.
+
+    Raises:
+        ArtifactError: if the head is not one linear layer, or the engine cannot load the file.
+        EngineUnavailable: if the engine or the device cannot be used here.
+        DvflError: if onnx is not installed.
+    """
+    with tempfile.TemporaryDirectory(prefix="dvfl-teach-") as folder:
+        path = Path(folder) / f"{file.path.stem}.onnx"
+        path.write_bytes(without_head(file))
+        with closing(choice.open(ModelFile(path))) as engine:
+            yield FeatureReader(file, spec, engine)
+
+
+def cut_windows(path: Path, spec: ClipSpec) -> tuple[list[Clip], float]:
+    """Cut the windows of a video, preprocessed for the model, and tell its length in seconds.
+
+    They lie as those of a stream do: a quarter of a window apart, further in long videos, the last
+    one at the end; a video that is shorter than a window has one over its whole length.
+
+    Returns:
+        Clips (T, H, W, 3), and the length.
+
+    Raises:
+        SourceError: if no frame can be read.
+    """
+
+    def keep(image: Image) -> Image:
+        whole = spec.focus == "frame"
+        return preprocess_frame(image, spec) if whole else context_frame(image, spec)
+
+    def pick(times: Times) -> NDArray[np.int64]:
+        return np.stack([nearest(times, targets) for targets in _targets(times, spec)])
+
+    source = open_source(path)
+    try:
+        picked = pick_frames(source, pick, keep)
+    finally:
+        source.close()
+    clips = [[picked.kept[int(number)] for number in row] for row in picked.numbers]
+    if spec.focus != "frame":
+        clips = [
+            [preprocess_frame(image, spec) for image in focused(clip, spec)[0]] for clip in clips
+        ]
+    return [np.stack(clip) for clip in clips], _length_s(picked.times_s, spec)
+
+
+def _length_s(times: Times, spec: ClipSpec) -> float:
+    return float(times[-1] - times[0]) + interval_s(times, spec.window_s / spec.num_frames)
+
+
+def _targets(times: Times, spec: ClipSpec) -> list[NDArray[np.float64]]:
+    """Return the (T,) moments, seconds, that each window wants pictures of."""
+    first_s, length_s, window_s = float(times[0]), _length_s(times, spec), spec.window_s
+    if length_s <= window_s:
+        return [window_targets(first_s, length_s, spec.num_frames)]
+    count = min(MAX_WINDOWS, 1 + math.ceil((length_s - window_s) / window_s * HOPS - 1e-6))
+    starts = np.linspace(first_s, first_s + length_s - window_s, count)
+    return [window_targets(float(start), window_s, spec.num_frames) for start in starts]
+
+
+def _recall(path: Path) -> VideoFeatures | None:
+    with suppress(OSError, ValueError, EOFError, OutputError):
+        content = io.BytesIO(read_private(path))
+        plain, mirrored = np.load(content, allow_pickle=False)
+        return VideoFeatures(plain, mirrored, float(np.load(content, allow_pickle=False)))
+    return None
+
+
+def _remember(path: Path, features: VideoFeatures) -> None:
+    content = io.BytesIO()
+    np.save(content, np.stack([features.plain, features.mirrored]))
+    np.save(content, np.float64(features.length_s))
+    try:
+        write_private(path, content.getvalue())
+    except OutputError as err:
+        logger.info("features are not kept: %s", err)
