@@ -108,8 +108,14 @@ def _predictor(
     """Return the function that yields the predictions of sources."""
     if args.whole:
         return lambda sources: (recognizer.classify(one, top_k=args.top_k) for one in sources)
-    timing = {"window_s": args.window_s, "hop_s": args.hop_s}
-    return partial(recognizer.stream, **timing, top_k=args.top_k, regions=plan.regions)
+    return partial(
+        recognizer.stream,
+        window_s=args.window_s,
+        hop_s=args.hop_s,
+        top_k=args.top_k,
+        regions=plan.regions,
+        max_regions=plan.max_regions,
+    )
 
 
 def _smoothing(args: argparse.Namespace) -> Smoothing:

@@ -116,6 +116,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "small in the picture; default: as it was trained",
     )
     add(
+        "--max-regions",
+        metavar="N",
+        type=whole,
+        help="with --focus motion: answers for each of up to N bodies that move apart from each "
+        "other, by numbers; default: one, for the body that moves most",
+    )
+    add(
         "--roi",
         metavar="NAME=BOX",
         action="append",

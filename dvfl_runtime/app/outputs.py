@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,7 +120,8 @@ def _add_text(
         args.format is None and Path(args.output or "").suffix.lower() == ".jsonl"
     )
     several = len(plan.tasks) > 1
-    names = [f"{name}: {label}" for name in plan.regions or () for label in labels] or labels
+    ids = plan.regions if isinstance(plan.regions, Mapping) else ["10"] * bool(plan.regions)
+    names = [f"{track_id}: {label}" for track_id in ids for label in labels] or labels
     # a person at a terminal wants to know what happens when, not each window
     for_people = not (args.output or args.format or plan.together) and sys.stdout.isatty()
     outputs.texts.append(out)

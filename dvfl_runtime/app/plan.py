@@ -13,8 +13,8 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from dvfl_runtime.clips.boxes import Boxes, fixed_boxes
-from dvfl_runtime.clips.regions import MAX_REGIONS
+from dvfl_runtime.clips.boxes import fixed_boxes
+from dvfl_runtime.clips.regions import MAX_REGIONS, Regions
 from dvfl_runtime.console.output import segment_suffix
 from dvfl_runtime.draw.overlay import check_overlay_suffix
 from dvfl_runtime.errors import DvflError, OutputError, SourceError
@@ -48,7 +48,8 @@ class Plan:
     Attributes:
         tasks: one per source.
         together: whether all sources are read at the same time.
-        regions: parts of the picture by their names; `None` for what the model is shown otherwise.
+        regions: what is recognised; `None` for the one region of the focus.
+        max_regions: of a window of a source.
         segment_format: the suffix of `--segments`: .csv and .json are one file about all sources,
             .srt is a file of each; `None` for no such output.
     """
@@ -56,7 +57,8 @@ class Plan:
     tasks: Sequence[Task]
     together: bool
     segment_format: str | None
-    regions: Boxes | None = None
+    regions: Regions | None = None
+    max_regions: int = MAX_REGIONS
 
 
 def make_plan(args: argparse.Namespace, demo_clip: Path, new_folders: ExitStack) -> Plan:
@@ -92,7 +94,8 @@ def make_plan(args: argparse.Namespace, demo_clip: Path, new_folders: ExitStack)
         [*inputs, ("--model", args.model or BUNDLED_MODEL)],
     )
     tasks = list(map(Task, sources, overlay_files, subtitle_files))
-    return Plan(tasks, together, segment_format, _regions(args))
+    most = args.max_regions or max(MAX_REGIONS, len(args.roi or ()))
+    return Plan(tasks, together, segment_format, _regions(args), most)
 
 
 def is_folder(place: str) -> bool:
@@ -135,17 +138,21 @@ def _check_page_and_whole(args: argparse.Namespace) -> None:
         raise DvflError("--token is empty; pass one that is hard to guess")
 
 
-def _regions(args: argparse.Namespace) -> Boxes | None:
+def _regions(args: argparse.Namespace) -> Regions | None:
+    if args.max_regions is not None and args.focus != "motion":
+        raise DvflError("--max-regions is about --focus motion; pass both")
+    if args.whole and (args.roi or args.max_regions):
+        raise DvflError("--whole gives one answer; leave out --roi and --max-regions, or --whole")
+    if args.roi and args.focus:
+        raise DvflError("--roi tells what the model is shown; leave out --focus or --roi")
+    if args.max_regions is not None:
+        return "motion"
     if not args.roi:
         return None
-    if args.whole:
-        raise DvflError("--whole is about the whole picture; leave out --roi or --whole")
-    if args.focus:
-        raise DvflError("--roi tells what the model is shown; leave out --focus or --roi")
     regions = dict(args.roi)
     if len(regions) < len(args.roi):
         raise DvflError("two of the --roi have the same name; give each a name of its own")
-    fixed_boxes(regions, MAX_REGIONS)  # an error comes before the model is loaded
+    fixed_boxes(regions, max(MAX_REGIONS, len(regions)))  # an error comes before the model is read
     return regions
 
 
