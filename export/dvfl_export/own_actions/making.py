@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import os
 import shutil
 import sys
 import time
@@ -23,6 +24,7 @@ from dvfl_export.deploy.unfolding import restore_checkpoint
 from dvfl_export.own_actions.gathering import HELD_BACK, TRAIN, Clips, gather
 from dvfl_export.own_actions.recipe import ALL_CLIPS, seconds_per_step, steps_for, write_recipe
 from dvfl_export.pipeline import Exported, ExportRequest, export, progress_bar
+from dvfl_export.precision.calibration import calibration_set
 from dvfl_models.data.loader import default_workers
 from dvfl_models.network.checkpoint import (
     Checkpoint,
@@ -34,7 +36,7 @@ from dvfl_models.network.checkpoint import (
 from dvfl_models.recipe.labels import spec_of
 from dvfl_models.recipe.recipe import read_recipe
 from dvfl_models.training.confusion import Confusion
-from dvfl_models.training.launch import TrainOptions
+from dvfl_models.training.launch import WORLD_SIZES, TrainOptions
 from dvfl_models.training.stopping import Stopped
 from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.artifact import Precision
@@ -119,6 +121,8 @@ def make(wanted: OwnActions) -> Made:
         VerificationFailed: if the file does not agree with PyTorch; the weights are kept.
         Stopped: if the first step was not reached.
     """
+    if any(int(os.environ.get(name) or 1) > 1 for name in WORLD_SIZES):
+        raise DvflError("a folder of clips is trained on by one process; start it alone")
     end_s = time.monotonic() + 60 * wanted.minutes
     clips = gather(wanted.place, wanted.negatives)
     end_s -= _prepare(wanted, clips, end_s)
@@ -132,6 +136,9 @@ def make(wanted: OwnActions) -> Made:
         confusion.save_png(wanted.folder / "confusion.png", confusion.title("clips held back"))
     try:
         exported = _export(wanted, clips, checkpoint)
+    except DvflError:
+        log.warning("the weights are kept in %s, from which dvfl-export writes a file", checkpoint)
+        raise
     except KeyboardInterrupt as err:
         number = getattr(err, "number", 2)
         raise Stopped(number, f"stopped; the weights are in {checkpoint}, dvfl-export writes them "
@@ -169,24 +176,31 @@ def _prepare(wanted: OwnActions, clips: Clips, end_s: float) -> float:
         _rewrite(checkpoint, start, spec, {})
     steps = steps_for(len(clips.videos.videos))
     write_recipe(folder / "recipe.toml", checkpoint, spec, labels, steps)
+    if wanted.precision == "int8":  # too few clips are known before the training
+        calibration_set(_paths(clips), spec)
     if wanted.minutes < math.inf:
         recipe = read_recipe(folder / "recipe.toml", wanted.settings)
-        left_s = end_s - time.monotonic() - reserve_s
-        fit = int(left_s / seconds_per_step(recipe))
-        within = _within(fit, recipe.optim.steps)
-        if within < recipe.optim.steps:
-            log.info("--minutes %g is time for about %d of %d steps", wanted.minutes, within, steps)
+        step_s, planned = seconds_per_step(recipe, cpu=wanted.options.cpu), recipe.optim.steps
+        within = _within(end_s - time.monotonic() - reserve_s, step_s, planned)
+        if within < planned:
+            log.info("--minutes is time for about %d of %d steps", within, planned)
             write_recipe(folder / "recipe.toml", checkpoint, spec, labels, within)
     return reserve_s
 
 
-def _within(fit: int, steps: int) -> int:
-    """Return the steps of each training, of which `fit` fit into the time.
+def _within(left_s: float, step_s: float, steps: int) -> int:
+    """Return the steps of each training that fit into a time.
 
     Two trainings are worth it if each has half of its steps; else all time goes into the first.
+
+    Raises:
+        DvflError: if hardly any fit.
     """
-    each = fit // 2 if fit >= steps else fit
-    return max(LEAST_STEPS, min(steps, each))
+    fit = int(left_s / step_s)
+    if fit < LEAST_STEPS:
+        more = (LEAST_STEPS * step_s - left_s) / 60
+        raise DvflError(f"--minutes is too short for this machine; give {more:.1f} minutes more")
+    return min(steps, fit // 2 if fit >= steps else fit)
 
 
 def _train(wanted: OwnActions, clips: Clips, end_s: float) -> tuple[Trained | None, Trained]:
@@ -280,15 +294,19 @@ def _rewrite(source: Checkpoint, target: Path, spec: ClipSpec, about: dict[str, 
 
 def _export(wanted: OwnActions, clips: Clips, checkpoint: Path) -> Exported:
     """Write the file, verified on clips: those held back, or else all; int8 on the same ones."""
-    every = [video.path for video in clips.videos.videos]
-    held = [video.path for video in clips.part(HELD_BACK)] or every
+    every = _paths(clips)
+    held = [video.path for video in clips.part(HELD_BACK)] or [*every]
     request = ExportRequest(
         checkpoint=checkpoint,
         output=wanted.output,
         precision=wanted.precision,
-        calibration=tuple(every) if wanted.precision == "int8" else (),
+        calibration=every if wanted.precision == "int8" else (),
         # int8 is verified on videos that the calibration holds back
         clips=() if wanted.precision == "int8" else tuple(held[:: -(-len(held) // MOST_VERIFIED)]),
     )
     with progress_bar(request) as (step, share):
         return export(request, step, share)
+
+
+def _paths(clips: Clips) -> tuple[Path, ...]:
+    return tuple(video.path for video in clips.videos.videos)

@@ -23,6 +23,7 @@ BATCH_SIZE = 16
 STEPS_PER_CLIP = 5
 LEAST_STEPS, MOST_STEPS = 150, 3000
 WARM_UP, EMA = 50, 0.99
+TESTS = 5  # in a training, and as many times is it saved
 SPANS = 0.6, 3.0  # of training clips, in windows of the model
 BESIDE = 1.4  # of a step: time with the reading and augmenting of its clips and the tests
 # values that a network of dim 32 and depths 1, 1, 2, 1 keeps of 8 x 64 x 64 px: 18 MB
@@ -68,6 +69,7 @@ def write_recipe(
     lines = [
         "# Written by dvfl-train: fine-tunes a network on the clips that are not held back.",
         *_lines({"name": "own_actions", "labels": labels}),
+        *_lines(dict.fromkeys(("test_every", "checkpoint_every"), max(1, steps // TESTS))),
         "",
         "[model]",
         *_lines({"variant": variant_of(start), "start": str(start.path.absolute())}),
@@ -108,13 +110,21 @@ def _parts(config: VideoFocalNetConfig, spec: ClipSpec) -> int:
     return parts
 
 
-def seconds_per_step(recipe: Recipe) -> float:
-    """Measure a step of a recipe on this CPU with random pictures; most of it is the network."""
-    network, spec, optim = new_network(recipe).train(), recipe.spec, recipe.optim
+def seconds_per_step(recipe: Recipe, *, cpu: bool = False) -> float:
+    """Measure a step of a recipe with random pictures, most of which is the network.
+
+    Args:
+        recipe: of the run.
+        cpu: stay on the CPU where there is a GPU.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    network, spec, optim = new_network(recipe).to(device).train(), recipe.spec, recipe.optim
     clips = torch.rand(optim.batch_size // optim.accumulate, spec.num_frames, 3, *spec.size)
     times_s = []
     for _ in range(3):
         began_s = time.perf_counter()
-        network(clips).square().mean().backward()
+        network(clips.to(device)).square().mean().backward()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         times_s.append(time.perf_counter() - began_s)
     return min(times_s) * optim.accumulate * BESIDE

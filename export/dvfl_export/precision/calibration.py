@@ -58,8 +58,8 @@ def calibration_set(paths: Sequence[Path], spec: ClipSpec) -> CalibrationSet:
     clips = list({clip.tobytes(): clip for clip in clips}.values())
     if len(clips) < LEAST_CLIPS or not held_back:
         raise ExportError(
-            f"--calibration gives {len(clips)} different clips of {decoded} videos, a quarter of "
-            f"the videos being held back; int8 needs at least {LEAST_CLIPS}: give more videos"
+            f"there are {len(clips)} different clips of {decoded} videos to calibrate on, a "
+            f"quarter of them being held back; int8 needs at least {LEAST_CLIPS}: give more videos"
         )
     return CalibrationSet(clips, held_back, views)
 

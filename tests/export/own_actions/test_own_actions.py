@@ -30,7 +30,7 @@ from dvfl_models.training.learner import Learner
 from dvfl_models.training.stopping import Stopped
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.artifact import ModelFile
-from dvfl_runtime.errors import RecipeError
+from dvfl_runtime.errors import DvflError, RecipeError
 
 SPEC = ClipSpec(num_frames=2, size=(32, 32), crop="letterbox", window_s=0.4)
 
@@ -145,6 +145,7 @@ WRONG = {
     ("one", "-o", "m.onnx"): "one has one class, 'fall'; add another class, or --negatives",
     ("two", "-o", "m.onnx", "--negatives", "gone"): "--negatives: there is no gone",
     ("two", "-o", "m.onnx", "--resume"): "runs/m holds no run of clips to go on with",
+    ("two", "-o", "m.onnx", "--model", "START", "--precision", "int8"): "at least 64: give more",
     ("two", "-o", "m.onnx", "--model", "no.pth"): "no.pth",
 }
 
@@ -161,9 +162,9 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("words", WRONG)
-def test_bad_input_is_one_line_and_nothing_is_written(words, places, monkeypatch, capsys):
+def test_bad_input_is_one_line_and_nothing_is_written(words, places, start, monkeypatch, capsys):
     monkeypatch.chdir(places)
-    assert main(words) == 2
+    assert main([word.replace("START", str(start)) for word in words]) == 2
     *warnings, error = capsys.readouterr().err.splitlines()
     assert error.startswith("dvfl-train: error: ")
     assert WRONG[words] in error
@@ -237,9 +238,10 @@ def test_the_recipe_is_that_of_the_readme(tmp_path, start):
 
 
 def test_the_time_goes_into_two_trainings_if_each_has_half_of_its_steps():
-    assert [_within(fit, 300) for fit in (1000, 600, 400, 299, 100, 3)] == [
-        *(300, 300, 200, 299, 100, 20)
-    ]
+    found = [_within(left_s, 0.5, 300) for left_s in (500, 300, 200, 149.5, 50)]
+    assert found == [300, 300, 200, 299, 100]
+    with pytest.raises(DvflError, match=r"--minutes is too short .*; give 0.1 minutes more"):
+        _within(5, 0.5, 300)
 
 
 @pytest.fixture

@@ -221,7 +221,7 @@ def test_ranges_are_those_of_the_clips(folder: Path, exported: Exported) -> None
                 "videos/c0/00.mp4",
                 "videos/c1/01.mp4",
             ],
-            "different clips of 2 videos, a quarter of the videos being held back; int8",
+            "different clips of 2 videos to calibrate on, a quarter of them being held back; int8",
         ),
     ],
 )
@@ -251,7 +251,7 @@ def test_too_few_clips_are_counted(tmp_path: Path) -> None:
     for number in range(4):
         images = render_clip("bend", seed=number, num_frames=5, size=(36, 36)).images
         write_video(tmp_path / f"{number}.mp4", images)
-    with pytest.raises(ExportError, match=r"--calibration gives \d+ different clips of 3 videos"):
+    with pytest.raises(ExportError, match=r"there are \d+ different clips of 3 videos"):
         calibration_set((tmp_path,), SPEC)
 
 
