@@ -220,21 +220,27 @@ def _train(wanted: OwnActions, clips: Clips, end_s: float) -> tuple[Trained | No
             return measured, measured
     log.info("training on all %d clips, for the file", number)
     try:
-        final = _run(wanted, "all", ALL_CLIPS, end_s)
+        return measured, _run(wanted, "all", ALL_CLIPS, end_s, keep=measured is None)
     except Stopped as err:
         if measured is None:
             raise
-        return measured, dataclasses.replace(measured, stopped=err)
-    if final.stopped is not None and measured is not None:  # complete, and measured
-        return measured, dataclasses.replace(measured, stopped=final.stopped)
-    return measured, final
+        return measured, dataclasses.replace(measured, stopped=err)  # complete, and measured
 
 
-def _run(wanted: OwnActions, name: str, settings: Sequence[str], end_s: float) -> Trained:
+def _run(
+    wanted: OwnActions, name: str, settings: Sequence[str], end_s: float, *, keep: bool = True
+) -> Trained:
     """Run a training, or go on with it.
 
+    Args:
+        wanted: what to make.
+        name: of the training's folder.
+        settings: changes of the recipe.
+        end_s: when it has to end; `time.monotonic`.
+        keep: whether the weights are of use if it is stopped.
+
     Raises:
-        Stopped: if it was stopped before the first step.
+        Stopped: if it was stopped before the first step, or the weights are of no use then.
     """
     recipe = read_recipe(wanted.folder / "recipe.toml", (*settings, *wanted.settings))
     path = wanted.folder / name
@@ -248,12 +254,12 @@ def _run(wanted: OwnActions, name: str, settings: Sequence[str], end_s: float) -
         confusions = trainer.run(workers=workers, progress=sys.stderr.isatty())
         checkpoint = path / "final.pth"
     except Stopped as err:
-        if not trainer.step:
-            raise
         if err.number:
-            log.info("stopped: what has been learnt is tested and written; Ctrl-C again ends it")
+            log.info("stopped: what has been learnt is written; Ctrl-C again ends at once")
         else:
             log.info("the time is up after %d of %d steps", trainer.step, recipe.optim.steps)
+        if not (trainer.step and keep):
+            raise
         confusions, checkpoint, stopped = trainer.keep("stopped.pth"), path / "stopped.pth", err
     finally:
         trainer.accelerator.end_training()

@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         write_json(args.json, result)
         for name in ("held_back", *WEIGHTS):
             found = result[name]
-            print(f"{name:10} {found['accuracy']:.1%} of {found['clips']} clips")  # noqa: T201
+            log.info("%s: %.1f %% of %d clips", name, 100 * found["accuracy"], found["clips"])
 
     wait_passively()
     return run_study("worth", study)
