@@ -24,9 +24,10 @@ from dvfl_models.recipe.tables import VideosTable
 from dvfl_models.studies.command import run_study
 from dvfl_models.studies.result_files import machine_and_date
 from dvfl_models.training.command import wait_passively
-from dvfl_models.training.confusion import Confusion, wilson
+from dvfl_models.training.confusion import Confusion
 from dvfl_models.training.launch import TrainOptions
 from dvfl_runtime.arguments import Parser, natural, threads
+from dvfl_runtime.clips.accuracy import wilson
 from dvfl_runtime.clips.evaluation import Views
 from dvfl_runtime.clips.labelled import LabelledVideo, find_labelled
 from dvfl_runtime.files import check_places, replacing, write_json
