@@ -1,4 +1,4 @@
-"""dvfl-recognize --serve as a process, and what a client needs to talk to it."""
+"""Commands with --serve as a process, and what a client needs to talk to it."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class Served:
         process: the process.
     """
 
-    def __init__(self, *words: object) -> None:
-        command = [sys.executable, "-m", "dvfl_runtime.app.cli", *map(str, words)]
+    def __init__(self, *words: object, module: str = "dvfl_runtime.app.cli") -> None:
+        command = [sys.executable, "-m", module, *map(str, words)]
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         for line in self.process.stderr:

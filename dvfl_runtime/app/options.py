@@ -10,7 +10,7 @@ from dvfl_runtime.clips.spec import Focus
 from dvfl_runtime.clips.windows import MIN_HOP_S
 from dvfl_runtime.engines import DEVICES, ENGINES, PRECISIONS
 from dvfl_runtime.errors.packages import MEDIA
-from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address
+from dvfl_runtime.serve.address import TOKEN_VARIABLE, address_argument
 from dvfl_runtime.streams.smoothing import Smoothing
 from dvfl_runtime.version import __version__
 
@@ -73,7 +73,12 @@ def make_parser() -> Parser:
     _add_events(parser)
     page = parser.add_argument_group("page", "all sources together, files at their own speed")
     add = page.add_argument
-    add("--serve", metavar="HOST:PORT", type=_address, help="show it in a browser; PORT is enough")
+    add(
+        "--serve",
+        metavar="HOST:PORT",
+        type=address_argument,
+        help="show it in a browser; PORT is enough",
+    )
     add(
         "--linger",
         metavar="S",
@@ -185,13 +190,6 @@ def _score(text: str) -> float:
     if score > 1:
         raise argparse.ArgumentTypeError(f"must be from 0 to 1, got {text}")
     return score
-
-
-def _address(text: str) -> Address:
-    try:
-        return Address.parse(text)
-    except ValueError as err:
-        raise argparse.ArgumentTypeError(str(err)) from err
 
 
 def _roi(text: str) -> tuple[str, tuple[float, ...]]:

@@ -15,6 +15,7 @@ from dvfl_runtime.record.encoding import PacketEncoder
 from dvfl_runtime.record.packet_file import PacketFile, StreamTemplate
 from dvfl_runtime.record.ring import PacketRing, StoredPacket
 from dvfl_runtime.sources import Frame, LiveSource, Source
+from dvfl_runtime.sources.observed import ObservedSource
 from dvfl_runtime.sources.packets import TimedPacket
 
 _logger = logging.getLogger(__name__)
@@ -175,7 +176,9 @@ class Recorder:
         self._recordings: list[Recording] = []
         self._closed = False
         self._source_template: tuple[object, StreamTemplate] | None = None
-        self.remuxes = isinstance(source, LiveSource) and source.observe_packets(self._take)
+        self.remuxes = False
+        if isinstance(source, LiveSource | ObservedSource):
+            self.remuxes = source.observe_packets(self._take)
         self._encoder = None if self.remuxes else PacketEncoder()
         self._thread = threading.Thread(
             target=self._run, name=f"dvfl-recorder {source.name}", daemon=True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ipaddress
 import re
 import socket
@@ -55,6 +56,14 @@ class Address:
             return ipaddress.ip_address(self.host).is_loopback
         except ValueError:  # any other name may stand for another address tomorrow
             return False
+
+
+def address_argument(text: str) -> Address:
+    """Read an address, for argparse."""
+    try:
+        return Address.parse(text)
+    except ValueError as err:
+        raise argparse.ArgumentTypeError(str(err)) from err
 
 
 def listen(address: Address, token: str | None) -> tuple[socket.socket, Address]:

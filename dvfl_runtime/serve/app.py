@@ -10,19 +10,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from dvfl_runtime.errors import DvflError
 from dvfl_runtime.serve.connections import MAX_HEAD_BYTES
+from dvfl_runtime.serve.desk import ClipDesk
 from dvfl_runtime.serve.state import PageState, SourceOnPage, whole_number
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
     from starlette.requests import Request
     from starlette.responses import Response
+    from starlette.routing import Route
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 PAGE = Path(__file__).parents[1] / "data" / "page.html"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 PICTURE_WAIT_S = 2.0  # for a new picture; then the last one is sent again
 BOUNDARY = "picture"
+SAFE_METHODS = ("GET", "HEAD")  # change nothing
 HEADERS = [  # of all answers, which are not for other sites, caches or frames
     ("Cache-Control", "no-store"),
     ("Cross-Origin-Resource-Policy", "same-origin"),
@@ -52,6 +56,7 @@ def make_app(state: PageState, token: str | None, host: str) -> Starlette:
             Route("/events", routes.events),
             Route("/picture/{number}.jpg", routes.picture),
             Route("/picture/{number}", routes.pictures),
+            *([] if state.desk is None else _desk_routes(state.desk)),
         ],
         middleware=[Middleware(_Guard, token=token, host=host)],
     )
@@ -118,12 +123,35 @@ class _Routes:
         return self._state.sources[number]
 
 
+def _desk_routes(desk: ClipDesk) -> list[Route]:
+    """Return the routes of the part of the page that records clips."""
+    from starlette.responses import PlainTextResponse, Response
+    from starlette.routing import Route
+
+    async def ask(request: Request) -> Response:
+        """Ask for a clip of an action."""
+        try:
+            desk.ask(request.query_params.get("label", ""))
+        except DvflError as err:
+            return PlainTextResponse(f"{err}\n", 409)
+        return Response(status_code=204)
+
+    async def clip(request: Request) -> Response:
+        """Answer with the pictures of a clip."""
+        jpeg = desk.strip(whole_number(request.path_params["number"]))
+        if jpeg is None:
+            return PlainTextResponse("there is no such clip\n", 404)
+        return Response(jpeg, media_type="image/jpeg")
+
+    return [Route("/ask", ask, methods=["POST"]), Route("/clip/{number}.jpg", clip)]
+
+
 class _Guard:
     """Refuses requests that are not allowed.
 
     If there is a token, these are the requests without it. If there is none, these are the requests
     that pages of other sites make in a browser on this machine: across sites, or under a name that
-    was made to lead here (DNS rebinding).
+    was made to lead here (DNS rebinding). What changes something is never done for another site.
     """
 
     def __init__(self, app: ASGIApp, *, token: str | None, host: str) -> None:
@@ -155,6 +183,11 @@ class _Guard:
             return 400, "this page is served on loopback only"
         site = request.headers.get("sec-fetch-site", "none")
         is_link = request.headers.get("sec-fetch-mode") == "navigate"
+        if request.method not in SAFE_METHODS:
+            is_link = False  # a form of another site navigates, too
+            origin = request.headers.get("origin")
+            if origin is not None and urlsplit(origin).netloc != request.headers.get("host"):
+                return 403, "not for other sites"
         if site not in ("none", "same-origin") and not is_link:
             return 403, "not for other sites"
         return None

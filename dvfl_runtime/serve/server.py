@@ -18,6 +18,7 @@ from dvfl_runtime.serve.connections import (
     limited_protocol,
     max_connections,
 )
+from dvfl_runtime.serve.desk import ClipDesk
 from dvfl_runtime.serve.state import PageState
 from dvfl_runtime.sources.observed import ObservedSource
 
@@ -36,8 +37,9 @@ class PageServer:
         listening: the socket, which is closed with the server.
         host: the name or address that it is bound to.
         token: that every request needs; `None` for none.
-        info: what runs.
+        info: what runs; `None` if nothing is recognised.
         labels: names of the classes.
+        desk: where clips are recorded; `None` if they are not.
     """
 
     def __init__(
@@ -46,11 +48,12 @@ class PageServer:
         host: str,
         token: str | None,
         *,
-        info: Info,
-        labels: Sequence[str],
+        info: Info | None = None,
+        labels: Sequence[str] = (),
+        desk: ClipDesk | None = None,
     ) -> None:
         self._loop = asyncio.new_event_loop()
-        self._state = PageState(info, labels, self._loop)
+        self._state = PageState(info, labels, self._loop, desk)
         # asyncio warns of each browser that leaves during an answer
         logging.getLogger("asyncio").setLevel(logging.ERROR)
         self._most = max_connections()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from dvfl_runtime.draw.palette import Rgb, class_colour
 from dvfl_runtime.results import SCHEMA, Event, Info, Prediction, to_json_row
+from dvfl_runtime.serve.desk import ClipDesk
 from dvfl_runtime.serve.pictures import NewestPicture
 from dvfl_runtime.sources import Frame
 from dvfl_runtime.sources.observed import ObservedSource
@@ -43,16 +44,27 @@ class PageState:
     """All that the page shows; lives in the server's loop.
 
     Args:
-        info: what runs.
+        info: what runs; `None` if nothing is recognised.
         labels: names of the classes.
         loop: of the server; methods are called in it unless they name another thread.
+        desk: where clips are recorded; `None` if they are not.
 
     Attributes:
+        desk: see above.
         sources: in the order in which they were added.
         stopped: whether the last events have been sent.
     """
 
-    def __init__(self, info: Info, labels: Sequence[str], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        info: Info | None,
+        labels: Sequence[str],
+        loop: asyncio.AbstractEventLoop,
+        desk: ClipDesk | None = None,
+    ) -> None:
+        self.desk = desk
+        if desk is not None:
+            desk.on_change = self._desk_changed
         self.sources: list[SourceOnPage] = []
         self.stopped = False
         self._loop = loop
@@ -60,10 +72,7 @@ class PageState:
         self._model = {
             "schema": SCHEMA,
             "run": self._run_id,
-            "model": info.name,
-            "engine": info.engine,
-            "device": info.device,
-            "precision": info.precision,
+            **_about(info),
             "colours": {name: _hex(class_colour(n)) for n, name in enumerate(labels)},
         }
         self._count = 0
@@ -95,7 +104,8 @@ class PageState:
 
     def snapshot(self) -> dict[str, Any]:
         """Return what runs, and the state of each source."""
-        return {**self._model, "sources": self._source_states()}
+        view = {"desk": self.desk.view()} if self.desk is not None else {}
+        return {**self._model, "sources": self._source_states(), **view}
 
     async def report_states(self) -> None:
         """Send the states of the sources whenever they change; run until cancelled."""
@@ -113,7 +123,7 @@ class PageState:
         """
         run_id, _, number = last_id.partition("-")
         known = (whole_number(number) or 0) if run_id == self._run_id else 0
-        states = self._states
+        states, desk = self._states, self._desk_event()
         yield f"retry: {RETRY_MS}\n\n" + _event("hello", self.snapshot())
         while True:
             changed, stopped = self._changed, self.stopped
@@ -123,6 +133,9 @@ class PageState:
             if states != self._states:
                 states = self._states
                 yield states
+            if desk != (now := self._desk_event()):
+                desk = now
+                yield desk
             if stopped:
                 yield _event("end", {})
                 return
@@ -179,6 +192,13 @@ class PageState:
             self._states = states
             self._notify()
 
+    def _desk_event(self) -> str:
+        return _event("desk", self.desk.view()) if self.desk is not None else ""
+
+    def _desk_changed(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            self._loop.call_soon_threadsafe(self._notify)
+
     def _notify(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
@@ -205,6 +225,11 @@ def whole_number(text: str) -> int | None:
 
 def _event(name: str, values: dict[str, Any]) -> str:
     return f"event: {name}\ndata: {json.dumps(values, ensure_ascii=False)}\n\n"
+
+
+def _about(info: Info | None) -> dict[str, str]:
+    names = {"model": "name", "engine": "engine", "device": "device", "precision": "precision"}
+    return {key: getattr(info, name, "") for key, name in names.items()}
 
 
 def _hex(colour: Rgb) -> str:

@@ -10,6 +10,7 @@ from dvfl_runtime.errors.addresses import reason_of
 from dvfl_runtime.interrupts import uninterrupted
 from dvfl_runtime.sources.frame import Frame, Source
 from dvfl_runtime.sources.live.source import LiveSource
+from dvfl_runtime.sources.packets import PacketObserver
 
 FrameObserver: TypeAlias = Callable[[Frame], object]
 
@@ -68,6 +69,10 @@ class ObservedSource:
     def reconnects(self) -> int:
         """How often a live source was opened again and gave a frame."""
         return self._source.stats.reconnects if isinstance(self._source, LiveSource) else 0
+
+    def observe_packets(self, observer: PacketObserver) -> bool:
+        """Show each compressed picture before it is decoded; see `LiveSource.observe_packets`."""
+        return isinstance(self._source, LiveSource) and self._source.observe_packets(observer)
 
     def frames(self) -> Iterator[Frame]:
         """Yield the frames of the source."""

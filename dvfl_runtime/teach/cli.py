@@ -7,13 +7,14 @@ import sys
 from collections.abc import Sequence
 
 from dvfl_runtime.arguments import Parser, run_command
-from dvfl_runtime.teach import fit_cli
+from dvfl_runtime.teach import fit_cli, record_cli
 from dvfl_runtime.version import __version__
 
 PROG = "dvfl-teach"
 DESCRIPTION = "Teach a model your own actions, from about twelve short clips of each."
 EXAMPLES = """\
 examples:
+  dvfl-teach record 0 clips/wave                 twelve clips of an action from a camera
   dvfl-teach fit clips -o mine.onnx              clips/wave/anna_1.mp4, clips/clap/ben_1.mp4, ...
   dvfl-recognize --model mine.onnx 0             then recognise them
 
@@ -31,7 +32,7 @@ def make_parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"{PROG} {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (fit_cli,):
+    for command in (record_cli, fit_cli):
         command.add_command(commands)
     return parser
 
