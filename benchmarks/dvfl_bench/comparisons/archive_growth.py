@@ -126,7 +126,7 @@ def _last_run(folder: Path, ids: int) -> dict[str, float]:
 
     folder.mkdir()
     rows = folder / "rows"
-    words = ["-o", rows, "--engine", "onnxruntime", "--processes", "1"]
+    words: list[str | Path] = ["-o", rows, "--engine", "onnxruntime", "--processes", "1"]
     listed = folder / "list.txt"
     listed.write_text("\n".join(f"/none/{number:03}.mp4" for number in range(PART)))
     _run(listed, *words)

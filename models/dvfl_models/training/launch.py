@@ -5,12 +5,16 @@ experimental: not yet run on several GPUs, nor with fp16 on one.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
+import platform
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 
 from dvfl_models.recipe.tables import OptimTable
 from dvfl_runtime.errors import DvflError, RecipeError
@@ -86,3 +90,34 @@ def new_accelerator(table: OptimTable, options: TrainOptions) -> Accelerator:
     torch.backends.cuda.matmul.allow_tf32 = precision != "no"
     torch.backends.cudnn.allow_tf32 = precision != "no"
     return accelerator
+
+
+def check_same_start(accelerator: Accelerator, last: Path | None) -> None:
+    """Raise DvflError unless all processes of a run go on from the same file, or all begin.
+
+    On machines without a disk of their own to share, only that of the first process has the file
+    of the last step; another may have one of an earlier run.
+
+    Args:
+        accelerator: of the run.
+        last: the file that this process goes on from; `None` if it begins.
+
+    Raises:
+        DvflError: in every process, if they differ.
+    """
+    if accelerator.num_processes == 1:
+        return
+    content = hashlib.sha256()
+    if last is not None:
+        with last.open("rb") as file:
+            while chunk := file.read(1 << 20):
+                content.update(chunk)
+    found = gather_object([(content.hexdigest(), platform.node())])
+    if len({digest for digest, _ in found}) > 1:
+        first = found[0][0]
+        others = sorted({node for digest, node in found if digest != first})
+        raise DvflError(
+            f"the processes of this run do not go on from the same last.pth: {', '.join(others)} "
+            f"has another one than {found[0][1]}, or none; copy it from there to the same folder "
+            "on all machines, or use a disk that they share"
+        )

@@ -24,7 +24,12 @@ from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.training.confusion import Confusion
 from dvfl_models.training.consistency import UNSETTLED, doubts
 from dvfl_models.training.evaluation import Evaluation
-from dvfl_models.training.launch import TrainOptions, new_accelerator, with_precision
+from dvfl_models.training.launch import (
+    TrainOptions,
+    check_same_start,
+    new_accelerator,
+    with_precision,
+)
 from dvfl_models.training.learner import Learner
 from dvfl_models.training.memory import out_of_memory
 from dvfl_models.training.metrics import Metrics, ProgressLog
@@ -79,6 +84,7 @@ class Trainer:
         self.folder = RunFolder(path, recipe, data)
         saved = self.folder.open(resume=options.resume, main=self.main)
         self.accelerator.wait_for_everyone()  # the first process makes the folder
+        check_same_start(self.accelerator, None if saved is None else self.folder.last)
         if saved is not None:
             self.step = int(saved.trainer["step"])
             self.unwritten = saved.trainer.get("unfinished")
