@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import get_args
 
 from dvfl_runtime.arguments import Parser, at_least, threads, whole
@@ -174,6 +175,24 @@ def _add_events(parser: argparse.ArgumentParser) -> None:
         metavar="COMMAND",
         help="run this at each start and end, without a shell; one JSON object comes on its "
         "standard input. It may take 30 s, and recognition never waits for it",
+    )
+    add(
+        "--record-events",
+        metavar="FOLDER",
+        type=Path,
+        help="the video of each, and the event as JSON beside it; RTSP and files without encoding",
+    )
+    add(
+        "--pre-roll",
+        metavar="S",
+        type=at_least(0),
+        help="so long before its event a recording begins, seconds; default: 3",
+    )
+    add(
+        "--keep-gb",
+        metavar="GB",
+        type=at_least(0.001),
+        help="the oldest recordings are deleted when all take more; default: 10",
     )
     add(
         "--enter",

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dvfl_runtime.app.event_recording import EventRecordings
 from dvfl_runtime.app.on_event import EventCommand
 from dvfl_runtime.app.plan import Plan
 from dvfl_runtime.console.output import (
@@ -32,6 +33,8 @@ from dvfl_runtime.interrupts import uninterrupted
 if TYPE_CHECKING:
     from dvfl_runtime.serve.server import PageServer
 
+PRE_ROLL_S, KEEP_GB = 3.0, 10.0  # of --record-events
+
 
 @dataclass
 class Outputs:
@@ -41,6 +44,7 @@ class Outputs:
         predictions: written for each prediction.
         segments: written for each segment, and finished at the end.
         events: written for each event.
+        recordings: records the video of each event.
         page: shows all sources and predictions in browsers.
         texts: the streams that the text goes to: standard output, files and pipes.
         rows_on_terminal: whether a row of each prediction goes to standard output.
@@ -50,6 +54,7 @@ class Outputs:
     predictions: list[PredictionWriter] = field(default_factory=list)
     segments: list[SegmentWriter] = field(default_factory=list)
     events: list[EventWriter] = field(default_factory=list)
+    recordings: EventRecordings | None = None
     page: PageServer | None = None
     texts: list[RowStream] = field(default_factory=list)
     rows_on_terminal: bool = False
@@ -82,7 +87,11 @@ def open_outputs(
         OutputError: if one of them cannot be written.
     """
     lasting = (
-        args.overlay or args.serve or args.on_event or plan.segment_format in (".json", ".srt")
+        args.overlay
+        or args.serve
+        or args.on_event
+        or args.record_events
+        or plan.segment_format in (".json", ".srt")
     )
     outputs = Outputs(lasting=bool(lasting))
     if args.output is not None:
@@ -105,6 +114,12 @@ def open_outputs(
     if args.on_event is not None:
         command = EventCommand(args.on_event, report)
         outputs.events.append(stack.enter_context(closing(command)))
+    if args.record_events is not None:
+        pre_roll_s = PRE_ROLL_S if args.pre_roll is None else args.pre_roll
+        keep_bytes = 1e9 * (args.keep_gb or KEEP_GB)
+        recordings = EventRecordings(args.record_events, pre_roll_s, keep_bytes, report)
+        outputs.recordings = stack.enter_context(closing(recordings))
+        outputs.events.append(recordings)
     return outputs
 
 

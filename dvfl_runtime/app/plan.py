@@ -122,16 +122,18 @@ def _sources(args: argparse.Namespace, demo_clip: Path) -> list[str]:
 
 
 def _check_page_and_whole(args: argparse.Namespace) -> None:
-    of_windows = ("segments", "overlay", "window_s", "hop_s", "events", "on_event")
+    of_windows = ("segments", "overlay", "window_s", "hop_s", "events", "on_event", "record_events")
     if args.whole and any(getattr(args, name) for name in of_windows):
         raise DvflError(
             "--whole has no windows; leave out --segments, --overlay, --events, --on-event, "
-            "--window-s and --hop-s"
+            "--record-events, --window-s and --hop-s"
         )
     if args.serve and args.whole:
         raise DvflError("--serve shows windows, and --whole has none; leave out one of them")
     if args.linger is not None and not args.serve:
         raise DvflError("--linger is how long the page of --serve HOST:PORT stays; pass both")
+    if (args.pre_roll is not None or args.keep_gb is not None) and not args.record_events:
+        raise DvflError("--pre-roll and --keep-gb are about --record-events FOLDER; pass it, too")
     if args.token is not None and not args.serve:
         raise DvflError("--token is what the page of --serve HOST:PORT asks for; pass both")
     if args.token == "":

@@ -190,6 +190,10 @@ class Recognition:
         opened = self._opened[name] = OpenedTask(observed, TrackSegmenter(self._segmenter))
         with uninterrupted():  # otherwise a temporary file could be left behind
             opened.open_files(task, self._segmenter().labels[:-1])
+        if self._outputs.recordings is not None:
+            recorder = self._outputs.recordings.watch(name, source)
+            observed.observers.append(recorder.observe)
+            opened.files.enter_context(closing(recorder))
         if self._outputs.page is not None:
             self._outputs.page.watch(observed)
 

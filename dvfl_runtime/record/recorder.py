@@ -6,7 +6,9 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 from dvfl_runtime.errors import DvflError, OutputError, SourceError
 from dvfl_runtime.errors.checks import check_number
@@ -26,6 +28,7 @@ PATIENCE_S = 2.0  # for packets up to the end of a recording, after which there 
 MAX_GAP_S = 60.0  # after a longer outage a recording goes on in another file
 MAX_FRAMES = 4  # of a live source that wait to be encoded; then the oldest is left out
 CLOSE_WAIT_S = 10.0
+OnDone: TypeAlias = "Callable[[Recording], object]"
 
 
 class Recording:
@@ -33,19 +36,29 @@ class Recording:
 
     It has more than one file if a camera came back with other pictures, or after a long outage.
 
-    Attributes:
+    Args:
+        stem: the path of the file without its suffix.
         begin_s: when it begins, on the source's clock, seconds.
+        first: number of the first packet.
+        on_done: called when it is done, in the thread that writes.
+
+    Attributes:
+        begin_s: see above.
+        end_s: when it ends; `None` before that is known.
         paths: of the files that are complete.
         error: why nothing, or no more, could be written; `None` if all is well.
     """
 
-    def __init__(self, stem: Path, begin_s: float, first: int) -> None:
+    def __init__(
+        self, stem: Path, begin_s: float, first: int, on_done: OnDone | None = None
+    ) -> None:
         self.begin_s = begin_s
+        self.end_s: float | None = None
         self.paths: list[Path] = []
         self.error: DvflError | None = None
         self._stem = stem
         self._next = first  # number of the next packet
-        self._end_s: float | None = None
+        self._on_done = on_done
         self._give_up_s = 0.0  # once it has an end, on the machine's clock
         self._cancelled = False
         self._file: PacketFile | None = None
@@ -59,7 +72,7 @@ class Recording:
     def end(self, end_s: float) -> None:
         """Set when it ends, on the source's clock; it is complete soon after that moment."""
         self._give_up_s = time.monotonic() + PATIENCE_S
-        self._end_s = end_s
+        self.end_s = end_s
 
     def cancel(self) -> None:
         """Leave no file, or no further one."""
@@ -81,14 +94,18 @@ class Recording:
             if reached or is_last or self._is_overdue():
                 self._finish()
         except (DvflError, OSError) as err:
-            self.error = err if isinstance(err, DvflError) else OutputError(str(err))
-            self._discard()
+            self.fail(err if isinstance(err, DvflError) else OutputError(str(err)))
         return self._done.is_set()
+
+    def fail(self, err: DvflError) -> None:
+        """End it with an error. For the recorder's thread alone."""
+        self.error = err
+        self._discard()
 
     def _write(self, packets: list[tuple[int, StoredPacket]]) -> bool:
         """Write the packets; return whether the end was among them."""
         for number, packet in packets:
-            if self._end_s is not None and packet.decode_s >= self._end_s:
+            if self.end_s is not None and packet.decode_s >= self.end_s:
                 return True
             if number > self._next and self._file is not None:  # on with the next key picture
                 _logger.warning(
@@ -114,7 +131,7 @@ class Recording:
         return gap_s <= MAX_GAP_S and file.template.is_like(packet.template)
 
     def _is_overdue(self) -> bool:
-        return self._end_s is not None and time.monotonic() > self._give_up_s
+        return self.end_s is not None and time.monotonic() > self._give_up_s
 
     def _finish(self) -> None:
         file = self._file
@@ -125,13 +142,20 @@ class Recording:
             raise SourceError(f"there was no picture to record in {self._stem}")
         self.paths.append(file.finish())
         self._file = None
-        self._done.set()
+        self._set_done()
 
     def _discard(self) -> None:
         file, self._file = self._file, None
         if file is not None:
             file.discard()
-        self._done.set()
+        self._set_done()
+
+    def _set_done(self) -> None:
+        try:
+            if self._on_done is not None:
+                self._on_done(self)
+        finally:
+            self._done.set()
 
 
 class Recorder:
@@ -199,17 +223,18 @@ class Recorder:
             self._frames.append(frame)
             self._changed.notify_all()
 
-    def begin(self, stem: PathLike, begin_s: float) -> Recording:
+    def begin(self, stem: PathLike, begin_s: float, on_done: OnDone | None = None) -> Recording:
         """Begin a recording.
 
         Args:
             stem: the path of the file without its suffix, which follows from the codec.
             begin_s: when it begins, on the source's clock, seconds; what is further back than
                 `pre_roll_s` may be gone.
+            on_done: called when it is done, in the thread of the recorder.
         """
         with self._changed:
             first = self._ring.key_before(begin_s)
-            recording = Recording(Path(stem), begin_s, first)
+            recording = Recording(Path(stem), begin_s, first, on_done)
             if self._closed:
                 recording.cancel()
                 recording.write([], is_last=True)

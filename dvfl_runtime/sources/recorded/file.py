@@ -51,18 +51,23 @@ class FileSource(RecordedSource):
         damage: once it has been read: what is wrong with it, and how much of it is left; "" if
             nothing is.
 
+    Attributes:
+        video: see above.
+        has_timestamps: whether its packets say when they are shown.
+
     Raises:
         SourceError: if it cannot be opened, or has no video in it.
     """
 
     def __init__(self, video: Video, fps: float | None = None) -> None:
-        self._video = video
+        self.video = video
         self._fps = fps
         self.damage = ""
         self._demuxed: VideoFile | None = None  # for the next reading
         with closing(self._open_exact()) as file:
             super().__init__(name_of(video), file.duration_s)
             self._is_timed = file.is_timed
+            self.has_timestamps = file.has_timestamps
 
     def close(self) -> None:
         """End a running `frames()` at its next frame."""
@@ -70,8 +75,8 @@ class FileSource(RecordedSource):
         file, self._demuxed = self._demuxed, None
         if file is not None:
             file.close()
-        if not isinstance(self._video, Path):
-            self._video.stop()
+        if not isinstance(self.video, Path):
+            self.video.stop()
 
     def mapped_frames(
         self, mapper: FileMapper, num_threads: int | None = None
@@ -108,10 +113,10 @@ class FileSource(RecordedSource):
         """Return the file, at its beginning; the caller closes it."""
         file, self._demuxed = self._demuxed, None
         num_threads = num_threads or min(MAX_THREADS, os.cpu_count() or 1)
-        return file or VideoFile(self._video, num_threads, self._fps)
+        return file or VideoFile(self.video, num_threads, self._fps)
 
     def _open_exact(self) -> VideoFile:
-        return VideoFile(self._video, 1, self._fps)
+        return VideoFile(self.video, 1, self._fps)
 
     def _read(
         self, mapper: FileMapper | None = None, num_threads: int | None = None
@@ -129,7 +134,7 @@ class FileSource(RecordedSource):
             raise SourceError(
                 f"no frame of {self.name} can be decoded ({reader.codec}): "
                 f"{reader.damage or 'its video stream is empty'}; "
-                f"{advice_of(self._video, 'record or convert it again')}"
+                f"{advice_of(self.video, 'record or convert it again')}"
             )
         if mapper is not None:
             mapper.end(is_whole=not (reader.left_out or reader.damage))

@@ -75,6 +75,11 @@ class VideoFile:
         return self._stream.codec_context.name
 
     @property
+    def has_timestamps(self) -> bool:
+        """Whether the container tells when each picture is shown; AVI and bare video do not."""
+        return not (self._is_bare or self._is_avi)
+
+    @property
     def is_timed(self) -> bool:
         """Whether timestamps, a header or the caller tell when frames are shown."""
         return not self._is_bare or self._rate is not None
