@@ -37,7 +37,7 @@ EXTRAS = {
     "openvino": [OPENVINO, *MEDIA],
     # used together with an extra that brings an engine and the media libraries
     "serve": ["starlette>=0.40", "uvicorn>=0.30"],
-    "archive": ["ray[data]>=2.9", "pyarrow>=14", "fsspec>=2023.5"],
+    "archive": ["ray[data]>=2.60", "pyarrow>=17", "fsspec>=2024.2"],
     # writes model files with a new head; used together with an extra that brings an engine
     "teach": [ONNX],
     "train": TRAIN,
