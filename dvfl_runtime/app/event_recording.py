@@ -28,6 +28,8 @@ MAX_NAME = 80  # characters of a label or a source in a file's name
 class EventRecordings:
     """Records the events of all sources into one folder.
 
+    The recording of a live source goes on until the end of its event is known: a little longer.
+
     The oldest recordings are deleted as soon as all take more than `keep_bytes`; only what an
     earlier or this run has recorded, as the JSON beside it says, and nothing else. A recording that
     cannot be written is reported and costs nothing but itself.
