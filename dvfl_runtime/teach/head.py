@@ -176,14 +176,16 @@ def fit_heads(examples: Examples, strengths: Floats, *, mirror: bool) -> list[He
         y, w = np.concatenate([y, y]), np.concatenate([w, w]) / 2
     mean, mean_y = w @ x, w @ y
     deviation = np.sqrt(w @ np.square(x - mean)) + LEAST_DEVIATION
-    z = (x - mean) / deviation
-    # (Z' W Z + strength I) B = Z' W Y, for all strengths by one decomposition of Z' W Z
-    values, vectors = np.linalg.eigh((z * w[:, None]).T @ z)
-    wanted = vectors.T @ ((z * w[:, None]).T @ (y - mean_y))
+    root = np.sqrt(w)[:, None]
+    a, target = root * (x - mean) / deviation, root * (y - mean_y)
+    # (A' A + s I)^-1 A' = A' (A A' + s I)^-1: one decomposition of the smaller, for all strengths s
+    few = len(a) < a.shape[1]
+    values, vectors = np.linalg.eigh(a @ a.T if few else a.T @ a)
+    wanted = vectors.T @ (target if few else a.T @ target)
     heads = []
     for strength in strengths:
         b = vectors @ (wanted / (np.maximum(values, 0) + strength)[:, None])
-        weight = b / deviation[:, None]
+        weight = (a.T @ b if few else b) / deviation[:, None]
         heads.append(Head(weight.astype(np.float32), (mean_y - mean @ weight).astype(np.float32)))
     return heads
 

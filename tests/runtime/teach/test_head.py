@@ -54,8 +54,9 @@ def test_without_a_cause_to_learn_the_scores_are_even():
     assert 0.2 < right(some, found.logits) < 0.8
 
 
-def test_a_fit_is_the_ridge_solution():
-    some = examples({"a": 5, "b": 3})
+@pytest.mark.parametrize("count", [2, 40])  # fewer windows than features, and more
+def test_a_fit_is_the_ridge_solution(count):
+    some = examples({"a": count, "b": 2})
     (head,) = fit_heads(some, np.array([0.1]), mirror=False)
     w, x = some.weights(), some.plain.astype(float)
     y = np.eye(2)[some.class_of[some.video]]

@@ -1,0 +1,57 @@
+"""The study of how many clips own actions need, on videos of one colour each."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from artifacts import artifact, colour_graph, coloured, save
+from onnx import helper, numpy_helper
+from videos import write_video
+
+from dvfl_bench.comparisons import own_actions
+from dvfl_runtime.clips.spec import ClipSpec
+
+SPEC = ClipSpec(num_frames=4, size=(8, 8), resize=8, window_s=1.0)
+
+
+@pytest.fixture
+def model(tmp_path):
+    graph = colour_graph(SPEC)
+    graph.graph.initializer.append(numpy_helper.from_array(np.eye(3, dtype=np.float32), "w"))
+    graph.graph.node[-1].CopyFrom(helper.make_node("MatMul", ["mean", "w"], ["logits"]))
+    return save(graph, tmp_path / "m.onnx", {"dvfl": artifact(spec=SPEC).to_json()})
+
+
+def test_each_method_learns_the_same_clips_and_is_tested_on_other_groups(tmp_path, model):
+    for label in ("red", "green"):
+        for person in ("anna", "ben", "cy", "di"):
+            path = tmp_path / "set" / label / f"{person}.mp4"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_video(path, coloured((label, 30), height=16, width=16), pix_fmt="yuv444p")
+    words = [tmp_path / "set", "--model", model, "--draws", 2, "--json", tmp_path / "r.json"]
+    assert own_actions.main([*map(str, words), "--plot", str(tmp_path / "r.png")]) == 0
+    result = json.loads((tmp_path / "r.json").read_text())
+    found = result["sets"]["set"]
+    assert (found["classes"], found["clips"], found["groups"]) == (2, 8, 4)
+    for count in ("2", "5", "12", "all"):
+        rows = {method: row[count] for method, row in found["methods"].items()}
+        assert {row["answers"] for row in rows.values()} == {4}  # a group of two clips, twice
+        assert rows["features"]["accuracy"] == rows["one frame"]["accuracy"] == 1
+        # no colour moves, and all files are alike
+        assert rows["optical flow"]["accuracy"] == rows["metadata"]["accuracy"] == 0.5
+    assert "| set, 2 classes | features | 100.0% (51% to 100%)" in own_actions.table_of(result)
+    assert cv2.imread(str(tmp_path / "r.png")) is not None
+
+
+def test_flow_tells_where_what_moves_and_in_which_direction():
+    rng = np.random.default_rng(0)
+    texture = rng.integers(0, 255, (64, 32), np.uint8).repeat(3).reshape(64, 32, 3)
+    texture = cv2.GaussianBlur(texture, (0, 0), 2)
+    before, after = (np.full((64, 64, 3), 90, np.uint8) for _ in range(2))
+    before[:, :32] = texture
+    after[:, 1:32] = texture[:, :-1]
+    flow = own_actions.flow_of([(before, after)]).reshape(4, 4, 8)
+    assert flow[:, :2].sum() > 5 * flow[:, 3:].sum()
+    right, left = flow[:, :2, [0, 7]].sum(), flow[:, :2, [3, 4]].sum()
+    assert right > 3 * left
