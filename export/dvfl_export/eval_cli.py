@@ -33,6 +33,9 @@ examples:
         an exported file on a CSV with columns file and label, beside the videos
   dvfl-eval model.onnx videos/ --format folders
         a folder with a folder of videos per class
+  dvfl-eval model.onnx videos/index.csv --negatives hours/ --alarms alarms.png
+        how many false alarms an hour it raises on videos that show none of its actions, beside how
+        many of the actions it finds, for each threshold
   dvfl-eval official.pth testlist01.txt --format ucf --root UCF-101 --labels ucf101
         an official checkpoint on an official list
 """
@@ -54,6 +57,16 @@ def parser() -> Parser:
     out.add_argument("--root", default="", help="folder of the videos (default: that of the list)")
     out.add_argument("--split", type=int, default=1, help="number of a split (hmdb)")
     out.add_argument("--labels", default="", help="of a checkpoint that does not name its classes")
+    out.add_argument(
+        "--negatives",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="VIDEOS",
+        help="videos without the actions, of 5 s or more, or folders of them, to count false "
+        "alarms per hour on; a CSV with columns file and scene joins clips of one scene",
+    )
+    out.add_argument("--alarms", type=Path, metavar="FILE.png", help="draw the false alarms")
     out.add_argument("--engine", default="auto", help="engine for a .onnx file")
     out.add_argument(
         "--precision",
@@ -72,7 +85,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         _check_model_options(command, args)
         load_torch(command, args.threads)
-        outputs = [("--json", args.json), ("--confusion", args.confusion)]
+        outputs = [
+            *(("--json", args.json), ("--confusion", args.confusion), ("--alarms", args.alarms))
+        ]
         check_places(outputs, [("the model", args.model), ("the data set", args.dataset)])
         _evaluate(args)
         return 0
@@ -89,6 +104,14 @@ def _check_model_options(command: Parser, args: argparse.Namespace) -> None:
                 f"--{name} {value} is for a .onnx file, and {args.model} is none; leave it out, or "
                 f"export the checkpoint"
             )
+    if args.negatives and args.model.suffix != ".onnx":
+        raise DvflError(
+            f"--negatives is for a .onnx file, and {args.model} is none; export the checkpoint"
+        )
+    if absent := [place for place in args.negatives if not place.exists()]:
+        raise DvflError(f"--negatives: there is no {absent[0]}; give videos or folders of them")
+    if args.alarms and not args.negatives:
+        raise DvflError("--alarms draws the false alarms on --negatives VIDEOS; pass both")
 
 
 def _evaluate(args: argparse.Namespace) -> None:
@@ -97,6 +120,8 @@ def _evaluate(args: argparse.Namespace) -> None:
     views = Views.parse(args.views)
     with open_candidate(args.model, args.labels, args.engine, args.precision) as candidate:
         report = _evaluate_on_all(args, candidate, views)
+        if args.negatives:
+            report["false_alarms"] = _count_alarms(args, candidate)
     if args.json:
         write_json(args.json, report)
 
@@ -133,6 +158,26 @@ def _evaluate_on_all(
         "tests": tests,
         "version": __version__,
     }
+
+
+def _count_alarms(args: argparse.Namespace, candidate: Candidate) -> dict[str, Any]:
+    """Count false alarms per hour beside the actions found in the first test set of videos."""
+    from dvfl_export.alarms import alarm_curve, in_words, save_png, watch_clips, watch_negatives
+    from dvfl_models.data.video_clips import VideoClips
+    from dvfl_runtime import Recognizer
+
+    tests = [clips for clips in _test_sets(args, candidate) if isinstance(clips, VideoClips)]
+    if not tests:
+        raise RecipeError(f"--negatives needs videos of the actions, and {args.dataset} has none")
+    progress = sys.stderr.isatty()
+    with Recognizer(args.model, engine=args.engine, precision=args.precision) as recognizer:
+        negatives = watch_negatives(recognizer, args.negatives, progress=progress)
+        positives = watch_clips(recognizer, tests[0], progress=progress)
+    found = alarm_curve(candidate.labels, negatives, positives)
+    print(in_words(found), file=StandardOutput())
+    if args.alarms:
+        save_png(found, args.alarms, f"{Path(candidate.name).name}, {tests[0].name}")
+    return {"test": tests[0].name, **found}
 
 
 def _picture_of(path: Path, test: str, number: int) -> Path:
