@@ -207,8 +207,11 @@ def _min_margin(
     actions = known[(truth != resting) & (known.argmax(1) == truth)]
     alarms = foreign[foreign.argmax(1) != resting]
     report: dict[str, Any] = {"negatives": len(foreign), "negatives_called_actions": len(alarms)}
-    if len(foreign) < MIN_NEGATIVES or not len(actions):
+    if len(foreign) < MIN_NEGATIVES:
         report["warning"] = f"{len(foreign)} negatives are too few for a rule; add videos"
+        return 0.0, report
+    if not len(actions):
+        report["warning"] = "no held-back clip of an action is recognised, so there is no rule"
         return 0.0, report
     if not len(alarms):
         return 0.0, report

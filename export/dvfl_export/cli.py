@@ -84,6 +84,22 @@ def parser() -> Parser:
         "--verify", type=Path, nargs="+", default=[], metavar="CLIPS", help="videos or folders"
     )
     out.add_argument(
+        "--held-back",
+        type=Path,
+        metavar="CLIPS",
+        help="labelled videos that the model was not trained on, a folder per class or an index: "
+        "the file's confidence is calibrated on them",
+    )
+    out.add_argument(
+        "--negatives",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="VIDEOS",
+        help="with --held-back: videos or folders without any of the actions; what looks like "
+        "them is unknown",
+    )
+    out.add_argument(
         "--report",
         type=Path,
         metavar="FILE.json",
@@ -174,6 +190,8 @@ def _export(args: argparse.Namespace) -> None:
         calibration=tuple(args.calibration),
         compress=args.compress,
         target=args.target,
+        held_back=args.held_back,
+        negatives=tuple(args.negatives),
     )
     with progress_bar(request) as (step, share):
         exported = export(request, step, share)
@@ -238,6 +256,10 @@ def _print_summary(exported: Exported, output: Path) -> None:
         "ms per clip": ", ".join(f"{name} {ms:.1f}" for name, ms in exported.median_ms.items())
         + " (median on this machine)",
     }
+    if (calibration := artifact.confidence_calibration) is not None:
+        from dvfl_export.confidence import in_words
+
+        rows["confidence"] = in_words(calibration)
     if exported.sensitivity is not None:
         floats = len(exported.sensitivity.floats)
         rows["precision"] += f", {floats} of {len(exported.sensitivity.layers)} layers fp32"

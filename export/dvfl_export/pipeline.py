@@ -15,6 +15,7 @@ from typing import Any
 import onnx
 from tqdm import tqdm
 
+from dvfl_export.confidence import calibrate_confidence
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import OPSET, onnx_from_model, save_model
 from dvfl_export.plan import build_and_verify
@@ -83,6 +84,8 @@ class ExportRequest:
         calibration: videos or folders, for int8 alone; a quarter of the videos is held back.
         compress: whether large weights are stored as float16; the graph still computes in float32.
         target: "onnx", or "tensorrt" to build and verify a plan on this device as well.
+        held_back: labelled clips that were not trained on, to calibrate the confidence with.
+        negatives: videos of none of the actions, from which the file knows what is unknown.
     """
 
     checkpoint: Path
@@ -97,12 +100,15 @@ class ExportRequest:
     calibration: tuple[Path, ...] = ()
     compress: bool = False
     target: str = "onnx"
+    held_back: Path | None = None
+    negatives: tuple[Path, ...] = ()
 
     def steps(self) -> tuple[str, ...]:
         """Return the names of the steps that `export` will announce."""
         lower: tuple[str, ...] = LOWER[self.precision]
         lower += ("compress",) if self.compress else ()
-        build = ("build the plan",) if self.target == "tensorrt" else ()
+        build: tuple[str, ...] = ("build the plan",) if self.target == "tensorrt" else ()
+        build += ("calibrate confidence",) if self.held_back else ()
         return ("load", "fuse", "export", *lower, "verify", *build, "time", "write")
 
     @property
@@ -208,6 +214,13 @@ def export(
         parity = _parity(verification, sensitivity, bf16)
         _report_and_judge(verification, parity, request.report)
 
+        if request.held_back is not None:
+            step("calibrate confidence")
+            found = calibrate_confidence(file, request.held_back, request.negatives, share)
+            artifact = dataclasses.replace(artifact, confidence_calibration=found)
+            _report_and_judge(
+                verification, parity | {"confidence_calibration": found.to_dict()}, request.report
+            )
         step("time")
         times = _times(file, clips[0], verification, bf16)
         gain = _gain(plain, file, verification, clips[0]) if sensitivity else None
@@ -254,6 +267,8 @@ def check_request(request: ExportRequest) -> None:
             "precision int8 needs clips to calibrate on; pass --calibration with videos or folders "
             "of what the model will see"
         )
+    if request.negatives and request.held_back is None:
+        raise ExportError("--negatives calibrate the confidence with --held-back CLIPS; pass both")
     if request.calibration and request.precision != "int8":
         raise ExportError(
             f"precision {request.precision} takes no calibration; leave out --calibration, or pass "

@@ -1,0 +1,252 @@
+"""False alarms against missed actions, boundaries and time to decision, over the threshold.
+
+    python -m dvfl_bench.comparisons.alarms --clips ../shared/data/weizmann4/index.csv \
+        --negatives ../shared/data/ucf10 ../shared/data/yoga --json FILE --plot PNG
+
+One run of the model gives all points, because only the smoothing differs: false action segments
+per hour on videos that show none of the actions; how many of the labelled clips have their action
+among their segments; the F1 of segments at an overlap of a half on the same clips joined to one
+video, one after the other and with a still picture of 3 s between them, and on rendered videos; and
+on these, how long after its true start the start of an action is told, in time of the source.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
+from dvfl_bench.comparisons.segments import (
+    FIRST_SEED,
+    FPS,
+    MIN_IOU,
+    SIZE,
+    Span,
+    f1,
+    matches,
+    random_timeline,
+)
+from dvfl_bench.plots import save_panels
+from dvfl_export.alarms import Watched, alarm_curve, watch_negatives
+from dvfl_models.rendered.synthetic import render_video
+from dvfl_runtime import Event, Prediction, Recognizer, Smoothing
+from dvfl_runtime.clips.labelled import LabelledVideo, find_labelled
+from dvfl_runtime.files import replacing
+from dvfl_runtime.results import RESTING
+from dvfl_runtime.sources import Image, open_source
+from dvfl_runtime.streams.events import EventMaker
+from dvfl_runtime.streams.smoothing import Segmenter, segments
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+STILL_S = 3.0
+JOINED_FPS = 25
+ORDERS = 3  # in which the clips are joined
+
+
+class Timed(NamedTuple):
+    """A video whose actions are known, and what a model said of it."""
+
+    truth: Sequence[Span]
+    predictions: Sequence[Prediction]
+
+
+class Seen(NamedTuple):
+    """Everything that the model was shown."""
+
+    negatives: Watched
+    clips: Watched
+    joined: Sequence[Timed]
+    joined_with_stills: Sequence[Timed]
+    rendered: Sequence[Timed]
+
+
+def figures(labels: Sequence[str], seen: Seen) -> Result:
+    """Return the figures of each threshold, ready for JSON."""
+    found = alarm_curve(labels, seen.negatives, seen.clips)
+    for point in found["curve"]:
+        smoothing = Smoothing(enter=point["enter"], leave=min(point["enter"], Smoothing.leave))
+        for name in ("joined", "joined_with_stills", "rendered"):
+            point[f"f1_{name}"] = _segment_f1(getattr(seen, name), labels, smoothing)
+        point.update(_time_to_decision(seen.rendered, labels, smoothing))
+    return {"smoothing": vars(Smoothing()), "min_iou": MIN_IOU, **found}
+
+
+def _segment_f1(videos: Sequence[Timed], labels: Sequence[str], smoothing: Smoothing) -> float:
+    matched = found = true = 0
+    for truth, predictions in videos:
+        ours = list(segments(predictions, labels, smoothing))
+        matched += matches(ours, truth)
+        found += len(ours)
+        true += len(truth)
+    return round(f1(matched, found, true), 4)
+
+
+def _time_to_decision(
+    videos: Sequence[Timed], labels: Sequence[str], smoothing: Smoothing
+) -> dict[str, Any]:
+    """Return how long after the true start the first event of each action comes."""
+    late_s: list[float] = []
+    missed = 0
+    for truth, predictions in videos:
+        starts = [e for e in _events(predictions, labels, smoothing) if e.kind == "start"]
+        for span in truth:
+            if span.label in RESTING:
+                continue
+            told = [
+                e.now_s
+                for e in starts
+                if e.label == span.label and e.now_s > span.start_s and e.start_s < span.end_s
+            ]
+            missed += not told
+            late_s += told[:1] and [told[0] - span.start_s]
+    ms = [round(float(1000 * np.percentile(late_s, q))) if late_s else None for q in (50, 90)]
+    return {
+        "time_to_decision_ms": {"median": ms[0], "p90": ms[1]},
+        "actions": len(late_s) + missed,
+        "missed": missed,
+    }
+
+
+def _events(
+    predictions: Sequence[Prediction], labels: Sequence[str], smoothing: Smoothing
+) -> Iterator[Event]:
+    segmenter, maker = Segmenter(labels, smoothing), EventMaker()
+    for prediction in predictions:
+        ended = segmenter.push(prediction)
+        open_ = segmenter.open_segment()
+        yield from maker.make(ended, [open_] if open_ else [], prediction.end_s)
+    yield from maker.make(segmenter.finish(), [], predictions[-1].end_s)
+
+
+def join(
+    videos: Sequence[LabelledVideo], *, still: bool, seed: int
+) -> tuple[list[Image], list[Span]]:
+    """Return the frames of clips one after the other, and what they show from when to when.
+
+    Args:
+        videos: the clips.
+        still: whether the first picture of each stands still before it; that is idle.
+        seed: of their order.
+    """
+    images: list[Image] = []
+    truth: list[Span] = []
+    for n in np.random.default_rng(seed).permutation(len(videos)):
+        with closing(open_source(videos[n].path)) as source:
+            clip = [frame.image for frame in source.frames()]
+        for label, part in (
+            ("idle", [clip[0]] * round(STILL_S * JOINED_FPS) * still),
+            (videos[n].label, clip),
+        ):
+            if part:
+                begin_s = len(images) / JOINED_FPS
+                images += part
+                span = Span(begin_s, len(images) / JOINED_FPS, label)
+                if truth and truth[-1].label == label:  # the same action goes on
+                    span = span._replace(start_s=truth.pop().start_s)
+                truth.append(span)
+    return images, truth
+
+
+def look(recognizer: Recognizer, clips: Path, negatives: Sequence[Path], videos: int) -> Seen:
+    """Run the model on everything."""
+    labelled = find_labelled(clips).videos
+    positives = Watched(truth=[video.label for video in labelled])
+    positives.predictions = [list(recognizer.stream(video.path)) for video in labelled]
+
+    def joined(still: bool) -> list[Timed]:
+        out = []
+        for seed in range(ORDERS):
+            images, truth = join(labelled, still=still, seed=seed)
+            out.append(Timed(truth, list(recognizer.stream(images, fps=JOINED_FPS))))
+        return out
+
+    rendered = []
+    for seed in range(FIRST_SEED, FIRST_SEED + videos):
+        truth = random_timeline(seed, 2.0)
+        timeline = [(span.label, span.end_s - span.start_s) for span in truth]
+        frames = render_video(timeline, seed=seed, fps=FPS, size=SIZE)
+        rendered.append(Timed(truth, list(recognizer.stream(frames, fps=FPS))))
+    watched = watch_negatives(recognizer, negatives, progress=sys.stderr.isatty())
+    return Seen(watched, positives, joined(False), joined(True), rendered)
+
+
+def measure(
+    model: Path | None, clips: Path, negatives: Sequence[Path], *, videos: int, plot: Path | None
+) -> Result:
+    """Run the model on everything once; return the figures, ready for JSON, and draw them."""
+    with Recognizer(model) as recognizer:
+        seen = look(recognizer, clips, negatives, videos)
+        info = recognizer.info
+        found = {
+            "what": "false alarms, actions found, segments and time to decision over the threshold",
+            "model": info.name,
+            "engine": f"{info.engine} {info.versions[info.engine]}",
+            "clips": clips.parent.name,
+            "negatives": [place.name for place in negatives],
+            **figures(recognizer.labels, seen),
+        }
+    if plot is not None:
+        draw(found, plot)
+    return found
+
+
+def draw(found: Result, path: Path) -> None:
+    """Draw what a threshold costs against the false alarms that it leaves."""
+    machine = {"board": f"{found['model']}, {found['hours']:.2f} h of negatives", "threads": "any"}
+    with replacing(path) as part:
+        save_panels([_quality, _lateness], found["curve"], machine, part)
+
+
+def _quality(axes: Axes, curve: Sequence[dict[str, Any]]) -> None:
+    rates = [point["per_hour"] for point in curve]
+    names = {
+        "recall": "clips whose action is found",
+        "f1_joined": "F1, joined clips",
+        "f1_joined_with_stills": "F1, stills between",
+        "f1_rendered": "F1, rendered",
+    }
+    for name, label in names.items():
+        axes.plot(rates, [point[name] for point in curve], marker="o", markersize=3, label=label)
+    for point in curve:
+        axes.annotate(f"{point['enter']:g}", (point["per_hour"], point["recall"]), (0, 5),
+                      textcoords="offset points", fontsize=7)  # fmt: skip
+    axes.set(xscale="log", xlabel="false alarms per hour", ylim=(-0.03, 1.1))
+
+
+def _lateness(axes: Axes, curve: Sequence[dict[str, Any]]) -> None:
+    rates = [point["per_hour"] for point in curve]
+    for name in ("median", "p90"):
+        late = [point["time_to_decision_ms"][name] for point in curve]
+        values = [np.nan if ms is None else ms / 1000 for ms in late]
+        axes.plot(rates, values, marker="o", markersize=3, label=f"{name}, s")
+    missed = [point["missed"] / max(point["actions"], 1) for point in curve]
+    axes.plot(rates, missed, marker="x", markersize=4, label="share of missed actions")
+    axes.set(
+        xscale="log", xlabel="false alarms per hour", title="time to decision, rendered videos"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = comparison_parser("alarms", __doc__)
+    parser.add_argument("model", type=Path, nargs="?", help="the bundled model by default")
+    parser.add_argument("--clips", type=Path, required=True, help="folder per class, or an index")
+    parser.add_argument("--negatives", type=Path, nargs="+", required=True, help="videos, folders")
+    parser.add_argument("--videos", type=int, default=20, help="rendered ones; default: 20")
+    parser.add_argument("--plot", type=Path, help="draw the curves here")
+    args = parser.parse_args(argv)
+    how = {"videos": args.videos, "plot": args.plot}
+    measured = partial(measure, args.model, args.clips, args.negatives, **how)
+    return run_comparison(args, measured, threads=0)  # the engine is given no number of threads
+
+
+if __name__ == "__main__":
+    sys.exit(main())

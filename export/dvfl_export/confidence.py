@@ -1,0 +1,127 @@
+"""The calibration of a model file's confidence, on clips that were held back and on negatives.
+
+The clips are cut as a device cuts a stream: window after window, a whole window apart.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dvfl_runtime import FakeEngine, Recognizer
+from dvfl_runtime.artifact import ConfidenceCalibration, ModelFile, fit_calibration
+from dvfl_runtime.clips.labelled import find_labelled
+from dvfl_runtime.engines import open_engine
+from dvfl_runtime.errors import ExportError, SourceError
+from dvfl_runtime.sources.folders import videos_below
+from dvfl_runtime.streams.scoring import softmax
+
+log = logging.getLogger(__name__)
+
+Logits = NDArray[np.float32]
+
+
+def calibrate_confidence(
+    file: ModelFile,
+    held_back: Path,
+    negatives: Sequence[Path],
+    share: Callable[[float], None] = lambda _done: None,
+) -> ConfidenceCalibration:
+    """Fit how sure a model may be.
+
+    Args:
+        file: the model, in its own precision.
+        held_back: labelled videos that it was not trained on: a folder per class, or an index.
+        negatives: videos, or folders of them, that show none of its actions.
+        share: called with the share of the videos that is done, 0 to 1.
+
+    Raises:
+        ExportError: if a class of the clips is none of the model's, or there are too few clips.
+        RecipeError: if there are no labelled videos.
+    """
+    labels = file.artifact.labels
+    videos = find_labelled(held_back).videos
+    foreign = [path for place in negatives for path in _videos(place)]
+    if strange := sorted({video.label for video in videos} - set(labels)):
+        raise ExportError(
+            f"--held-back {held_back} has the class {strange[0]!r}, which is none of the model's: "
+            f"{', '.join(labels[:5])}{' and more' if len(labels) > 5 else ''}"
+        )
+    if shared := {video.path.resolve() for video in videos} & {path.resolve() for path in foreign}:
+        raise ExportError(
+            f"{min(shared)} is a held-back clip and one of the negatives; take it out of one"
+        )
+    paths = [*(video.path for video in videos), *foreign]
+    found = _logits(file, paths, share)
+    known = [(found[v.path], labels.index(v.label)) for v in videos if v.path in found]
+    strangers = [found[path] for path in foreign if path in found]
+    none = np.empty((0, len(labels)), np.float32)
+    try:
+        fitted = fit_calibration(
+            np.concatenate([none, *(rows for rows, _ in known)]),
+            np.array([class_id for rows, class_id in known for _ in rows], int),
+            labels,
+            np.concatenate([none, *strangers]) if foreign else None,
+        )
+    except ValueError as err:
+        raise ExportError(f"--held-back {held_back}: {err}") from err
+    if warning := fitted.report.get("warning"):
+        log.warning("--negatives: %s", warning)
+    return fitted
+
+
+def in_words(calibration: ConfidenceCalibration) -> str:
+    """Return what a calibration does, in a line."""
+    report = calibration.report
+    line = (
+        f"temperature {calibration.temperature:g}, calibration error {report['ece_before']:.3f} -> "
+        f"{report['ece_after']:.3f} on {report['clips']} held-back windows"
+    )
+    if calibration.min_margin:
+        line += (
+            f"; unknown: {report['rejected']:.1%} of the windows of negatives that looked like "
+            f"actions, and {1 - report['kept']:.1%} of those of actions"
+        )
+    return line
+
+
+def _videos(place: Path) -> list[Path]:
+    if not place.exists():
+        raise ExportError(f"--negatives: there is no {place}; give videos or folders of them")
+    found = list(videos_below(place)) if place.is_dir() else [place]
+    if not found:
+        raise ExportError(f"--negatives: there is no video in {place}")
+    return found
+
+
+def _logits(
+    file: ModelFile, paths: Sequence[Path], share: Callable[[float], None]
+) -> dict[Path, Logits]:
+    """Return the (windows, num_classes) logits of each video that can be read."""
+    engine = open_engine("auto", file)
+    kept: list[Logits] = []
+
+    def scores(clips: NDArray[np.uint8]) -> Logits:
+        kept.append(engine.run(clips))
+        return softmax(kept[-1])
+
+    found: dict[Path, Logits] = {}
+    try:
+        with Recognizer(file.artifact, engine=FakeEngine(scores)) as recognizer:
+            for number, path in enumerate(paths):
+                kept.clear()
+                try:
+                    for _ in recognizer.stream(path, hop_s=file.artifact.spec.window_s):
+                        pass
+                except SourceError as err:
+                    log.warning("left out: %s", err)
+                else:
+                    found[path] = np.concatenate(kept)
+                share((number + 1) / len(paths))
+    finally:
+        engine.close()
+    return found

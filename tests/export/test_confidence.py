@@ -1,0 +1,112 @@
+"""The calibration of confidence in an export: clips that were held back, negatives, wrong input."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from artifacts import coloured, write_colour_model
+from videos import write_video
+
+from dvfl_export import ExportRequest, export
+from dvfl_export.cli import main
+from dvfl_export.confidence import calibrate_confidence, in_words
+from dvfl_models import build_model, save_checkpoint
+from dvfl_models.network.video_focalnet import init_weights
+from dvfl_runtime import ClipSpec, Recognizer
+from dvfl_runtime.artifact import ModelFile
+from dvfl_runtime.errors import ExportError
+
+SPEC = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint, a model of colours, clips of each colour, and videos of other colours."""
+    path = tmp_path_factory.mktemp("confidence")
+    write_colour_model(path / "colours.onnx")
+    about = {"variant": "femto", "labels": ["red", "green", "blue"], "spec": SPEC.to_dict()}
+    torch.manual_seed(0)  # the network of test_export.py, which is traced once for both
+    network = build_model("femto", num_classes=3)
+    init_weights(network, "xavier")
+    save_checkpoint(path / "ours.pth", network.eval(), about=about)
+    (path / "grey").mkdir()
+    for colour in ("red", "green", "blue"):
+        (path / "clips" / colour).mkdir(parents=True)
+        for n in range(2):
+            place = path / "clips" / colour / f"{n}.mp4"
+            write_video(place, coloured((colour, 75)), pix_fmt="yuv444p")
+    for n in range(3):
+        frames = [np.full((32, 48, 3), (100 + 9 * n, 100, 104), np.uint8)] * 200
+        write_video(path / "grey" / f"{n}.mp4", frames, pix_fmt="yuv444p")
+    (path / "grey" / "bad.mp4").write_bytes(b"no video")
+    return path
+
+
+def test_a_file_is_calibrated_on_windows_of_its_own_clips(folder: Path) -> None:
+    file = ModelFile(folder / "colours.onnx")
+    done: list[float] = []
+    found = calibrate_confidence(file, folder / "clips", [folder / "grey"], done.append)
+    assert found.report["clips"] == 6 * 3
+    assert found.report["negatives"] >= 3 * 8
+    assert found.report["rejected"] == 1
+    assert "calibration error" in in_words(found)
+    assert "unknown" in in_words(found)
+    assert done[-1] == 1
+    alone = calibrate_confidence(file, folder / "clips", [])
+    assert alone.temperature == found.temperature
+    assert alone.min_margin == 0
+
+
+def test_the_export_writes_it_into_the_file_and_the_report(folder: Path) -> None:
+    output, report = folder / "model.onnx", folder / "report.json"
+    request = ExportRequest(
+        folder / "ours.pth",
+        output,
+        report=report,
+        held_back=folder / "clips",
+        negatives=(folder / "grey",),
+    )
+    assert "calibrate confidence" in request.steps()
+    exported = export(request)
+    written = json.loads(report.read_text())
+    found = exported.artifact.confidence_calibration
+    assert found is not None
+    assert written["confidence_calibration"]["temperature"] == found.temperature
+    assert {"ece_before", "ece_after"} <= set(written["confidence_calibration"]["report"])
+    assert written["passed"]
+    with Recognizer(output) as recognizer:
+        assert recognizer.artifact.confidence_calibration == found
+
+
+def test_bad_input_is_one_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = ModelFile(folder / "colours.onnx")
+    clips, red = folder / "clips", folder / "clips" / "red"
+    other = write_colour_model(folder / "other.onnx", labels=("a", "b", "red"))
+    with pytest.raises(ExportError, match="class 'blue', which is none of the model's"):
+        calibrate_confidence(ModelFile(other), clips, [])
+    with pytest.raises(ExportError, match="a held-back clip and one of the negatives"):
+        calibrate_confidence(file, clips, [red])
+    with pytest.raises(ExportError, match="there is no"):
+        calibrate_confidence(file, clips, [folder / "none"])
+    index = folder / "few.csv"
+    index.write_text("file,label\nclips/red/0.mp4,red\nclips/blue/0.mp4,blue\n")
+    with pytest.raises(ExportError, match="at least 10 held-back clips, got 6"):
+        calibrate_confidence(file, index, [])
+    words = [folder / "ours.pth", "-o", folder / "x.onnx", "--negatives", folder / "grey"]
+    assert main([str(word) for word in words]) == 2
+    assert "with --held-back CLIPS; pass both" in capsys.readouterr().err
+
+
+def test_negatives_that_hold_the_actions_are_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    again = folder / "again"
+    again.mkdir()
+    for colour in ("red", "green", "blue"):
+        write_video(again / f"{colour}.mp4", coloured((colour, 250)), pix_fmt="yuv444p")
+    file = ModelFile(folder / "colours.onnx")
+    found = calibrate_confidence(file, folder / "clips", [again])
+    assert found.min_margin == 0
+    assert "look like the actions" in caplog.text
