@@ -200,7 +200,7 @@ def measure(
 
 def draw(found: Result, path: Path) -> None:
     """Draw what a threshold costs against the false alarms that it leaves."""
-    machine = {"board": f"{found['model']}, {found['hours']:.2f} h of negatives", "threads": "any"}
+    machine = {"board": f"{found['model']}, {found['hours']:.2f} h of negatives", "threads": "any number of"}
     with replacing(path) as part:
         save_panels([_quality, _lateness], found["curve"], machine, part)
 

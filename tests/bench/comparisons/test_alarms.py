@@ -1,0 +1,53 @@
+"""The figures of each threshold, from known predictions, and clips that are joined to one video."""
+
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from artifacts import coloured
+from predictions import LABELS, waving
+from videos import write_video
+
+from dvfl_bench.comparisons.alarms import STILL_S, Seen, Timed, draw, figures, join, main
+from dvfl_bench.comparisons.segments import Span
+from dvfl_export.alarms import Watched
+from dvfl_runtime.clips.labelled import LabelledVideo
+
+
+def test_figures_follow_from_predictions(tmp_path: Path) -> None:
+    calm = Watched([waving(*[0.1] * 20, 0.96, 0.96, 0.1)], [""])
+    clips = Watched([waving(0.97, 0.97)], ["wave"])
+    truth = [Span(0, 4.5, "idle"), Span(4.5, 8.5, "wave"), Span(8.5, 12, "idle")]
+    video = Timed(truth, waving(*[0.1] * 4, 0.7, 0.93, 0.93, 0.7, 0.1, 0.1, 0.1))
+    found = figures(LABELS, Seen(calm, clips, [video], [video], [video]))
+    points = {point["enter"]: point for point in found["curve"]}
+    assert points[0.9]["f1_joined"] == points[0.9]["f1_rendered"] == 1
+    assert points[0.9]["time_to_decision_ms"] == {"median": 2500, "p90": 2500}
+    assert (points[0.95]["missed"], points[0.95]["actions"]) == (1, 1)
+    assert points[0.95]["time_to_decision_ms"]["median"] is None
+    assert points[0.95]["f1_joined"] < 1
+    assert found["default"] is points[0.9]
+    draw({"model": "m", **found}, tmp_path / "a.png")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("still", [False, True])
+def test_clips_are_joined_and_their_times_known(tmp_path: Path, still: bool) -> None:
+    videos = []
+    for n, label in enumerate(["wave", "wave", "bend"]):
+        path = write_video(tmp_path / f"{n}.mp4", coloured(("red", 25)))
+        videos.append(LabelledVideo(path, label, ""))
+    images, truth = join(videos, still=still, seed=0)
+    assert len(images) == 75 + still * 3 * STILL_S * 25
+    assert truth[0].start_s == 0
+    assert truth[-1].end_s == len(images) / 25
+    assert all(a.end_s == b.start_s for a, b in pairwise(truth))
+    assert all(a.label != b.label for a, b in pairwise(truth))
+    if still:
+        assert [span.end_s - span.start_s for span in truth] == [3, 1] * 3
+
+
+def test_what_is_not_there_is_one_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    words = ["--clips", str(tmp_path / "none"), "--negatives", str(tmp_path)]
+    assert main(words) == 2
+    assert "there is no" in caplog.text
