@@ -257,7 +257,7 @@ def _print_summary(exported: Exported, output: Path) -> None:
         + " (median on this machine)",
     }
     if (calibration := artifact.confidence_calibration) is not None:
-        from dvfl_export.confidence import in_words
+        from dvfl_export.confidence.calibrating import in_words
 
         rows["confidence"] = in_words(calibration)
     if exported.sensitivity is not None:

@@ -162,7 +162,13 @@ def _evaluate_on_all(
 
 def _count_alarms(args: argparse.Namespace, candidate: Candidate) -> dict[str, Any]:
     """Count false alarms per hour beside the actions found in the first test set of videos."""
-    from dvfl_export.alarms import alarm_curve, in_words, save_png, watch_clips, watch_negatives
+    from dvfl_export.confidence.alarms import (
+        alarm_curve,
+        in_words,
+        save_png,
+        watch_clips,
+        watch_negatives,
+    )
     from dvfl_models.data.video_clips import VideoClips
     from dvfl_runtime import Recognizer
 

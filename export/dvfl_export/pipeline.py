@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 from tqdm import tqdm
 
-from dvfl_export.confidence import calibrate_confidence
+from dvfl_export.confidence.calibrating import calibrate_confidence
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import OPSET, onnx_from_model, save_model
 from dvfl_export.plan import build_and_verify
@@ -216,11 +216,7 @@ def export(
 
         if request.held_back is not None:
             step("calibrate confidence")
-            found = calibrate_confidence(file, request.held_back, request.negatives, share)
-            artifact = dataclasses.replace(artifact, confidence_calibration=found)
-            _report_and_judge(
-                verification, parity | {"confidence_calibration": found.to_dict()}, request.report
-            )
+            artifact = _calibrated(artifact, file, request, parity, share)
         step("time")
         times = _times(file, clips[0], verification, bf16)
         gain = _gain(plain, file, verification, clips[0]) if sensitivity else None
@@ -362,6 +358,21 @@ def _parity(
     found = verification.report()
     found |= sensitivity.report() if sensitivity else {}
     return found | ({"bf16": bf16.report()} if bf16 else {})
+
+
+def _calibrated(
+    artifact: Artifact,
+    file: ModelFile,
+    request: ExportRequest,
+    parity: dict[str, Any],
+    share: Callable[[float], None],
+) -> Artifact:
+    """Return the description with the calibration of its confidence; add it to the report."""
+    assert request.held_back is not None
+    found = calibrate_confidence(file, request.held_back, request.negatives, share)
+    if request.report is not None:
+        write_json(request.report, parity | {"confidence_calibration": found.to_dict()})
+    return dataclasses.replace(artifact, confidence_calibration=found)
 
 
 def _report_and_judge(

@@ -9,7 +9,7 @@ from artifacts import SPEC, coloured, write_colour_model
 from predictions import LABELS, waving
 from videos import write_video
 
-from dvfl_export.alarms import Watched, alarm_curve, in_words, poisson_interval
+from dvfl_export.confidence.alarms import Watched, alarm_curve, in_words, poisson_interval
 from dvfl_export.eval_cli import main
 
 

@@ -11,7 +11,7 @@ from videos import write_video
 
 from dvfl_export import ExportRequest, export
 from dvfl_export.cli import main
-from dvfl_export.confidence import calibrate_confidence, in_words
+from dvfl_export.confidence.calibrating import calibrate_confidence, in_words
 from dvfl_models import build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime import ClipSpec, Recognizer

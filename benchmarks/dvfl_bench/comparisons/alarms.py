@@ -33,7 +33,7 @@ from dvfl_bench.comparisons.segments import (
     random_timeline,
 )
 from dvfl_bench.plots import save_panels
-from dvfl_export.alarms import Watched, alarm_curve, watch_negatives
+from dvfl_export.confidence.alarms import Watched, alarm_curve, watch_negatives
 from dvfl_models.rendered.synthetic import render_video
 from dvfl_runtime import Event, Prediction, Recognizer, Smoothing
 from dvfl_runtime.clips.labelled import LabelledVideo, find_labelled
@@ -200,7 +200,8 @@ def measure(
 
 def draw(found: Result, path: Path) -> None:
     """Draw what a threshold costs against the false alarms that it leaves."""
-    machine = {"board": f"{found['model']}, {found['hours']:.2f} h of negatives", "threads": "any number of"}
+    title = f"{found['model']}, {found['hours']:.2f} h of negatives"
+    machine = {"board": title, "threads": "any number of"}
     with replacing(path) as part:
         save_panels([_quality, _lateness], found["curve"], machine, part)
 

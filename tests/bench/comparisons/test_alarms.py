@@ -10,7 +10,7 @@ from videos import write_video
 
 from dvfl_bench.comparisons.alarms import STILL_S, Seen, Timed, draw, figures, join, main
 from dvfl_bench.comparisons.segments import Span
-from dvfl_export.alarms import Watched
+from dvfl_export.confidence.alarms import Watched
 from dvfl_runtime.clips.labelled import LabelledVideo
 
 
