@@ -191,7 +191,6 @@ def export(
         spec = artifact.spec
         samples = _samples(request, spec)
         clips = samples.clips(spec)
-
         step("fuse")
         deployed = deploy_form(model, spec)
         step("export")
@@ -214,9 +213,7 @@ def export(
         parity = _parity(verification, sensitivity, bf16)
         _report_and_judge(verification, parity, request.report)
 
-        if request.held_back is not None:
-            step("calibrate confidence")
-            artifact = _calibrated(artifact, file, request, parity, share)
+        artifact = _calibrated(artifact, file, request, parity, (step, share))
         step("time")
         times = _times(file, clips[0], verification, bf16)
         gain = _gain(plain, file, verification, clips[0]) if sensitivity else None
@@ -365,10 +362,16 @@ def _calibrated(
     file: ModelFile,
     request: ExportRequest,
     parity: dict[str, Any],
-    share: Callable[[float], None],
+    announce: tuple[Callable[[str], None], Callable[[float], None]],
 ) -> Artifact:
-    """Return the description with the calibration of its confidence; add it to the report."""
-    assert request.held_back is not None
+    """Return the description with the calibration of its confidence; add it to the report.
+
+    Without clips that were held back it stays as it is.
+    """
+    if request.held_back is None:
+        return artifact
+    step, share = announce
+    step("calibrate confidence")
     found = calibrate_confidence(file, request.held_back, request.negatives, share)
     if request.report is not None:
         write_json(request.report, parity | {"confidence_calibration": found.to_dict()})
