@@ -32,7 +32,8 @@ LEAST_PIXELS = 6
 MOST_BODIES = 24  # those that move least are left out
 TAILS = (2.0, 98.0)  # per cent of the pixels that span the box
 
-WIDE = 0.5  # of the width or height: the camera stands still if what changes spans less
+CELLS, MOVING_CELLS = 4, 0.65  # on a side; in more of them something moves if the camera does
+WIDE = 0.5  # of the width or height: corners that agree on a shift span as much, and half the other
 MOST_CORNERS, LEAST_CORNERS = 60, 6  # whose shifts between two pictures are measured
 CORNER_QUALITY = 0.01  # of the best corner
 CORNERS_APART = 7  # px
@@ -107,7 +108,7 @@ def find_motion(pictures: Sequence[Grey], liked: Sequence[Box] = (), liking: flo
     change = np.ptp(levels, axis=0)
     least, typical = _least_change(change)
     shifts = None
-    if typical > MOVING_CAMERA or _spans_much(change > least):
+    if typical > MOVING_CAMERA or _is_everywhere(change > least):
         shifts = _shifts_of_camera(stack)
     if shifts is not None:
         levels, change = _without_shifts(stack, shifts)
@@ -154,13 +155,12 @@ def _least_change(change: Floats) -> tuple[float, float]:
     return max(LEAST_CHANGE, typical + NOISE_FACTOR * noise), typical
 
 
-def _spans_much(moving: Bools) -> bool:
-    """Return whether what moves spans so much of the picture that the camera may move."""
-    for axis in (0, 1):
-        at = np.flatnonzero(moving.any(axis))
-        if at.size and at[-1] - at[0] > WIDE * moving.shape[1 - axis]:
-            return True
-    return False
+def _is_everywhere(moving: Bools) -> bool:
+    """Return whether something moves in most parts of the picture: the camera may."""
+    cells = [
+        row for rows in np.array_split(moving, CELLS) for row in np.array_split(rows, CELLS, 1)
+    ]
+    return sum(bool(cell.any()) for cell in cells) > CELLS**2 * MOVING_CELLS
 
 
 def _shifts_of_camera(pictures: Floats) -> Floats | None:

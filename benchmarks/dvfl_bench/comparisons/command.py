@@ -59,7 +59,11 @@ def run_comparison(
         then: takes the result when the file is written; returns the exit status.
     """
     logging.basicConfig(format="%(message)s")
-    for ours in ("dvfl_bench", "dvfl_runtime"):  # exporters say too much about their own work
+    for ours in (
+        "__main__",
+        "dvfl_bench",
+        "dvfl_runtime",
+    ):  # exporters say too much about their own work
         logging.getLogger(ours).setLevel(logging.INFO)
     try:
         check_places([("--json", args.json), ("--plot", getattr(args, "plot", None))])

@@ -15,11 +15,12 @@ from __future__ import annotations
 import csv
 import io
 import logging
+import multiprocessing
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
-from functools import partial
+from contextlib import closing
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
@@ -62,7 +63,7 @@ RENDERED, UNSEEN, DRAWN = 40, 9_000_000, (128, 128)  # clips, the first seed, (h
 ACTED = tuple(action for action in ACTIONS if action != "idle")
 PERSON = "{person}"
 FILMED_PX = 64
-THREADS = 2  # of the engine
+THREADS = 1  # of the engine and of OpenCV: clips are small
 KNOWN_MARGIN = 1.2  # of the square that is cut at the true place
 
 
@@ -258,7 +259,37 @@ def _answer(recognizer: Recognizer, images: Sequence[Image], track: Track) -> st
     return recognizer.predict(np.stack(shown)).label
 
 
-def measure(model: str | None, index: Path | None, every: int) -> Result:
+@cache
+def _prepared(
+    model: str | None, index: Path | None, every: int
+) -> tuple[list[Recognizer], list[Person]]:
+    """Return who is recognised, and by whom; they stay open as long as the process."""
+    cv2.setNumThreads(THREADS)
+    open_model = cache(partial(Recognizer, num_threads=THREADS, focus="frame"))
+    by_person = model is not None and PERSON in model
+    spec = ClipSpec(num_frames=8) if by_person else open_model(model).spec
+    people = draw_people(RENDERED, spec) if index is None else read_people(index, spec)
+    people = people[::every]
+    names = [model.replace(PERSON, who.person) if model else None for who in people]
+    return [open_model(name) for name in names], people
+
+
+def row_of(model: str | None, index: Path | None, every: int, case: Case) -> dict[str, Any]:
+    """Count right answers in a case; see `measure`."""
+    recognizers, people = _prepared(model, index, every)
+    info = recognizers[0].info
+    return {
+        "kind": case.kind if case.side else f"{NOBODY}, {case.kind}",
+        "picture": list(case.picture),
+        "side_px": case.side,
+        "clips": len(people),
+        "found": count_right(recognizers, case, people),
+        "model": info.name,
+        "engine": f"{info.engine} {info.versions[info.engine]}",
+    }
+
+
+def measure(model: str | None, index: Path | None, every: int, jobs: int) -> Result:
     """Count right answers in all cases; return them, ready for JSON.
 
     Args:
@@ -266,39 +297,20 @@ def measure(model: str | None, index: Path | None, every: int) -> Result:
             a clip, whom the model has not seen.
         index: the list of the clips; rendered people by default.
         every: take each n-th clip only.
+        jobs: processes.
     """
-    rows: list[dict[str, Any]] = []
-    with ExitStack() as stack:
-        opened: dict[str | None, Recognizer] = {}
-
-        def recognizer_of(name: str | None) -> Recognizer:
-            if name not in opened:
-                new = Recognizer(name, num_threads=THREADS, focus="frame")
-                opened[name] = stack.enter_context(new)
-            return opened[name]
-
-        folds = model is not None and PERSON in model
-        spec = ClipSpec(num_frames=8) if folds else recognizer_of(model).spec
-        people = draw_people(RENDERED, spec) if index is None else read_people(index, spec)
-        people = people[::every]
-        recognizers = [
-            recognizer_of(model.replace(PERSON, who.person) if model and folds else model)
-            for who in people
-        ]
-        for case in cases():
-            found = count_right(recognizers, case, people)
-            kind = case.kind if case.side else f"{NOBODY}, {case.kind}"
-            row = {"kind": kind, "picture": list(case.picture), "side_px": case.side}
-            rows.append({**row, "clips": len(people), "found": found})
-            right = ", ".join(f"{name} {counts['right']}" for name, counts in found.items())
-            log.info("%s %s %d px: %s", kind, case.picture, case.side, right)
-        info = recognizers[0].info
+    rows = []
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        for row in pool.imap(partial(row_of, model, index, every), cases()):
+            shown = ", ".join(f"{name} {counts['right']}" for name, counts in row["found"].items())
+            log.info("%s %s %d px: %s", row["kind"], row["picture"], row["side_px"], shown)
+            rows.append(row)
+    about = {key: rows[0][key] for key in ("model", "engine")}
     return {
         "what": "right answers of clips of one person pasted into larger scenes, by region",
-        "model": "one for each person, without him or her" if folds else info.name,
-        "engine": f"{info.engine} {info.versions[info.engine]}",
+        **about,
         "data": "rendered people" if index is None else index.parent.name,
-        "rows": rows,
+        "rows": [{k: v for k, v in row.items() if k not in about} for row in rows],
     }
 
 
@@ -341,9 +353,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "has not seen the person in the column person of the clip",
     )
     parser.add_argument("--every", type=int, default=1, help="take each n-th clip only")
+    parser.add_argument("--jobs", type=int, default=1, help="processes; default: 1")
     parser.add_argument("--plot", type=Path, help="draw the curves here, as a PNG")
     args = parser.parse_args(argv)
-    measured = partial(measure, args.model, args.index, args.every)
+    measured = partial(measure, args.model, args.index, args.every, args.jobs)
     return run_comparison(args, measured, threads=THREADS, then=lambda r: save_curve(r, args.plot))
 
 
