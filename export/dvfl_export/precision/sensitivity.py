@@ -70,15 +70,12 @@ class Sensitivity:
             row.update({k: None for k in ("kl", "max_difference") if not math.isfinite(row[k])})
         return {"sensitivity": {"clips": self.clips, "layers": rows}}
 
-    def table(self) -> str:
-        """Return all layers for people, worst first."""
-        width = max(len(row.layer) for row in self.layers)
-        lines = [f"{'layer alone in int8':{width}} {'KL':>9} {'|difference|':>13}  kept in"]
-        lines += [
-            f"{row.layer:{width}} {row.kl:9.1e} {row.max_difference:13.1e}  {row.precision}"
-            for row in self.layers
-        ]
-        return "\n".join(lines)
+    def summary(self) -> str:
+        """Return in one line which layers stay in float32."""
+        if not self.floats:
+            return f"all {len(self.layers)} layers"
+        kept = ", ".join(self.floats)
+        return f"all but {len(self.floats)} of {len(self.layers)} layers: {kept}"
 
 
 def measure_sensitivity(

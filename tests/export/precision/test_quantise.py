@@ -168,12 +168,15 @@ def test_contexts_in_space_and_small_products_are_no_layers(folder: Path) -> Non
     assert left == {"head/MatMul"}  # three classes
 
 
-def test_the_table_names_every_layer_and_what_it_loses(folder: Path, exported: Exported) -> None:
+def test_every_layer_is_measured_and_the_summary_names_the_floats(
+    folder: Path, exported: Exported
+) -> None:
     sensitivity = exported.sensitivity
     assert sensitivity is not None
     layers = layers_of(onnx.load(folder / "fp32.onnx"))
-    lines = sensitivity.table().splitlines()[1:]
-    assert sorted(line.split()[0] for line in lines) == sorted(layers)
+    assert sorted(row.layer for row in sensitivity.layers) == sorted(layers)
+    assert all(name in sensitivity.summary() for name in sensitivity.floats)
+    assert "\n" not in sensitivity.summary()
     losses = [row.kl for row in sensitivity.layers]
     assert losses == sorted(losses, reverse=True)
     assert sensitivity.top1 >= 0.99
