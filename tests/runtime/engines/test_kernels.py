@@ -25,7 +25,7 @@ from dvfl_runtime.engines.kernels import library_mark
 from dvfl_runtime.engines.onnxruntime import _session_of_kernels
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
-OPERATORS = ("BiasGelu", "SpatialContext", "TemporalContext")
+OPERATORS = ("AddNorm", "BiasGelu", "Modulate", "SpatialContext", "TemporalContext")
 
 
 def install(
