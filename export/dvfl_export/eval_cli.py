@@ -38,6 +38,8 @@ examples:
         many of the actions it finds, for each threshold
   dvfl-eval official.pth testlist01.txt --format ucf --root UCF-101 --labels ucf101
         an official checkpoint on an official list
+  dvfl-eval model.onnx videos/index.csv --corruptions sheet.png
+        the same videos darker, noisy, shaken, blurred, compressed ...
 """
 
 
@@ -51,6 +53,12 @@ def parser() -> Parser:
     out.add_argument("--views", default="1", help="temporal x spatial views, e.g. 4x3 (default 1)")
     out.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     out.add_argument("--confusion", type=Path, metavar="FILE.png", help="draw the confusion matrix")
+    out.add_argument(
+        "--corruptions",
+        type=Path,
+        metavar="FILE.png",
+        help="evaluate the videos under what cameras do to them, too, and draw it",
+    )
     out.add_argument(
         "--format", default="index", help="list, paths, folders, ucf, hmdb, kinetics, ssv2"
     )
@@ -86,7 +94,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check_model_options(command, args)
         load_torch(command, args.threads)
         outputs = [
-            *(("--json", args.json), ("--confusion", args.confusion), ("--alarms", args.alarms))
+            (f"--{name}", getattr(args, name))
+            for name in ("json", "confusion", "alarms", "corruptions")
         ]
         check_places(outputs, [("the model", args.model), ("the data set", args.dataset)])
         _evaluate(args)
@@ -149,6 +158,8 @@ def _evaluate_on_all(
         if args.confusion:
             place = _picture_of(args.confusion, clips.name, len(tests))
             confusion.save_png(place, confusion.title(clips.name))
+        if args.corruptions:
+            tests[clips.name]["corruptions"] = _under_corruptions(args, candidate, clips, views)
     return {
         "model": Path(candidate.name).name,
         **candidate.about,
@@ -184,6 +195,24 @@ def _count_alarms(args: argparse.Namespace, candidate: Candidate) -> dict[str, A
     if args.alarms:
         save_png(found, args.alarms, f"{Path(candidate.name).name}, {tests[0].name}")
     return {"test": tests[0].name, **found}
+
+
+def _under_corruptions(
+    args: argparse.Namespace, candidate: Candidate, clips: ClipSet, views: Views
+) -> list[dict[str, Any]]:
+    """Print and draw the robustness sheet of a test set; return its rows."""
+    from dvfl_export.robustness.sheet import measure, report, save_png, table
+    from dvfl_models.data.video_clips import VideoClips
+
+    if not isinstance(clips, VideoClips):
+        raise RecipeError(
+            f"--corruptions is for videos, and the test set {clips.name!r} is drawn; give an index "
+            f"or a folder of videos"
+        )
+    found = measure(candidate, clips, views, progress=sys.stderr.isatty())
+    print(table(clips.name, found), file=StandardOutput())
+    save_png(found, args.corruptions, f"{clips.name}, {Path(candidate.name).name}")
+    return report(found)
 
 
 def _picture_of(path: Path, test: str, number: int) -> Path:
