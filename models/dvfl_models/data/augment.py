@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from kornia.augmentation.container.params import ParamItem
 from torch import Tensor, nn
 
+from dvfl_models.data.camera import Camera
 from dvfl_models.recipe.tables import AugmentTable
 from dvfl_runtime.clips.spec import Clip
 
@@ -31,7 +32,7 @@ class ClipAugmentation(nn.Module):
 
     def __init__(self, table: AugmentTable) -> None:
         super().__init__()
-        self.table = table
+        self.table, self.camera = table, Camera(table)
         steps: list[nn.Module] = [K.RandomHorizontalFlip(p=table.flip)]
         if table.degrees or table.translate or table.scale != (1.0, 1.0):
             shift = (table.translate, table.translate)
@@ -79,8 +80,10 @@ class ClipAugmentation(nn.Module):
             floats = torch.stack([degrade(clip, seed, self.table.degrade) for clip, seed in pairs])
         params = self._params(floats.shape, seeds)
         if points is None:
-            return self(floats, params), None
-        return self.with_points(floats, points, params)
+            out = self(floats, params)
+        else:
+            out, points = self.with_points(floats, points, params)
+        return self.camera.record(out, seeds, points)
 
     def _params(self, shape: torch.Size, seeds: Sequence[int]) -> list[ParamItem]:
         """Return the parameters of kornia's steps, those of each clip drawn from its own seed."""

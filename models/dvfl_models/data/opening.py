@@ -22,14 +22,15 @@ def open_clips(table: DataTable, recipe: Recipe, *, training: bool = False) -> C
     Raises:
         RecipeError: if its files or labels are not there.
     """
+    labels = recipe.labels_of(table)
     if isinstance(table, SyntheticTable):
-        return SyntheticClips(table, recipe.labels, recipe.spec)
+        return SyntheticClips(table, labels, recipe.spec)
     if isinstance(table, PretextTable):
-        return PretextClips(table, recipe.labels, recipe.spec)
+        return PretextClips(table, labels, recipe.spec)
     if isinstance(table, OrderTable):
-        return OrderClips(table, recipe.labels, recipe.spec)
+        return OrderClips(table, labels, recipe.spec)
     uncropped = training and recipe.crops_whole_pictures
-    return VideoClips(table, recipe.labels, recipe.spec, uncropped=uncropped)
+    return VideoClips(table, labels, recipe.spec, uncropped=uncropped)
 
 
 def files_of(sets: Iterable[ClipSet]) -> list[VideoClips]:

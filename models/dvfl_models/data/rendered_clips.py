@@ -68,9 +68,13 @@ class SyntheticClips(RenderedClips):
                 height = int(height * rng.uniform(0.6, 1))
             else:
                 width = int(width * rng.uniform(0.6, 1))
+        room = 1.0
+        if self.table.room != (1, 1):
+            room = float(rng.uniform(*self.table.room))
+            height, width = round(height * room), round(width * room)
         window_s = float(rng.uniform(*self.table.window_s))
         if self.table.change:
-            clip = self._draw_change(class_id, seed, rng, window_s, (height, width))
+            clip = self._draw_change(class_id, seed, rng, window_s, ((height, width), room))
             return preprocess_clip(clip, self.spec), None
         rendered = render_clip(
             self.labels[class_id],
@@ -79,10 +83,10 @@ class SyntheticClips(RenderedClips):
             window_s=window_s,
             size=(height, width),
             clean=self.table.clean,
+            room=room,
         )
         clip, (left, top, w, h) = focused_clip(rendered.images, self.spec)
         shown = np.array([w * width, h * height])
-        # the picture itself has one side as long as the clip's: it gets bars and is not scaled
         scale = min(self.spec.size[::-1] / shown)
         bars = (np.array(self.spec.size[::-1]) - scale * shown) // 2
         joints = (rendered.joints + 0.5 - (left * width, top * height)) * scale - 0.5 + bars
@@ -94,7 +98,7 @@ class SyntheticClips(RenderedClips):
         seed: int,
         rng: np.random.Generator,
         window_s: float,
-        size: tuple[int, int],
+        picture: tuple[tuple[int, int], float],
     ) -> Clip:
         """Return a clip that begins or ends with another action, mostly idle.
 
@@ -109,7 +113,8 @@ class SyntheticClips(RenderedClips):
         actions = [(self.labels[class_id], share * window_s), (other, (1 - share) * window_s)]
         timeline = actions if rng.random() < 0.5 else actions[::-1]
         fps = self.spec.num_frames / window_s
-        return np.stack(list(render_video(timeline, seed=seed, fps=fps, size=size)))
+        size, room = picture
+        return np.stack(list(render_video(timeline, seed=seed, fps=fps, size=size, room=room)))
 
     def __getitem__(self, index: int) -> tuple[Clip, int]:
         number, class_id = divmod(index, len(self.labels))

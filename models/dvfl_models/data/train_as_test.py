@@ -35,7 +35,7 @@ class TrainAsTest:
         known = [
             (clips, table.weight)
             for clips, table in zip(sets, recipe.learnt, strict=True)
-            if is_labelled(table)
+            if is_labelled(table) and not table.labels
         ]
         total = sum(weight for _, weight in known)
         self.items: list[tuple[ClipSet, int]] = []

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dvfl_models.data.augment import random_crop
-from dvfl_models.data.clips import Sample
+from dvfl_models.data.clips import ClipSet, Sample
+from dvfl_models.data.datasets import UNLABELLED
 from dvfl_models.data.frame_reader import KEPT_BYTES, FrameReader
 from dvfl_models.data.opening import files_of, open_clips
 from dvfl_models.data.video_clips import VideoClips
@@ -34,7 +35,7 @@ class TrainingClip(NamedTuple):
 
     Attributes:
         images: (T, H, W, 3) uint8.
-        class_id: its class.
+        class_id: its class, counted over all sets of labels of the recipe.
         seed: of its augmentation.
         name: the file, or the seed it was rendered from.
         corrupt: (name of the data set, path) of the files left out so far.
@@ -76,10 +77,13 @@ class TrainingClips(Dataset[TrainingClip]):
         reader = FrameReader(paths, KEPT_BYTES // processes)
         for clips in self.files:  # one bound for what all of them keep
             clips.reader = reader
-        if len(self.videos) == len(self.sets):  # nothing is rendered
-            _check_classes(self.videos, recipe.labels)
-        # the videos of an epoch, each as its set and its number there
-        self.epoch = [(clips, number) for clips in self.videos for number in range(len(clips))]
+        for labels in recipe.label_sets:
+            _check_classes(labels, self._sets_of(labels, recipe))
+        self.first_classes = [recipe.first_class_of(table) for table in recipe.learnt]
+        # the videos of an epoch, each as the number of its set and its number there
+        self.epoch = [
+            (which, n) for which, clips in enumerate(self.sets) for n in range(len(clips))
+        ]
         self.recipe = recipe.with_epoch_of(len(self.epoch))
         weights = np.asarray([table.weight for table in recipe.learnt])
         self.weights = weights / weights.sum()
@@ -92,7 +96,7 @@ class TrainingClips(Dataset[TrainingClip]):
     def __getitem__(self, index: int) -> TrainingClip:
         step, number = divmod(index, self.share)
         number += self.first
-        rng, sample = (
+        rng, sample, which = (
             self._by_epoch(step, number)
             if self.recipe.optim.epochs
             else self._by_class(step, number)
@@ -101,14 +105,21 @@ class TrainingClips(Dataset[TrainingClip]):
         seed = int(rng.integers(2**31))
         corrupt = tuple((s.name, path) for s in self.files for path in sorted(s.corrupt))
         joints = self._joints(sample) if self.recipe.optim.joints else None
-        return TrainingClip(images, sample.class_id, seed, sample.name, corrupt, joints)
+        class_id = sample.class_id
+        if class_id != UNLABELLED:
+            class_id += self.first_classes[which]
+        return TrainingClip(images, class_id, seed, sample.name, corrupt, joints)
 
-    def _by_class(self, step: int, number: int) -> tuple[np.random.Generator, Sample]:
-        """Draw a table by its weight, and a class of it with equal probability."""
+    def _by_class(self, step: int, number: int) -> tuple[np.random.Generator, Sample, int]:
+        """Draw a table by its weight, and a class of it with equal probability.
+
+        The third value is the number of the table.
+        """
         rng = np.random.default_rng([_SEED, self.recipe.seed, step, number])
-        return rng, self.sets[int(rng.choice(len(self.sets), p=self.weights))].sample(rng)
+        which = int(rng.choice(len(self.sets), p=self.weights))
+        return rng, self.sets[which].sample(rng), which
 
-    def _by_epoch(self, step: int, number: int) -> tuple[np.random.Generator, Sample]:
+    def _by_epoch(self, step: int, number: int) -> tuple[np.random.Generator, Sample, int]:
         """Take each video once per epoch, in another order each time.
 
         With `augment.seeds` = N a video gets the same augmentation again after N epochs.
@@ -119,8 +130,15 @@ class TrainingClips(Dataset[TrainingClip]):
         order = np.random.default_rng([seed, epoch]).permutation(len(self.epoch))
         index = int(order[(within * batch_size + number) % len(order)])
         rng = np.random.default_rng([_SEED, seed, variant, index])
-        videos, first = self.epoch[index]
-        return rng, videos.sample_of(videos.entries, first, rng)
+        which, first = self.epoch[index]
+        videos = self.sets[which]
+        assert isinstance(videos, VideoClips)  # as the recipe has checked
+        return rng, videos.sample_of(videos.entries, first, rng), which
+
+    def _sets_of(self, labels: Sequence[str], recipe: Recipe) -> list[ClipSet]:
+        """Return the sets whose clips have these labels."""
+        pairs = zip(self.sets, recipe.learnt, strict=True)
+        return [clips for clips, table in pairs if recipe.labels_of(table) == labels]
 
     def _joints(self, sample: Sample) -> NDArray[np.float32]:
         """Return the joints of a clip, (T, 13, 2) in pixels, NaN where they are unknown."""
@@ -129,7 +147,11 @@ class TrainingClips(Dataset[TrainingClip]):
         return np.full((self.recipe.spec.num_frames, len(JOINTS), 2), np.nan, np.float32)
 
 
-def _check_classes(videos: Sequence[VideoClips], labels: Sequence[str]) -> None:
+def _check_classes(labels: Sequence[str], sets: Sequence[ClipSet]) -> None:
+    """Check that each label is that of a video, if nothing is rendered or played."""
+    videos = [clips for clips in sets if isinstance(clips, VideoClips)]
+    if len(videos) < len(sets):
+        return
     found = {class_id for clips in videos for class_id in clips.classes}
     if absent := [label for class_id, label in enumerate(labels) if class_id not in found]:
         where = ", ".join(clips.table.index for clips in videos)

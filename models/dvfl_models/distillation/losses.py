@@ -56,6 +56,33 @@ def dist_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return temperature**2 * (2 - _correlation(found, wanted) - _correlation(found.T, wanted.T))
 
 
+def cross_entropy_in_sets(
+    logits: Tensor, targets: Tensor, sizes: Sequence[int], smoothing: float = 0.0
+) -> Tensor:
+    """Return the cross-entropy of clips whose labels come from several sets, mean over the batch.
+
+    The softmax of a clip is taken over the classes of its own set alone.
+
+    Args:
+        logits: (B, classes), one set after the other.
+        targets: (B,) classes; negative without a label, whose loss is 0.
+        sizes: number of classes of each set.
+        smoothing: share of the target that is spread evenly over the clip's set.
+    """
+    which = torch.repeat_interleave(
+        torch.arange(len(sizes), device=logits.device),
+        torch.tensor(sizes, device=logits.device),
+    )
+    known, classes = targets >= 0, targets.clamp(min=0)
+    own = which[classes][:, None] == which  # (B, classes)
+    found = F.log_softmax(logits.float().masked_fill(~own, -torch.inf), dim=1)
+    wanted = smoothing * own / own.sum(1, keepdim=True)
+    wanted = wanted + (1 - smoothing) * F.one_hot(classes, len(which))
+    # 0 times minus infinity is no number
+    losses = -(wanted * found.masked_fill(~own, 0)).sum(1)
+    return (losses * known).mean()
+
+
 # by the name that `distill.loss` has in a recipe
 LOSSES: Mapping[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "kl": kd_loss,

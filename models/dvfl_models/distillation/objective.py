@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dvfl_models.data.datasets import UNLABELLED
-from dvfl_models.distillation.losses import LOSSES, modulation_loss
+from dvfl_models.distillation.losses import LOSSES, cross_entropy_in_sets, modulation_loss
 from dvfl_models.distillation.teacher import Teacher
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.rendered.joints import joint_loss
@@ -25,7 +25,7 @@ class Losses(NamedTuple):
         kd: with the teacher's logits; 0 without a teacher.
         modulation: with the teacher's modulators; 0 where they are not compared.
         joints: of finding the joints of rendered people; 0 where the recipe does not ask for them.
-        logits: (B, num_classes) of the student.
+        logits: (B, num_classes) of the student, of all sets of labels.
     """
 
     total: Tensor
@@ -50,6 +50,8 @@ class Objective:
     def __init__(self, recipe: Recipe, device: torch.device) -> None:
         self.distill, self.smoothing = recipe.distill, recipe.optim.label_smoothing
         self.joint_weight, self.size = recipe.optim.joints, recipe.spec.size
+        self.set_sizes = [len(labels) for labels in recipe.label_sets]
+        self.extras = len(self.set_sizes) > 1 or recipe.optim.joints > 0
         self.teacher: Teacher | None = None
         if (distill := recipe.distill) is not None and distill.teaches:
             self.teacher = Teacher(distill.teacher, recipe.labels, recipe.spec, distill.cache_mb)
@@ -66,16 +68,18 @@ class Objective:
         """Run student and teacher on the same clips and compare them.
 
         Args:
-            student: the network that learns; with `joints` a `WithJoints`.
+            student: the network that learns; a `WithExtras` where the recipe asks for more.
             clips: (B, T, 3, H, W) normalised, augmented and mixed.
             targets: (B,) classes or UNLABELLED, or (B, num_classes) shares, zero without a label.
             autocast: the precision of the teacher; the student is wrapped in its own.
             joints: (B, T, 13, 2) in pixels; only given by recipes without a teacher.
         """
         zero = torch.zeros((), device=clips.device)
-        if joints is not None:
+        if self.extras:
             logits, maps = student(clips)
-            task, found = self._task_loss(logits, targets), joint_loss(maps, joints, self.size)
+            task, found = self._task_loss(logits, targets), zero
+            if joints is not None:
+                found = joint_loss(maps, joints, self.size)
             return Losses(task + self.joint_weight * found, task, zero, zero, found, logits)
         if self.distill is None or self.teacher is None:
             logits = student(clips)
@@ -96,6 +100,8 @@ class Objective:
 
     def _task_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the mean over all clips of the cross-entropy, which is 0 without a label."""
+        if len(self.set_sizes) > 1:
+            return cross_entropy_in_sets(logits, targets, self.set_sizes, self.smoothing)
         if targets.dim() == 1:
             losses = F.cross_entropy(
                 logits, targets, reduction="none", ignore_index=UNLABELLED,

@@ -72,6 +72,20 @@ class Recipe(tables.Table):
         return tuple(table for table in self.train if is_labelled(table))
 
     @property
+    def label_sets(self) -> tuple[tuple[str, ...], ...]:
+        """The sets of labels that are learnt, each by a head of its own; first the recipe's."""
+        return tuple(dict.fromkeys([self.labels, *map(self.labels_of, self.learnt)]))
+
+    def labels_of(self, table: tables.DataTable) -> tuple[str, ...]:
+        """Return the labels of a table's clips: its own, or the recipe's."""
+        return table.labels or self.labels
+
+    def first_class_of(self, table: tables.DataTable) -> int:
+        """Return the number of a table's first class, where all sets of labels count on."""
+        sets = self.label_sets
+        return sum(map(len, sets[: sets.index(self.labels_of(table))]))
+
+    @property
     def crops_whole_pictures(self) -> bool:
         """Whether random crops are cut from whole pictures, not from the part that a test shows."""
         return self.augment.crop is not None and self.clip["crop"] == "center"
@@ -139,6 +153,7 @@ class Recipe(tables.Table):
             raise ValueError("mixup and cutmix mix pairs of clips; give an even optim.batch_size")
         if self.optim.joints:
             self._check_joints()
+        self._check_label_sets()
         return self
 
     def _check_labels(self) -> None:
@@ -152,6 +167,24 @@ class Recipe(tables.Table):
             )
         if len(bare) == len(self.train):
             raise ValueError("train must name at least one set of clips with labels")
+
+    def _check_label_sets(self) -> None:
+        if own := [table.name for table in self.test if table.labels]:
+            raise ValueError(
+                f"test {own[0]!r} has labels of its own; a test is of the recipe's labels"
+            )
+        others = self.label_sets[1:]
+        for labels in others:
+            if len(set(labels)) != len(labels) or len(labels) < 2:
+                raise ValueError(
+                    f"labels of a set must be two or more different names, got {labels}"
+                )
+        if others and (self.distill or self.augment.mixup or self.augment.cutmix):
+            raise ValueError(
+                "train tables with labels of their own go with neither distill nor mixup or cutmix"
+            )
+        if all(table.labels for table in self.train):
+            raise ValueError("train must name a set of clips with the recipe's labels")
 
     def _check_joints(self) -> None:
         if not any(

@@ -41,6 +41,8 @@ class ClipsTable(Table):
     """Clips to train on or to test with."""
 
     weight: float = Field(1.0, gt=0)  # share of the batches, relative to the other tables
+    # of their own, which another head learns that no file keeps; () = those of the recipe
+    labels: tuple[str, ...] = ()
 
 
 class RenderedTable(ClipsTable):
@@ -58,6 +60,7 @@ class SyntheticTable(RenderedTable):
     window_s: tuple[float, float] = (1.2, 4.0)  # a clip's span is drawn from this range
     clean: bool = False  # easy scenes: one person well in the picture, a quiet background
     change: bool = False  # the action changes within the clip; the middle of it gives the class
+    room: tuple[float, float] = (1.0, 1.0)  # sides of the picture, in those that a person fills
 
 
 class OrderTable(RenderedTable):
@@ -186,5 +189,10 @@ class AugmentTable(Table):
     jitter: float = Field(0.3, ge=0, lt=1)  # of brightness and contrast; saturation 1/2, hue 1/4
     grey: Share = 0.2
     degrade: Share = 0.5  # probability of a down-up-scaling of the frames
+    shake: Share = 0.0  # probability of a camera that shakes; these five: `data.camera`
+    blur: Share = 0.0  # of a picture out of focus
+    dark: Share = 0.0  # of little light
+    noise: Share = 0.0  # of sensor noise, which a dark picture always has
+    compress: Share = 0.0  # of compression at a low rate
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution; 0 = none
     cutmix: float = Field(0.0, ge=0)  # the same; with both, each pair of clips gets one of them

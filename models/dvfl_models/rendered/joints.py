@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dvfl_models.network.video_focalnet import VideoFocalNet
 from dvfl_models.rendered.figures import JOINTS
 
 CELLS = 8  # per token and side: a cell has 4 px, a token of the last stage 32
@@ -31,19 +30,6 @@ class JointMaps(nn.Module):
         cells = self.cells(tokens).flatten(0, 1).permute(0, 3, 1, 2)
         maps: Tensor = F.pixel_shuffle(cells, CELLS).unflatten(0, tokens.shape[:2])
         return maps
-
-
-class WithJoints(nn.Module):
-    """A network that also finds the joints."""
-
-    def __init__(self, network: VideoFocalNet) -> None:
-        super().__init__()
-        self.network, self.joints = network, JointMaps(network.norm.normalized_shape[0])
-
-    def forward(self, clips: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the logits of the classes and of the cells; clips are as for the network."""
-        tokens = self.network.forward_tokens(clips)
-        return self.network.head(tokens.mean((1, 2, 3))), self.joints(tokens)
 
 
 def joint_loss(maps: Tensor, joints: Tensor, size: tuple[int, int]) -> Tensor:

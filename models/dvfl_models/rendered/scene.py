@@ -94,3 +94,12 @@ class Scene:
             heading = math.radians(facing(action, people[0].styles[ACTIONS.index(action)]))
         view = View.sample(rng, clean=clean, heading=heading)
         return cls(seeds, tuple(people), view, backdrop)
+
+    def with_room(self, room: float) -> Scene:
+        """Return the scene in a picture whose sides are `room` times as long, at a random place."""
+        if room == 1:
+            return self
+        x, y = np.random.default_rng((*self.seed, 8)).random(2) * (1 - 1 / room)
+        view, part = self.view, 1 / room
+        moved = replace(view, zoom=view.zoom * part, x=x + view.x * part, y=y + view.y * part)
+        return replace(self, view=replace(moved, shake=view.shake * part))

@@ -53,7 +53,12 @@ class Rendered(NamedTuple):
 
 
 def render_video(
-    timeline: Timeline, *, seed: int, fps: float = 25.0, size: Size = (192, 192)
+    timeline: Timeline,
+    *,
+    seed: int,
+    fps: float = 25.0,
+    size: Size = (192, 192),
+    room: float = 1.0,
 ) -> Iterator[Image]:
     """Render one person who does one thing after another, in a clean scene.
 
@@ -62,6 +67,7 @@ def render_video(
         seed: chooses the person, the scene and the manner of the actions.
         fps: frame k shows the time k / fps.
         size: height and width in pixels.
+        room: as in `render_clip`.
 
     Returns:
         RGB frames (H, W, 3), each drawn when it is asked for.
@@ -71,7 +77,8 @@ def render_video(
     """
     for action, seconds in timeline:
         _check(action, seconds=seconds, fps=fps, height=size[0], width=size[1])
-    scene, total_s = Scene.sample(seed, clean=True), sum(seconds for _, seconds in timeline)
+    scene = Scene.sample(seed, clean=True).with_room(room)
+    total_s = sum(seconds for _, seconds in timeline)
     poser = partial(timeline_angles, tuple(timeline), styles=scene.people[0].styles)
     times = np.arange(round(total_s * fps)) / fps
     return (image for image, _ in _render(scene, [poser], times, size))
@@ -85,6 +92,7 @@ def render_clip(
     window_s: float = 2.0,
     size: Size = (64, 64),
     clean: bool = False,
+    room: float = 1.0,
 ) -> Rendered:
     """Render a clip of one action.
 
@@ -98,12 +106,14 @@ def render_clip(
             calm backdrop, seen by a steady and sharp camera. Otherwise there may be nobody (idle),
             a second person who is idle, somebody cut off by the border, shake, blur, noise and
             compression.
+        room: sides of the picture, in those of one that the people fill; with more than 1 they are
+            so much smaller and anywhere in it.
 
     Raises:
         ArgumentError: if the action is unknown or a number is not positive and finite.
     """
     _check(action, num_frames=num_frames, window_s=window_s, height=size[0], width=size[1])
-    scene = Scene.sample(seed, action, clean=clean)
+    scene = Scene.sample(seed, action, clean=clean).with_room(room)
     times = (np.arange(num_frames) + 0.5) * window_s / num_frames
     if action == "bend":
         _begin_bent(scene.people[0].styles[ACTIONS.index(action)], times, seed)

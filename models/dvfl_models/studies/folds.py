@@ -51,7 +51,7 @@ class Folds:
                 cannot be read, has no such column, or has too few groups.
         """
         table = self.videos(recipe)
-        rows = read_rows(table, recipe.labels)
+        rows = read_rows(table, recipe.labels_of(table))
         groups = sorted({row.get(self.column, "") for row in rows})
         if not any(groups):
             raise RecipeError(

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dvfl_models.data.batches import Batch, InputMaker
+from dvfl_models.distillation.extras import WithExtras, with_extras
 from dvfl_models.distillation.objective import Losses, Objective
 from dvfl_models.network.checkpoint import Checkpoint
 from dvfl_models.network.video_focalnet import VideoFocalNet
 from dvfl_models.recipe.recipe import Recipe
 from dvfl_models.recipe.tables import OptimTable
-from dvfl_models.rendered.joints import WithJoints
 from dvfl_models.training.initial_weights import new_network
 from dvfl_models.training.launch import is_compiled
 from dvfl_models.training.skipped_steps import IN_A_ROW, IN_A_ROW_SCALED, SkippedSteps
@@ -56,8 +56,8 @@ class Learner:
         if recipe.optim.ema:
             average = get_ema_multi_avg_fn(recipe.optim.ema)
             self.averaged = AveragedModel(self.network, multi_avg_fn=average)
-        learner = WithJoints(self.network) if recipe.optim.joints else self.network
-        self.joints = learner.joints if isinstance(learner, WithJoints) else None
+        learner = with_extras(self.network, recipe)
+        self.extras = learner if isinstance(learner, WithExtras) else None
         optimizer = new_optimizer(recipe.optim, learner)
         self.objective = Objective(recipe, accelerator.device)
         self.inputs = InputMaker(recipe, accelerator.device)
@@ -99,7 +99,8 @@ class Learner:
             "optimizer": self.optimizer,
             "averaged": self.averaged,
             "scaler": self.accelerator.scaler,
-            "joints": self.joints,
+            "joints": self.extras and self.extras.joints,
+            "heads": self.extras and self.extras.heads,
         }
         return {name: part for name, part in parts.items() if part is not None}
 
@@ -159,7 +160,7 @@ class Learner:
                 losses = self.objective(
                     self.student, inputs.clips, inputs.targets, autocast, inputs.joints
                 )
-                measured.append(_measure(losses, inputs.classes))
+                measured.append(_measure(losses, inputs.classes, len(self.recipe.labels)))
                 self.accelerator.backward(losses.total / len(parts))
         return measured
 
@@ -212,9 +213,14 @@ class Learner:
         return row
 
 
-def _measure(losses: Losses, classes: Tensor) -> Tensor:
-    """Return the losses and the accuracy of some clips, (6,), still on the device."""
-    right = (losses.logits.argmax(1) == classes).sum() / (classes >= 0).sum().clamp(min=1)
+def _measure(losses: Losses, classes: Tensor, count: int) -> Tensor:
+    """Return the losses and the accuracy of some clips, (6,), still on the device.
+
+    The accuracy is that of the clips of the first `count` classes, which are the recipe's.
+    """
+    known = (classes >= 0) & (classes < count)
+    right = known & (losses.logits[:, :count].argmax(1) == classes)
+    right = right.sum() / known.sum().clamp(min=1)
     parts = (losses.total, right, losses.task, losses.kd, losses.modulation, losses.joints)
     return torch.stack([part.detach().float() for part in parts])
 

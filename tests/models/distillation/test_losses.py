@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dvfl_models import VideoFocalNet, VideoFocalNetConfig
 from dvfl_models.distillation.losses import (
+    cross_entropy_in_sets,
     dist_loss,
     energy_map,
     kd_loss,
@@ -30,6 +31,22 @@ def test_kd_loss_is_zero_with_zero_gradient_at_equality() -> None:
     assert student.grad is not None
     assert abs(loss.item()) < 1e-5
     assert student.grad.abs().max() < 1e-6
+
+
+def test_a_clip_is_compared_with_the_classes_of_its_own_set() -> None:
+    logits = torch.tensor([[0.0, 0.0, 5.0, 1.0, 2.0], [9.0, 9.0, 0.0, 0.0, 0.0]])
+    logits.requires_grad_()
+    loss = cross_entropy_in_sets(logits, torch.tensor([1, 3]), [2, 3])
+    assert loss.item() == pytest.approx((math.log(2) + math.log(3)) / 2)
+    loss.backward()
+    assert logits.grad is not None
+    assert not logits.grad[0, 2:].any()
+    assert not logits.grad[1, :2].any()
+    # one set is the usual loss, and a clip without a label has none
+    whole = cross_entropy_in_sets(logits, torch.tensor([1, 3]), [5], 0.1)
+    usual = torch.nn.functional.cross_entropy(logits, torch.tensor([1, 3]), label_smoothing=0.1)
+    assert whole.item() == pytest.approx(usual.item())
+    assert cross_entropy_in_sets(logits, torch.tensor([-1, -1]), [2, 3]).item() == 0
 
 
 @pytest.mark.parametrize("loss", [standardised_kd_loss, dist_loss])

@@ -17,9 +17,10 @@ from dvfl_models.recipe.recipe import Recipe, recipe_from
 from dvfl_models.recipe.tables import AugmentTable
 from dvfl_models.rendered import synthetic
 from dvfl_models.rendered.figures import JOINTS, Person
-from dvfl_models.rendered.joints import KINDS, WithJoints, joint_cells, joint_loss
+from dvfl_models.rendered.joints import KINDS, JointMaps, joint_cells, joint_loss
 from dvfl_models.rendered.scene import View
 from dvfl_models.rendered.synthetic import ACTIONS, render_clip
+from dvfl_models.rendered.temporal_order import ORDER_CLASSES
 from dvfl_models.training.launch import TrainOptions
 from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.errors import RecipeError
@@ -34,6 +35,7 @@ def recipe(**changes: object) -> Recipe:
         "train": [
             {"kind": "synthetic", "clean": True},
             {"kind": "synthetic", "name": "changing", "change": True},
+            {"kind": "order", "labels": list(ORDER_CLASSES[:3])},
         ],
         "optim": {"steps": 4, "batch_size": 4, "ema": 0.5, "joints": 1.0},
         "checkpoint_every": 2,
@@ -117,18 +119,20 @@ def test_the_loss_counts_the_joints_that_are_known() -> None:
 
 
 def test_a_map_has_the_order_of_the_picture() -> None:
-    learner = WithJoints(VideoFocalNet(VARIANTS["femto"])).eval()
+    joints = JointMaps(256).eval()
     tokens = torch.zeros(1, 1, 2, 3, 256)
     tokens[0, 0, 1, 2] = 1  # the last token: the lower right of the picture
     with torch.no_grad():
-        empty, maps = learner.joints(torch.zeros_like(tokens)), learner.joints(tokens)
+        empty, maps = joints(torch.zeros_like(tokens)), joints(tokens)
     changed = (maps != empty)[0, 0].any(0)
     assert changed.shape == (16, 24)
     assert changed[8:, 16:].all()
     assert changed.sum() == 64
 
 
-def test_a_run_with_joints_resumes_to_the_same_weights_of_a_plain_network(tmp_path: Path) -> None:
+def test_a_run_with_joints_and_other_labels_resumes_to_the_same_weights_of_a_plain_network(
+    tmp_path: Path,
+) -> None:
     Trainer(recipe(), tmp_path / "whole").run(workers=0, progress=False)
     stopped, clips = Trainer(recipe(), tmp_path / "parts"), TrainingClips(recipe())
     for step in range(3):  # dies after the third step; the checkpoint is of the second
