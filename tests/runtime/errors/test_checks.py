@@ -147,5 +147,5 @@ def test_what_is_right_passes():
     check_whole("n", np.int16(3), 1, 3)
     check_number("x", np.float32(0.5), above=0, most=1)
     check_choice("c", None, (None, "a"))
-    assert Smoothing(alpha=1, enter=1, leave=0, unknown_below=1, min_duration_s=0)
+    assert Smoothing(alpha=1, enter=1, leave=0, min_duration_s=0)
     assert LiveOptions(max_outage_s=None)
