@@ -21,12 +21,15 @@ from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 BLOCKED = """
 import importlib, json, sys
+from importlib.machinery import PathFinder
 names, command, runs = json.loads(sys.argv[1])
-class Missing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] in names:
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Missing())
+class WithoutThem(PathFinder):
+    # what is absent has no spec; libraries ask for those of others without an import
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        absent = name.partition(".")[0] in names
+        return None if absent else super().find_spec(name, path, target)
+sys.meta_path[sys.meta_path.index(PathFinder)] = WithoutThem
 main = importlib.import_module(command).main
 for words in runs:
     try:
