@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterable
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,16 @@ def say_unused(engine: str, err: Exception) -> None:
     """Warn that the kernels are installed and not used."""
     reason = " ".join(str(err).split()) or type(err).__name__
     logger.warning(
-        "%s runs without the kernels of %s, which takes longer: %s; install that package again",
+        "%s runs without the kernels of %s, which takes longer: %s; install the newest version of "
+        "that package",
         *(engine, PACKAGE, reason[:300]),
+    )
+
+
+def say_lacking(engine: str, nodes: Iterable[str]) -> None:
+    """Warn that an older library has no kernels for some kinds of nodes of a file."""
+    logger.warning(
+        "%s runs %s without kernels, which takes longer: the installed %s has none for them; "
+        "install the newest version of that package",
+        *(engine, ", ".join(sorted(nodes)), PACKAGE),
     )

@@ -9,6 +9,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import tempfile
 from types import ModuleType
 from typing import Any
@@ -16,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.artifact import INPUT, OUTPUT, ModelFile, Shape
+from dvfl_runtime.artifact import FUSED_DOMAIN, INPUT, OUTPUT, ModelFile, Shape
 from dvfl_runtime.artifact.onnx_edits import with_signed_bytes
 from dvfl_runtime.engines.cache import private_folder, slug
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.engines.cuda import cuda_problem, gpu_model
-from dvfl_runtime.engines.kernels import kernel_library, say_unused
+from dvfl_runtime.engines.kernels import kernel_library, say_lacking, say_unused
 from dvfl_runtime.errors import ArtifactError, DvflError, EngineUnavailable, OutputError
 from dvfl_runtime.errors.packages import MEDIA, needed
 
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 TENSORRT = "TensorrtExecutionProvider"
 MAX_BATCH = 8  # the TensorRT provider is built for; larger batches are run in parts
+_NOT_REGISTERED = re.compile(rf"\b{FUSED_DOMAIN}:(\w+)\(-?\d+\) is not a registered")
 INSTALL_CUDA = "pip uninstall onnxruntime; pip install 'onnxruntime-gpu[cuda,cudnn]'"
 
 
@@ -115,8 +117,8 @@ def _open(
     wanted = [p if isinstance(p, str) else p[0] for p in providers]
     version, unused = ort.__version__, None
     try:
-        if session := _session_of_kernels(ort, model, device, num_threads, providers):
-            fused = tuple(sorted(model.fused_operators))
+        if opened := _session_of_kernels(ort, model, device, num_threads, providers):
+            session, fused = opened
             return OnnxRuntimeEngine(session, version, device, wanted, model, fused)
     except Exception as err:  # it may be the file's fault, which is found out below
         unused = err
@@ -191,13 +193,14 @@ def _session_of_kernels(
     device: str,
     num_threads: int | None,
     providers: list[Any],
-) -> Any:
-    """Return a session whose fused nodes all run by kernels, None where there are none.
+) -> tuple[Any, tuple[str, ...]] | None:
+    """Return a session and the kinds of nodes that kernels run in it; None where there are none.
 
-    It opens the file without the functions of those nodes, so nothing else can run them.
+    It opens the file without the functions of those nodes, so nothing else can run them. A node
+    that the library does not know keeps its function: a newer file goes with an older library.
 
     Raises:
-        Exception: if the kernels do not load, or not all nodes have one.
+        Exception: if the kernels do not load, or do not take a node that they know.
     """
     operators = model.fused_operators
     if device == "cpu":
@@ -208,13 +211,25 @@ def _session_of_kernels(
     library = kernel_library(library_of) if operators and fits else ""
     if not library:
         return None
-    options = _session_options(ort, device, num_threads)
-    options.register_custom_ops_library(library)
-    session = ort.InferenceSession(
-        model.content_for_kernels(operators), options, providers=providers
-    )
+    by_kernels = operators
+    while True:
+        options = _session_options(ort, device, num_threads)
+        options.register_custom_ops_library(library)
+        content = model.content_for_kernels(by_kernels)
+        try:
+            session = ort.InferenceSession(content, options, providers=providers)
+            break
+        except Exception as err:  # it names one kind at a time
+            unknown = by_kernels.intersection(_NOT_REGISTERED.findall(str(err)))
+            if not unknown or unknown == by_kernels:
+                raise
+            by_kernels -= unknown
     wanted = providers[0] if isinstance(providers[0], str) else providers[0][0]
-    return session if session.get_providers()[0] == wanted else None
+    if session.get_providers()[0] != wanted:
+        return None
+    if by_kernels != operators:
+        say_lacking("onnxruntime", operators - by_kernels)
+    return session, tuple(sorted(by_kernels))
 
 
 class OnnxRuntimeEngine:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from dvfl_runtime.artifact import ModelFile
-from dvfl_runtime.engines.kernels import kernel_library, say_unused
+from dvfl_runtime.engines.kernels import kernel_library, say_lacking, say_unused
 
 NODES = {"SpatialContext": "1", "TemporalContext": "1"}  # and their plugin_version
 NAMESPACE = "dvfl"
@@ -41,12 +41,15 @@ class Plugins:
         try:
             if self._missing(wanted):
                 self._loaded = plugin_registry.load_library(library)
-            if lacks := self._missing(wanted):
+            lacks = self._missing(wanted)
+            if lacks == list(wanted):
                 raise OSError(f"{library} cannot be loaded, or has no {', '.join(lacks)}")
         except Exception as err:  # of bindings: they share no base of their own
             say_unused("tensorrt", err)
             return
-        self.names = tuple(wanted)
+        if lacks:
+            say_lacking("tensorrt", lacks)
+        self.names = tuple(name for name in wanted if name not in lacks)
 
     def unload(self) -> bool:
         """Take the library out again; return False if another engine may need it."""

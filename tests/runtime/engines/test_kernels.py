@@ -23,6 +23,7 @@ from dvfl_runtime.engines import open_engine
 from dvfl_runtime.engines.candidates import noise_clip
 from dvfl_runtime.engines.kernels import library_mark
 from dvfl_runtime.engines.onnxruntime import _session_of_kernels
+from dvfl_runtime.engines.plugins import Plugins
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 OPERATORS = ("AddNorm", "BiasGelu", "Modulate", "SpatialContext", "TemporalContext")
@@ -89,6 +90,32 @@ def test_the_recognizer_tells_of_them(monkeypatch: pytest.MonkeyPatch, library: 
         assert recognizer.info.fused_ops == OPERATORS
 
 
+@pytest.mark.parametrize("newer", [("BiasGelu",), ("AddNorm", "SpatialContext"), OPERATORS])
+def test_nodes_that_an_older_library_does_not_know_run_by_their_functions(
+    monkeypatch: pytest.MonkeyPatch,
+    library: Path,
+    plain: np.ndarray,
+    newer: tuple[str, ...],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    content, names = BUNDLED_MODEL.read_bytes(), {name: f"{name[:-1]}9" for name in newer}
+    for name, unknown in names.items():
+        content = content.replace(name.encode(), unknown.encode())
+    path = tmp_path / "newer.onnx"
+    path.write_bytes(content)
+    install(monkeypatch, library)
+    engine = open_engine("onnxruntime", ModelFile(path), device="cpu")
+    assert engine.fused_ops == tuple(name for name in OPERATORS if name not in newer)
+    np.testing.assert_allclose(engine.run(noise_clip(engine)), plain, rtol=0, atol=1e-4)
+    engine.close()
+    (warning,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    said = warning.getMessage()
+    assert said.startswith("onnxruntime runs ")
+    assert said.endswith("install the newest version of that package")
+    assert any(unknown in said for unknown in names.values())
+
+
 @pytest.mark.parametrize("content", [b"no library", None])
 def test_a_library_that_does_not_load_is_one_warning(
     monkeypatch: pytest.MonkeyPatch,
@@ -150,7 +177,10 @@ def test_on_cuda_the_library_of_that_provider_runs_float_nodes(
     install(monkeypatch, path, "onnxruntime-cuda")
     model = ModelFile(BUNDLED_MODEL)
     cuda = [("CUDAExecutionProvider", {"use_tf32": "0"})]
-    opened = _session_of_kernels(ort, model, "cuda", None, cuda)
+    found = _session_of_kernels(ort, model, "cuda", None, cuda)
+    assert found is not None
+    opened, fused = found
+    assert fused == OPERATORS
     assert opened.options.library == str(path)
     assert opened.content == model.content_for_kernels(OPERATORS)
     assert len(opened.content) < len(model.content)
@@ -160,6 +190,30 @@ def test_on_cuda_the_library_of_that_provider_runs_float_nodes(
     assert _session_of_kernels(ort, model, "cpu", None, ["CPUExecutionProvider"]) is None
     monkeypatch.setattr(ModelFile, "fused_operators", frozenset({"QBiasGelu"}))
     assert _session_of_kernels(ort, ModelFile(BUNDLED_MODEL), "cuda", None, cuda) is None
+
+
+@pytest.mark.parametrize(
+    "lacking", [(), ("TemporalContext",), ("SpatialContext", "TemporalContext")]
+)
+def test_plugins_that_an_older_library_lacks_leave_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+    lacking: tuple[str, ...],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    install(monkeypatch, tmp_path / "libdvfl.so", "tensorrt")
+    loaded: list[str] = []
+
+    def creator(name: str, version: str, namespace: str) -> object:
+        return object() if loaded and name not in lacking else None
+
+    registry = SimpleNamespace(get_creator=creator, load_library=loaded.append)
+    plugins = Plugins(registry, ModelFile(BUNDLED_MODEL))
+    contexts = ("SpatialContext", "TemporalContext")
+    assert plugins.names == tuple(name for name in contexts if name not in lacking)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert len(said) == bool(lacking)
+    assert all("TemporalContext" in line and "newest version" in line for line in said)
 
 
 PLUGINS = """
