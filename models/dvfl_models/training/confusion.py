@@ -10,44 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dvfl_runtime.clips.accuracy import wilson
+from dvfl_runtime.clips.accuracy import Answers, wilson
 from dvfl_runtime.files import replacing
 
 MAX_NAMED = 30  # classes that a confusion matrix can name
 
 
 @dataclass(frozen=True, eq=False)
-class Confusion:
+class Confusion(Answers):
     """How many clips of each class a network took for which class.
 
     Attributes:
-        labels: the classes.
-        counts: (true class, predicted class).
         top5: number of clips whose class is among the five best.
         skipped: videos that could not be decoded and are not counted.
     """
 
-    labels: tuple[str, ...]
-    counts: NDArray[np.int64]
     top5: int = 0
     skipped: tuple[str, ...] = ()
-
-    @property
-    def clips(self) -> int:
-        """Number of clips."""
-        return int(self.counts.sum())
-
-    @property
-    def accuracy(self) -> float:
-        """Share of right clips, 0 to 1."""
-        return float(np.trace(self.counts)) / max(self.clips, 1)
-
-    def most_confused(self) -> tuple[str, str, int] | None:
-        """Return the two classes that were confused most often, and how often; None if none."""
-        both = np.triu(self.counts + self.counts.T, 1)
-        first, second = np.unravel_index(int(both.argmax()), both.shape)
-        times = int(both[first, second])
-        return (self.labels[first], self.labels[second], times) if times else None
 
     def title(self, name: str) -> str:
         """Return the line above the matrix of a test set."""
@@ -59,15 +38,14 @@ class Confusion:
 
     def report(self) -> dict[str, Any]:
         """Return accuracies with 95 % intervals, overall and per class, ready for JSON."""
-        right, clips = int(np.trace(self.counts)), self.clips
         classes = {
             label: _share(int(self.counts[k, k]), int(self.counts[k].sum()))
             for k, label in enumerate(self.labels)
         }
-        found = {"top1": _share(right, clips)}
+        found = {"top1": _share(self.right, self.clips)}
         if len(self.labels) > 5:
-            found["top5"] = _share(self.top5, clips)
-        return {"clips": clips, "skipped": len(self.skipped), **found, "classes": classes}
+            found["top5"] = _share(self.top5, self.clips)
+        return {"clips": self.clips, "skipped": len(self.skipped), **found, "classes": classes}
 
     def save_png(self, path: str | os.PathLike[str], title: str) -> None:
         """Draw the matrix.
@@ -110,8 +88,7 @@ def count(
     labels: tuple[str, ...], scores: NDArray[np.float32], classes: Sequence[int]
 ) -> Confusion:
     """Return the confusion of N clips of known classes by their scores or logits (N, classes)."""
-    counts = np.zeros((len(labels), len(labels)), np.int64)
     wanted = np.asarray(classes, np.int64)
-    np.add.at(counts, (wanted, scores.argmax(1)), 1)
+    counts = Answers.of(labels, wanted, scores.argmax(1)).counts
     best = np.argsort(-scores, axis=1, kind="stable")[:, :5]
     return Confusion(labels, counts, int((best == wanted[:, None]).sum()))
