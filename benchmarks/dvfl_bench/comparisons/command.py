@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dvfl_bench.device.machine import describe_machine
-from dvfl_runtime.arguments import BAD_INPUT
+from dvfl_runtime.arguments import BAD_INPUT, threads
+from dvfl_runtime.engines import PRECISIONS
+from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import check_places, write_json
 
@@ -41,6 +43,20 @@ def add_network_options(parser: argparse.ArgumentParser, variants: Iterable[str]
         parser.add_argument("--variant", choices=names, default="nano", help="default: nano")
     parser.add_argument("--size", type=int, default=224, help="px, both sides; default: 224")
     parser.add_argument("--threads", type=int, default=2, help="of each engine; default: 2")
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the engine that runs a model file, its precision and its threads."""
+    parser.add_argument("--engine", default="auto", help="default: the fastest that is installed")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="file",
+        help="default: file; bf16: a file in fp32 on a CPU with AVX512_BF16 or AMX, by openvino",
+    )
+    parser.add_argument(
+        "--threads", type=threads, default=usable_cpus(), help="of the engine; default: all CPUs"
+    )
 
 
 def run_comparison(

@@ -19,14 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
-from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
+from dvfl_bench.comparisons.command import (
+    Result,
+    add_engine_options,
+    comparison_parser,
+    run_comparison,
+)
 from dvfl_bench.device.timing import in_turn, median_ratio
 from dvfl_bench.device.videos import size_of, width_and_height, write_scaled
 from dvfl_runtime import Recognizer
 from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.clips.preprocess import preprocess_frame
 from dvfl_runtime.engines import open_engine
-from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.recognizer import DEMO_CLIP
 from dvfl_runtime.sources import open_source
@@ -35,13 +39,19 @@ log = logging.getLogger(__name__)
 
 
 class Stopwatch:
-    """Windows per second of one model and video: the whole stream, and each part alone."""
+    """Windows per second of one model and video: the whole stream, and each part alone.
 
-    def __init__(self, model: Path, video: Path, *, engine: str, threads: int) -> None:
-        self._recognizer = Recognizer(model, engine=engine, num_threads=threads)
+    Args:
+        args: of the command line: the model, and the options of its engine.
+        video: a file.
+    """
+
+    def __init__(self, args: argparse.Namespace, video: Path) -> None:
+        options = {"precision": args.precision, "num_threads": args.threads}
+        self._recognizer = Recognizer(args.model, engine=args.engine, **options)
         self._spec, self.info = self._recognizer.spec, self._recognizer.info
         # an engine of its own, so that nothing of the stream is part of the bare inference
-        self._engine = open_engine(self.info.engine, ModelFile(model), num_threads=threads)
+        self._engine = open_engine(self.info.engine, ModelFile(args.model), **options)
         shape = (1, self._spec.num_frames, *self._spec.size, 3)
         self._clip = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
         self._video = video
@@ -87,25 +97,24 @@ class Stopwatch:
         self._engine.close()
 
 
-def measure(
-    model: Path, video: Path, *, engine: str, threads: int, windows: int, rounds: int
-) -> Result:
-    """Measure the three in turn, `rounds` times; return medians and ratios, ready for JSON.
+def measure(args: argparse.Namespace, video: Path) -> Result:
+    """Measure the three in turn, `args.rounds` times; return medians and ratios, ready for JSON.
 
     Raises:
         DvflError: if the model or the video cannot be used, or is too short.
     """
-    with closing(Stopwatch(model, video, engine=engine, threads=threads)) as watch:
-        parts = {"inference": watch.inference, "decoding": watch.decoding, "stream": watch.stream}
+    with closing(Stopwatch(args, video)) as watch:
+        # the stream first: it is the one that tells of a video that is too short
+        parts = {"stream": watch.stream, "inference": watch.inference, "decoding": watch.decoding}
         for part in parts.values():
-            part(min(5, windows))  # warms up
+            part(min(5, args.windows))  # warms up
 
         def rate(name: str) -> float:
-            per_s = parts[name](windows)
+            per_s = parts[name](args.windows)
             log.info("%s: %.2f windows/s", name, per_s)
             return per_s
 
-        rates = in_turn({name: partial(rate, name) for name in parts}, range(rounds))
+        rates = in_turn({name: partial(rate, name) for name in parts}, range(args.rounds))
         info = watch.info
     stream, inference, decoding = (
         np.array(rates[name]) for name in ("stream", "inference", "decoding")
@@ -114,10 +123,11 @@ def measure(
         "what": "windows per second of a file, in turn: whole stream, inference and decoding alone",
         "model": info.name,
         "engine": f"{info.engine} {info.versions[info.engine]}",
+        "precision": info.precision,
         "video": video.name,
         "video_size": size_of(video),
-        "windows": windows,
-        "rounds": rounds,
+        "windows": args.windows,
+        "rounds": args.rounds,
         **{f"{name}_per_s": round(statistics.median(per_s), 2) for name, per_s in rates.items()},
         "stream_to_inference": round(median_ratio(stream, inference), 3),
         "stream_to_decoding": round(median_ratio(stream, decoding), 3),
@@ -132,14 +142,7 @@ def _measure_as_asked(args: argparse.Namespace, folder: Path) -> Result:
     video = args.video
     if args.scale_to is not None:
         video = write_scaled(open_source(video), args.scale_to, folder / f"{video.stem}.mp4")
-    return measure(
-        args.model,
-        video,
-        engine=args.engine,
-        threads=args.threads,
-        windows=args.windows,
-        rounds=args.rounds,
-    )
+    return measure(args, video)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,8 +155,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=width_and_height,
         help="WxH: measure on a copy of this size, as of a camera",
     )
-    parser.add_argument("--engine", default="auto")
-    parser.add_argument("--threads", type=int, default=usable_cpus())
+    add_engine_options(parser)
     parser.add_argument("--windows", type=int, default=12)
     parser.add_argument("--rounds", type=int, default=11)
     args = parser.parse_args(argv)

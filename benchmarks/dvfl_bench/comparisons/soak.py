@@ -23,10 +23,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
+from dvfl_bench.comparisons.command import (
+    Result,
+    add_engine_options,
+    comparison_parser,
+    run_comparison,
+)
 from dvfl_bench.device.videos import LoopedVideo
 from dvfl_runtime import Frame, Recognizer, Source
-from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
 from dvfl_runtime.recognizer import DEMO_CLIP
 from dvfl_runtime.sources import LiveSource, SourceLike, open_source
@@ -170,13 +174,15 @@ def problems(result: dict[str, Any]) -> list[str]:
 
 def measure(args: argparse.Namespace) -> Result:
     """Stream what the command line asks for; return the result."""
-    with Recognizer(args.model, engine=args.engine, num_threads=args.threads) as recognizer:
+    options = {"engine": args.engine, "precision": args.precision, "num_threads": args.threads}
+    with Recognizer(args.model, **options) as recognizer:
         result = soak(recognizer, [*args.sources, LoopedVideo(args.loop)], args.minutes * 60)
         info = recognizer.info
     return {
         "what": "memory, threads, open files and order of frames of streams that run together",
         "model": Path(info.model).name,
         "engine": f"{info.engine} {info.versions[info.engine]}",
+        "precision": info.precision,
         **result,
     }
 
@@ -187,8 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("sources", nargs="*", metavar="SOURCE")
     parser.add_argument("--loop", type=Path, default=DEMO_CLIP)
     parser.add_argument("--model", type=Path)
-    parser.add_argument("--engine", default="auto")
-    parser.add_argument("--threads", type=int, default=usable_cpus())
+    add_engine_options(parser)
     parser.add_argument("--minutes", type=float, default=20.0)
     args = parser.parse_args(argv)
 

@@ -2,9 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from dvfl_bench.comparisons import overlap, soak
 from dvfl_bench.comparisons.overlap import main
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
@@ -20,6 +22,16 @@ def test_a_short_run_on_the_bundled_clip(tmp_path: Path) -> None:
     ratio = result["stream_per_s"] / result["inference_per_s"]
     assert result["stream_to_inference"] == pytest.approx(ratio, rel=0.05)
     assert result["engine"].startswith("onnxruntime ")
+    assert result["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("command", [[overlap.main, BUNDLED_MODEL], [soak.main, "--minutes", "1"]])
+def test_the_precision_is_that_of_the_engine(
+    command: list[Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    main, *words = command
+    assert main([*map(str, words), "--engine", "onnxruntime", "--precision", "bf16"]) == 2
+    assert "onnxruntime does not compute in bf16" in caplog.text
 
 
 def test_a_video_that_is_too_short_is_one_error(caplog: pytest.LogCaptureFixture) -> None:
