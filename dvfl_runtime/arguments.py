@@ -136,6 +136,8 @@ def _path(text: str) -> Path:
     """Read a path, for argparse; refuse an empty text, which would be the current folder."""
     if not text:
         raise argparse.ArgumentTypeError("is empty; give a path")
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"must be a path on a disk, not an address, got {text!r}")
     return Path(text)
 
 

@@ -10,25 +10,29 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-NODE = {"num_cpus": 1, "object_store_memory": 80_000_000}
+NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 80_000_000}
+TRIES = 4  # Ray gives a node 15 s to start, which a busy machine may not keep, and has no setting
 
 
 @contextmanager
 def two_nodes() -> Iterator[str]:
-    """Yields the address of a cluster with one CPU on each of two nodes."""
-    words = [sys.executable, __file__]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as run:
-        assert run.stdin is not None
-        assert run.stdout is not None
-        address = ""
-        while not address.startswith("ADDRESS "):
-            address = run.stdout.readline()
-            assert address, "the cluster has not started"
-        try:
-            yield address.split()[1]
-        finally:
-            run.stdin.close()
-            run.wait(60)
+    """Yields the address of a cluster with one CPU and one supposed GPU on each of two nodes."""
+    for _ in range(TRIES):
+        with subprocess.Popen(
+            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        ) as run:
+            assert run.stdin is not None
+            assert run.stdout is not None
+            address = next((line for line in run.stdout if line.startswith("ADDRESS ")), None)
+            if address is None:
+                continue
+            try:
+                yield address.split()[1]
+            finally:
+                run.stdin.close()
+                run.wait(60)
+            return
+    raise AssertionError("the cluster has not started")
 
 
 def main() -> None:

@@ -27,6 +27,7 @@ from dvfl_runtime.interrupts import Requests
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
 if TYPE_CHECKING:
+    from dvfl_runtime.archive.cluster import Cluster
     from dvfl_runtime.archive.folder import Folder, Part
     from dvfl_runtime.archive.part_worker import Job
 
@@ -45,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _archive(args: argparse.Namespace, requests: Requests) -> int:
     """Recognise what has no row yet, and tell what the archive has."""
+    from dvfl_runtime.archive.cluster import Cluster
     from dvfl_runtime.archive.folder import Folder
     from dvfl_runtime.archive.manifest import read_manifest
     from dvfl_runtime.archive.part_worker import Job
@@ -52,6 +54,7 @@ def _archive(args: argparse.Namespace, requests: Requests) -> int:
 
     if args.gpus and not args.ray:
         raise DvflError("--gpus is about the processes of a Ray cluster; pass --ray ADDRESS too")
+    cluster = Cluster(args.ray, args.processes, args.gpus) if args.ray else None
     processes = args.processes or usable_cpus()
     manifest = read_manifest(args.manifest)
     settings = _settings(args, processes)
@@ -64,10 +67,10 @@ def _archive(args: argparse.Namespace, requests: Requests) -> int:
         root = str(folder.about().get("root", manifest.root))
         job = Job(settings, root, args.timeout_s, args.tries, args.again)
         try:
-            _complete(args, folder, job, processes)
+            _complete(folder, job, cluster, processes)
         except BaseException as err:
             requests.hold()
-            if not args.ray:  # its actors may still be at their end
+            if cluster is None:  # its actors may still be at their end
                 _publish(folder)
             if isinstance(err, OutputError):
                 text = f"{err}. No row is lost: mend that, and run the same command again"
@@ -78,9 +81,9 @@ def _archive(args: argparse.Namespace, requests: Requests) -> int:
     return 0
 
 
-def _complete(args: argparse.Namespace, folder: Folder, job: Job, processes: int) -> None:
+def _complete(folder: Folder, job: Job, cluster: Cluster | None, processes: int) -> None:
     parts = folder.parts()
-    complete = set() if args.again else folder.complete()
+    complete = set() if job.again else folder.complete()
     todo = [part for part in parts if part not in complete]
     if not todo:
         return
@@ -94,14 +97,14 @@ def _complete(args: argparse.Namespace, folder: Folder, job: Job, processes: int
             bad = seen.total() - seen["ok"]
             progress.add(f"{bad} not ok" if bad else "")
 
-        if args.ray:
-            from dvfl_runtime.archive.cluster import Cluster, run_on_ray
-
-            run_on_ray(folder, todo, job, Cluster(args.ray, args.processes, args.gpus), report)
-        else:
+        if cluster is None:
             from dvfl_runtime.archive.pool import run_here
 
             run_here(folder, todo, job, processes, report)
+        else:
+            from dvfl_runtime.archive.cluster import run_on_ray
+
+            run_on_ray(folder, todo, job, cluster, report)
 
 
 def _begun_rows(folder: Folder, part: Part) -> dict[str, Any]:

@@ -20,12 +20,16 @@ from typing import Any
 from dvfl_runtime.archive.folder import Folder, Part
 from dvfl_runtime.archive.part_worker import Job, PartWorker
 from dvfl_runtime.archive.videos import Row
-from dvfl_runtime.errors import DvflError, OutputError
+from dvfl_runtime.errors import ArgumentError, DvflError, OutputError
 from dvfl_runtime.errors.packages import needed
 
 LOCAL = "local"
 ADDRESS = re.compile(r"(?:ray://)?([^/]+):([0-9]{1,5})")
 CONNECT_S = 10.0
+LOCAL_TRIES = 3  # of a cluster on this machine: Ray gives its node 15 s, and has no setting for it
+GPU_STEP = 1e-4  # Ray counts resources in steps of this
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -37,11 +41,22 @@ class Cluster:
             "local" for one that is started here and ended with the command.
         actors: at most so many at the same time; `None` for as many as there is room for.
         gpus: of each actor; a part of one is enough for several.
+
+    Raises:
+        ArgumentError: if Ray cannot give so many GPUs to an actor.
     """
 
     address: str
     actors: int | None = None
     gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        whole = self.gpus == int(self.gpus)
+        if not whole and not GPU_STEP <= self.gpus < 1:
+            raise ArgumentError(
+                f"gpus must be a part of one GPU from {GPU_STEP} on, or a whole number, got "
+                f"{self.gpus:g}"
+            )
 
 
 def run_on_ray(
@@ -69,6 +84,8 @@ def run_on_ray(
         import ray.data
     _connect(cluster.address)
     try:
+        gpus = {"GPU": cluster.gpus} if cluster.gpus else {}
+        _check_room({"CPU": job.settings.threads, **gpus})
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
@@ -133,16 +150,59 @@ def _connect(address: str) -> None:
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    try:
-        if found := ADDRESS.fullmatch(address):  # Ray itself would try it for minutes
-            socket.create_connection((found[1], int(found[2])), CONNECT_S).close()
-        if address == LOCAL:
-            ray.init(address=LOCAL, include_dashboard=False, **quiet)
-        else:
-            ray.init(address=address, **quiet)
-    except Exception as err:  # Ray raises that itself when a node does not start in time
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    failed = f"cannot reach a Ray cluster at {address}"
+    advice = "start one (ray start --head), or leave out --ray"
+    tries = 1
+    if address == LOCAL:
+        options["include_dashboard"] = False
+        failed = "cannot start a Ray cluster here"
+        advice = "leave out --ray, which does the same work, or try it when this host is less busy"
+        tries = LOCAL_TRIES
+    for left in reversed(range(tries)):
+        try:
+            if found := ADDRESS.fullmatch(address):  # Ray itself would try it for minutes
+                socket.create_connection((found[1], int(found[2])), CONNECT_S).close()
+            ray.init(address=address, **options)
+            return
+        except Exception as err:  # Ray raises that itself when a node does not start in time
+            reason = " ".join(str(err).split())[:200].rstrip(".")
+            if not left:
+                raise DvflError(f"{failed}: {reason}; {advice}") from err
+            logger.warning("Ray has not started here (%s); trying again", reason)
+
+
+def _check_room(needed: dict[str, float]) -> None:
+    """Check that an actor fits on a node: Ray would wait for one without end.
+
+    Raises:
+        DvflError: if there is none, and none that the cluster is known to add.
+    """
+    import ray
+
+    known: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    nodes = [node["Resources"] for node in known if node["Alive"]] + _nodes_to_come()
+    if not any(_has(node, needed) for node in nodes):
+        wanted = _named(needed)
+        there = ", ".join(sorted({_named({k: n.get(k, 0) for k in needed}) for n in nodes}))
         raise DvflError(
-            f"cannot reach a Ray cluster at {address}: {' '.join(str(err).split())[:200]}; start "
-            "one (ray start --head), or leave out --ray"
-        ) from err
+            f"no node of the Ray cluster has {wanted}, which each process asks for; there are "
+            f"nodes with {there}: pass a smaller --threads or --gpus, or add such a node"
+        )
+
+
+def _nodes_to_come() -> list[dict[str, float]]:
+    """Return what the nodes have that an autoscaling cluster may add, as Ray Data asks for it."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    groups = config.node_group_configs if config else ()
+    return [dict(group.resources) for group in groups if group.max_count]
+
+
+def _has(node: dict[str, float], needed: dict[str, float]) -> bool:
+    return all(node.get(name, 0) >= value for name, value in needed.items())
+
+
+def _named(resources: dict[str, float]) -> str:
+    return " and ".join(f"{value:g} {name}" for name, value in resources.items())

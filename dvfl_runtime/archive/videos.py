@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeAlias, cast
 
 from dvfl_runtime.errors import ArtifactError, EngineUnavailable, SourceError
@@ -18,7 +17,7 @@ from dvfl_runtime.recognizer import Recognizer
 from dvfl_runtime.results import Prediction, Segment
 from dvfl_runtime.sources import Source, is_live, open_source
 from dvfl_runtime.sources.recorded.file import FileSource
-from dvfl_runtime.sources.recorded.media import Opened
+from dvfl_runtime.sources.recorded.media import CheckedReader, Opened
 from dvfl_runtime.streams.smoothing import Segmenter
 
 Row: TypeAlias = dict[str, Any]  # of one video, in JSON's types; see `tables.RESULT`
@@ -178,29 +177,7 @@ class _StoredVideo:
         except Exception as err:  # each kind of storage has errors of its own
             reason = reason_of(err) or type(err).__name__
             raise SourceError(f"cannot open {self.name}: {reason}; check the address") from err
-        return _StoredFile(file, self.name)
+        return CheckedReader(file, self.name, file.close)
 
     def stop(self) -> None:
         """Do nothing: how long a read takes is up to the storage."""
-
-
-class _StoredFile:
-    """An opened file of fsspec, whose errors become those that libav expects."""
-
-    def __init__(self, file: Any, name: str) -> None:
-        self.name = f"video{Path(name).suffix}"  # libav looks at the suffix
-        self._file = file
-        self.seek = file.seek
-        self.tell = file.tell
-        self.close = file.close
-
-    def read(self, size: int, /) -> bytes:
-        """Read up to `size` bytes.
-
-        Raises:
-            OSError: if the storage fails.
-        """
-        try:
-            return cast(bytes, self._file.read(size))
-        except Exception as err:
-            raise OSError(reason_of(err) or type(err).__name__) from err

@@ -10,11 +10,13 @@ numbers. Linux only.
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
@@ -26,25 +28,10 @@ from dvfl_runtime.errors.packages import MEDIA, check_installed, needed
 from dvfl_runtime.recognizer import DEMO_CLIP
 
 FEW = 40  # videos of the run that shows what start-up costs
-TRIES = 4  # of a candidate: Ray gives a node 30 s to start, which a busy machine may not keep
+POLL_S = 0.05  # between two looks at the CPU time of the processes
 MAX_LINKS = 30_000  # to one file
-# the CPU time of a command and of everything that it has started, whoever their parents are
-METER = """
-import ctypes, json, os, resource, subprocess, sys
-PR_SET_CHILD_SUBREAPER = 36
-ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-with subprocess.Popen(sys.argv[1:], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-    said = process.stderr.read().decode() if "--ray" not in sys.argv else ""
-    status = process.wait()
-while True:
-    try:
-        os.wait()
-    except ChildProcessError:
-        break
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-print(json.dumps([status, used.ru_utime + used.ru_stime, said]))
-"""
 ENGINE = "onnxruntime"  # which starts in the least time
+Process: TypeAlias = tuple[int, int]  # its number, which comes again, and its start
 Command: TypeAlias = Callable[[Path, Sequence[str], int], list[str]]  # (folder, paths, processes)
 LOOP = """
 import sys
@@ -175,18 +162,48 @@ CANDIDATES: dict[str, Command] = {"plain loops": _loops, "one host": _archive, "
 def _cpu_s(command: Sequence[str]) -> float:
     """Run a command and return the CPU time of all its processes, seconds.
 
+    They are looked at again and again: what the kernel adds up for a parent is lost where a parent,
+    such as Ray's, does not ask for it.
+
     Raises:
         DvflError: if it fails.
     """
-    run = [sys.executable, "-c", METER, *command]
-    for _ in range(TRIES):
-        done = subprocess.run(run, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise DvflError(f"the meter ended with status {done.returncode}: {done.stderr[-300:]}")
-        status, cpu_s, said = json.loads(done.stdout)
-        if not status:
-            return float(cpu_s)
-    raise DvflError(f"a candidate ended with status {status}: {said[-300:]}")
+    used: dict[Process, int] = {}
+    with tempfile.TemporaryFile() as said:
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said) as process:
+            while process.poll() is None:
+                _look(used, process.pid)
+                time.sleep(POLL_S)
+        while _look(used, 0):  # what it leaves behind ends soon
+            time.sleep(POLL_S)
+        said.seek(0)
+        words = said.read().decode(errors="replace")
+    if process.returncode:
+        raise DvflError(f"a candidate ended with status {process.returncode}: {words[-300:]}")
+    return sum(used.values()) / os.sysconf("SC_CLK_TCK")
+
+
+def _look(used: dict[Process, int], first: int) -> bool:
+    """Note the CPU time, in ticks, of a process and of all that descend from it.
+
+    Returns whether one of them is alive.
+    """
+    alive: dict[int, Process] = {}
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            with suppress(OSError):
+                words = Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
+                if words[0] != "Z":
+                    number = int(entry)
+                    alive[number] = number, int(words[19])
+                    parents[number] = int(words[1])
+                    ticks[number] = int(words[11]) + int(words[12])
+    for number, process in sorted(alive.items()):  # parents come first
+        if process in used or number == first or alive.get(parents[number]) in used:
+            used[process] = ticks[number]
+    return bool(used.keys() & alive.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
 
 from dvfl_runtime.errors import SourceError
-from dvfl_runtime.errors.addresses import printable, shown
+from dvfl_runtime.errors.addresses import printable, reason_of, shown
 
 NAMELESS = "video"  # name of bytes
 
@@ -85,20 +86,27 @@ class FileObject:
             self._file.seek(0)
         except (OSError, ValueError) as err:
             raise SourceError(f"cannot read the file object {self.name}: {err}") from err
-        return _CheckedReader(self._file, self.name)
+        return CheckedReader(self._file, self.name)
 
     def stop(self) -> None:
         """Do nothing: how long a read takes is up to the object."""
 
 
-class _CheckedReader:
-    """Checks the data that a file object returns, for libav, and leaves it open."""
+class CheckedReader:
+    """A file object as libav reads one: what it raises is an OSError, and its data are checked.
 
-    def __init__(self, file: Readable, name: str) -> None:
+    Args:
+        file: to read.
+        name: of the video.
+        close: what closes it; nothing if the object is the caller's.
+    """
+
+    def __init__(self, file: Readable, name: str, close: Callable[[], None] = lambda: None) -> None:
         self.name = f"video{os.path.splitext(name)[1]}"  # libav looks at the suffix
         self._file = file
         self.seek = file.seek
         self.tell = file.tell
+        self.close = close
 
     def read(self, size: int, /) -> bytes:
         """Read up to `size` bytes.
@@ -108,14 +116,11 @@ class _CheckedReader:
         """
         try:
             data = self._file.read(size)
-        except ValueError as err:  # it was closed
-            raise OSError(str(err)) from err
+        except Exception as err:  # it was closed, or is a storage with errors of its own
+            raise OSError(reason_of(err) or type(err).__name__) from err
         if not isinstance(data, bytes) or len(data) > size:
             raise OSError(f"its read({size}) has to return at most {size} bytes")
         return data
-
-    def close(self) -> None:
-        """Do nothing: the object is the caller's."""
 
 
 def media_name(source: object) -> str:

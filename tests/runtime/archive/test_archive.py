@@ -238,6 +238,10 @@ def test_an_output_folder_that_goes_away_is_one_error_and_loses_nothing(videos, 
         (["videos", "-o", "rows", "--model", "videos/a.mp4"], "cannot use model"),
         (["videos", "-o", "rows", "--engine", "nonsense"], "nonsense"),
         (["videos", "-o", "rows", "--gpus", "1"], "pass --ray ADDRESS too"),
+        (
+            ["videos", "-o", "rows", "--ray", "auto", "--gpus", "1.5"],
+            "--gpus must be a part of one",
+        ),
         (["status", "videos"], "videos is no archive of dvfl-archive"),
         (["export", "videos", "rows.xls"], "names no format"),
         (["export", "videos", "rows.csv"], "videos is no archive"),
@@ -250,3 +254,19 @@ def test_bad_input_is_one_line(words, says, tmp_path, monkeypatch, capsys):
     assert main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert says in line
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["videos", "-o", "s3://bucket/rows"],
+        ["s3://bucket/list.csv", "-o", "rows"],
+        ["status", "gs://bucket/rows"],
+        ["export", "rows", "memory://rows.csv"],
+    ],
+)
+def test_lists_and_rows_are_on_a_disk(words, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "must be a path on a disk, not an address, got '" in line

@@ -25,6 +25,7 @@ from ray_cluster import two_nodes
 VIDEOS = 2000
 DAMAGED = 0.05
 KILLED_RUNS = 20
+TOO_MUCH = (["--gpus", "2"], ["--threads", "2"])  # for the nodes of the cluster
 READ_IN_PART = ("packets", "cut_tail")
 
 
@@ -135,10 +136,16 @@ def test_one_folder_goes_on_from_one_host_to_a_cluster(videos, model, tmp_path):
         [*words, "--processes", "1"], tmp_path / "rows", model, random.Random(3), actors=False
     )
     with two_nodes() as address:
-        done = run(*words, "--ray", address)
+        refused = [run(*words, "--ray", address, *more) for more in TOO_MUCH]
+        done = run(*words, "--ray", address, "--gpus", "0.5")
     assert done.returncode == 0, done.stderr
     check_complete(tmp_path / "rows", few)
-    assert "Traceback" not in done.stderr
+    assert all("core_worker.cc" in line for line in done.stderr.splitlines())  # Ray's own
+    for asked, said in zip(("1 CPU and 2 GPU", "2 CPU"), refused, strict=True):
+        assert said.returncode == 2
+        (line,) = said.stderr.splitlines()
+        assert f"no node of the Ray cluster has {asked}" in line
+        assert "there are nodes with 1 CPU" in line
 
 
 @pytest.mark.slow
