@@ -32,6 +32,8 @@ examples:
   dvfl-bench mine.onnx mine_int8.onnx --json now.json --plot now.png
         several files: also accuracy against latency, as the files tell it
   dvfl-bench mine.onnx --video street.mp4       decode this instead of the bundled clip at 1280x720
+  dvfl-bench mine.onnx mine_int8.onnx --accuracy clips/ --json now.json
+        and how often each is right on this device: clips/ has a folder of videos per class
   dvfl-bench mine.onnx --model-only --seconds 20
   dvfl-bench mine.onnx --baseline before.json --max-regression 0.1
 
@@ -76,6 +78,13 @@ def parser() -> Parser:
         help="of each measurement, for each file and engine; default: 3",
     )
     add("--video", type=Path, help="default: the bundled clip, scaled to 1280x720")
+    add(
+        "--accuracy",
+        type=Path,
+        metavar="DATASET",
+        help="labelled videos to ask every file in every engine about, in the same run: a folder "
+        "with a folder of videos per class, or a CSV with columns file and label",
+    )
     add("--model-only", action="store_true", help="inference alone, no video")
     add("--json", type=Path, metavar="FILE", help="everything, every single time included")
     add("--plot", type=Path, metavar="FILE.png", help="latency, stages, accuracy against latency")
@@ -100,7 +109,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(args: argparse.Namespace) -> int:
     inputs = [("a model", path) for path in args.models or [BUNDLED_MODEL]]
-    inputs += [("--video", args.video)] if args.video else []
+    given = (("--video", args.video), ("--accuracy", args.accuracy))
+    inputs += [(option, path) for option, path in given if path]
     check_places([("--json", args.json), ("--plot", args.plot)], inputs)
     from rich.console import Console  # late: an extra, and --help does without
 
@@ -139,6 +149,7 @@ def _request(args: argparse.Namespace) -> BenchRequest:
         threads=args.threads,
         seconds=args.seconds,
         streams=not args.model_only,
+        accuracy=args.accuracy,
     )
 
 

@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from dvfl_bench.device.power import SCOPE
 from dvfl_bench.device.stages import STAGES
 
 Row = dict[str, Any]
@@ -21,6 +22,8 @@ def tables(result: dict[str, Any]) -> RenderableType:
     parts: list[RenderableType] = [_machine(result), _inference(result, runs), _start(runs)]
     if runs and "stream" in runs[0]:
         parts += [_stages(result, runs), _streams(runs)]
+    if result["test_set"]:
+        parts.append(_accuracy(result, runs))
     if any(run["energy"] for run in runs):
         parts.append(_energy(result, runs))
     slower = [run["model"] for run in runs if run["slowed_down"]]
@@ -78,7 +81,8 @@ def _machine(result: dict[str, Any]) -> Text:
             f"clocks {held[jetson['clocks_held']]}"
         )
     energy = result["energy"]
-    lines.append(f"power by {energy['meter']}" if energy["meter"] else energy["why"])
+    meter = energy["meter"]
+    lines.append(f"power by {meter} ({SCOPE})" if meter else energy["why"])
     return Text("\n".join(lines))
 
 
@@ -94,7 +98,7 @@ def _inference(result: dict[str, Any], runs: Sequence[Row]) -> Table:
         table.add_row(_names(run), *times, str(found["n"]), *rates, *last)
     table.caption = (
         "x floor: p50 over the time that the model's multiply-adds take at the rate of "
-        f"the matrix product; warm-up {', '.join(_warm_up(run) for run in runs)}"
+        f"numpy's matrix product; warm-up {', '.join(_warm_up(run) for run in runs)}"
     )
     return table
 
@@ -145,12 +149,25 @@ def _streams(runs: Sequence[Row]) -> Table:
     return table
 
 
+def _accuracy(result: dict[str, Any], runs: Sequence[Row]) -> Table:
+    columns = ("model", "right", "95 % interval", "clips", "p50 ms")
+    table = _table(f"accuracy on {result['test_set']}, here, one clip of each video", columns)
+    for run in runs:
+        right = run["measured_accuracy"]
+        interval = " to ".join(f"{end:.1%}" for end in right["ci95"])
+        p50_ms = _number(run["inference"]["p50_ms"], 2)
+        table.add_row(_names(run), f"{right['top1']:.1%}", interval, str(right["clips"]), p50_ms)
+    if unreadable := runs[0]["measured_accuracy"]["unreadable"]:
+        table.caption = f"{unreadable} videos could not be read"
+    return table
+
+
 def _energy(result: dict[str, Any], runs: Sequence[Row]) -> Table:
     columns = ("model", "power W", "above idle W", "J per clip", "clips/s per W")
-    table = _table(f"energy, idle {result['energy']['idle_w']} W", columns)
+    table = _table(f"energy ({SCOPE}), idle {result['energy']['idle_w']} W", columns)
     for run in runs:
         energy = run["energy"] or {}
         names = ("power_w", "above_idle_w", "joules_per_clip", "clips_per_s_per_w")
         table.add_row(_names(run), *(_number(energy.get(name), 3) for name in names))
-    table.caption = result["energy"]["method"]
+    table.caption = f"{SCOPE}: {result['energy']['method']}"
     return table

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_bench.device.accuracy import find_test_set, measure_accuracy
 from dvfl_bench.device.cold_start import measure_cold_start
 from dvfl_bench.device.jetson import temperatures_c
 from dvfl_bench.device.machine import describe_machine
@@ -51,6 +52,7 @@ class BenchRequest:
         threads: of engines on CPUs.
         seconds: about how long each measurement takes, for each model and engine.
         streams: whether streams and cameras are measured too.
+        accuracy: labelled videos, a folder or an index; `None` to leave it out.
     """
 
     models: Sequence[Path]
@@ -60,6 +62,7 @@ class BenchRequest:
     threads: int
     seconds: float
     streams: bool = True
+    accuracy: Path | None = None
 
 
 @dataclass
@@ -142,8 +145,9 @@ def measure(request: BenchRequest, step: Step = log.info) -> dict[str, Any]:
     Raises:
         DvflError: if a file cannot be read, or no engine can run any.
     """
-    for path in request.models:
-        ModelFile(path)  # raises its errors before any work
+    # raises its errors before any work
+    described = [(path.name, ModelFile(path).artifact) for path in request.models]
+    test_set = None if request.accuracy is None else find_test_set(request.accuracy, described)
     machine = describe_machine(request.threads)  # the load before this run adds its own
     before_c = temperatures_c()
     skipped: list[dict[str, str]] = []
@@ -161,6 +165,9 @@ def measure(request: BenchRequest, step: Step = log.info) -> dict[str, Any]:
         if video is not None:
             for model in models:
                 _time_streams(model, video, request.seconds, step)
+        if test_set is not None:
+            for model, right in zip(models, measure_accuracy(models, test_set, step), strict=True):
+                model.found["measured_accuracy"] = right
     return {
         "schema": SCHEMA,
         "what": "dvfl-bench",
@@ -171,9 +178,16 @@ def measure(request: BenchRequest, step: Step = log.info) -> dict[str, Any]:
         "sgemm": sgemm,
         "video": size,
         "seconds": request.seconds,
+        "test_set": None if request.accuracy is None else _name_of(request.accuracy),
         "runs": [model.found for model in models],
         "skipped": skipped,
     }
+
+
+def _name_of(test_set: Path) -> str:
+    """Return the name of a data set: that of its folder, without the way there."""
+    place = test_set.resolve()
+    return place.parent.name if place.name == "index.csv" else place.stem
 
 
 def _video(request: BenchRequest, stack: ExitStack, step: Step) -> Path:

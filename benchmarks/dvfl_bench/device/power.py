@@ -2,7 +2,8 @@
 
 Power is read before the work, when nothing runs, and during it. The difference is the power of the
 work: energy = (mean power during - idle power) x time.
-Experimental: not yet run on a Jetson.
+It is that of rails within the machine, not of the wall: what the power supply, the fan, the disk
+and the camera take is not in it. Experimental: not yet run on a Jetson.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dvfl_bench.device.jetson import text_of
 from dvfl_bench.device.tegrastats import rails_mw, total_w
 
 SAMPLE_S = 0.1
+SCOPE = "rail, not wall"  # beside every power and energy
 METHOD = (
     "mean power during the work less the mean power of the idle machine before it, times the "
     "time, over the clips"
@@ -223,13 +225,14 @@ class Energy:
         finally:
             self.watts[work] = self.meter.stop()
 
-    def per_clip(self, work: Hashable, seconds_per_clip: float) -> dict[str, float] | None:
+    def per_clip(self, work: Hashable, seconds_per_clip: float) -> dict[str, float | str] | None:
         """Return the energy of a clip (J) and clips per second for each watt, `None` if unknown."""
         if work not in self.watts or self.idle_w is None:
             return None
         above_w = max(0.0, self.watts[work] - self.idle_w)
         joules = above_w * seconds_per_clip
         return {
+            "scope": SCOPE,
             "power_w": round(self.watts[work], 2),
             "above_idle_w": round(above_w, 2),
             "joules_per_clip": round(joules, 4),
@@ -241,4 +244,4 @@ class Energy:
         if self.meter is None:
             return {"meter": None, "why": "this machine has no power sensor that may be read"}
         idle_w = None if self.idle_w is None else round(self.idle_w, 2)
-        return {"meter": self.meter.name, "method": METHOD, "idle_w": idle_w}
+        return {"meter": self.meter.name, "scope": SCOPE, "method": METHOD, "idle_w": idle_w}

@@ -9,14 +9,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from artifacts import artifact, colour_graph, save
+from artifacts import artifact, colour_graph, coloured, save, write_colour_model
 from bf16 import needs_bf16, on_a_cpu_without_bf16
 from shared import ROOT
+from videos import write_video
 
 from dvfl_bench.baseline import compare
 from dvfl_bench.cli import main
 from dvfl_bench.device.streams import CameraTrial, find_most_cameras
 from dvfl_bench.device.timing import WarmUp, drift, percentiles, times_in_turn
+from dvfl_runtime import ClipSpec
 from dvfl_runtime.recognizer import DEMO_CLIP
 
 README = ROOT / "benchmarks" / "README.md"
@@ -118,6 +120,51 @@ def test_several_files_are_plotted_with_their_accuracy(tmp_path: Path) -> None:
     assert (tmp_path / "p.png").stat().st_size > 10_000
 
 
+class Steady:
+    """A meter of 5 W."""
+
+    name = "a sensor"
+
+    def start(self) -> None:
+        pass
+
+    def stop(self) -> float:
+        return 5.0
+
+
+def test_accuracy_is_measured_in_the_same_run_and_joules_say_what_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shown = {"red/1": "red", "red/2": "red", "green/1": "green", "green/2": "blue"}
+    for name, colour in shown.items():
+        (data / name).parent.mkdir(parents=True, exist_ok=True)
+        write_video(data / f"{name}.mp4", coloured((colour, 10)))
+    (data / "green/3.mp4").write_bytes(b"broken")
+    monkeypatch.setattr("dvfl_bench.device.benchmark.find_meter", Steady)
+    monkeypatch.setattr("dvfl_bench.device.benchmark.IDLE_S", 0.0)
+    other = ClipSpec(num_frames=2, size=(16, 16), resize=16, window_s=1.0)
+    files = [
+        write_colour_model(tmp_path / "a.onnx"),
+        write_colour_model(tmp_path / "b.onnx", spec=other),
+    ]
+    out = tmp_path / "out.json"
+    command = [*map(str, files), *SHORT, "--engine", "onnxruntime", "--model-only"]
+    outputs = ["--json", str(out), "--plot", str(tmp_path / "p.png")]
+    assert main([*command, "--accuracy", str(data), *outputs]) == 0
+    result = json.loads(out.read_text())
+    assert result["test_set"] == "data"
+    for run in result["runs"]:
+        found = run["measured_accuracy"]
+        assert (found["clips"], found["top1"], found["unreadable"]) == (4, 0.75, 1)
+        assert found["ci95"][0] < 0.75 < found["ci95"][1]
+        assert run["energy"]["scope"] == "rail, not wall"
+    said = capsys.readouterr().out
+    assert "accuracy on data, here" in said
+    assert "energy (rail, not wall)" in said
+    assert "75.0%" in said
+
+
 @needs_bf16
 def test_each_precision_is_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out.json"
@@ -131,6 +178,19 @@ def test_each_precision_is_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[s
     ]
     assert all(run["cold_start"]["first_clip_ms"] > 0 for run in runs)
     assert "a bf16 openvino" in capsys.readouterr().out
+
+
+def test_videos_of_classes_that_a_model_does_not_know_are_refused_before_any_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in ("red", "yellow"):
+        (tmp_path / label).mkdir()
+        (tmp_path / label / "1.mp4").touch()
+    model = write_colour_model(tmp_path / "a.onnx")
+    assert main([str(model), "--accuracy", str(tmp_path)]) == 2
+    err = capsys.readouterr().err
+    assert "'yellow', which a.onnx does not know; its labels are red, green, blue" in err
+    assert err.count("\n") == 1
 
 
 def test_bf16_where_it_cannot_be_had_is_one_line(
@@ -155,6 +215,7 @@ def test_bf16_where_it_cannot_be_had_is_one_line(
             "pass --engine openvino, or --precision file",
         ),
         (["--video", "none.mp4", "--seconds", "0.3"], "none.mp4"),
+        (["--accuracy", "none"], "there is no none"),
         (["--baseline", "none.json"], "cannot read the baseline none.json"),
         (["--baseline", str(DEMO_CLIP)], "cannot read the baseline"),
         (["--baseline", str(ROOT / "models/results/cost.json")], "not a result of dvfl-bench"),

@@ -174,6 +174,7 @@ def test_energy_is_what_the_work_adds_to_the_idle_machine() -> None:
     with energy.of("nano"):
         pass
     assert energy.per_clip("nano", 0.05) == {
+        "scope": "rail, not wall",
         "power_w": 10.0,
         "above_idle_w": 6.0,
         "joules_per_clip": 0.3,
@@ -181,6 +182,7 @@ def test_energy_is_what_the_work_adds_to_the_idle_machine() -> None:
     }
     assert energy.per_clip("another", 0.05) is None
     assert energy.report()["idle_w"] == 4.0
+    assert energy.report()["scope"] == "rail, not wall"
 
 
 def test_without_a_meter_nothing_is_invented() -> None:
