@@ -53,6 +53,8 @@ def test_the_job_of_a_cluster_runs_a_command_that_there_is() -> None:
     assert (job["kind"], program) == ("RayJob", "dvfl-archive")
     args = archive_parser().parse_args(words)
     assert (str(args.output), args.ray) == ("/shared/rows", "auto")
+    assert job["spec"]["clusterSelector"]
+    assert "backoffLimit" not in job["spec"]  # KubeRay's retries delete the cluster
 
 
 def test_files_of_a_code_host_are_valid() -> None:

@@ -33,10 +33,14 @@ def export(folder: Folder, out: Path, *, windows: bool = False) -> int:
         windows: put the windows of each video in the place of its segments, in .csv.
 
     Raises:
-        OutputError: if the folder is no archive, or the file cannot be written.
+        OutputError: if the folder is no archive or has no windows, or the file cannot be written.
     """
     check_suffix(out)
-    folder.about()
+    if not folder.about().get("windows") and windows:
+        raise OutputError(
+            f"the rows of {folder.path} are made without windows; make others with --windows, in "
+            "another folder, or leave it out"
+        )
     parts = [folder.part(part) for part in sorted(folder.written())]
     schema = _schema(parts)
     videos = 0

@@ -16,25 +16,27 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from dvfl_runtime.archive.manifest import ID, PATH, RAW, Manifest
-from dvfl_runtime.archive.tables import SCHEMA, open_parquet, write_table
+from dvfl_runtime.archive.manifest import ID, PATH, RAW, Ids, Manifest, ids_in
+from dvfl_runtime.archive.tables import SCHEMA, open_parquet, write_groups
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.files import write_json
 from dvfl_runtime.files.places import cannot_write
 
 ABOUT, LISTED, WORK, LOCK = "_archive.json", "_listed", "_work", "_lock"
-PART = re.compile(r"part-(\d{4})-(\d{6})")
+PART = re.compile(r"part-(\d{4,})-(\d{6})")
+LISTING = re.compile(r"(\d{4,})\.parquet")
 MAX_PART = 64  # videos, while that gives at most MAX_PARTS parts
 MAX_PARTS = 10_000
+NO_IDS: Ids = np.empty((0, 2), np.uint64)
 PARTS_PER_PROCESS = 8  # so that no process has much to do when the others are done
 
 
@@ -172,15 +174,13 @@ class Folder:
         """
         self._check_root(manifest)
         listings = self._listings()
-        new = manifest.table
-        for listing in listings.values():
-            known = open_parquet(listing).read([ID]).column(ID)
-            new = new.filter(pc.invert(pc.is_in(new.column(ID), value_set=known)))
-        if new.num_rows:
+        new = manifest.new(np.concatenate([NO_IDS, *map(_ids, listings.values())]))
+        count = int(new.sum())
+        if count:
             number = max(listings, default=0) + 1
-            size = part_size(new.num_rows, processes)
-            write_table(self.path / LISTED / f"{number:04}.parquet", new, row_group_size=size)
-        return int(new.num_rows)
+            groups = in_groups(manifest.tables(new), part_size(count, processes))
+            write_groups(self.path / LISTED / f"{number:04}.parquet", groups)
+        return count
 
     def _check_root(self, manifest: Manifest) -> None:
         """Remember where relative paths are, and refuse those of another place."""
@@ -235,17 +235,27 @@ class Folder:
                         (folder / entry).unlink()
 
     def _listings(self) -> dict[int, Path]:
-        names = sorted(_names(self.path / LISTED))
-        return {
-            int(name[:4]): self.path / LISTED / name
-            for name in names
-            if re.fullmatch(r"\d{4}\.parquet", name)
-        }
+        folder = self.path / LISTED
+        found = ((LISTING.fullmatch(name), folder / name) for name in _names(folder))
+        return dict(sorted((int(name[1]), path) for name, path in found if name))
 
 
 def part_size(videos: int, processes: int) -> int:
     """Return how many videos the parts of a list have."""
     return max(1, min(MAX_PART, videos // (PARTS_PER_PROCESS * processes)), -(-videos // MAX_PARTS))
+
+
+def in_groups(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Yield the rows of tables as tables of `size` rows; the last one has what is left."""
+    rest: list[pa.Table] = []
+    for table in tables:
+        rows = pa.concat_tables([*rest, table])
+        whole = rows.num_rows // size * size
+        for begin in range(0, whole, size):
+            yield rows.slice(begin, size)
+        rest = [rows.slice(whole)]
+    if rest and rest[0].num_rows:
+        yield rest[0]
 
 
 def paths_of(listed: pa.Table, root: str) -> dict[str, str]:
@@ -260,6 +270,11 @@ def paths_of(listed: pa.Table, root: str) -> dict[str, str]:
 def carried(listed: pa.Table) -> pa.Table:
     """Return the columns of a list that are carried along."""
     return listed.drop_columns([ID, PATH, RAW])
+
+
+def _ids(listing: Path) -> Ids:
+    batches = open_parquet(listing).iter_batches(columns=[ID])
+    return np.concatenate([ids_in(batch.column(ID)) for batch in batches])
 
 
 def _place(path: str, root: str) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +67,23 @@ def write_part(path: Path, rows: Sequence[Row], carried: pa.Table) -> None:
         table = table.append_column(carried.schema.field(name), carried.column(name))
     counts = {"schema": SCHEMA, **summary(rows)}
     table = table.replace_schema_metadata({COUNTS: json.dumps(counts).encode()})
-    write_table(path, table, row_group_size=None)
+    write_groups(path, [table])
 
 
-def write_table(path: Path, table: pa.Table, row_group_size: int | None) -> None:
-    """Write a Parquet file under a temporary name, sync it, and rename it into place.
+def write_groups(path: Path, groups: Iterable[pa.Table]) -> None:
+    """Write a Parquet file with a row group for each table, of which there is at least one.
+
+    It is written under a temporary name, synced, and renamed into place.
 
     Raises:
         OutputError: if it cannot be written.
     """
     with replacing(path) as part:
-        pq.write_table(table, part, row_group_size=row_group_size)
+        tables = iter(groups)
+        first = next(tables)
+        with pq.ParquetWriter(part, first.schema) as writer:
+            for table in chain([first], tables):
+                writer.write_table(table)
         with part.open("rb") as file:
             os.fsync(file.fileno())
     with suppress(OSError):  # not every file system syncs folders

@@ -28,7 +28,7 @@ from dvfl_runtime.errors.packages import MEDIA, check_installed, needed
 from dvfl_runtime.recognizer import DEMO_CLIP
 
 FEW = 40  # videos of the run that shows what start-up costs
-POLL_S = 0.05  # between two looks at the CPU time of the processes
+POLL_S = 0.2  # between two looks at the CPU time of the processes
 MAX_LINKS = 30_000  # to one file
 ENGINE = "onnxruntime"  # which starts in the least time
 Process: TypeAlias = tuple[int, int]  # its number, which comes again, and its start

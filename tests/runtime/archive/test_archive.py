@@ -94,6 +94,8 @@ def test_every_video_has_a_row_and_a_second_run_does_nothing(videos, options, tm
         path: row["segments"] for path, row in rows.items()
     }
     assert pq.read_table(tmp_path / "rows.parquet").num_rows == 18
+    assert archive(capsys, "export", out, tmp_path / "rows.csv", "--windows")[0] == 0
+    assert pv.read_csv(tmp_path / "rows.csv").num_rows > exported.num_rows
 
 
 def test_new_videos_are_added_and_failed_or_changed_ones_redone_only_on_request(
@@ -111,6 +113,8 @@ def test_new_videos_are_added_and_failed_or_changed_ones_redone_only_on_request(
         "b.mp4": "failed",
     }
 
+    status, _, said = archive(capsys, "export", out, tmp_path / "rows.csv", "--windows")
+    assert (status, "are made without windows" in said) == (2, True)
     write_good(videos / "a.mp4", "green")
     write_good(videos / "b.mp4", "green")
     write_good(videos / "c.mp4", "blue")

@@ -42,6 +42,17 @@ def test_new_videos_make_parts_of_their_own(folder, tmp_path):
     assert folder.listed(Part(2, 0)).column("path").to_pylist() == ["0.mp4"]
 
 
+def test_ten_thousand_lists_are_not_too_many(folder, tmp_path):
+    folder.add_new(listed(tmp_path / "a", "1.mp4"), 1)
+    first = folder.path / "_listed" / "0001.parquet"
+    first.rename(first.with_name("9999.parquet"))
+    for number, name in ((10_000, "2.mp4"), (10_001, "3.mp4")):
+        assert folder.add_new(listed(tmp_path / "a", name), 1) == 1
+        part = list(folder.parts())[-1]
+        assert part == Part(number, 0) == Part.parse(folder.part(part).name)
+        assert folder.listed(part).column("path").to_pylist() == [name]
+
+
 def test_relative_paths_of_another_place_are_refused(folder, tmp_path):
     folder.add_new(listed(tmp_path / "a", "1.mp4"), 1)
     with pytest.raises(OutputError, match="choose another folder for other videos"):

@@ -7,12 +7,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from dvfl_runtime import ArgumentError, SourceError
-from dvfl_runtime.archive.folder import part_size, paths_of
-from dvfl_runtime.archive.manifest import id_of, read_manifest
+from dvfl_runtime.archive import manifest as manifests
+from dvfl_runtime.archive.folder import NO_IDS, Folder, in_groups, part_size, paths_of
+from dvfl_runtime.archive.manifest import ids_in, ids_of, read_manifest
+
+
+def table_of(manifest):
+    return pa.concat_tables(manifest.tables(manifest.new(NO_IDS)))
 
 
 def paths(manifest):
-    return manifest.table.column("path").to_pylist()
+    return table_of(manifest).column("path").to_pylist()
 
 
 def test_a_folder_lists_the_videos_below_it_by_their_place_in_it(tmp_path):
@@ -22,7 +27,9 @@ def test_a_folder_lists_the_videos_below_it_by_their_place_in_it(tmp_path):
     manifest = read_manifest(tmp_path)
     assert paths(manifest) == ["a/c.avi", "b.mp4"]
     assert (manifest.root, manifest.relative) == (str(tmp_path), True)
-    assert manifest.table.column("id").to_pylist() == [id_of("a/c.avi"), id_of("b.mp4")]
+    column = table_of(manifest).column("id").combine_chunks()
+    assert {len(one) for one in column.to_pylist()} == {32}
+    assert ids_in(column).tolist() == ids_of(["a/c.avi", "b.mp4"]).tolist()
 
 
 def test_a_text_has_a_path_on_each_line(tmp_path):
@@ -32,7 +39,7 @@ def test_a_text_has_a_path_on_each_line(tmp_path):
     )
     manifest = read_manifest(listed)
     assert paths(manifest) == ["a.mp4", "/b c.mp4", "s3://bucket/d.mp4", "k\\xff.mp4"]
-    opened = paths_of(manifest.table, manifest.root).values()
+    opened = paths_of(table_of(manifest), manifest.root).values()
     folder = str(tmp_path)
     assert list(opened) == [
         f"{folder}/a.mp4",
@@ -48,11 +55,11 @@ def test_tables_carry_their_other_columns_as_they_are(tmp_path):
         pa.table({"camera": [7, None], "path": ["a,1.mp4", "b.mp4"], "id": [1.5, 2.5]}),
         tmp_path / "list.parquet",
     )
-    table = read_manifest(tmp_path / "list.csv").table
+    table = table_of(read_manifest(tmp_path / "list.csv"))
     assert table.select(["path", "camera", "listed_id"]).to_pydict() == {
         **{"path": ["a,1.mp4", "b.mp4"], "camera": ["007", ""], "listed_id": ["x", ""]},
     }
-    table = read_manifest(tmp_path / "list.parquet").table
+    table = table_of(read_manifest(tmp_path / "list.parquet"))
     assert table.select(["path", "camera", "listed_id"]).to_pydict() == {
         **{"path": ["a,1.mp4", "b.mp4"], "camera": [7, None], "listed_id": [1.5, 2.5]},
     }
@@ -100,3 +107,45 @@ def test_parts_are_small_for_few_videos_and_few_for_many():
     assert [part_size(videos, 2) for videos in (1, 7, 500, 100_000)] == [1, 1, 31, 64]
     for videos in (10**6, 10**7, 123_456_789):
         assert videos / part_size(videos, 64) <= 10_000
+
+
+@pytest.mark.parametrize("suffix", ["txt", "csv", "parquet"])
+def test_a_list_is_kept_whole_though_few_rows_are_held(suffix, tmp_path, monkeypatch):
+    monkeypatch.setattr(manifests, "CHUNK", 7)
+    names = [f"{number % 45}.mp4" for number in range(90)]  # each twice
+    source = tmp_path / f"list.{suffix}"
+    if suffix == "parquet":
+        pq.write_table(pa.table({"path": names, "camera": names}), source)
+    else:
+        source.write_text("\n".join((["path"] if suffix == "csv" else []) + names))
+    folder = Folder(tmp_path / "rows")
+    folder.prepare({})
+    assert folder.add_new(read_manifest(source), 1) == 45
+    parts = folder.parts()
+    assert set(parts.values()) == {5}
+    listed = pa.concat_tables([folder.listed(part) for part in parts])
+    assert listed.column("path").to_pylist() == names[:45]
+    assert ("camera" in listed.column_names) == (suffix == "parquet")
+    source.with_name("more.txt").write_text("\n".join([*names, "x.mp4"]))
+    assert folder.add_new(read_manifest(source.with_name("more.txt")), 1) == 1
+
+
+def test_a_list_that_changes_while_it_is_read_is_one_error_and_nothing_is_kept(tmp_path):
+    source, folder = tmp_path / "list.txt", Folder(tmp_path / "rows")
+    folder.prepare({})
+    for first, second in (("a\nb", "a\nc"), ("a\nb", "a"), ("a", "a\nb")):
+        source.write_text(first)
+        manifest = read_manifest(source)
+        source.write_text(second)
+        with pytest.raises(SourceError, match="has changed meanwhile; run the command again"):
+            folder.add_new(manifest, 1)
+        assert not folder.parts()
+
+
+def test_rows_are_cut_into_groups_of_one_size():
+    for cut in (1, 3, 4, 10):
+        rows = pa.table({"n": range(10)})
+        tables = [rows.slice(begin, cut) for begin in range(0, 10, cut)]
+        groups = list(in_groups(tables, 4))
+        assert [group.num_rows for group in groups] == [4, 4, 2]
+        assert pa.concat_tables(groups) == rows
