@@ -37,7 +37,9 @@ class Layer(NamedTuple):
     has_edge: bool
 
 
-def figure_layers(points: dict[str, Floats], person: Person, view: View, size: Size) -> list[Layer]:
+def figure_layers(
+    points: dict[str, Floats], person: Person, view: View, size: Size, *, arc: int = 7
+) -> list[Layer]:
     """Return the layers of one person and of the person's shadow, in no order.
 
     Args:
@@ -45,21 +47,23 @@ def figure_layers(points: dict[str, Floats], person: Person, view: View, size: S
         person: whose body it is.
         view: the camera and the light.
         size: of the picture.
+        arc: points of the half circle at each end of a part.
     """
     joints = [[part.start for part in CAPSULES], [part.end for part in CAPSULES]]
     places = np.array([[points[name] for name in names] for names in joints])  # (2, L, T, 3)
     radii = RADII * [person.shape[part.thickness] for part in CAPSULES]  # (2, L)
     ends = project(places, view, size)  # (2, L, T, 3) -> (2, L, T, 4)
-    fill = _outlines(ends, radii)
-    lit = _outlines(ends, radii / 2, (view.light_x * 0.7, -0.6))  # the side towards the light
+    fill = outlines(ends, radii, arc=arc)
+    towards_light = (view.light_x * 0.7, -0.6)
+    lit = outlines(ends, radii / 2, towards_light, arc=arc)
     near = ends[..., 3].mean(0) + BIAS[:, None]  # (L, T)
     layers = list[Layer]()
     if view.shadow:
         # along the light down to the ground
         ground = places * (1, 0, 1) + places[..., 1:2] * (view.light_x, 0, view.light_z - 0.2)
-        shadows = _outlines(project(ground, view, size), radii)
+        shadows = outlines(project(ground, view, size), radii, arc=arc)
         layers += [Layer(near[0] - 9, outline, None, False) for outline in shadows]
-    skirt = [*_outlines(ends[:, 3:5], radii[:, 3:5] * 1.3)] if person.shape["skirt"] else []
+    skirt = [*outlines(ends[:, 3:5], radii[:, 3:5] * 1.3)] if person.shape["skirt"] else []
     trousers, hem, shirt = (person.colours[name] for name in ("trousers", "hem", "shirt"))
     layers += [
         Layer(near[2], np.hstack([fill[2], *skirt]), trousers, True),
@@ -87,21 +91,24 @@ def project(points: Floats, view: View, size: Size) -> Floats:
     return np.stack([column, row, scale, near], -1)
 
 
-def _outlines(ends: Floats, radii: Floats, move: tuple[float, float] = (0, 0)) -> Floats:
-    """Return the outlines (L, T, 14, 2) of capsules from their projected ends and radii.
+def outlines(
+    ends: Floats, radii: Floats, move: tuple[float, float] = (0, 0), *, arc: int = 7
+) -> Floats:
+    """Return the outlines (L, T, 2 * arc, 2) of capsules from their projected ends and radii.
 
     Args:
         ends: (2, L, T, 4), as `project` returns them.
         radii: (2, L) in body heights.
         move: of the outlines, x and y in radii.
+        arc: points of the half circle at each end.
     """
-    (a, b), arc = ends, np.linspace(-np.pi / 2, np.pi / 2, 7)
-    angle = np.arctan2(b[..., 1] - a[..., 1], b[..., 0] - a[..., 0])[..., None] + arc
+    (a, b), turns = ends, np.linspace(-np.pi / 2, np.pi / 2, arc)
+    angle = np.arctan2(b[..., 1] - a[..., 1], b[..., 0] - a[..., 0])[..., None] + turns
     unit = np.stack([np.cos(angle), np.sin(angle)], -1)
-    # (L, T, 7, 2): half a circle at each end
+    # (L, T, arc, 2): half a circle at each end
     thick = (ends[..., 2] * radii[..., None])[..., None, None]
-    outlines = ends[..., None, :2] + np.stack([move - unit, move + unit]) * thick
-    return np.concatenate(list(outlines), -2)  # (2, L, T, 7, 2) -> (L, T, 14, 2)
+    halves = ends[..., None, :2] + np.stack([move - unit, move + unit]) * thick
+    return np.concatenate(list(halves), -2)  # (2, L, T, arc, 2) -> (L, T, 2 * arc, 2)
 
 
 def paint_layers(ground: Image, layers: list[Layer], t: int, move: Floats, view: View) -> Image:
@@ -110,8 +117,8 @@ def paint_layers(ground: Image, layers: list[Layer], t: int, move: Floats, view:
     Shadows are farther than all bodies: they are blended with the ground once all are painted.
     """
     canvas, shadow, width = ground.copy(), view.shadow, max(1, len(ground) // 160)
-    for _, outlines, colour, has_edge in sorted(layers, key=lambda layer: float(layer.nearness[t])):
-        points = (outlines[t] + move) * 2**_SUBPIXEL_BITS
+    for _, shapes, colour, has_edge in sorted(layers, key=lambda layer: float(layer.nearness[t])):
+        points = (shapes[t] + move) * 2**_SUBPIXEL_BITS
         outline = cv2.convexHull(points.astype(np.int32))
         if shadow and colour is not None:  # all shadows are painted
             canvas, shadow = to_uint8(cv2.addWeighted(ground, 1 - shadow, canvas, shadow, 0)), 0.0

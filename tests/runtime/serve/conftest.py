@@ -4,11 +4,18 @@ import contextlib
 
 import pytest
 from artifacts import coloured, write_colour_model
+from playwright.sync_api import sync_playwright
+from serving import chromium
 from videos import write_video
 
 from dvfl_runtime import Recognizer
 from dvfl_runtime.serve.address import Address, listen
 from dvfl_runtime.serve.server import PageServer
+
+SWITCHES = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,3 +49,17 @@ def serve(recognizer):
             return server, address.port
 
         yield start
+
+
+@pytest.fixture(scope="module")
+def browser():
+    program = chromium()
+    if program is None:
+        pytest.skip("needs Chromium; sudo make test-tools installs it on Debian")
+    with (
+        sync_playwright() as playwright,
+        contextlib.closing(
+            playwright.chromium.launch(executable_path=program, args=SWITCHES)
+        ) as opened,
+    ):
+        yield opened

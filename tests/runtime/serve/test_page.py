@@ -6,8 +6,8 @@ import threading
 
 import pytest
 from artifacts import coloured, write_colour_model
-from playwright.sync_api import expect, sync_playwright
-from serving import TIMEOUT_S, Served, chromium
+from playwright.sync_api import expect
+from serving import TIMEOUT_S, Served
 from videos import write_video
 
 from dvfl_runtime import Recognizer
@@ -17,26 +17,8 @@ from dvfl_runtime.serve.server import PageServer
 from dvfl_runtime.sources import open_source
 from dvfl_runtime.sources.observed import ObservedSource
 
-SWITCHES = [
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 NAMES = ("door", "yard")
 WIDTHS = "[document.documentElement.scrollWidth, document.documentElement.clientWidth]"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    program = chromium()
-    if program is None:
-        pytest.skip("needs Chromium; sudo make test-tools installs it on Debian")
-    with (
-        sync_playwright() as playwright,
-        contextlib.closing(
-            playwright.chromium.launch(executable_path=program, args=SWITCHES)
-        ) as opened,
-    ):
-        yield opened
 
 
 @pytest.fixture(scope="module")
