@@ -23,7 +23,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from signal import Signals
-from typing import Any, cast
+from typing import IO, Any, cast
 
 from dvfl_runtime.archive.videos import Reading, Row, recognise_videos
 from dvfl_runtime.errors import DvflError
@@ -227,6 +227,9 @@ def main(argv: list[str]) -> None:
     """Run the process: recognise the videos whose paths come in, until no more come."""
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints
+    lines = os.fdopen(os.dup(0), "rb")
+    with open(os.devnull, "rb") as nothing:
+        os.dup2(nothing.fileno(), 0)  # a child that a library forks closes it, and must not wait
 
     def say(**answer: object) -> None:
         out.write(json.dumps(answer).encode() + b"\n")
@@ -236,7 +239,7 @@ def main(argv: list[str]) -> None:
     values = json.loads(argv[0])
     settings = Settings(**{**values, "reading": Reading(**values["reading"])})
     paths: queue.SimpleQueue[str] = queue.SimpleQueue()
-    threading.Thread(target=_read_paths, args=(paths,), daemon=True).start()
+    threading.Thread(target=_read_paths, args=(lines, paths), daemon=True).start()
     last_s = 0.0
 
     def alive() -> None:
@@ -275,9 +278,9 @@ def _each(paths: queue.SimpleQueue[str]) -> Iterator[str]:
         yield paths.get()
 
 
-def _read_paths(paths: queue.SimpleQueue[str]) -> None:
+def _read_paths(lines: IO[bytes], paths: queue.SimpleQueue[str]) -> None:
     """Hand on the paths that come in; end the process when its parent has gone, even mid-video."""
-    for line in sys.stdin.buffer:
+    for line in lines:
         paths.put(json.loads(line))
     os._exit(0)
 

@@ -11,11 +11,12 @@ import contextlib
 import ctypes
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -285,6 +286,12 @@ def _part(rest: int) -> int:
 
 
 def _import() -> ModuleType:
+    """Import OpenVINO, which otherwise reports each import of it to its makers.
+
+    It sends the report with a forked child, which may hang where other threads run.
+    """
+    modules = cast("dict[str, ModuleType | None]", sys.modules)
+    modules.setdefault("openvino_telemetry", None)  # is then taken for not installed
     with needed("engine 'openvino'", "openvino", *MEDIA, error=EngineUnavailable):
         import openvino
     module: ModuleType = openvino

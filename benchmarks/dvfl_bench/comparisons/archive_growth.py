@@ -1,9 +1,10 @@
 """What dvfl-archive costs besides recognition, how that grows, and what an archive would take.
 
-python -m dvfl_bench.comparisons.archive_growth [--most 100000] [--ids 1000000] [--json FILE]
+python -m dvfl_bench.comparisons.archive_growth [--most 100000] [--ids 1000000 ...] [--json FILE]
 
 Links to an empty file are listed: each is a row that says so, which takes the whole way of a video
-except its decoding and recognition. The memory is that of a last run, which finds all rows there.
+except its decoding and recognition. The memory is that of the first look at a list and that of a
+last run, which finds all rows there; `--most 0` measures these alone.
 The cost of large archives is computed from these rates and from that of the bundled clip. Linux
 only.
 """
@@ -41,21 +42,33 @@ own, others = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resourc
 cpu = [used.ru_utime + used.ru_stime for used in (own, others)]
 print("USED " + json.dumps([status, *cpu, own.ru_maxrss / 1024]))
 """
+# keeps a list in a folder, as dvfl-archive does it at first
+FIRST_LOOK = """
+import resource, sys
+from pathlib import Path
+from dvfl_runtime.archive.folder import Folder
+from dvfl_runtime.archive.manifest import read_manifest
+Folder(Path(sys.argv[2])).add_new(read_manifest(Path(sys.argv[1])), 1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
 
 
-def measure(folder: Path, *, most: int, ids: int, clips: int) -> Result:
-    """Measure bookkeeping, the memory of a last run, and what a minute of video takes.
+def measure(folder: Path, *, most: int, ids: Sequence[int], clips: int) -> Result:
+    """Measure bookkeeping, the memory of long lists, and what a minute of video takes.
 
     Args:
         folder: where everything goes.
-        most: the largest number of videos.
-        ids: of the archive whose last run is measured.
+        most: the largest number of videos; 0 for the memory alone.
+        ids: of the archives whose memory is measured.
         clips: how often the bundled clip is recognised for the rate of a minute of video.
 
     Raises:
         DvflError: if a run fails.
     """
     check_installed("this comparison", "pyarrow", *MEDIA)
+    runs = {"runs_over_long_lists": [_long_list(folder / f"list{count}", count) for count in ids]}
+    if not most:
+        return {"what": "dvfl-archive over long lists, which are looked at and found done", **runs}
     counts = [10**k for k in range(int(math.log10(LEAST)), int(math.log10(most)) + 1)]
     growth = [{"videos": count, **_empty_videos(folder / str(count), count)} for count in counts]
     rates = _rates(growth)
@@ -64,7 +77,7 @@ def measure(folder: Path, *, most: int, ids: int, clips: int) -> Result:
         "what": "dvfl-archive without recognition: links to an empty file; one process",
         "growth": growth,
         **rates,
-        "last_run": _last_run(folder / "last", ids),
+        **runs,
         "minute_of_video_cpu_s": round(minute_s, 3),
         "large_archive": [_on_paper(cores, minute_s, rates) for cores in CORES],
         "formula": "hours = videos * (minute_cpu_s + process_cpu_s) / cores / 3600, if that is "
@@ -120,8 +133,8 @@ def _rates(growth: Sequence[dict[str, float]]) -> dict[str, float]:
     return rates
 
 
-def _last_run(folder: Path, ids: int) -> dict[str, float]:
-    """Measure a run that finds all rows there; the parts are links to one of them."""
+def _long_list(folder: Path, ids: int) -> dict[str, float]:
+    """Measure the first look at a list, and a run that finds all rows there, as links to a part."""
     from dvfl_runtime.archive.folder import Folder, Part
 
     folder.mkdir()
@@ -138,11 +151,11 @@ def _last_run(folder: Path, ids: int) -> dict[str, float]:
     kept = written.rename(folder / "part.parquet")
     first_list = rows / "_listed" / "0001.parquet"
     first_list.unlink()
-    paths = (f"/archive/camera-{number % 97:02}/{number:09}.mp4" for number in range(ids))
-    listed.write_text("\n".join(paths))
-    from dvfl_runtime.archive.manifest import read_manifest
-
-    first.add_new(read_manifest(listed), 1)
+    with listed.open("w") as file:
+        for number in range(ids):
+            file.write(f"/archive/camera-{number % 97:02}/{number:09}.mp4\n")
+    look = [sys.executable, "-c", FIRST_LOOK, str(listed), str(rows)]
+    first_mib = float(subprocess.run(look, capture_output=True, check=True).stdout)
     for part in first.parts():
         _link(kept, rows / f"{Part(part.listing, part.group).name}.parquet")
     begin_s = time.perf_counter()
@@ -151,9 +164,10 @@ def _last_run(folder: Path, ids: int) -> dict[str, float]:
         "ids": ids,
         "parts": len(first.parts()),
         "rows_in_linked_part": size,
-        "driver_mib": round(memory_mib),
-        "driver_cpu_s": round(own_s, 2),
-        "elapsed_s": round(time.perf_counter() - begin_s, 2),
+        "first_look_mib": round(first_mib),
+        "last_run_mib": round(memory_mib),
+        "last_run_cpu_s": round(own_s, 2),
+        "last_run_s": round(time.perf_counter() - begin_s, 2),
     }
 
 
@@ -204,13 +218,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = comparison_parser("archive_growth", __doc__)
     add = parser.add_argument
-    add("--most", type=int, default=100_000, help="videos; default: 100000")
-    add("--ids", type=int, default=1_000_000, help="of the last run; default: 1000000")
+    add("--most", type=int, default=100_000, help="videos; default: 100000, 0 for --ids alone")
+    add("--ids", type=int, nargs="+", default=[1_000_000], help="of long lists; default: 1000000")
     add("--clips", type=int, default=20)
     args = parser.parse_args(argv)
 
     def measured() -> Result:
-        if args.most < 10 * LEAST:
+        if 0 != args.most < 10 * LEAST:
             raise DvflError(f"--most must be at least {10 * LEAST}, got {args.most}")
         with tempfile.TemporaryDirectory() as folder:
             return measure(Path(folder), most=args.most, ids=args.ids, clips=args.clips)

@@ -1,5 +1,6 @@
 import logging
 import os
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -206,6 +207,25 @@ def test_onnxruntime_sends_nothing_away_unless_the_user_says_so(model, monkeypat
         monkeypatch.delenv("ORT_DISABLE_TELEMETRY")
     open_engine("onnxruntime", model)
     assert os.environ["ORT_DISABLE_TELEMETRY"] == wanted
+
+
+OPEN = """
+import sys
+from dvfl_runtime import Recognizer
+Recognizer(sys.argv[1], engine="openvino", num_threads=1).close()
+print(sys.modules["openvino_telemetry"])
+"""
+
+
+def test_openvino_sends_nothing_away(model, tmp_path):
+    pytest.importorskip("openvino_telemetry")
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    for name in ("CI", "TF_BUILD", "JENKINS_URL"):  # where it would be quiet anyway
+        environment.pop(name, None)
+    words = [sys.executable, "-c", OPEN, str(tmp_path / "m.onnx")]
+    said = subprocess.run(words, env=environment, capture_output=True, text=True, check=True).stdout
+    assert said == "None\n"
+    assert not (tmp_path / "intel").exists()  # where it keeps the number of its user
 
 
 def test_the_driver_is_asked(monkeypatch):
