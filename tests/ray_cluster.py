@@ -5,6 +5,7 @@ python ray_cluster.py prints the address, and ends the cluster at the end of its
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,9 +18,11 @@ TRIES = 4  # Ray gives a node 15 s to start, which a busy machine may not keep, 
 @contextmanager
 def two_nodes() -> Iterator[str]:
     """Yields the address of a cluster with one CPU and one supposed GPU on each of two nodes."""
+    environment = {**os.environ, "RAY_worker_niceness": "0"}  # 15 would starve on a busy machine
+    words = [sys.executable, __file__]
     for _ in range(TRIES):
         with subprocess.Popen(
-            [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            words, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         ) as run:
             assert run.stdin is not None
             assert run.stdout is not None
