@@ -59,14 +59,16 @@ class Parser(argparse.ArgumentParser):
         """Return a message of the API with this command's options in place of arguments.
 
         `pass engine='x'` becomes `pass --engine x`, and `hop_s must be` becomes `--hop-s must be`.
-        Arguments without an option of that name stay unchanged.
+        A last way out, as in `..., or pass fps=F`, is left out where the command has no such
+        option. All other arguments without an option of that name stay unchanged.
         """
         for action in self._actions:
             if action.option_strings and action.nargs != 0:
                 option, name = action.option_strings[-1], re.escape(action.dest)
                 message = re.sub(rf"^{name}(?= must be )", option, message)
+                message = re.sub(rf"^{name}\['(.+?)'\](?= must be )", rf"{option} \1", message)
                 message = re.sub(rf"(?<![^\s(]){name}=('?)([\w.+-]+)\1", rf"{option} \2", message)
-        return message
+        return re.sub(r",? or pass [a-z_]+=('?)[\w.+-]+\1$", "", message)
 
 
 def run_command(parser: Parser, work: Callable[[Requests], int]) -> int:

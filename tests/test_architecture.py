@@ -15,7 +15,12 @@ import pytest
 from packages import PACKAGES, RUNTIME
 from shared import ROOT
 
+from dvfl_bench.cli import parser as bench_parser
+from dvfl_export.eval_cli import parser as eval_parser
 from dvfl_runtime.app.options import make_parser as recognize_parser
+from dvfl_runtime.archive.options import make_parser as archive_parser
+from dvfl_runtime.arguments import Parser
+from dvfl_runtime.teach.cli import make_parser as teach_parser
 
 MODULES = sorted(module for package in PACKAGES for module in package.rglob("*.py"))
 HEAVY = {
@@ -29,6 +34,7 @@ MAX_MODULE_LINES = 400
 MAX_FUNCTION_LINES = 60
 MAX_ROOT_MODULES = 8  # of a package: what is more belongs in one of its rooms
 VAGUE_NAMES = {"util", "utils", "helper", "helpers", "manager", "managers", "misc", "common"}
+FIT_PARSER = teach_parser().parse_args(["fit", ".", "-o", "m.onnx"]).parser
 TIMED_IMPORT = """
 import json, sys, time
 begin = time.process_time()
@@ -109,12 +115,38 @@ def test_the_runtime_raises_its_own_errors(module: Path) -> None:
     assert not names & {"Exception", "KeyError", "RuntimeError", "TypeError", "ValueError"}
 
 
-def test_hints_of_the_engines_are_about_arguments_that_are_options_too() -> None:
+# what a command cannot ask for cannot be wrong either
+@pytest.mark.parametrize(
+    ("parser", "never_asked_for"),
+    [
+        (recognize_parser(), set()),
+        (archive_parser(), set()),
+        (FIT_PARSER, {"precision"}),
+        (eval_parser(), set()),
+        (bench_parser(), set()),
+    ],
+    ids=lambda one: getattr(one, "prog", ""),
+)
+def test_hints_of_the_engines_are_about_arguments_that_are_options_too(
+    parser: Parser, never_asked_for: set[str]
+) -> None:
     """Commands turn `pass engine='x'` into `pass --engine x` where they have such an option."""
     text = "".join(module.read_text(encoding="utf-8") for module in RUNTIME.glob("engines/*.py"))
-    hints = re.findall(r"(?:pass|or) (\w+)='", text)
-    assert hints
-    assert set(hints) <= {action.dest for action in recognize_parser()._actions}
+    hints = set(re.findall(r"(?:pass|or) (\w+)='", text))
+    assert hints >= {"device", "engine", "precision"}
+    assert hints - never_asked_for <= {action.dest for action in parser._actions}
+
+
+def test_hints_about_other_arguments_come_last_where_commands_can_leave_them_out() -> None:
+    everywhere = {"device", "engine", "precision"}
+    hints = []
+    for module in RUNTIME.rglob("*.py"):
+        nodes = (node for node in ast.walk(parse(module)) if isinstance(node, ast.Constant))
+        texts = [node.value for node in nodes if isinstance(node.value, str)]
+        hints += [text for text in texts if re.search(r"\bpass \w+=", text)]
+    others = [text for text in hints if re.search(r"\bpass (\w+)=", text)[1] not in everywhere]
+    assert others
+    assert [text for text in others if not re.search(r", or pass \w+=\w+$", text)] == []
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,10 @@ def test_a_fault_of_our_own_is_no_missing_package():
         ("top_k must be 1; pass top_k=1", "--top-k must be 1; pass --top-k 1"),
         ("csi://0?fps=30: fps must be > 0", "csi://0?fps=30: fps must be > 0"),
         ("transport must be 'tcp'", "transport must be 'tcp'"),
+        ("regions['far desk'] must be a box, got 1", "--roi far desk must be a box, got 1"),
+        ("25 is assumed; cut it, or pass fps=F", "25 is assumed; cut it, or pass --fps F"),
+        ("no frame; check it, or pass max_outage_s=N", "no frame; check it"),
+        ("no such format (try a=b or c=d)", "no such format (try a=b or c=d)"),
     ],
 )  # fmt: skip
 def test_commands_speak_of_options(message, words, capsys):

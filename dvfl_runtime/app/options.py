@@ -130,6 +130,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--roi",
+        dest="regions",
         metavar="NAME=BOX",
         action="append",
         type=_roi,

@@ -94,7 +94,7 @@ def make_plan(args: argparse.Namespace, demo_clip: Path, new_folders: ExitStack)
         [*inputs, ("--model", args.model or BUNDLED_MODEL)],
     )
     tasks = list(map(Task, sources, overlay_files, subtitle_files))
-    most = args.max_regions or max(MAX_REGIONS, len(args.roi or ()))
+    most = args.max_regions or max(MAX_REGIONS, len(args.regions or ()))
     return Plan(tasks, together, segment_format, _regions(args), most)
 
 
@@ -143,16 +143,16 @@ def _check_page_and_whole(args: argparse.Namespace) -> None:
 def _regions(args: argparse.Namespace) -> Regions | None:
     if args.max_regions is not None and args.focus != "motion":
         raise DvflError("--max-regions is about --focus motion; pass both")
-    if args.whole and (args.roi or args.max_regions):
+    if args.whole and (args.regions or args.max_regions):
         raise DvflError("--whole gives one answer; leave out --roi and --max-regions, or --whole")
-    if args.roi and args.focus:
+    if args.regions and args.focus:
         raise DvflError("--roi tells what the model is shown; leave out --focus or --roi")
     if args.max_regions is not None:
         return "motion"
-    if not args.roi:
+    if not args.regions:
         return None
-    regions = dict(args.roi)
-    if len(regions) < len(args.roi):
+    regions = dict(args.regions)
+    if len(regions) < len(args.regions):
         raise DvflError("two of the --roi have the same name; give each a name of its own")
     fixed_boxes(regions, max(MAX_REGIONS, len(regions)))  # an error comes before the model is read
     return regions

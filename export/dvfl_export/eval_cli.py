@@ -13,7 +13,7 @@ from dvfl_models.training.command import load_torch, new_recipe_parser, run_inte
 from dvfl_runtime.arguments import Parser
 from dvfl_runtime.clips.evaluation import Views
 from dvfl_runtime.console.terminal import StandardOutput
-from dvfl_runtime.engines import PRECISIONS
+from dvfl_runtime.engines import DEVICES, PRECISIONS
 from dvfl_runtime.errors import DvflError, RecipeError
 from dvfl_runtime.files import check_places, write_json
 from dvfl_runtime.version import __version__
@@ -76,6 +76,7 @@ def parser() -> Parser:
     )
     out.add_argument("--alarms", type=Path, metavar="FILE.png", help="draw the false alarms")
     out.add_argument("--engine", default="auto", help="engine for a .onnx file")
+    out.add_argument("--device", choices=DEVICES, default="auto", help="for a .onnx file")
     out.add_argument(
         "--precision",
         choices=PRECISIONS,
@@ -106,8 +107,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _check_model_options(command: Parser, args: argparse.Namespace) -> None:
     """Raise DvflError where an option of an exported file is given for a checkpoint."""
-    for name in ("engine", "precision"):
-        value = getattr(args, name)
+    for name, value in _engine_options(args).items():
         if args.model.suffix != ".onnx" and value != command.get_default(name):
             raise DvflError(
                 f"--{name} {value} is for a .onnx file, and {args.model} is none; leave it out, or "
@@ -123,11 +123,16 @@ def _check_model_options(command: Parser, args: argparse.Namespace) -> None:
         raise DvflError("--alarms draws the false alarms on --negatives VIDEOS; pass both")
 
 
+def _engine_options(args: argparse.Namespace) -> dict[str, Any]:
+    """Return what was asked of the engine of a .onnx file."""
+    return {name: getattr(args, name) for name in ("engine", "device", "precision")}
+
+
 def _evaluate(args: argparse.Namespace) -> None:
     from dvfl_export.evaluation import open_candidate
 
     views = Views.parse(args.views)
-    with open_candidate(args.model, args.labels, args.engine, args.precision) as candidate:
+    with open_candidate(args.model, args.labels, **_engine_options(args)) as candidate:
         report = _evaluate_on_all(args, candidate, views)
         if args.negatives:
             report["false_alarms"] = _count_alarms(args, candidate)
@@ -187,7 +192,7 @@ def _count_alarms(args: argparse.Namespace, candidate: Candidate) -> dict[str, A
     if not tests:
         raise RecipeError(f"--negatives needs videos of the actions, and {args.dataset} has none")
     progress = sys.stderr.isatty()
-    with Recognizer(args.model, engine=args.engine, precision=args.precision) as recognizer:
+    with Recognizer(args.model, **_engine_options(args)) as recognizer:
         negatives = watch_negatives(recognizer, args.negatives, progress=progress)
         positives = watch_clips(recognizer, tests[0], progress=progress)
     found = alarm_curve(candidate.labels, negatives, positives)

@@ -60,7 +60,12 @@ class Candidate:
 
 
 def open_candidate(
-    path: Path, labels: str = "", engine: str = "auto", precision: str = "file"
+    path: Path,
+    labels: str = "",
+    *,
+    engine: str = "auto",
+    device: str = "auto",
+    precision: str = "file",
 ) -> AbstractContextManager[Candidate]:
     """Open a .onnx file, or else a checkpoint.
 
@@ -68,21 +73,23 @@ def open_candidate(
         path: the file.
         labels: of a checkpoint that does not hold its own: a file, or a published data set.
         engine: name of the engine that runs a .onnx file.
+        device: on which it does.
         precision: in which it does, see `Recognizer`.
 
     Raises:
         DvflError: (on entering) if the file cannot be read or has no labels.
     """
     if path.suffix == ".onnx":
-        return _open_exported(path, engine, precision)
+        return _open_exported(path, engine, device, precision)
     return _open_checkpoint(path, labels)
 
 
 @contextmanager
-def _open_exported(path: Path, engine: str, precision: str) -> Iterator[Candidate]:
+def _open_exported(path: Path, engine: str, device: str, precision: str) -> Iterator[Candidate]:
     file = ModelFile(path)
     artifact = file.artifact
-    scorer = Scorer(artifact, open_engine(engine, file, precision=precision), str(path))
+    opened = open_engine(engine, file, device=device, precision=precision)
+    scorer = Scorer(artifact, opened, str(path))
 
     def scores(clips: Sequence[Clip]) -> Scores:
         found = [scorer.scores(clip[None])[0] for clip in clips]

@@ -138,6 +138,14 @@ def test_wrong_input_is_one_line(
             "--engine openvino is for a .onnx file",
         ),
         (
+            [str(tmp_path / "plain.pth"), str(index), "--device", "cpu"],
+            "--device cpu is for a .onnx file",
+        ),
+        (
+            [str(BUNDLED_MODEL), str(index), "--engine", "openvino", "--device", "cuda"],
+            "pass --device cpu or --device gpu",
+        ),
+        (
             [str(BUNDLED_MODEL), str(index), "--precision", "bf16", "--engine", "onnxruntime"],
             "pass --engine openvino, or --precision file",
         ),

@@ -233,7 +233,7 @@ class LiveSource:
                 self._receive(grabbed, is_first, stop)
         except TimeoutError as err:
             error = SourceError(
-                f"{self.name}: {err}; check the device and the network, or raise max_outage_s"
+                f"{self.name}: {err}; check the device and the network, or pass max_outage_s=N"
             )
             error.__cause__ = err
         except Exception as err:  # of any type: the consumer's thread has to raise it

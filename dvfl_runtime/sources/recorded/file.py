@@ -25,7 +25,8 @@ _logger = logging.getLogger(__name__)
 MAX_THREADS = 4  # each thread of the codec holds one more decoded picture
 
 UNTIMED = (
-    "%s does not say how many frames a second it has; %d is assumed. If that is wrong, pass fps=F"
+    "%s does not say how many frames a second it has; %d is assumed. If that is wrong, put it into "
+    "a file that does (ffmpeg -r F -i IN -c copy OUT.mkv), or pass fps=F"
 )
 
 

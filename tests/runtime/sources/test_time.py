@@ -112,7 +112,8 @@ def test_bare_video_without_a_rate_asks_for_it(model, tmp_path, caplog, capsys):
     assert frames[-1].time_s == pytest.approx(99 / 25)
     (message,) = warnings_of(caplog)
     assert str(path) in message
-    assert "second it has; 25 is assumed. If that is wrong, pass fps=F" in message
+    assert "second it has; 25 is assumed. If that is wrong, put it into" in message
+    assert message.endswith(", or pass fps=F")
     caplog.clear()
     assert read(path, fps=50.0)[-1].time_s == pytest.approx(99 / 50)
     assert cli.main([str(path), "--fps", "50", "--model", str(model)]) == 0
