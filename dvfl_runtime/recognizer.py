@@ -255,7 +255,8 @@ class Recognizer:
             fps: frames per second of sources without timestamps: folders, arrays and iterables of
                 arrays (25 by default), and files of bare video, such as .h264 (by default the rate
                 in their headers).
-            max_batch: the most windows in one inference; by default all of one time, up to 8.
+            max_batch: the most windows in one inference; by default all of one time, but 4 of a
+                source and 8 in all.
             max_wait_ms: how long an inference waits for windows of the other sources.
             regions: what is recognised in each window: "motion", each body that moves apart from
                 others, by numbers that stay; "frame", the whole picture; by default the model's

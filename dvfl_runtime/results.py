@@ -92,7 +92,8 @@ class Segment:
         start_s: first moment of the action on the source's clock, seconds.
         end_s: the moment at which it is over, seconds.
         label: name of the class.
-        confidence: mean smoothed score of the class over the segment, 0 to 1.
+        confidence: mean smoothed score of the class over the segment, 0 to 1; of "idle" and
+            "unknown", 1 minus that of the best action.
         source: name of the source.
         track_id: the id or the name of the box that it was seen in; `None` where there is none.
     """

@@ -27,6 +27,7 @@ from dvfl_runtime.streams.window_queue import WindowQueue
 _logger = logging.getLogger(__name__)
 
 DEFAULT_MAX_BATCH = 8  # clips; with fewer sources, one of each
+OF_A_SOURCE = 4  # ... of whose regions no more run at once: on a CPU eight need twice the memory
 GRACE_S = 2.0  # how long, at the end, sources of the caller's may take for one more frame
 PAUSE_CHECK_S = 1.0  # how often live sources are asked whether they have paused
 
@@ -80,7 +81,7 @@ class Scheduler:
         names = [display_name(source) for source in sources]
         suffixes = [f" [{n + 1}]" if names.count(name) > 1 else "" for n, name in enumerate(names)]
         finders = options.finders([*map(add, names, suffixes)], spec)
-        most = sum(finder.most for finder in finders)  # clips of the same time
+        most = sum(min(finder.most, OF_A_SOURCE) for finder in finders)  # clips of the same time
         self._max_batch = options.max_batch or min(DEFAULT_MAX_BATCH, most)
         self._max_wait_s = options.max_wait_ms / 1e3
         self._changed = threading.Condition()

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from dvfl_runtime.errors import ArgumentError
 from dvfl_runtime.errors.checks import check_number
-from dvfl_runtime.results import UNKNOWN, Prediction, Segment
+from dvfl_runtime.results import RESTING, UNKNOWN, Prediction, Segment
 
 Scores = NDArray[np.float64]
 
@@ -69,8 +69,9 @@ def segments(
 
     Segments are ordered, do not overlap, touch where nothing is missing, and are final: each comes
     as soon as no later window can change it. Between actions there are segments of the resting
-    label: "idle" if the model has that label, else "unknown", whose confidence is 1 minus the best
-    label's score. Where a calibrated model calls most windows unknown, that is "unknown" too.
+    label: "idle" if the model has that label, else "unknown". Where a calibrated model calls most
+    windows unknown, that is "unknown" too. The confidence of these segments is 1 minus the score of
+    the best action: how certain it is that there is none.
 
     Raises:
         ArgumentError: if the predictions are not in order of time.
@@ -88,6 +89,7 @@ class _Piece:
     start_s: float
     end_s: float
     total: Scores  # (num_classes + 1,) sum of the smoothed scores of the slots
+    calm: float  # sum of 1 minus the score of the best action
     label: int
     count: int = 1
     unknown: int = 0  # how many of the slots show nothing that the model knows
@@ -99,6 +101,7 @@ class _Piece:
         """Append the slots of the piece that follows."""
         self.end_s = other.end_s
         self.total = self.total + other.total
+        self.calm += other.calm
         self.count += other.count
         self.unknown += other.unknown
         self.seen |= other.seen
@@ -122,6 +125,7 @@ class Segmenter:
         # the label for nothing in particular; a model may have a class "unknown" of its own
         self._unknown = self.labels.index(UNKNOWN)
         self._resting = self.labels.index("idle") if "idle" in labels else self._unknown
+        self._actions = [n for n, label in enumerate(labels) if label not in RESTING]
         self._source = ""
         self._last: Prediction | None = None  # its slot's end is not known yet
         self._smoothed: Scores | None = None
@@ -166,7 +170,9 @@ class Segmenter:
             label = self._unknown
         total = np.append(smoothed, 1 - smoothed[best])
         # the next window's centre is later than this one's, so the slot is at least this long
-        slot = _Piece(start_s, centre_s(prediction), total, label, unknown=int(prediction.unknown))
+        calm = 1 - float(smoothed[self._actions].max(initial=0))
+        unknown = int(prediction.unknown)
+        slot = _Piece(start_s, centre_s(prediction), total, calm, label, unknown=unknown)
         return out + self._add(slot)
 
     def finish(self) -> list[Segment]:
@@ -250,7 +256,8 @@ class Segmenter:
         return [] if ended is None else [self._segment(ended)]
 
     def _segment(self, piece: _Piece) -> Segment:
-        confidence = float(piece.total[piece.label]) / piece.count
+        is_action = piece.label in self._actions
+        confidence = (float(piece.total[piece.label]) if is_action else piece.calm) / piece.count
         return Segment(
             piece.start_s,
             piece.end_s,

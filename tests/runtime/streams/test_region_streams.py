@@ -140,8 +140,8 @@ def test_a_function_and_decoding_cost_the_same_for_ten_ids_as_for_one(monkeypatc
         assert len(scene.converted) == len(set(scene.converted))
         cost[count] = len(scene.converted), len(scene.asked), len(shrunk)
         if count == 10:
-            assert len(scores.batches) <= 2 * 29
-            assert max(scores.batches) == 8
+            assert len(scores.batches) <= 3 * 29
+            assert max(scores.batches) == 4  # more cost memory, and little time
     assert cost[1] == cost[10]
     # T a second, and all pictures of the first window, which could have been the last
     assert cost[1] == (4 * 8 + 21, 4 * 8, 4 * 8 + 21)

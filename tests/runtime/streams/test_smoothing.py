@@ -30,7 +30,7 @@ def test_a_boundary_lies_midway_between_the_windows_that_differ():
     got = list(segments(windows("iiiiwwww"), LABELS, RAW))
     # windows centred at 1, 1.5, 2, 2.5 | 3, 3.5, 4, 4.5
     assert spans(got) == [(0.0, 2.75, "idle"), (2.75, 5.5, "wave")]
-    assert [s.confidence for s in got] == pytest.approx([0.95, 0.95])
+    assert [s.confidence for s in got] == pytest.approx([0.975, 0.95])  # the best action has 0.025
     assert {s.source for s in got} == {"video"}
 
 
@@ -64,6 +64,12 @@ def test_less_than_enter_is_never_an_action(labels, scores):
     assert len(list(segments(waving(*scores, 0.8), labels, RULE))) <= 2
 
 
+def test_an_action_that_was_never_certain_is_rest_with_the_doubt_as_its_confidence():
+    (only,) = segments(sequence([0.01, 0.75, 0.24], [0.01, 0.65, 0.34]), LABELS, RULE)
+    assert only.label == "idle"
+    assert only.confidence == pytest.approx(0.3)
+
+
 def test_one_certain_moment_decides_whether_and_leave_from_when_to_when():
     got = list(segments(waving(0.1, 0.5, 0.6, 0.8, 0.7, 0.5, 0.4, 0.7, 0.1), LABELS, RULE))
     assert spans(got) == [(0, 1.5, "idle"), (1.5, 6.5, "wave"), (6.5, 10, "idle")]
@@ -89,13 +95,15 @@ def test_one_action_gives_way_to_another_where_that_one_is_better():
 
 def test_what_is_no_action_is_idle_or_unknown():
     rows = sequence([0.05, 0.9, 0.05], [0.3, 0.32, 0.38], [0.3, 0.32, 0.38], [0.05, 0.05, 0.9])
-    assert [s.label for s in segments(rows, LABELS, RULE)] == ["wave", "idle", "bend"]
+    own = list(segments(rows, LABELS, RULE))
+    assert [s.label for s in own] == ["wave", "idle", "bend"]
+    assert own[1].confidence == pytest.approx(1 - 0.38)  # that there is no action
     got = list(segments(rows, ("a", "b", "c"), RULE))
     assert [s.label for s in got] == ["b", "unknown", "c"]
     assert got[1].confidence == pytest.approx(1 - 0.38)
     named = list(segments(rows, ("unknown", "b", "c"), RULE))
     assert named[1].label == "unknown"
-    assert named[1].confidence == pytest.approx(0.30)
+    assert named[1].confidence == pytest.approx(1 - 0.38)
 
 
 def test_the_resting_label_needs_no_certainty():
