@@ -11,23 +11,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn, get_args, overload
 
-import numpy as np
-
 from dvfl_runtime.artifact import Artifact, ModelFile
-from dvfl_runtime.clips.evaluation import Views, sample_video
+from dvfl_runtime.clips.evaluation import Views, sample_regions, sample_video
 from dvfl_runtime.clips.regions import MAX_REGIONS, Regions, region_finder
 from dvfl_runtime.clips.ring import region_clips
 from dvfl_runtime.clips.spec import Clip, ClipOrigin, ClipSpec, Focus
 from dvfl_runtime.clips.windows import Pad
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.errors import ArgumentError, ArtifactError, DvflError
-from dvfl_runtime.errors.checks import (
-    check_choice,
-    check_number,
-    check_type,
-    check_whole,
-    wrong,
-)
+from dvfl_runtime.errors.checks import check_choice, check_number, check_type, check_whole, wrong
 from dvfl_runtime.results import Event, Info, Prediction, Segment
 from dvfl_runtime.sources import SourceLike, open_source
 from dvfl_runtime.streams.options import StreamOptions, as_sources
@@ -181,15 +173,28 @@ class Recognizer:
         check_whole("top_k", top_k)
         self._scorer.check_open()
         since_ns = time.monotonic_ns()
-        finder = region_finder(regions, self.spec)
         found: list[Prediction] = []
-        for prepared, track in region_clips(clip, self.spec, finder):
+        for one, track in region_clips(clip, self.spec, region_finder(regions, self.spec)):
             origin = ClipOrigin(since_ns=since_ns, region=track.region, track_id=track.track_id)
-            scores = self._scorer.scores(prepared[None])
-            found.append(self._scorer.prediction(scores[0], top_k, origin, time.monotonic_ns()))
+            found.append(self._scorer.answer([one], origin, top_k))
         return found[0] if regions is None else found
 
-    def classify(self, source: SourceLike, *, views: int | str = 1, top_k: int = 5) -> Prediction:
+    @overload
+    def classify(
+        self, source: SourceLike, *, views: int | str = ..., top_k: int = ...
+    ) -> Prediction: ...
+    @overload
+    def classify(
+        self, source: SourceLike, *, views: int | str = ..., top_k: int = ..., regions: Regions
+    ) -> list[Prediction]: ...
+    def classify(
+        self,
+        source: SourceLike,
+        *,
+        views: int | str = 1,
+        top_k: int = 5,
+        regions: Regions | None = None,
+    ) -> Prediction | list[Prediction]:
         """Recognise the one action of a whole trimmed video, by the published protocol.
 
         Frames are picked uniformly over all that can be decoded; the scores of several views are
@@ -200,25 +205,30 @@ class Recognizer:
                 or an iterable of frames; not a live source.
             views: 1, or "4x3" for 4 temporal times 3 spatial views.
             top_k: how many labels `Prediction.top` lists.
+            regions: as for `stream`, in one spatial view; by default the model's focus.
+
+        Returns:
+            The prediction; with `regions` a list with one for each region, which may be empty.
 
         Raises:
             SourceError: if the source cannot be opened, is live, or has no frame.
             ClipError: if a frame is not (H, W, 3) uint8.
             DvflError: after `close`.
-            ArgumentError: if `views` or `top_k` is wrong.
+            ArgumentError: if `views` or `top_k` is wrong, or `regions` or its function.
         """
         check_whole("top_k", top_k)
         parsed = Views.parse(views)
         self._scorer.check_open()
+        finder = None if regions is None else region_finder(regions, self.spec)
         opened = open_source(source)
         try:
-            clips, origin = sample_video(opened, self.spec, parsed)
+            if finder is None:
+                return self._scorer.answer(*sample_video(opened, self.spec, parsed), top_k)
+            found = sample_regions(opened, self.spec, parsed, finder)
         finally:
             if opened is not source:
                 opened.close()
-        every = np.concatenate([self._scorer.scores(clip[None]) for clip in clips])
-        mean = every.mean(axis=0)  # (views, num_classes) -> (num_classes,)
-        return self._scorer.prediction(mean, top_k, origin, time.monotonic_ns())
+        return [self._scorer.answer(clips, origin, top_k) for clips, origin in found]
 
     def stream(  # noqa: PLR0913 - public, and all but the first are keywords with defaults
         self,
@@ -231,7 +241,7 @@ class Recognizer:
         fps: float | None = None,
         max_batch: int | None = None,
         max_wait_ms: float = 10.0,
-        regions: Regions | Sequence[Regions] | None = None,
+        regions: Regions | Sequence[Regions | None] | None = None,
         max_regions: int = MAX_REGIONS,
         on_empty: OnEmpty | None = None,
     ) -> Iterator[Prediction]:
@@ -264,7 +274,8 @@ class Recognizer:
                 widths and heights, like `{"door": (0.1, 0.2, 0.3, 0.5)}`. Or a function from a
                 `Frame` to such boxes by their ids: it is called for the frames that windows pick, T
                 in a window, in order, where the source is read, and each id has windows that follow
-                its box. A list has one for each source, as a tracker needs, which remembers.
+                its box. A list has one for each source, as a tracker needs, which remembers;
+                `None` in it is the model's focus.
             max_regions: of a window of one source; where a function gives more, they take turns.
             on_empty: called with source, start_s and end_s of a window without any region.
 
@@ -282,7 +293,7 @@ class Recognizer:
         )
         return predictions_of(self._recognise(source, options, top_k), on_empty)
 
-    def segments(  # noqa: PLR0913 - public, and all but the first are keywords with defaults
+    def segments(  # noqa: D417, PLR0913 - what is as for `stream` is said there
         self,
         source: SourceLike | Sequence[SourceLike],
         *,
@@ -293,36 +304,22 @@ class Recognizer:
         fps: float | None = None,
         max_batch: int | None = None,
         max_wait_ms: float = 10.0,
-        regions: Regions | Sequence[Regions] | None = None,
+        regions: Regions | Sequence[Regions | None] | None = None,
         max_regions: int = MAX_REGIONS,
     ) -> Iterator[Segment]:
         """Yield actions with their start and end, each as soon as it is final.
 
+        They follow from the predictions of `stream`, where the other arguments are explained.
         Nothing is opened before the first segment is asked for. The segments of one source, or of
         each of its ids, are in order of time; those of several come as they become final.
 
         Args:
             source: one source or a list of sources, of any kind that `stream` takes.
-            window_s: length of a window, seconds; the model's own by default.
-            hop_s: time between the starts of two windows, seconds; a quarter of a window by
-                default.
-            pad: "repeat" adds windows that end from the first hop on, at the beginning and after
-                each gap, and repeats the first frame in them.
             smoothing: how strongly predictions are smoothed.
-            fps: frames per second of sources without timestamps.
-            max_batch: the most windows in one inference, as for `stream`.
-            max_wait_ms: how long an inference waits for windows of the other sources.
-            regions: what is recognised in each window, as for `stream`; each id has segments of its
-                own.
-            max_regions: the most regions of a window of a source, as for `stream`.
+            regions: what is recognised in each window; each id has segments of its own.
 
         Raises:
-            SourceError: (on iteration) if the source, or each of several, cannot be opened, fails
-                or has no frame.
-            ClipError: (on iteration) if a frame is not (H, W, 3) uint8.
-            DvflError: after `close`.
-            ArgumentError: if a number is out of its range or a box not in the picture; (on
-                iteration) if the function of `regions` fails.
+            DvflError: as `stream` does.
         """
         if smoothing is not None:
             check_type("smoothing", smoothing, Smoothing, "a Smoothing")
@@ -340,7 +337,7 @@ class Recognizer:
         pad: Pad | None = None,
         smoothing: Smoothing | None = None,
         min_duration_s: float = 0.0,
-        regions: Regions | Sequence[Regions] | None = None,
+        regions: Regions | Sequence[Regions | None] | None = None,
         max_regions: int = MAX_REGIONS,
         fps: float | None = None,
         max_batch: int | None = None,

@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from socket import socket
@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING
 from dvfl_runtime.app.options import PROG, make_parser
 from dvfl_runtime.app.outputs import open_outputs
 from dvfl_runtime.app.plan import Plan, make_plan
-from dvfl_runtime.app.recognition import Recognition
+from dvfl_runtime.app.recognition import Predict, Recognition
 from dvfl_runtime.arguments import run_command, say
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.interrupts import Interrupted, Requests
 from dvfl_runtime.recognizer import DEMO_CLIP, Recognizer
-from dvfl_runtime.results import Prediction
 from dvfl_runtime.serve.address import TOKEN_VARIABLE, Address, listen
-from dvfl_runtime.sources import Source
 from dvfl_runtime.streams.smoothing import Segmenter, Smoothing
 
 if TYPE_CHECKING:
@@ -102,18 +100,16 @@ def _recognise(args: argparse.Namespace, plan: Plan, page: ExitStack, requests: 
     return 1 if recognition.failed else 0
 
 
-def _predictor(
-    args: argparse.Namespace, plan: Plan, recognizer: Recognizer
-) -> Callable[[Sequence[Source]], Iterator[Prediction]]:
+def _predictor(args: argparse.Namespace, plan: Plan, recognizer: Recognizer) -> Predict:
     """Return the function that yields the predictions of sources."""
     if args.whole:
-        return lambda sources: (recognizer.classify(one, top_k=args.top_k) for one in sources)
-    return partial(
-        recognizer.stream,
+        return lambda sources, _: (recognizer.classify(one, top_k=args.top_k) for one in sources)
+    return lambda sources, regions: recognizer.stream(
+        sources,
         window_s=args.window_s,
         hop_s=args.hop_s,
         top_k=args.top_k,
-        regions=plan.regions,
+        regions=regions,
         max_regions=plan.max_regions,
     )
 

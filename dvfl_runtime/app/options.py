@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 from dvfl_runtime.arguments import Parser, at_least, threads, whole
 from dvfl_runtime.clips.spec import Focus
@@ -131,12 +131,12 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add(
         "--roi",
         dest="regions",
-        metavar="NAME=BOX",
+        metavar="NAME[@SOURCE]=BOX",
         action="append",
         type=_roi,
         help="recognise what happens in a part of the picture: its left, top, width and height, "
         "from 0 to 1, like door=0.1,0.2,0.3,0.5; again for further parts, each with answers of "
-        "its own; of every source",
+        "its own. Of every source, or with @SOURCE of one, written as among the sources",
     )
 
 
@@ -205,6 +205,20 @@ def _add_events(parser: argparse.ArgumentParser) -> None:
     )
 
 
+class Roi(NamedTuple):
+    """A part of the picture to recognise.
+
+    Attributes:
+        name: of the part.
+        source: whose pictures; `None` for all sources.
+        box: left, top, width and height, relative.
+    """
+
+    name: str
+    source: str | None
+    box: tuple[float, ...]
+
+
 def _score(text: str) -> float:
     score = at_least(0)(text)
     if score > 1:
@@ -212,14 +226,16 @@ def _score(text: str) -> float:
     return score
 
 
-def _roi(text: str) -> tuple[str, tuple[float, ...]]:
-    name, _, box = text.partition("=")
+def _roi(text: str) -> Roi:
+    where, _, box = text.rpartition("=")  # an address may contain further ones
+    name, at, source = (part.strip() for part in where.partition("@"))
     try:
         values = tuple(map(float, box.split(",")))
     except ValueError:
         values = ()
-    if not name.strip() or len(values) != 4:
+    if not name or bool(at) > bool(source) or len(values) != 4:
         raise argparse.ArgumentTypeError(
-            f"must be NAME=LEFT,TOP,WIDTH,HEIGHT, like door=0.1,0.2,0.3,0.5, got {text!r}"
+            "must be NAME=LEFT,TOP,WIDTH,HEIGHT, like door=0.1,0.2,0.3,0.5, or NAME@SOURCE=... "
+            f"for one of the sources, got {text!r}"
         )
-    return name.strip(), values
+    return Roi(name, source or None, values)

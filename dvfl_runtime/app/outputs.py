@@ -135,8 +135,10 @@ def _add_text(
         args.format is None and Path(args.output or "").suffix.lower() == ".jsonl"
     )
     several = len(plan.tasks) > 1
-    ids = plan.regions if isinstance(plan.regions, Mapping) else ["10"] * bool(plan.regions)
-    names = [f"{track_id}: {label}" for track_id in ids for label in labels] or labels
+    names = [*labels]
+    for regions in (task.regions for task in plan.tasks):
+        ids = regions if isinstance(regions, Mapping) else ["10"] * bool(regions)
+        names += [f"{track_id}: {label}" for track_id in ids for label in labels]
     # a person at a terminal wants to know what happens when, not each window
     for_people = not (args.output or args.format or plan.together) and sys.stdout.isatty()
     outputs.texts.append(out)

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from dvfl_runtime.app.options import Roi
 from dvfl_runtime.clips.boxes import fixed_boxes
 from dvfl_runtime.clips.regions import MAX_REGIONS, Regions
 from dvfl_runtime.console.output import segment_suffix
@@ -34,11 +35,13 @@ class Task:
         source: as on the command line.
         overlay: the video with its predictions drawn on it.
         subtitles: its segments as subtitles.
+        regions: what is recognised in it; `None` for the one region of the model's focus.
     """
 
     source: str
     overlay: Path | None = None
     subtitles: Path | None = None
+    regions: Regions | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,6 @@ class Plan:
     Attributes:
         tasks: one per source.
         together: whether all sources are read at the same time.
-        regions: what is recognised; `None` for the one region of the focus.
         max_regions: of a window of a source.
         segment_format: the suffix of `--segments`: .csv and .json are one file about all sources,
             .srt is a file of each; `None` for no such output.
@@ -57,7 +59,6 @@ class Plan:
     tasks: Sequence[Task]
     together: bool
     segment_format: str | None
-    regions: Regions | None = None
     max_regions: int = MAX_REGIONS
 
 
@@ -93,9 +94,10 @@ def make_plan(args: argparse.Namespace, demo_clip: Path, new_folders: ExitStack)
         ],
         [*inputs, ("--model", args.model or BUNDLED_MODEL)],
     )
-    tasks = list(map(Task, sources, overlay_files, subtitle_files))
+    regions = _regions(args, sources)
+    tasks = list(map(Task, sources, overlay_files, subtitle_files, regions))
     most = args.max_regions or max(MAX_REGIONS, len(args.regions or ()))
-    return Plan(tasks, together, segment_format, _regions(args), most)
+    return Plan(tasks, together, segment_format, most)
 
 
 def is_folder(place: str) -> bool:
@@ -140,7 +142,8 @@ def _check_page_and_whole(args: argparse.Namespace) -> None:
         raise DvflError("--token is empty; pass one that is hard to guess")
 
 
-def _regions(args: argparse.Namespace) -> Regions | None:
+def _regions(args: argparse.Namespace, sources: Sequence[str]) -> list[Regions | None]:
+    """Return what is recognised in each of the sources; `None` for the model's focus."""
     if args.max_regions is not None and args.focus != "motion":
         raise DvflError("--max-regions is about --focus motion; pass both")
     if args.whole and (args.regions or args.max_regions):
@@ -148,12 +151,34 @@ def _regions(args: argparse.Namespace) -> Regions | None:
     if args.regions and args.focus:
         raise DvflError("--roi tells what the model is shown; leave out --focus or --roi")
     if args.max_regions is not None:
-        return "motion"
-    if not args.regions:
+        return ["motion"] * len(sources)
+    rois: Sequence[Roi] = args.regions or ()
+    for roi in rois:
+        if roi.source is not None and not any(_is_about(roi, source) for source in sources):
+            raise DvflError(
+                f"--roi {roi.name}@{display_name(roi.source)} is about none of the sources; write "
+                "one after @ as it is written among them"
+            )
+    return [_boxes([roi for roi in rois if _is_about(roi, source)]) for source in sources]
+
+
+def _is_about(roi: Roi, source: str) -> bool:
+    """Return whether a part is of this source; one of a folder is of each video in it."""
+    if roi.source in (None, source):
+        return True
+    return not is_live(source) and (os.path.dirname(source) or ".") == os.path.normpath(
+        str(roi.source)
+    )
+
+
+def _boxes(rois: Sequence[Roi]) -> Regions | None:
+    regions = {roi.name: roi.box for roi in rois}
+    if len(regions) < len(rois):
+        raise DvflError(
+            "two of the --roi of a source have the same name; give each a name of its own"
+        )
+    if not regions:
         return None
-    regions = dict(args.regions)
-    if len(regions) < len(args.regions):
-        raise DvflError("two of the --roi have the same name; give each a name of its own")
     fixed_boxes(regions, max(MAX_REGIONS, len(regions)))  # an error comes before the model is read
     return regions
 

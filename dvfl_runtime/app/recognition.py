@@ -6,9 +6,11 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from dvfl_runtime.app.outputs import Outputs
 from dvfl_runtime.app.plan import Task
+from dvfl_runtime.clips.regions import Regions
 from dvfl_runtime.console.output import SegmentDocument, SrtSegments
 from dvfl_runtime.console.terminal import Progress
 from dvfl_runtime.draw.overlay import OverlayVideo
@@ -22,6 +24,8 @@ from dvfl_runtime.streams.smoothing import Segmenter
 from dvfl_runtime.streams.tracks import TrackSegmenter
 
 logger = logging.getLogger(__name__)
+
+Predict: TypeAlias = Callable[[Sequence[Source], Sequence[Regions | None]], Iterator[Prediction]]
 
 FATAL = (OutputError, ArtifactError, EngineUnavailable)  # the next source would fail as well
 
@@ -59,6 +63,7 @@ class OpenedTask:
     Args:
         source: the opened source; it shows its frames to the overlay.
         segmenter: makes segments of the predictions, those of each region on their own.
+        regions: what is recognised in the source.
 
     Attributes:
         recognised: whether there was a prediction.
@@ -69,8 +74,11 @@ class OpenedTask:
         events: makes events of the segments.
     """
 
-    def __init__(self, source: ObservedSource, segmenter: TrackSegmenter) -> None:
+    def __init__(
+        self, source: ObservedSource, segmenter: TrackSegmenter, regions: Regions | None
+    ) -> None:
         self.source = source
+        self.regions = regions
         self.recognised = False
         self.overlay: OverlayVideo | None = None
         self.subtitles: SegmentDocument | None = None
@@ -114,7 +122,7 @@ class Recognition:
     """Recognises sources and writes the results.
 
     Args:
-        predict: yields the predictions of sources that are read together.
+        predict: yields the predictions of sources that are read together, from the regions of each.
         segmenter: makes the segmenter of a source, or of each of its regions.
         outputs: what is written about all sources.
         report: called with one line about each source that failed while others go on.
@@ -127,7 +135,7 @@ class Recognition:
 
     def __init__(
         self,
-        predict: Callable[[Sequence[Source]], Iterator[Prediction]],
+        predict: Predict,
         segmenter: Callable[[], Segmenter],
         outputs: Outputs,
         report: Callable[[str], None],
@@ -187,7 +195,8 @@ class Recognition:
         if name in self._opened:
             name = f"{name} [{len(self._opened) + 1}]"
         observed = ObservedSource(source, name=name)
-        opened = self._opened[name] = OpenedTask(observed, TrackSegmenter(self._segmenter))
+        segmenter = TrackSegmenter(self._segmenter)
+        opened = self._opened[name] = OpenedTask(observed, segmenter, task.regions)
         with uninterrupted():  # otherwise a temporary file could be left behind
             opened.open_files(task, self._segmenter().labels[:-1])
         if self._outputs.recordings is not None:
@@ -203,7 +212,8 @@ class Recognition:
         try:
             shown = not self._outputs.rows_on_terminal
             with Progress(sources[0] if len(sources) == 1 else None, shown=shown) as progress:
-                for prediction in self._predict(sources):
+                regions = [task.regions for task in opened]
+                for prediction in self._predict(sources, regions):
                     progress.hide()
                     with uninterrupted():
                         self._write(prediction)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.clips.finder import RegionFinder
 from dvfl_runtime.clips.picking import pick_frames
 from dvfl_runtime.clips.preprocess import context_frame, focused, spatial_views
+from dvfl_runtime.clips.ring import window_clips
 from dvfl_runtime.clips.sampling import interval_s, uniform_indices
 from dvfl_runtime.clips.spec import Clip, ClipOrigin, ClipSpec
-from dvfl_runtime.errors import SourceError
+from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.errors.checks import wrong
-from dvfl_runtime.results import WHOLE, Region
-from dvfl_runtime.sources import Image, Source
+from dvfl_runtime.results import WHOLE, Region, TrackId
+from dvfl_runtime.sources import Frame, Image, Source
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,73 @@ def sample_video(source: Source, spec: ClipSpec, views: Views) -> tuple[list[Cli
         SourceError: if the source is live, or no frame can be decoded.
         ClipError: if a frame is not (H, W, 3) uint8.
     """
-    if source.live:
-        raise SourceError(
-            f"{source.name} is live and has no end; leave out --whole (in Python: use stream())"
-        )
+    _check_recorded(source)
     cut = _whole if spec.focus == "frame" else _focused
     clips, region, times = cut(source, spec, views)
-    return clips, ClipOrigin(
+    return clips, replace(_origin(source, spec, times), region=region)
+
+
+def sample_regions(
+    source: Source, spec: ClipSpec, views: Views, finder: RegionFinder
+) -> list[tuple[list[Clip], ClipOrigin]]:
+    """Do what `sample_video` does for each of the regions of a video.
+
+    The pictures that are picked are in memory as they are, because the finder may look at them.
+
+    Args:
+        source: the video.
+        spec: the model's contract.
+        views: with one spatial view.
+        finder: of the regions in each temporal view.
+
+    Returns:
+        For each track the clips of the temporal views that show it, and their origin.
+
+    Raises:
+        ArgumentError: if there are several spatial views, or the finder fails.
+        SourceError: if the source is live, or no frame can be decoded.
+        ClipError: if a frame is not (H, W, 3) uint8.
+    """
+    if views.spatial != 1:
+        raise ArgumentError(
+            f"regions= are cut as they are, in one spatial view; pass views={views.temporal}x1"
+        )
+    _check_recorded(source)
+    picked = pick_frames(source, lambda times: _rows(len(times), spec, views), np.copy)
+    clips: dict[TrackId | None, list[Clip]] = {}
+    regions: dict[TrackId | None, list[Region]] = {}
+    frames = {
+        n: Frame(picked.kept[n], float(picked.times_s[n]), n)
+        for n in np.unique(picked.numbers).tolist()
+    }
+    for frame in frames.values():
+        finder.look(frame)
+    for row in picked.numbers.tolist():  # the frames of a view lie between those of another
+        span_s = frames[row[0]].time_s, frames[row[-1]].time_s
+        for clip, track in window_clips([frames[n] for n in row], span_s, spec, finder):
+            clips.setdefault(track.track_id, []).append(clip)
+            regions.setdefault(track.track_id, []).append(track.region)
+    origin = _origin(source, spec, picked.times_s.tolist())
+    return [
+        (clips[key], replace(origin, region=_around(regions[key]), track_id=key)) for key in clips
+    ]
+
+
+def _origin(source: Source, spec: ClipSpec, times: Sequence[float]) -> ClipOrigin:
+    """Return the origin of clips of a whole video."""
+    return ClipOrigin(
         source=source.name,
         start_s=times[0],
         end_s=times[-1] + interval_s(times, spec.window_s / spec.num_frames),
         since_ns=time.monotonic_ns(),
-        region=region,
     )
+
+
+def _check_recorded(source: Source) -> None:
+    if source.live:
+        raise SourceError(
+            f"{source.name} is live and has no end; leave out --whole (in Python: use stream())"
+        )
 
 
 def _whole(

@@ -220,12 +220,30 @@ def region_clips(clip: Clip, spec: ClipSpec, finder: RegionFinder) -> list[tuple
     """
     check_clip(clip, spec)
     times_s = window_targets(0.0, spec.window_s, spec.num_frames).tolist()
+    frames = [Frame(image, times_s[n], n) for n, image in enumerate(clip)]
+    for frame in frames:
+        finder.look(frame)
+    return window_clips(frames, (0.0, spec.window_s), spec, finder)
+
+
+def window_clips(
+    frames: Sequence[Frame], span_s: tuple[float, float], spec: ClipSpec, finder: RegionFinder
+) -> list[tuple[Clip, Track]]:
+    """Cut the T frames of a window to its regions: a preprocessed (T, H, W, 3) of each.
+
+    Args:
+        frames: in order of time; the finder has looked at them.
+        span_s: start and end of the window, seconds.
+        spec: the model's contract.
+        finder: of the regions.
+
+    Raises:
+        ClipError: if a picture is not an (h, w, 3) uint8 array.
+    """
     ring = ring_for(spec, finder)
-    slots = []
-    for n, image in enumerate(clip):
-        slots.append(ring.add(image))
-        finder.look(Frame(image, times_s[n], n))
-    pictures = WindowPictures(0.0, spec.window_s, times_s, lambda: ring.greys(slots))
+    slots = [ring.add(frame.image) for frame in frames]
+    times_s = [frame.time_s for frame in frames]
+    pictures = WindowPictures(*span_s, times_s, lambda: ring.greys(slots))
     found = []
     for track in finder.find(pictures):
         out = np.empty((spec.num_frames, *spec.size, 3), np.uint8)

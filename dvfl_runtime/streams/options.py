@@ -32,7 +32,7 @@ class StreamOptions:
     fps: float | None = None
     max_batch: int | None = None
     max_wait_ms: float = 10.0
-    regions: Regions | Sequence[Regions] | None = None
+    regions: Regions | Sequence[Regions | None] | None = None
     max_regions: int = MAX_REGIONS
 
     def __post_init__(self) -> None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+import time
 import weakref
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import Artifact, ConfidenceCalibration
-from dvfl_runtime.clips.spec import ClipOrigin
+from dvfl_runtime.clips.spec import Clip, ClipOrigin
 from dvfl_runtime.engines import Engine
 from dvfl_runtime.errors import ArtifactError, DvflError
 from dvfl_runtime.results import RESTING, UNKNOWN, Info, Prediction
@@ -105,6 +107,12 @@ class Scorer:
             region=origin.region,
             track_id=origin.track_id,
         )
+
+    def answer(self, clips: Sequence[Clip], origin: ClipOrigin, top_k: int) -> Prediction:
+        """Return the prediction of (T, H, W, 3) clips of one thing, whose scores are averaged."""
+        every = np.concatenate([self.scores(clip[None]) for clip in clips])
+        mean = every.mean(axis=0)  # (clips, num_classes) -> (num_classes,)
+        return self.prediction(mean, top_k, origin, time.monotonic_ns())
 
     def _usable_engine(self) -> Engine:
         if os.getpid() != self._pid:

@@ -247,6 +247,36 @@ def test_wrong_views_are_refused(r, views):
         r.classify(coloured(("red", 9)), views=views)
 
 
+def test_classify_answers_for_each_region_of_a_video(r):
+    images = [
+        np.concatenate(pair, axis=1)
+        for pair in zip(coloured(("red", 40)), coloured(("blue", 40)), strict=True)
+    ]
+    halves = {"left": (0, 0, 0.5, 1), "right": (0.5, 0, 0.5, 1)}
+    for views in (1, "2x1"):
+        got = r.classify(images, regions=halves, views=views)
+        assert [(p.track_id, p.label) for p in got] == [("left", "red"), ("right", "blue")]
+        assert [p.region for p in got] == list(halves.values())
+        assert {(p.start_s, p.end_s) for p in got} == {(0.0, 1.6)}
+    asked = []
+
+    def boxes(frame):
+        asked.append((frame.index, frame.image.shape))
+        return {7: (0, 0, 0.4, 1)} if frame.index < 20 else {8: (0.6, 0, 0.4, 1)}
+
+    got = r.classify(images, regions=boxes, views="2x1")
+    assert [(p.track_id, p.label) for p in got] == [(7, "red"), (8, "blue")]
+    assert asked == sorted(set(asked))
+    assert {shape for _, shape in asked} == {images[0].shape}
+    assert r.classify(images, regions=lambda _: {}) == []
+    (whole,) = r.classify(images, regions="frame")
+    assert whole.scores == pytest.approx(r.classify(images).scores)
+    with pytest.raises(ValueError, match="pass views=4x1"):
+        r.classify(images, regions=halves, views="4x3")
+    with pytest.raises(ValueError, match="within the picture"):
+        r.classify(images, regions={"door": (0.9, 0, 0.5, 1)})
+
+
 def test_classify_refuses_what_has_no_end(r):
     source = Watched(coloured(("red", 9)))
     source.live = True

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import av
 import numpy as np
@@ -157,6 +158,25 @@ def test_the_demo_prints_a_timeline_and_says_what_runs(folder, capsys, monkeypat
 
 
 @needs_bf16
+def test_each_source_has_parts_of_its_own(run, tmp_path):
+    (tmp_path / "both").mkdir()
+    videos = [
+        write_video(tmp_path / name, coloured((colour, 100)), pix_fmt="yuv444p")
+        for name, colour in (("both/a.mp4", "red"), ("both/b.mp4", "green"), ("c.mp4", "blue"))
+    ]
+    parts = (f"left@{videos[0]}=0,0,0.5,1", f"all@{tmp_path}/both/=0,0,1,1")
+    rois = [text for part in parts for text in ("--roi", part)]
+    status, out, _ = run(tmp_path / "both", videos[2], *rois, "--format", "jsonl")
+    assert status == 0
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert {(Path(row["source"]).name, row["track_id"], row["label"]) for row in rows} == {
+        *(("a.mp4", "left", "red"), ("a.mp4", "all", "red"), ("b.mp4", "all", "green")),
+        ("c.mp4", None, "blue"),
+    }
+    same = ("--roi", f"d@{videos[2]}=0,0,1,1", "--roi", "d=0,0,1,1")
+    assert is_one_error(run(videos[2], *same), "two of the --roi of a source", "name of its own")
+
+
 def test_the_demo_in_bf16(folder, capsys, monkeypatch):
     monkeypatch.setattr(recognizer, "BUNDLED_MODEL", folder / "m.onnx")
     monkeypatch.setattr(cli, "DEMO_CLIP", folder / "rg.mp4")
@@ -193,6 +213,11 @@ def test_help_teaches_by_examples(run):
         (("b.mp4", "--hop-s", "0"), ["--hop-s", "'0'"]),
         (("b.mp4", "--roi", "0.1,0.2,0.3,0.5"), ["--roi", "NAME=LEFT,TOP,WIDTH,HEIGHT"]),
         (("b.mp4", "--roi", "door=0.1,0.2,0.3"), ["--roi", "'door=0.1,0.2,0.3'"]),
+        (("b.mp4", "--roi", "door@=0,0,1,1"), ["--roi", "NAME@SOURCE"]),
+        (
+            ("b.mp4", "--roi", "d@rtsp://me:secret@cam/1?a=b=0,0,1,1"),
+            ["--roi d@rtsp://", "none of the sources"],
+        ),
         (("b.mp4", "--roi", "d=0.8,0,0.5,1"), ["--roi d must be", "within the picture", "0.8"]),
         (("b.mp4", "--roi", "d=0,0,nan,1"), ["--roi d must be", "nan"]),
         (("b.mp4", "--roi", "d=0,0,1,1", "--roi", "d=0,0,1,1"), ["same name"]),
