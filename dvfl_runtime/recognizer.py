@@ -265,8 +265,7 @@ class Recognizer:
             fps: frames per second of sources without timestamps: folders, arrays and iterables of
                 arrays (25 by default), and files of bare video, such as .h264 (by default the rate
                 in their headers).
-            max_batch: the most windows in one inference; by default all of one time, but 4 of a
-                source and 8 in all.
+            max_batch: the most windows of one inference; by default 4 of a source, and 8 in all.
             max_wait_ms: how long an inference waits for windows of the other sources.
             regions: what is recognised in each window: "motion", each body that moves apart from
                 others, by numbers that stay; "frame", the whole picture; by default the model's
@@ -274,8 +273,7 @@ class Recognizer:
                 widths and heights, like `{"door": (0.1, 0.2, 0.3, 0.5)}`. Or a function from a
                 `Frame` to such boxes by their ids: it is called for the frames that windows pick, T
                 in a window, in order, where the source is read, and each id has windows that follow
-                its box. A list has one for each source, as a tracker needs, which remembers;
-                `None` in it is the model's focus.
+                its box. A list has one for each source, as a tracker needs, or `None`.
             max_regions: of a window of one source; where a function gives more, they take turns.
             on_empty: called with source, start_s and end_s of a window without any region.
 

@@ -89,7 +89,8 @@ def sample_regions(
     """
     if views.spatial != 1:
         raise ArgumentError(
-            f"regions= are cut as they are, in one spatial view; pass views={views.temporal}x1"
+            f"views must be {views.temporal}x1 with regions=, which are cut in one spatial view, "
+            f"got {views.temporal}x{views.spatial}"
         )
     _check_recorded(source)
     picked = pick_frames(source, lambda times: _rows(len(times), spec, views), np.copy)

@@ -271,7 +271,7 @@ def test_classify_answers_for_each_region_of_a_video(r):
     assert r.classify(images, regions=lambda _: {}) == []
     (whole,) = r.classify(images, regions="frame")
     assert whole.scores == pytest.approx(r.classify(images).scores)
-    with pytest.raises(ValueError, match="pass views=4x1"):
+    with pytest.raises(ValueError, match="views must be 4x1 with regions"):
         r.classify(images, regions=halves, views="4x3")
     with pytest.raises(ValueError, match="within the picture"):
         r.classify(images, regions={"door": (0.9, 0, 0.5, 1)})
