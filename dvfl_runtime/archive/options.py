@@ -53,7 +53,7 @@ def make_parser() -> Parser:
         "columns are carried along; or a text file with a path on each line. Paths are relative "
         "to it; addresses such as s3://BUCKET/KEY are opened by fsspec",
     )
-    add("-o", "--output", metavar="FOLDER", type=Path, required=True, help="where the rows go")
+    add("-o", "--output", metavar="FOLDER", type=Path, required=True, help="of the rows, on a disk")
     add("--again", action="store_true", help="redo the videos that have failed or changed")
     add("--windows", action="store_true", help="rows have the windows of the video, too")
     _add_model(parser)
@@ -95,6 +95,13 @@ def _parser(prog: str, description: str, epilog: str = "") -> Parser:
     )
     parser.packages = ("pyarrow", "fsspec", *MEDIA)
     return parser
+
+
+def _address(text: str) -> str:
+    """Read an address, for argparse; an empty one, of a variable that is not set, is not one."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; give auto, local or HOST:PORT")
+    return text
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
@@ -140,6 +147,7 @@ def _add_work(parser: argparse.ArgumentParser) -> None:
     add(
         "--ray",
         metavar="ADDRESS",
+        type=_address,
         help="work on a Ray cluster: auto for that of this host, HOST:PORT, or local to start one. "
         "All nodes must see the videos, the model and the output at the same paths",
     )

@@ -266,17 +266,21 @@ def test_bad_input_is_one_line(words, says, tmp_path, monkeypatch, capsys):
     assert says in line
 
 
+NOT_A_PATH = "must be a path on a disk, not an address, got '"
+
+
 @pytest.mark.parametrize(
-    "words",
+    ("words", "says"),
     [
-        ["videos", "-o", "s3://bucket/rows"],
-        ["s3://bucket/list.csv", "-o", "rows"],
-        ["status", "gs://bucket/rows"],
-        ["export", "rows", "memory://rows.csv"],
+        (["videos", "-o", "s3://bucket/rows"], NOT_A_PATH),
+        (["s3://bucket/list.csv", "-o", "rows"], NOT_A_PATH),
+        (["status", "gs://bucket/rows"], NOT_A_PATH),
+        (["export", "rows", "memory://rows.csv"], NOT_A_PATH),
+        (["videos", "-o", "rows", "--ray", ""], "--ray: is empty; give auto, local or HOST:PORT"),
     ],
 )
-def test_lists_and_rows_are_on_a_disk(words, capsys):
+def test_a_wrong_option_is_one_line(words, says, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(words)
     (line,) = capsys.readouterr().err.splitlines()
-    assert "must be a path on a disk, not an address, got '" in line
+    assert says in line
