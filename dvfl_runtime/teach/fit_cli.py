@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from dvfl_runtime.arguments import Parser, threads
+from dvfl_runtime.artifact.calibration import MIN_CLIPS
 from dvfl_runtime.clips.labelled import IDLE
 from dvfl_runtime.clips.spec import Focus
 from dvfl_runtime.engines import DEVICES, ENGINES
@@ -116,6 +117,22 @@ def _print(taught: Taught, output: Path) -> None:
         print("accuracy: not measured, because there is nothing to leave out")
     if pair := taught.answers.most_confused():
         print(f"most confused: {pair[0]} and {pair[1]}, {pair[2]} clips")
+    print(_confidence_in_words(taught))
     checked = taught.artifact.parity["head"]
     print(f"{output}: agrees with what was taught on {checked['clips']} clips, in ", end="")
     print(f"{checked['engine']}; try it: dvfl-recognize --model {output} 0")
+
+
+def _confidence_in_words(taught: Taught) -> str:
+    found = taught.artifact.confidence_calibration
+    if found is None:
+        return (
+            f"confidence: not calibrated, and nothing is called unknown: it takes {MIN_CLIPS} "
+            f"clips that can be left out, and there are {taught.answers.clips}"
+        )
+    report = found.report
+    return (
+        f"confidence: off by {report['ece_before']:.3f} on average, by {report['ece_after']:.3f} "
+        f"once calibrated; unknown is what is unlike all of these clips, among them "
+        f"{1 - report['kept']:.1%} of the windows left out"
+    )

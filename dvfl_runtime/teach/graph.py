@@ -2,13 +2,16 @@
 
     before  ... -> features (B, C) -> MatMul [W (C, N)] -> Add [b (N)] -> logits (B, N)
 
+    unlike what was learnt, the logits go to zero (see `familiarity`):
+            features -> MatMul [references (C, K)] -> TopK 1 -> / length -> Clip -> Mul -> logits
+
 Whatever the precision of a file, the new head computes in float32; all before it stays as it is.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,33 +19,45 @@ from numpy.typing import NDArray
 from dvfl_runtime.artifact import METADATA_KEY, OUTPUT, Artifact, ModelFile
 from dvfl_runtime.errors import ArtifactError
 from dvfl_runtime.errors.packages import needed
+from dvfl_runtime.teach.familiarity import SHORTEST, Familiarity
 
 if TYPE_CHECKING:
     import onnx
 
 PRODUCTS = ("MatMul", "Gemm")
 BYTES = ("QuantizeLinear", "DequantizeLinear")
-AFTER = ("Add", "Cast", "Identity", *BYTES)  # what may stand between the product and the logits
+AFTER = (
+    "Add",
+    "Mul",
+    "Cast",
+    "Identity",
+    *BYTES,
+)  # what may stand between the product and the logits
 BEFORE = ("Cast", "Identity", *BYTES)  # what may stand between the features and the product
 # of the old head, so that a file that has been taught can be turned back into a checkpoint
 WEIGHT, BIAS = "head.weight", "head.bias"
+LINEAR = "head/Add:0"  # the logits of a head before what is unfamiliar is taken from them
+PREFIX = "familiarity/"  # of the names of what does that
 
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A linear head: logits = features @ weight + bias.
+    """A linear head: logits = features @ weight + bias, less where the features are unfamiliar.
 
     Attributes:
         weight: (C, N).
         bias: (N,).
+        familiarity: how like what was learnt a clip must be; `None` where that does not matter.
     """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
+    familiarity: Familiarity | None = None
 
     def logits(self, features: NDArray[np.float32]) -> NDArray[np.float32]:
         """(..., C) -> (..., N)."""
-        return np.asarray(features @ self.weight + self.bias, np.float32)
+        logits = np.asarray(features @ self.weight + self.bias, np.float32)
+        return logits if self.familiarity is None else logits * self.familiarity.share(features)
 
 
 @dataclass(frozen=True)
@@ -84,6 +99,23 @@ def with_head(file: ModelFile, head: Head, artifact: Artifact) -> bytes:
     features, _ = _find_features(model.graph, file.artifact)
     name = _end_with(model.graph, features, head)
     return _described(model, replace(artifact, features=name), len(head.bias))
+
+
+def without_familiarity(content: bytes) -> bytes:
+    """Return a model file whose logits are those of its linear head, whatever it is shown.
+
+    Raises:
+        DvflError: if onnx is not installed.
+    """
+    if PREFIX.encode() not in content:
+        return content
+    with needed("teaching", "onnx"):
+        import onnx
+    model = onnx.load_from_string(content)
+    _keep_what_makes(LINEAR, model.graph)
+    model.graph.node[-1].output[0] = OUTPUT
+    plain: bytes = model.SerializeToString()
+    return plain
 
 
 def features_name(graph: onnx.GraphProto) -> str:
@@ -172,23 +204,69 @@ def _end_with(graph: onnx.GraphProto, features: _Features, head: Head | None) ->
         nodes.append(
             helper.make_node("Cast", [features.name], [name], f"{name}/Cast", to=TensorProto.FLOAT)
         )
+    weights: dict[str, NDArray[Any]] = {}
     if head is None:
         nodes.append(helper.make_node("Identity", [name], [OUTPUT], "features/Identity"))
     else:
-        product = "head/MatMul:0"
+        product, some = "head/MatMul:0", head.familiarity
+        linear = OUTPUT if some is None else LINEAR
         nodes += [
             helper.make_node("MatMul", [name, WEIGHT], [product], "head/MatMul"),
-            helper.make_node("Add", [product, BIAS], [OUTPUT], "head/Add"),
+            helper.make_node("Add", [product, BIAS], [linear], "head/Add"),
         ]
+        weights = {WEIGHT: head.weight, BIAS: head.bias}
+        if some is not None:
+            nodes += _familiarity_nodes(name)
+            weights |= _familiarity_weights(some)
     graph.node.extend(nodes)
-    if head is not None:
-        graph.initializer.extend(
-            [
-                numpy_helper.from_array(np.ascontiguousarray(head.weight, np.float32), WEIGHT),
-                numpy_helper.from_array(np.ascontiguousarray(head.bias, np.float32), BIAS),
-            ]
-        )
+    graph.initializer.extend(
+        numpy_helper.from_array(np.ascontiguousarray(value), name)
+        for name, value in weights.items()
+    )
     return name
+
+
+def _familiarity_nodes(features: str) -> list[onnx.NodeProto]:
+    """Return the nodes from features, and the logits of the linear head, to those of the file."""
+    from onnx import helper
+
+    steps = [
+        ("MatMul", [features, "references"], "cosines"),
+        ("TopK", ["cosines", "one"], "nearest"),
+        ("Mul", [features, features], "squares"),
+        ("MatMul", ["squares", "ones"], "sum"),
+        ("Sqrt", ["sum"], "root"),
+        ("Max", ["root", "shortest"], "length"),
+        ("Div", ["nearest", "length"], "cosine"),
+        ("Mul", ["cosine", "slope"], "sloped"),
+        ("Add", ["sloped", "offset"], "shifted"),
+        ("Clip", ["shifted", "zero", "full"], "share"),
+    ]
+    nodes = []
+    for kind, inputs, output in steps:
+        names = [name if name == features else f"{PREFIX}{name}" for name in inputs]
+        outputs = [f"{PREFIX}{output}"] + [f"{PREFIX}which"] * (kind == "TopK")
+        nodes.append(helper.make_node(kind, names, outputs, f"{PREFIX}{output}/{kind}"))
+    share = f"{PREFIX}share"
+    return [*nodes, helper.make_node("Mul", [LINEAR, share], [OUTPUT], f"{PREFIX}Mul")]
+
+
+def _familiarity_weights(some: Familiarity) -> dict[str, NDArray[Any]]:
+    slope = 1 / some.ramp
+    numbers = {
+        "slope": slope,
+        "offset": 1 - slope * some.least,
+        "shortest": SHORTEST,
+        "zero": 0.0,
+        "full": 1.0,
+    }
+    weights: dict[str, NDArray[Any]] = {
+        "references": some.references,
+        "ones": np.ones((len(some.references), 1), np.float32),
+        "one": np.ones(1, np.int64),
+        **{name: np.array(value, np.float32) for name, value in numbers.items()},
+    }
+    return {f"{PREFIX}{name}": value for name, value in weights.items()}
 
 
 def _keep_what_makes(value: str, graph: onnx.GraphProto) -> None:

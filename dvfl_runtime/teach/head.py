@@ -129,7 +129,7 @@ def teach_head(examples: Examples) -> tuple[Head, CrossValidation]:
 
 def cross_validate(examples: Examples) -> CrossValidation:
     """Choose how to fit by the groups that are left out in turn."""
-    folds = list(_folds(examples))
+    folds = list(folds_of(examples))
     tested = np.zeros(len(examples.class_of), bool)
     windows, classes = len(examples.video), len(examples.labels)
     forms = [_Form(k, mirror) for mirror in (True, False) for k in range(len(STRENGTHS))]
@@ -190,7 +190,7 @@ def fit_heads(examples: Examples, strengths: Floats, *, mirror: bool) -> list[He
     return heads
 
 
-def _folds(examples: Examples) -> Iterator[NDArray[np.bool_]]:
+def folds_of(examples: Examples) -> Iterator[NDArray[np.bool_]]:
     """Yield, for each part that is left out, which videos it has: (videos,)."""
     groups = np.unique(examples.group_of)
     parts = min(len(groups), MOST_FOLDS)

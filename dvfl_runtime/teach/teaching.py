@@ -20,6 +20,7 @@ from dvfl_runtime.console.terminal import CountProgress
 from dvfl_runtime.errors import ArtifactError, SourceError
 from dvfl_runtime.files import replacing
 from dvfl_runtime.recognizer import BUNDLED_MODEL
+from dvfl_runtime.teach.confidence import learn_confidence
 from dvfl_runtime.teach.features import (
     WHOLE_SHARE,
     EngineChoice,
@@ -107,6 +108,8 @@ def teach(request: TeachRequest) -> Taught:
         head, validation = teach_head(examples)
         _warn_of_what_is_not_tested(found, examples, validation)
         answers = answers_of(examples, validation)
+        familiarity, calibration = learn_confidence(examples, validation) or (None, None)
+        head = replace(head, familiarity=familiarity)
         described = replace(
             file.artifact,
             name=request.name or request.output.stem,
@@ -114,7 +117,7 @@ def teach(request: TeachRequest) -> Taught:
             spec=spec,
             training=_training(request, file, examples, found, validation, answers),
             parity={},
-            confidence_calibration=None,  # that of the parent is for its own logits
+            confidence_calibration=calibration,  # that of the parent is for its own logits
             tools={**file.artifact.tools, "dvfl": __version__},
         )
         part.write_bytes(with_head(file, head, described))

@@ -113,10 +113,6 @@ def _check_model_options(command: Parser, args: argparse.Namespace) -> None:
                 f"--{name} {value} is for a .onnx file, and {args.model} is none; leave it out, or "
                 f"export the checkpoint"
             )
-    if args.negatives and args.model.suffix != ".onnx":
-        raise DvflError(
-            f"--negatives is for a .onnx file, and {args.model} is none; export the checkpoint"
-        )
     if absent := [place for place in args.negatives if not place.exists()]:
         raise DvflError(f"--negatives: there is no {absent[0]}; give videos or folders of them")
     if args.alarms and not args.negatives:
@@ -185,6 +181,7 @@ def _count_alarms(args: argparse.Namespace, candidate: Candidate) -> dict[str, A
         watch_clips,
         watch_negatives,
     )
+    from dvfl_export.evaluation import recognizer_of
     from dvfl_models.data.video_clips import VideoClips
     from dvfl_runtime import Recognizer
 
@@ -192,7 +189,11 @@ def _count_alarms(args: argparse.Namespace, candidate: Candidate) -> dict[str, A
     if not tests:
         raise RecipeError(f"--negatives needs videos of the actions, and {args.dataset} has none")
     progress = sys.stderr.isatty()
-    with Recognizer(args.model, **_engine_options(args)) as recognizer:
+    with (
+        Recognizer(args.model, **_engine_options(args))
+        if args.model.suffix == ".onnx"
+        else recognizer_of(candidate)
+    ) as recognizer:
         negatives = watch_negatives(recognizer, args.negatives, progress=progress)
         positives = watch_clips(recognizer, tests[0], progress=progress)
     found = alarm_curve(candidate.labels, negatives, positives)

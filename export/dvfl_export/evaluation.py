@@ -26,7 +26,8 @@ from dvfl_models.data.video_clips import VideoClips, check_corrupt
 from dvfl_models.network.checkpoint import model_of, read_checkpoint
 from dvfl_models.recipe.labels import labels_of, spec_of
 from dvfl_models.training.confusion import Confusion, count
-from dvfl_runtime.artifact import ModelFile
+from dvfl_runtime import FakeEngine, Recognizer
+from dvfl_runtime.artifact import Artifact, ModelFile
 from dvfl_runtime.clips.evaluation import Views, sample_video
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.engines import open_engine
@@ -119,6 +120,17 @@ def _open_checkpoint(path: Path, labels: str) -> Iterator[Candidate]:
     about: dict[str, Any] = {"engine": "torch", "device": device.type, "sha256": checkpoint.sha256}
     about["leaks"] = checkpoint.training.get("leaks", [])
     yield Candidate(str(path), names, spec, about, scores)
+
+
+def recognizer_of(candidate: Candidate) -> Recognizer:
+    """Return a Recognizer that asks a candidate, as a checkpoint has no engine of the runtime."""
+
+    def scores(clips: NDArray[np.uint8]) -> Scores:
+        return np.stack([candidate.scores([clip]) for clip in clips])
+
+    name = Path(candidate.name).name
+    described = Artifact(name, "checkpoint", candidate.labels, candidate.spec)
+    return Recognizer(described, engine=FakeEngine(scores))
 
 
 def evaluate_on(

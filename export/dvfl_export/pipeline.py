@@ -46,7 +46,7 @@ from dvfl_models.network.checkpoint import (
 from dvfl_models.network.config import check_size
 from dvfl_models.network.video_focalnet import VideoFocalNet, count_macs
 from dvfl_models.recipe.labels import labels_of, spec_of
-from dvfl_runtime.artifact import Artifact, ModelFile, Precision
+from dvfl_runtime.artifact import Artifact, ConfidenceCalibration, ModelFile, Precision
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.engines import installed_engines
 from dvfl_runtime.errors import ExportError
@@ -86,6 +86,7 @@ class ExportRequest:
         target: "onnx", or "tensorrt" to build and verify a plan on this device as well.
         held_back: labelled clips that were not trained on, to calibrate the confidence with.
         negatives: videos of none of the actions, from which the file knows what is unknown.
+        confidence: a calibration that has been fitted already; in place of `held_back`.
     """
 
     checkpoint: Path
@@ -102,6 +103,7 @@ class ExportRequest:
     target: str = "onnx"
     held_back: Path | None = None
     negatives: tuple[Path, ...] = ()
+    confidence: ConfidenceCalibration | None = None
 
     def steps(self) -> tuple[str, ...]:
         """Return the names of the steps that `export` will announce."""
@@ -288,6 +290,7 @@ def describe(request: ExportRequest, checkpoint: Checkpoint, model: VideoFocalNe
         training=checkpoint.training,
         tools={"dvfl": __version__, **{tool: metadata.version(tool) for tool in TOOLS}},
         macs=count_macs(model, (spec.num_frames, 3, *spec.size)),
+        confidence_calibration=request.confidence,
     )
 
 

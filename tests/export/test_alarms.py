@@ -90,7 +90,6 @@ def test_clips_of_one_scene_are_joined(folder, tmp_path, capsys):
         (["m.onnx", "index.csv", "--negatives", "none"], "there is no "),
         (["m.onnx", "index.csv", "--negatives", "far/short.mp4"], "has 5 s or more"),
         (["m.onnx", "index.csv", "--negatives", "index.csv"], "columns file and scene"),
-        (["m.pth", "index.csv", "--negatives", "far"], "is for a .onnx file"),
         (["m.onnx", "index.csv", "--alarms", "a.png"], "pass both"),
     ],
 )

@@ -1,5 +1,6 @@
 """The calibration of confidence in an export: clips that were held back, negatives, wrong input."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,11 +12,14 @@ from videos import write_video
 
 from dvfl_export import ExportRequest, export
 from dvfl_export.cli import main
-from dvfl_export.confidence.calibrating import calibrate_confidence, in_words
+from dvfl_export.confidence.calibrating import calibrate_confidence, calibrate_own, in_words
+from dvfl_export.eval_cli import main as eval_main
+from dvfl_export.evaluation import open_candidate
 from dvfl_models import build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime import ClipSpec, Recognizer
 from dvfl_runtime.artifact import ModelFile
+from dvfl_runtime.clips.labelled import find_labelled
 from dvfl_runtime.errors import ExportError
 
 SPEC = ClipSpec(num_frames=4, size=(32, 32), resize=36, window_s=1.0)
@@ -42,6 +46,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         write_video(path / "grey" / f"{n}.mp4", frames, pix_fmt="yuv444p")
     (path / "grey" / "bad.mp4").write_bytes(b"no video")
     return path
+
+
+def test_weights_of_a_training_are_calibrated_before_they_become_a_file(folder: Path) -> None:
+    videos = find_labelled(folder / "clips", [folder / "grey" / f"{n}.mp4" for n in range(3)])
+    with open_candidate(folder / "ours.pth") as candidate:
+        assert calibrate_own(candidate, videos.of("red")) is None
+        known = dataclasses.replace(candidate, labels=(*candidate.labels[:2], "idle"))
+        own = [video for video in videos.videos if video.label != "blue"]
+        found = calibrate_own(known, own * 2)
+    assert found is not None
+    assert found.report["negatives"] >= 2 * 3 * 8
+    assert found.report["clips"] == 2 * 4 * 3 + found.report["negatives"]
+    assert {"ece_before", "ece_after", "negatives_called_actions"} <= set(found.report)
+
+
+def test_false_alarms_of_a_checkpoint_are_counted(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.json"
+    words = [folder / "ours.pth", folder / "clips", "--format", "folders", "--json", out]
+    assert eval_main([*map(str, [*words, "--negatives", folder / "grey"])]) == 0
+    found = json.loads(out.read_text())["false_alarms"]
+    assert (found["videos"], found["left_out"], found["clips_of_actions"]) == (3, 1, 6)
 
 
 def test_a_file_is_calibrated_on_windows_of_its_own_clips(folder: Path) -> None:

@@ -13,8 +13,9 @@ on these, how long after its true start the start of an action is told, in time 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,7 +36,7 @@ from dvfl_bench.comparisons.segments import (
 from dvfl_bench.plots import save_panels
 from dvfl_export.confidence.alarms import Watched, alarm_curve, watch_negatives
 from dvfl_models.rendered.synthetic import render_video
-from dvfl_runtime import Event, Prediction, Recognizer, Smoothing
+from dvfl_runtime import Event, Prediction, Recognizer, Segment, Smoothing
 from dvfl_runtime.clips.labelled import LabelledVideo, find_labelled
 from dvfl_runtime.files import replacing
 from dvfl_runtime.results import RESTING
@@ -74,22 +75,35 @@ def figures(labels: Sequence[str], seen: Seen) -> Result:
     for point in found["curve"]:
         smoothing = Smoothing(enter=point["enter"], leave=min(point["enter"], Smoothing.leave))
         for name in ("joined", "joined_with_stills", "rendered"):
-            point[f"f1_{name}"] = _segment_f1(getattr(seen, name), labels, smoothing)
-        point.update(_time_to_decision(seen.rendered, labels, smoothing))
+            point[f"f1_{name}"] = segment_f1(getattr(seen, name), labels, smoothing)
+        point.update(time_to_decision(seen.rendered, labels, smoothing))
     return {"smoothing": vars(Smoothing()), "min_iou": MIN_IOU, **found}
 
 
-def _segment_f1(videos: Sequence[Timed], labels: Sequence[str], smoothing: Smoothing) -> float:
+def segment_f1(videos: Sequence[Timed], labels: Sequence[str], smoothing: Smoothing) -> float:
+    """Return the F1 of segments at an overlap of a half; all that rests is of one kind."""
     matched = found = true = 0
     for truth, predictions in videos:
-        ours = list(segments(predictions, labels, smoothing))
+        ours = _resting_as_one(segments(predictions, labels, smoothing))
         matched += matches(ours, truth)
         found += len(ours)
         true += len(truth)
     return round(f1(matched, found, true), 4)
 
 
-def _time_to_decision(
+def _resting_as_one(found: Iterable[Segment]) -> list[Segment]:
+    """Return segments in which what is unknown is idle, joined where they touch."""
+    out: list[Segment] = []
+    for segment in found:
+        label = "idle" if segment.label in RESTING else segment.label
+        if out and out[-1].label == label == "idle" and out[-1].end_s == segment.start_s:
+            out[-1] = replace(out[-1], end_s=segment.end_s)
+        else:
+            out.append(replace(segment, label=label))
+    return out
+
+
+def time_to_decision(
     videos: Sequence[Timed], labels: Sequence[str], smoothing: Smoothing
 ) -> dict[str, Any]:
     """Return how long after the true start the first event of each action comes."""

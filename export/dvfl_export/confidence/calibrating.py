@@ -6,19 +6,24 @@ The clips are cut as a device cuts a stream: window after window, a whole window
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime import FakeEngine, Recognizer
-from dvfl_runtime.artifact import ConfidenceCalibration, ModelFile, fit_calibration
-from dvfl_runtime.clips.labelled import find_labelled
+from dvfl_runtime.artifact import Artifact, ConfidenceCalibration, ModelFile, fit_calibration
+from dvfl_runtime.artifact.calibration import MIN_CLIPS
+from dvfl_runtime.clips.labelled import IDLE, LabelledVideo, find_labelled
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.errors import ExportError, SourceError
 from dvfl_runtime.sources.folders import videos_below
 from dvfl_runtime.streams.scoring import softmax
+
+if TYPE_CHECKING:
+    from dvfl_export.evaluation import Candidate
 
 log = logging.getLogger(__name__)
 
@@ -56,21 +61,60 @@ def calibrate_confidence(
             f"{min(shared)} is a held-back clip and one of the negatives; take it out of one"
         )
     paths = [*(video.path for video in videos), *foreign]
-    found = _logits(file, paths, share)
+    engine = open_engine("auto", file)
+    try:
+        found = _logits(file.artifact, engine.run, paths, share)
+    finally:
+        engine.close()
+    try:
+        return _fitted(found, videos, foreign, labels)
+    except ValueError as err:
+        raise ExportError(f"--held-back {held_back}: {err}") from err
+
+
+def calibrate_own(
+    candidate: Candidate, videos: Sequence[LabelledVideo]
+) -> ConfidenceCalibration | None:
+    """Fit how sure a training on a user's clips may be.
+
+    Args:
+        candidate: weights that have not seen these clips.
+        videos: held back. Those that are idle are the negatives.
+
+    Returns:
+        `None` where there are fewer than ten.
+    """
+    if len(videos) < MIN_CLIPS:
+        return None
+
+    def logits(clips: NDArray[np.uint8]) -> Logits:
+        scores = np.stack([candidate.scores([clip]) for clip in clips])
+        return np.log(np.maximum(scores, 1e-30))
+
+    described = Artifact(Path(candidate.name).name, "", candidate.labels, candidate.spec)
+    found = _logits(described, logits, [video.path for video in videos])
+    foreign = [video.path for video in videos if video.label == IDLE]
+    return _fitted(found, videos, foreign, candidate.labels)
+
+
+def _fitted(
+    found: Mapping[Path, Logits],
+    videos: Sequence[LabelledVideo],
+    foreign: Sequence[Path],
+    labels: Sequence[str],
+) -> ConfidenceCalibration:
+    """Fit a calibration on the logits of the videos that could be read."""
     known = [(found[v.path], labels.index(v.label)) for v in videos if v.path in found]
     strangers = [found[path] for path in foreign if path in found]
     none = np.empty((0, len(labels)), np.float32)
-    try:
-        fitted = fit_calibration(
-            np.concatenate([none, *(rows for rows, _ in known)]),
-            np.array([class_id for rows, class_id in known for _ in rows], int),
-            labels,
-            np.concatenate([none, *strangers]) if foreign else None,
-        )
-    except ValueError as err:
-        raise ExportError(f"--held-back {held_back}: {err}") from err
+    fitted = fit_calibration(
+        np.concatenate([none, *(rows for rows, _ in known)]),
+        np.array([class_id for rows, class_id in known for _ in rows], int),
+        labels,
+        np.concatenate([none, *strangers]) if foreign else None,
+    )
     if warning := fitted.report.get("warning"):
-        log.warning("--negatives: %s", warning)
+        log.warning("negatives: %s", warning)
     return fitted
 
 
@@ -99,29 +143,28 @@ def _videos(place: Path) -> list[Path]:
 
 
 def _logits(
-    file: ModelFile, paths: Sequence[Path], share: Callable[[float], None]
+    artifact: Artifact,
+    run: Callable[[NDArray[np.uint8]], Logits],
+    paths: Sequence[Path],
+    share: Callable[[float], None] = lambda _done: None,
 ) -> dict[Path, Logits]:
     """Return the (windows, num_classes) logits of each video that can be read."""
-    engine = open_engine("auto", file)
     kept: list[Logits] = []
 
     def scores(clips: NDArray[np.uint8]) -> Logits:
-        kept.append(engine.run(clips))
+        kept.append(run(clips))
         return softmax(kept[-1])
 
     found: dict[Path, Logits] = {}
-    try:
-        with Recognizer(file.artifact, engine=FakeEngine(scores)) as recognizer:
-            for number, path in enumerate(paths):
-                kept.clear()
-                try:
-                    for _ in recognizer.stream(path, hop_s=file.artifact.spec.window_s):
-                        pass
-                except SourceError as err:
-                    log.warning("left out: %s", err)
-                else:
-                    found[path] = np.concatenate(kept)
-                share((number + 1) / len(paths))
-    finally:
-        engine.close()
+    with Recognizer(artifact, engine=FakeEngine(scores)) as recognizer:
+        for number, path in enumerate(paths):
+            kept.clear()
+            try:
+                for _ in recognizer.stream(path, hop_s=artifact.spec.window_s):
+                    pass
+            except SourceError as err:
+                log.warning("left out: %s", err)
+            else:
+                found[path] = np.concatenate(kept)
+            share((number + 1) / len(paths))
     return found

@@ -8,6 +8,7 @@ the same, which is verified against the file on clips before the checkpoint is w
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,7 @@ from dvfl_runtime.artifact import Artifact, ModelFile
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import installed_engines, open_engine
 from dvfl_runtime.errors import ArtifactError, ExportError
+from dvfl_runtime.teach.graph import without_familiarity
 
 
 class Restored(NamedTuple):
@@ -70,7 +72,7 @@ def restore_checkpoint(source: Path, output: Path) -> Restored:
         VerificationFailed: if the checkpoint and the file differ on clips.
         OutputError: if the output cannot be written.
     """
-    file = ModelFile(source)
+    file = _with_linear_head(ModelFile(source))
     artifact = file.artifact
     open_engine("auto", file, device="cpu").close()  # raises where no engine can run the file
     try:
@@ -97,6 +99,17 @@ def restore_checkpoint(source: Path, output: Path) -> Restored:
     }
     save_checkpoint(output, model, about=about)
     return Restored(artifact, found)
+
+
+def _with_linear_head(file: ModelFile) -> ModelFile:
+    """Return a file that was taught without its rule for what is unfamiliar, others as they are."""
+    content = without_familiarity(file.content)
+    if content is file.content:
+        return file
+    with tempfile.TemporaryDirectory(prefix="dvfl-restore-") as folder:
+        path = Path(folder) / file.path.name
+        path.write_bytes(content)
+        return ModelFile(path)
 
 
 def unfold(proto: onnx.ModelProto, artifact: Artifact) -> VideoFocalNet:

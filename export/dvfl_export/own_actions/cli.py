@@ -18,6 +18,7 @@ from dvfl_models.recipe.bundled import recipe_names
 from dvfl_models.training import cli as recipes
 from dvfl_models.training.command import load_torch, run_interruptible, wait_passively
 from dvfl_runtime.arguments import Parser, at_least
+from dvfl_runtime.artifact.calibration import MIN_CLIPS
 from dvfl_runtime.clips.labelled import IDLE
 from dvfl_runtime.console.terminal import StandardOutput
 from dvfl_runtime.errors import DvflError
@@ -198,7 +199,9 @@ def _folder(name: str, *, resume: bool) -> Path:
 
 
 def _last_lines(made: Made, folder: Path, output: Path) -> list[str]:
-    """Return the accuracy, the two classes most confused, and the file."""
+    """Return the accuracy, the two classes most confused, the confidence, and the file."""
+    from dvfl_export.confidence.calibrating import in_words
+
     lines, confusion = [], made.confusion
     if confusion is None:
         lines.append("accuracy not measured: no clips could be held back")
@@ -216,6 +219,14 @@ def _last_lines(made: Made, folder: Path, output: Path) -> list[str]:
             confused = f"most confused: {first} and {second}, {times} clip{'s' * (times > 1)}"
         lines.append(f"{confused} ({picture})")
     exported = made.exported
+    if calibration := exported.artifact.confidence_calibration:
+        lines.append(f"confidence: {in_words(calibration)}")
+    else:
+        held = 0 if confusion is None else confusion.clips
+        lines.append(
+            f"confidence: not calibrated, because {held} clips are held back and it takes "
+            f"{MIN_CLIPS}"
+        )
     lines.append(
         f"wrote {output}: {exported.size_bytes / 1e6:.1f} MB, {exported.artifact.precision}, "
         f"verified on {exported.verification.clips} clips; the run is in {folder}"

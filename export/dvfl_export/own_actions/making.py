@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dvfl_export.confidence.calibrating import calibrate_own
 from dvfl_export.deploy.unfolding import restore_checkpoint
+from dvfl_export.evaluation import open_candidate
 from dvfl_export.own_actions.gathering import HELD_BACK, TRAIN, Clips, gather
 from dvfl_export.own_actions.recipe import ALL_CLIPS, seconds_per_step, steps_for, write_recipe
 from dvfl_export.pipeline import Exported, ExportRequest, export, progress_bar
@@ -39,7 +41,7 @@ from dvfl_models.training.confusion import Confusion
 from dvfl_models.training.launch import WORLD_SIZES, TrainOptions
 from dvfl_models.training.stopping import Stopped
 from dvfl_models.training.trainer import Trainer
-from dvfl_runtime.artifact import Precision
+from dvfl_runtime.artifact import ConfidenceCalibration, Precision
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import DvflError, OutputError
 
@@ -135,7 +137,7 @@ def make(wanted: OwnActions) -> Made:
     if confusion is not None:
         confusion.save_png(wanted.folder / "confusion.png", confusion.title("clips held back"))
     try:
-        exported = _export(wanted, clips, checkpoint)
+        exported = _export(wanted, clips, checkpoint, _confidence(measured, clips))
     except DvflError:
         log.warning("the weights are kept in %s, from which dvfl-export writes a file", checkpoint)
         raise
@@ -298,7 +300,17 @@ def _rewrite(source: Checkpoint, target: Path, spec: ClipSpec, about: dict[str, 
     save_checkpoint(target, model_of(source), about=described)
 
 
-def _export(wanted: OwnActions, clips: Clips, checkpoint: Path) -> Exported:
+def _confidence(measured: Trained | None, clips: Clips) -> ConfidenceCalibration | None:
+    """Fit how sure the file may be, by the weights that have not seen the clips held back."""
+    if measured is None or measured.confusion is None:
+        return None
+    with open_candidate(measured.checkpoint) as candidate:
+        return calibrate_own(candidate, clips.part(HELD_BACK))
+
+
+def _export(
+    wanted: OwnActions, clips: Clips, checkpoint: Path, confidence: ConfidenceCalibration | None
+) -> Exported:
     """Write the file, verified on clips: those held back, or else all; int8 on the same ones."""
     every = _paths(clips)
     held = [video.path for video in clips.part(HELD_BACK)] or [*every]
@@ -306,6 +318,7 @@ def _export(wanted: OwnActions, clips: Clips, checkpoint: Path) -> Exported:
         checkpoint=checkpoint,
         output=wanted.output,
         precision=wanted.precision,
+        confidence=confidence,
         calibration=every if wanted.precision == "int8" else (),
         # int8 is verified on videos that the calibration holds back
         clips=() if wanted.precision == "int8" else tuple(held[:: -(-len(held) // MOST_VERIFIED)]),

@@ -65,12 +65,13 @@ def test_clips_become_a_verified_file(tmp_path, start, monkeypatch, capsys, capl
     folder = clips(tmp_path / "clips", "anna_1", "ben_1", "ben_2", "cy_1")
     (folder / "wave" / "cy_2.mp4").write_bytes(b"no video")
     assert train(folder, start) == 0
-    accuracy, confused, wrote = capsys.readouterr().out.splitlines()
+    accuracy, confused, confidence, wrote = capsys.readouterr().out.splitlines()
     assert accuracy.startswith("accuracy ")
     assert "% on 2 clips held back (95 % interval " in accuracy
     assert accuracy.endswith("; then trained on all clips")
     assert "confused" in confused
     assert confused.endswith(f"({Path('runs/mine/confusion.png')})")
+    assert "not calibrated, because 2 clips are held back and it takes 10" in confidence
     assert wrote.startswith("wrote mine.onnx: ")
     (damaged,) = messages(caplog)
     assert damaged.startswith("left out: ")

@@ -90,6 +90,32 @@ def test_a_folder_of_clips_becomes_a_model_that_knows_them(fit, place):
     assert cv2.imread("c.png").shape[2] == 3
 
 
+def test_what_was_never_seen_is_unknown(fit, place, tmp_path):
+    own = tmp_path / "own"
+    for k, label in enumerate(("red", "green")):
+        for n in range(6):
+            clip(own / label / f"{'abc'[n % 3]}_{n}.mp4", label, seed=10 * k + n)
+    status, out, err = fit(own)
+    assert (status, err) == (0, "")
+    (line,) = (line for line in out.splitlines() if line.startswith("confidence: "))
+    assert "once calibrated; unknown is what is unlike all of these clips" in line
+    with Recognizer("mine.onnx", engine="onnxruntime") as recognizer:
+        known = [recognizer.classify(path) for path in sorted(own.glob("*/*.mp4"))]
+        street = list(recognizer.stream(place / "street/long.mp4"))
+        black = recognizer.predict(np.zeros((4, 8, 8, 3), np.uint8))
+    assert [p.label for p in known] == 6 * ["green"] + 6 * ["red"]
+    assert {(p.label, p.class_id) for p in [*street, black]} == {("unknown", -1)}
+    report = recognizer.artifact.confidence_calibration.report
+    assert report["videos"] == 12
+    assert {"ece_before", "ece_after", "kept", "least"} <= set(report)
+
+
+def test_too_few_clips_for_a_rule_is_one_line(fit):
+    _, out, _ = fit()
+    assert "confidence: not calibrated, and nothing is called unknown: it takes 10 clips" in out
+    assert ModelFile("mine.onnx").artifact.confidence_calibration is None
+
+
 def test_negatives_become_a_class_of_their_own(fit, place):
     status, out, _ = fit(place / "clips", "--negatives", place / "street")
     assert status == 0

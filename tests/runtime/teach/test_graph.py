@@ -19,7 +19,15 @@ from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.engines import installed_engines, open_engine
 from dvfl_runtime.errors import ArtifactError
 from dvfl_runtime.recognizer import BUNDLED_MODEL
-from dvfl_runtime.teach.graph import BIAS, WEIGHT, Head, with_head, without_head
+from dvfl_runtime.teach.familiarity import Familiarity, units
+from dvfl_runtime.teach.graph import (
+    BIAS,
+    WEIGHT,
+    Head,
+    with_head,
+    without_familiarity,
+    without_head,
+)
 
 CLIPS = np.random.default_rng(0).integers(0, 255, (3, 8, 64, 64, 3), np.uint8)
 LABELS = ("run", "jump", "fall")
@@ -69,6 +77,11 @@ def new_head(seed: int = 0, width: int = 256) -> Head:
     return Head(*(rng.normal(size=shape).astype(np.float32) for shape in shapes))
 
 
+def engines_of(form: str) -> list[str]:
+    wanted = {"onnxruntime", "openvino"} if form in ("fp16", "int8") else {"onnxruntime"}
+    return sorted(wanted & set(installed_engines("cpu")))
+
+
 def written(content: bytes, path: Path) -> ModelFile:
     path.write_bytes(content)
     return ModelFile(path)
@@ -76,8 +89,16 @@ def written(content: bytes, path: Path) -> ModelFile:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_the_new_head_reads_the_features_in_every_form_and_engine(file_of, form, tmp_path):
-    file, head = file_of(form), new_head()
+    file, clips = file_of(form), np.concatenate([CLIPS[:2], np.zeros_like(CLIPS[:1])])
     bare = written(without_head(file), tmp_path / "bare.onnx")
+    features_of = {
+        name: open_engine(name, bare, device="cpu").run(clips) for name in engines_of(form)
+    }
+    directions = units(features_of["onnxruntime"])
+    unlike = float(directions[0] @ directions[2])
+    assert unlike < 0.9
+    familiarity = Familiarity(directions[:1].T, (1 + unlike) / 2)
+    head = dataclasses.replace(new_head(), familiarity=familiarity)
     described = dataclasses.replace(file.artifact, labels=LABELS)
     taught = written(with_head(file, head, described), tmp_path / "taught.onnx")
     assert taught.artifact.labels == LABELS
@@ -85,12 +106,12 @@ def test_the_new_head_reads_the_features_in_every_form_and_engine(file_of, form,
     assert taught.artifact.precision == file.artifact.precision
     assert taught.fused_operators == file.fused_operators
     assert len(taught.content) < len(file.content) + 10_000
-    engines = {"onnxruntime", "openvino"} if form in ("fp16", "int8") else {"onnxruntime"}
-    for name in engines & set(installed_engines("cpu")):
-        features = open_engine(name, bare, device="cpu").run(CLIPS)
-        logits = open_engine(name, taught, device="cpu").run(CLIPS)
+    for name, features in features_of.items():
+        logits = open_engine(name, taught, device="cpu").run(clips)
         assert features.shape == (3, 256)
         np.testing.assert_allclose(logits, head.logits(features), atol=2e-3)
+        assert np.abs(logits[:2]).max() > 0.1
+        np.testing.assert_array_equal(logits[2], 0)  # it is unlike what was learnt
 
 
 def test_a_taught_file_can_be_taught_again_and_holds_one_head(file_of, tmp_path):
@@ -103,6 +124,23 @@ def test_a_taught_file_can_be_taught_again_and_holds_one_head(file_of, tmp_path)
     heads = [w for w in graph.initializer if w.name in (WEIGHT, BIAS)]
     assert len(heads) == 2
     np.testing.assert_array_equal(numpy_helper.to_array(heads[0]), head.weight)
+
+
+def test_a_head_that_knows_its_clips_gives_way_to_another_one(file_of, tmp_path):
+    file = file_of("fused")
+    described = dataclasses.replace(file.artifact, labels=LABELS)
+    some = Familiarity(units(np.random.default_rng(0).normal(size=(5, 256))).T, 0.5)
+    knowing = dataclasses.replace(new_head(1), familiarity=some)
+    once = written(with_head(file, knowing, described), tmp_path / "a.onnx")
+    again = written(with_head(once, new_head(), once.artifact), tmp_path / "b.onnx")
+    straight = written(with_head(file, new_head(), described), tmp_path / "c.onnx")
+    assert again.graph_sha256 == straight.graph_sha256
+    linear = written(without_familiarity(once.content), tmp_path / "d.onnx")
+    logits = open_engine("onnxruntime", linear, device="cpu").run(CLIPS[:1])
+    bare = written(without_head(once), tmp_path / "bare.onnx")
+    features = open_engine("onnxruntime", bare, device="cpu").run(CLIPS[:1])
+    np.testing.assert_allclose(logits, new_head(1).logits(features), atol=2e-3)
+    assert without_familiarity(linear.content) is linear.content
 
 
 def product_graph(**options: int) -> onnx.ModelProto:
@@ -131,7 +169,7 @@ def test_the_head_may_be_any_linear_layer(options, tmp_path):
 
 def test_what_is_no_linear_layer_or_names_no_tensor_is_one_error(tmp_path):
     file = ModelFile(save(colour_graph(), tmp_path / "m.onnx", {"dvfl": artifact().to_json()}))
-    with pytest.raises(ArtifactError, match=r"head of this model is no linear layer \(Mul comes"):
+    with pytest.raises(ArtifactError, match=r"is no linear layer \(ReduceMean comes"):
         without_head(file)
     about = artifact(labels=tuple("abcd"), features="nothing").to_json()
     file = ModelFile(save(product_graph(), tmp_path / "n.onnx", {"dvfl": about}))

@@ -1,4 +1,4 @@
-"""The linear head: what it learns, how it is chosen, what is not tested."""
+"""The linear head: what it learns, how it is chosen, what is not tested, what is unknown to it."""
 
 import dataclasses
 
@@ -7,6 +7,8 @@ import pytest
 
 from dvfl_runtime.clips.labelled import LabelledVideo, LabelledVideos
 from dvfl_runtime.streams.scoring import softmax
+from dvfl_runtime.teach.confidence import learn_confidence
+from dvfl_runtime.teach.familiarity import Familiarity, units
 from dvfl_runtime.teach.features import VideoFeatures
 from dvfl_runtime.teach.head import MOST_FOLDS, STRENGTHS, Examples, fit_heads, teach_head
 
@@ -119,3 +121,35 @@ def test_the_confidence_is_that_of_what_was_left_out():
     answers = found.logits.argmax(1) == some.class_of[some.video]
     confidence = softmax(found.logits.astype("f")).max(1)
     assert abs(confidence.mean() - answers.mean()) < 0.06
+
+
+def test_what_is_like_the_clips_is_familiar_and_the_rest_is_not():
+    some = examples({"a": 30, "b": 30, "idle": 30}, groups=6, spread=0.3)
+    _, validation = teach_head(some)
+    familiarity, calibration = learn_confidence(some, validation)
+    assert calibration.report["kept"] == pytest.approx(0.95, abs=0.02)
+    assert calibration.report["videos"] == 90
+    assert calibration.report["ece_after"] < 0.1
+    assert (familiarity.share(some.plain) == 1).all()
+    new = examples({"a": 30, "b": 30, "idle": 30}, groups=6, spread=0.3)
+    near = new.plain + np.random.default_rng(5).normal(scale=0.05, size=new.plain.shape)
+    assert (familiarity.share(near.astype("f")) == 1).mean() > 0.9
+    strange = np.roll(new.plain, 6, axis=1)
+    assert (familiarity.share(strange) == 0).mean() > 0.95
+    even = np.full(3, 1 / 3, np.float32)
+    assert calibration.is_unknown(even)
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups"),
+    [({"a": 4, "b": 4}, 4), ({"a": 20, "b": 20}, 1), ({"idle": 30}, 6)],
+)
+def test_without_enough_clips_to_leave_out_there_is_no_rule(counts, groups):
+    some = examples(counts, groups)
+    assert learn_confidence(some, teach_head(some)[1]) is None
+
+
+def test_features_that_are_all_alike_and_features_of_zeros_divide_by_nothing():
+    same = Familiarity(units(np.ones((3, WIDTH), np.float32)).T, 1.0)
+    shares = same.share(np.stack([np.ones(WIDTH), np.zeros(WIDTH)]).astype("f"))
+    np.testing.assert_allclose(shares, [[1], [0]], atol=1e-3)
