@@ -8,6 +8,7 @@ from artifacts import coloured
 from predictions import LABELS, waving
 from videos import write_video
 
+from dvfl_bench.comparisons.alarm_search import BLOCK, search
 from dvfl_bench.comparisons.alarms import STILL_S, Seen, Timed, draw, figures, join, main
 from dvfl_bench.comparisons.segments import Span
 from dvfl_export.confidence.alarms import Watched
@@ -29,6 +30,24 @@ def test_figures_follow_from_predictions(tmp_path: Path) -> None:
     assert found["default"] is points[0.9]
     draw({"model": "m", **found}, tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_rule_is_chosen_on_one_half_and_measured_on_the_other() -> None:
+    # 0.93: a ratio of 27 to each of the others, 0.95: of 38, so a margin of 3.4 parts them
+    calm = Watched(
+        [waving(*[0.1] * 9, 0.93, 0.93, 0.1) for _ in range(2 * BLOCK)], [""] * 2 * BLOCK
+    )
+    clips = Watched([waving(0.95, 0.95)], ["wave"])
+    truth = [Span(0, 4.5, "idle"), Span(4.5, 8.5, "wave"), Span(8.5, 12, "idle")]
+    video = Timed(truth, waving(*[0.1] * 4, 0.7, 0.95, 0.95, 0.7, 0.1, 0.1, 0.1))
+    found = search(LABELS, Seen(calm, clips, [video], [video], [video, video]))
+    rows = found["rows"]
+    assert rows["default"]["chosen_on"]["alarms"] == BLOCK
+    assert rows["enter"]["measured_on"]["alarms"] == BLOCK  # 0.95 in float32 is less
+    assert (rows["margin"]["margin"], rows["margin"]["measured_on"]["alarms"]) == (3.4, 0)
+    assert rows["margin"]["measured_on"]["recall"] == 1
+    assert rows["margin"]["measured_on"]["f1_joined"] == 1
+    assert list(found["margins_measured_on"]) == ["0.0", "3.0", "3.2", "3.4", "3.6", "4.0"]
 
 
 @pytest.mark.parametrize("still", [False, True])

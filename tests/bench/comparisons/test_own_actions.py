@@ -9,8 +9,11 @@ from artifacts import artifact, colour_graph, coloured, save
 from onnx import helper, numpy_helper
 from videos import write_video
 
-from dvfl_bench.comparisons import own_actions
+from dvfl_bench.comparisons import own_actions, unknown
+from dvfl_runtime.clips.labelled import LabelledVideo, LabelledVideos
 from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.teach.features import VideoFeatures
+from dvfl_runtime.teach.head import Examples
 
 SPEC = ClipSpec(num_frames=4, size=(8, 8), resize=8, window_s=1.0)
 
@@ -42,6 +45,27 @@ def test_each_method_learns_the_same_clips_and_is_tested_on_other_groups(tmp_pat
         assert rows["optical flow"]["accuracy"] == rows["metadata"]["accuracy"] == 0.5
     assert "| set, 2 classes | features | 100.0% (51% to 100%)" in own_actions.table_of(result)
     assert cv2.imread(str(tmp_path / "r.png")) is not None
+
+
+def test_what_a_taught_head_calls_unknown_is_measured_by_both_rules():
+    rng = np.random.default_rng(0)
+    videos = [LabelledVideo(None, "abc"[n % 3], f"g{n % 8}") for n in range(72)]
+    features = [
+        VideoFeatures(*[(3 * np.eye(8)[n % 3] + rng.normal(0, 0.3, (2, 8))).astype("f")] * 2, 3.0)
+        for n in range(72)
+    ]
+    found = LabelledVideos(("a", "b", "c"), tuple(videos), "x")
+    strange = rng.normal(0, 1, (50, 8)).astype("f")
+    result = unknown.measure_set(found, Examples.of(found, features), {"noise": strange}, draws=2)
+    shares = result["called_unknown"]
+    assert list(shares) == ["known", "noise", "a class left out"]
+    assert shares["known"]["distance"] < 0.25
+    assert shares["noise"]["distance"] > 0.8
+    assert shares["a class left out"]["distance"] > 0.8
+    assert result["ece_after"] < 0.1
+    cards = unknown.test_cards(SPEC)
+    assert {card.shape for card in cards} == {(4, 8, 8, 3)}
+    assert len({card.tobytes() for card in cards}) == len(cards)
 
 
 def test_flow_tells_where_what_moves_and_in_which_direction():
