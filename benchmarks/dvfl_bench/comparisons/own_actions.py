@@ -10,6 +10,7 @@ does it, on
 - metadata: width, height, aspect, frames and seconds, without a look at the pictures.
 
 All learn the same clips. Intervals are 95 %, the wider one of drawing groups anew and of Wilson.
+For other weights, `--baselines` takes the last two, which no model takes part in, from a result.
 
 python -m dvfl_bench.comparisons.own_actions ../shared/data/yoga/index.csv ... \
     --json models/results/own_actions/bundled.json --plot models/results/own_actions/bundled.png
@@ -18,6 +19,7 @@ python -m dvfl_bench.comparisons.own_actions ../shared/data/yoga/index.csv ... \
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -35,7 +37,8 @@ from dvfl_runtime.clips.accuracy import wilson
 from dvfl_runtime.clips.labelled import LabelledVideos, find_labelled
 from dvfl_runtime.clips.picking import Times, pick_frames
 from dvfl_runtime.clips.preprocess import preprocess_frame
-from dvfl_runtime.files import replacing
+from dvfl_runtime.errors import DvflError
+from dvfl_runtime.files import read_text, replacing
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.sources import Image, open_source
 from dvfl_runtime.teach.features import EngineChoice, FeatureReader, VideoFeatures, open_features
@@ -44,7 +47,8 @@ from dvfl_runtime.teach.head import Examples, teach_head
 log = logging.getLogger("dvfl_bench.comparisons.own_actions")  # also where it is the program
 
 COUNTS = (2, 5, 12, None)  # clips of each class; None for all that are not held back
-METHODS = ("features", "one frame", "optical flow", "metadata")
+OF_MODEL = ("features", "one frame")
+METHODS = (*OF_MODEL, "optical flow", "metadata")
 HELD_BACK = 0.25
 FLOW_PX, FLOW_MOMENTS, FLOW_CELLS, FLOW_BINS = 64, 8, 4, 8
 RESAMPLED = 2000  # times, for the intervals
@@ -172,17 +176,29 @@ def interval(right: dict[int, list[bool]], groups: NDArray[np.int64]) -> tuple[f
     return min(float(low), least), max(float(high), most)
 
 
-def measure_set(place: Path, reader: FeatureReader, file: ModelFile, draws: int) -> Result:
-    """Return the accuracy of each method for each number of clips of a set."""
+def measure_set(
+    place: Path, reader: FeatureReader, file: ModelFile, draws: int, known: Result
+) -> Result:
+    """Return the accuracy of each method for each number of clips of a set.
+
+    Args:
+        place: of the clips.
+        reader: of the features.
+        file: the model.
+        draws: of what is held back.
+        known: earlier rows of methods that no model takes part in, for the same clips and draws.
+    """
     found = find_labelled(place)
     log.info("%s: %d clips of %d classes", place, len(found.videos), len(found.labels))
     features = [reader.read(video.path) for video in found.videos]
     looked = [look_at(video.path, file, reader) for video in found.videos]
     learners = examples_of(found, features, looked)
+    for method in known:
+        del learners[method]
     names = sorted({video.group for video in found.videos})
-    rows: dict[str, dict[str, Any]] = {method: {} for method in METHODS}
+    rows: dict[str, dict[str, Any]] = {method: {} for method in learners}
     for count in COUNTS:
-        right: dict[str, dict[int, list[bool]]] = {method: {} for method in METHODS}
+        right: dict[str, dict[int, list[bool]]] = {method: {} for method in learners}
         for seed in range(draws):
             held = found.groups_to_hold_back(HELD_BACK, seed)
             groups = learners["features"].group_of
@@ -192,7 +208,7 @@ def measure_set(place: Path, reader: FeatureReader, file: ModelFile, draws: int)
             for method, examples in learners.items():
                 for video, hit in zip(tested, answers(examples, learnt, tested), strict=True):
                     right[method].setdefault(int(video), []).append(bool(hit))
-        for method in METHODS:
+        for method in learners:
             every = [hit for hits in right[method].values() for hit in hits]
             low, high = interval(right[method], learners["features"].group_of)
             rows[method][str(count or "all")] = {
@@ -208,21 +224,20 @@ def measure_set(place: Path, reader: FeatureReader, file: ModelFile, draws: int)
         "clips": len(found.videos),
         "groups": len(names),
         "grouped_by": found.grouped_by,
-        "methods": rows,
+        "methods": rows | known,
     }
 
 
 def measure(args: argparse.Namespace) -> Result:
     """Return the results of all sets."""
     file = ModelFile(args.model)
+    known = _baselines(args.baselines, args.draws) if args.baselines else {}
     choice = EngineChoice("onnxruntime", "cpu", args.threads)
+    sets = {}
     with open_features(file, file.artifact.spec, choice) as reader:
-        sets = {
-            place.parent.name if place.is_file() else place.name: measure_set(
-                place, reader, file, args.draws
-            )
-            for place in args.sets
-        }
+        for place in args.sets:
+            name = place.parent.name if place.is_file() else place.name
+            sets[name] = measure_set(place, reader, file, args.draws, known.get(name, {}))
     training = file.artifact.training
     return {
         "model": {
@@ -234,6 +249,29 @@ def measure(args: argparse.Namespace) -> Result:
         "held_back": HELD_BACK,
         "sets": sets,
     }
+
+
+def _baselines(path: Path, draws: int) -> dict[str, Result]:
+    """Return, for each set of an earlier result, the rows that no model takes part in.
+
+    Raises:
+        DvflError: if it cannot be read, or has other draws.
+    """
+    try:
+        found = json.loads(read_text(path))
+        if found["draws"] == draws:
+            return {
+                name: {
+                    method: rows
+                    for method, rows in one["methods"].items()
+                    if method not in OF_MODEL
+                }
+                for name, one in found["sets"].items()
+            }
+        problem = f"it has {found['draws']} draws, wanted {draws}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as err:
+        problem = str(err)
+    raise DvflError(f"--baselines {path} is no result of this comparison for these sets: {problem}")
 
 
 def table_of(result: Result) -> str:
@@ -282,6 +320,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--model", type=Path, default=BUNDLED_MODEL, help="default: the bundled one"
     )
+    parser.add_argument("--baselines", type=Path, help="an earlier result of the same clips")
     parser.add_argument("--draws", type=int, default=5, help="of what is held back; default: 5")
     parser.add_argument("--threads", type=int, default=2, help="of the engine; default: 2")
     parser.add_argument("--plot", type=Path, help="draw the accuracy by the number of clips")

@@ -26,7 +26,7 @@ def model(tmp_path):
     return save(graph, tmp_path / "m.onnx", {"dvfl": artifact(spec=SPEC).to_json()})
 
 
-def test_each_method_learns_the_same_clips_and_is_tested_on_other_groups(tmp_path, model):
+def test_each_method_learns_the_same_clips_and_is_tested_on_other_groups(tmp_path, model, caplog):
     for label in ("red", "green"):
         for person in ("anna", "ben", "cy", "di"):
             path = tmp_path / "set" / label / f"{person}.mp4"
@@ -45,6 +45,12 @@ def test_each_method_learns_the_same_clips_and_is_tested_on_other_groups(tmp_pat
         assert rows["optical flow"]["accuracy"] == rows["metadata"]["accuracy"] == 0.5
     assert "| set, 2 classes | features | 100.0% (51% to 100%)" in own_actions.table_of(result)
     assert cv2.imread(str(tmp_path / "r.png")) is not None
+    again = [*words[:-1], tmp_path / "again.json", "--baselines", tmp_path / "r.json"]
+    assert own_actions.main([*map(str, again)]) == 0
+    assert json.loads((tmp_path / "again.json").read_text())["sets"] == result["sets"]
+    again[4] = 3  # draws
+    assert own_actions.main([*map(str, again)]) == 2
+    assert "it has 2 draws, wanted 3" in caplog.text
 
 
 def test_what_a_taught_head_calls_unknown_is_measured_by_both_rules():
