@@ -128,9 +128,13 @@ def recognizer_of(candidate: Candidate) -> Recognizer:
     def scores(clips: NDArray[np.uint8]) -> Scores:
         return np.stack([candidate.scores([clip]) for clip in clips])
 
+    return Recognizer(description_of(candidate), engine=FakeEngine(scores))
+
+
+def description_of(candidate: Candidate) -> Artifact:
+    """Return what a Recognizer has to know of a candidate."""
     name = Path(candidate.name).name
-    described = Artifact(name, "checkpoint", candidate.labels, candidate.spec)
-    return Recognizer(described, engine=FakeEngine(scores))
+    return Artifact(name, "", candidate.labels, candidate.spec)
 
 
 def evaluate_on(

@@ -14,7 +14,7 @@ from dvfl_export import ExportRequest, export
 from dvfl_export.cli import main
 from dvfl_export.confidence.calibrating import calibrate_confidence, calibrate_own, in_words
 from dvfl_export.eval_cli import main as eval_main
-from dvfl_export.evaluation import open_candidate
+from dvfl_export.evaluation import description_of, open_candidate
 from dvfl_models import build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import init_weights
 from dvfl_runtime import ClipSpec, Recognizer
@@ -51,10 +51,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_weights_of_a_training_are_calibrated_before_they_become_a_file(folder: Path) -> None:
     videos = find_labelled(folder / "clips", [folder / "grey" / f"{n}.mp4" for n in range(3)])
     with open_candidate(folder / "ours.pth") as candidate:
-        assert calibrate_own(candidate, videos.of("red")) is None
-        known = dataclasses.replace(candidate, labels=(*candidate.labels[:2], "idle"))
+        about = description_of(candidate)
+        assert calibrate_own(about, candidate.scores, videos.of("red")) is None
+        known = dataclasses.replace(about, labels=(*about.labels[:2], "idle"))
         own = [video for video in videos.videos if video.label != "blue"]
-        found = calibrate_own(known, own * 2)
+        found = calibrate_own(known, candidate.scores, own * 2)
     assert found is not None
     assert found.report["negatives"] >= 2 * 3 * 8
     assert found.report["clips"] == 2 * 4 * 3 + found.report["negatives"]

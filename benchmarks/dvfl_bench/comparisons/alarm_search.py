@@ -122,11 +122,9 @@ def search(labels: Sequence[str], seen: Seen) -> Result:
 
     def is_good(found: dict[str, Any]) -> bool:
         worst = min(found[f"f1_{name}"] for name in ("joined", "joined_with_stills", "rendered"))
-        return (
-            found["recall"] >= at_default["recall"]
-            and found["missed"] <= at_default["missed"]
-            and worst >= min(LEAST_F1, *(at_default[k] for k in at_default if k.startswith("f1")))
-        )
+        least = min(LEAST_F1, *(at_default[k] for k in at_default if k.startswith("f1")))
+        finds_as_many = found["recall"] >= at_default["recall"]
+        return bool(finds_as_many and found["missed"] <= at_default["missed"] and worst >= least)
 
     rows = {}
     for name in ("default", *LEVERS, "all together"):

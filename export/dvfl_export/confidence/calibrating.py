@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,17 +17,16 @@ from dvfl_runtime import FakeEngine, Recognizer
 from dvfl_runtime.artifact import Artifact, ConfidenceCalibration, ModelFile, fit_calibration
 from dvfl_runtime.artifact.calibration import MIN_CLIPS
 from dvfl_runtime.clips.labelled import IDLE, LabelledVideo, find_labelled
+from dvfl_runtime.clips.spec import Clip
 from dvfl_runtime.engines import open_engine
 from dvfl_runtime.errors import ExportError, SourceError
 from dvfl_runtime.sources.folders import videos_below
 from dvfl_runtime.streams.scoring import softmax
 
-if TYPE_CHECKING:
-    from dvfl_export.evaluation import Candidate
-
 log = logging.getLogger(__name__)
 
-Logits = NDArray[np.float32]
+Logits: TypeAlias = NDArray[np.float32]
+Scores: TypeAlias = NDArray[np.float32]
 
 
 def calibrate_confidence(
@@ -73,12 +72,13 @@ def calibrate_confidence(
 
 
 def calibrate_own(
-    candidate: Candidate, videos: Sequence[LabelledVideo]
+    described: Artifact, scores: Callable[[Sequence[Clip]], Scores], videos: Sequence[LabelledVideo]
 ) -> ConfidenceCalibration | None:
     """Fit how sure a training on a user's clips may be.
 
     Args:
-        candidate: weights that have not seen these clips.
+        described: the labels and the clips of the weights.
+        scores: of clips, by weights that have not seen these videos.
         videos: held back. Those that are idle are the negatives.
 
     Returns:
@@ -88,13 +88,11 @@ def calibrate_own(
         return None
 
     def logits(clips: NDArray[np.uint8]) -> Logits:
-        scores = np.stack([candidate.scores([clip]) for clip in clips])
-        return np.log(np.maximum(scores, 1e-30))
+        return np.log(np.maximum(np.stack([scores([clip]) for clip in clips]), 1e-30))
 
-    described = Artifact(Path(candidate.name).name, "", candidate.labels, candidate.spec)
     found = _logits(described, logits, [video.path for video in videos])
     foreign = [video.path for video in videos if video.label == IDLE]
-    return _fitted(found, videos, foreign, candidate.labels)
+    return _fitted(found, videos, foreign, described.labels)
 
 
 def _fitted(

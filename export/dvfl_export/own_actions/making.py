@@ -22,7 +22,7 @@ from typing import Any
 
 from dvfl_export.confidence.calibrating import calibrate_own
 from dvfl_export.deploy.unfolding import restore_checkpoint
-from dvfl_export.evaluation import open_candidate
+from dvfl_export.evaluation import description_of, open_candidate
 from dvfl_export.own_actions.gathering import HELD_BACK, TRAIN, Clips, gather
 from dvfl_export.own_actions.recipe import ALL_CLIPS, seconds_per_step, steps_for, write_recipe
 from dvfl_export.pipeline import Exported, ExportRequest, export, progress_bar
@@ -305,7 +305,7 @@ def _confidence(measured: Trained | None, clips: Clips) -> ConfidenceCalibration
     if measured is None or measured.confusion is None:
         return None
     with open_candidate(measured.checkpoint) as candidate:
-        return calibrate_own(candidate, clips.part(HELD_BACK))
+        return calibrate_own(description_of(candidate), candidate.scores, clips.part(HELD_BACK))
 
 
 def _export(
