@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "dvfl_runtime" / "data" / "demo.mp4"
 PICTURES = Path(__file__).parent / "pictures"
-SIDE_PX, FPS, SECONDS, COLOURS = 400, 8, 20, 128
+SIDE_PX, FPS, SECONDS, COLOURS = 384, 8, 20, 128
 COMMAND = [sys.executable, "-m", "dvfl_runtime.app.cli"]
 
 

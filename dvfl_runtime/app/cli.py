@@ -17,6 +17,7 @@ from dvfl_runtime.app.options import PROG, make_parser
 from dvfl_runtime.app.outputs import open_outputs
 from dvfl_runtime.app.plan import Plan, make_plan
 from dvfl_runtime.app.recognition import Predict, Recognition
+from dvfl_runtime.app.watchdog import wanted_watchdog
 from dvfl_runtime.arguments import run_command, say
 from dvfl_runtime.errors import SourceError
 from dvfl_runtime.interrupts import Interrupted, Requests
@@ -34,9 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
 
     def work(requests: Requests) -> int:
-        with ExitStack() as new_folders, ExitStack() as page:
+        with ExitStack() as new_folders, ExitStack() as lasting:
             plan = make_plan(args, DEMO_CLIP, new_folders)
-            status = _recognise(args, plan, page, requests)
+            status = _recognise(args, plan, lasting, requests)
             requests.release()
             if args.serve and requests.number is None:
                 _keep_page_open(args.linger)
@@ -45,20 +46,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run_command(parser, work)
 
 
-def _recognise(args: argparse.Namespace, plan: Plan, page: ExitStack, requests: Requests) -> int:
+def _recognise(args: argparse.Namespace, plan: Plan, lasting: ExitStack, requests: Requests) -> int:
     """Recognise all sources, complete the outputs, and return the exit status.
 
     Args:
         args: the options.
         plan: made of them.
-        page: closes the page, which outlives the other outputs.
+        lasting: closes the page and the watchdog, which outlive the other outputs.
         requests: to end.
     """
     token = args.token or os.environ.get(TOKEN_VARIABLE) or None
     # listens before the model is loaded, so that an error comes at once
     listening = listen(args.serve, token) if args.serve else None
     if listening is not None:
-        page.enter_context(listening[0])
+        lasting.enter_context(listening[0])
+    watchdog = wanted_watchdog()
+    if watchdog is not None:
+        lasting.callback(watchdog.close)
     total = len(plan.tasks)
     with ExitStack() as stack:
         recognizer = stack.enter_context(
@@ -74,9 +78,10 @@ def _recognise(args: argparse.Namespace, plan: Plan, page: ExitStack, requests: 
         if args.demo:
             _say_what_runs(recognizer)
         outputs = open_outputs(args, plan, recognizer.labels, stack, _report)
+        outputs.watchdog = watchdog
         if listening is not None:
             outputs.page = _serve_page(recognizer, token, *listening)
-            page.callback(outputs.page.close)
+            lasting.callback(outputs.page.close)
         recognition = Recognition(
             _predictor(args, plan, recognizer),
             partial(Segmenter, recognizer.labels, _smoothing(args)),

@@ -26,7 +26,7 @@ examples:
   dvfl-recognize video.mp4 --format table            one row per window of time, as in a pipe
   dvfl-recognize video.mp4 --segments actions.csv    the same as a file
   dvfl-recognize video.mp4 --segments actions.srt    the same as subtitles for a player
-  dvfl-recognize video.mp4 --overlay seen.mp4        the same drawn on the picture
+  dvfl-recognize video.mp4 --overlay seen.mp4        the same below the picture
   dvfl-recognize a.mp4 b.mp4 --overlay seen/         a file of each in a folder; --segments too
   dvfl-recognize a.mp4 b.mp4 --format jsonl -o out.jsonl
   dvfl-recognize rtsp://camera/live -o rows.jsonl --append     as a service that is started again
@@ -158,7 +158,7 @@ def _add_outputs(parser: argparse.ArgumentParser) -> None:
     add(
         "--overlay",
         metavar="FILE",
-        help="the video with label, bars and timeline, or a folder for a video of each source",
+        help="the video with label, bars and timeline below it, or a folder for one of each source",
     )
     add(
         "--append",

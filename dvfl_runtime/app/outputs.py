@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from dvfl_runtime.app.event_recording import EventRecordings
 from dvfl_runtime.app.on_event import EventCommand
 from dvfl_runtime.app.plan import Plan
+from dvfl_runtime.app.watchdog import Watchdog
 from dvfl_runtime.console.output import (
     CsvSegments,
     EventWriter,
@@ -46,6 +47,7 @@ class Outputs:
         events: written for each event.
         recordings: records the video of each event.
         page: shows all sources and predictions in browsers.
+        watchdog: tells systemd that predictions come.
         texts: the streams that the text goes to: standard output, files and pipes.
         rows_on_terminal: whether a row of each prediction goes to standard output.
         lasting: whether there are outputs that are kept, and need no reader now.
@@ -56,6 +58,7 @@ class Outputs:
     events: list[EventWriter] = field(default_factory=list)
     recordings: EventRecordings | None = None
     page: PageServer | None = None
+    watchdog: Watchdog | None = None
     texts: list[RowStream] = field(default_factory=list)
     rows_on_terminal: bool = False
     lasting: bool = False

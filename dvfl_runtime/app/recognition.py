@@ -203,8 +203,9 @@ class Recognition:
             recorder = self._outputs.recordings.watch(name, source)
             observed.observers.append(recorder.observe)
             opened.files.enter_context(closing(recorder))
-        if self._outputs.page is not None:
-            self._outputs.page.watch(observed)
+        for watcher in (self._outputs.page, self._outputs.watchdog):
+            if watcher is not None:
+                watcher.watch(observed)
 
     def _recognise_opened(self) -> None:
         opened = list(self._opened.values())
@@ -242,7 +243,8 @@ class Recognition:
     def _write(self, prediction: Prediction) -> None:
         task = self._opened[prediction.source]
         self.recognised = task.recognised = True
-        for writer in (*self._outputs.predictions, task.overlay, self._outputs.page):
+        shared = self._outputs
+        for writer in (*shared.predictions, task.overlay, shared.page, shared.watchdog):
             if writer is not None:
                 writer.write(prediction)
         task.seen_s = prediction.end_s

@@ -165,3 +165,24 @@ def to_yuv(image: Image, size: tuple[int, int] | None = None) -> Planes:
         image = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     # (H, W, 3) -> (3/2 H, W)
     return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2YUV_I420), np.uint8)
+
+
+def enlarged(planes: Planes, times: int) -> Planes:
+    """Return a picture in yuv420p with all its sides so many times as long."""
+    import cv2
+
+    if times == 1:
+        return planes
+    height, width = planes.shape[0] * 2 // 3, planes.shape[1]
+    size = (times * width, times * height)
+    rgb = np.asarray(cv2.cvtColor(planes, cv2.COLOR_YUV2RGB_I420), np.uint8)
+    return to_yuv(np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_CUBIC), np.uint8))
+
+
+def stacked(*pictures: Planes) -> Planes:
+    """Return pictures of one width in yuv420p as one, below each other."""
+    width = pictures[0].shape[1]
+    parts = [np.split(one.reshape(-1), (one.size * 2 // 3, one.size * 5 // 6)) for one in pictures]
+    return np.concatenate([plane for kind in zip(*parts, strict=True) for plane in kind]).reshape(
+        -1, width
+    )

@@ -1,4 +1,6 @@
-"""The source's own video with its predictions drawn on it, at the source's own times.
+"""The source's own video with its predictions below it, at the source's own times.
+
+A small video is enlarged, so that its labels can be read.
 
 Each frame shows the predictions of the window whose centre is nearest in time, one of each region,
 and waits until they are known. How many frames wait is therefore bounded by the window: half of it
@@ -9,15 +11,13 @@ and one hop, two with several regions, and all of it at the start. If they take 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from dvfl_runtime.draw.encoding import Planes, VideoWriter, to_yuv
+from dvfl_runtime.draw.encoding import Planes, VideoWriter, enlarged, stacked, to_yuv
 from dvfl_runtime.draw.marks import outline, tag
 from dvfl_runtime.draw.palette import class_colour
 from dvfl_runtime.draw.panel import LeadingClass, Panel
@@ -32,6 +32,8 @@ _logger = logging.getLogger(__name__)
 SUFFIXES = (".mp4", ".mov", ".mkv")
 LONGEST_STRIP_S = 600.0  # the strip of a longer video, and of a live one, scrolls
 SCROLLED_S = 30.0
+MIN_SIDE_PX = 320  # smaller pictures are enlarged by a whole number
+MAX_ENLARGED_PX = 1920  # the longer side of what is enlarged
 MAX_WAITING_BYTES = 1 << 30  # 11 s of 1920 x 1080 px at 30 frames a second, 2.9 s of 3840 x 2160
 
 
@@ -45,10 +47,12 @@ def check_overlay_suffix(path: Path) -> None:
 
 
 class OverlayVideo:
-    """The video of one source with its predictions drawn on it; in place when it is finished.
+    """The video of one source with its predictions below it; in place when it is finished.
 
-    Size and times are the source's. The picture is yuv420p, which has even sides: an odd side is
-    made even by repeating the pixels at the edge. When a source changes its size, further frames
+    The times are the source's, and so is the size of the picture, unless its shorter side has less
+    than `MIN_SIDE_PX`: then it is a whole number of times as large. The panel is below it. The
+    picture is yuv420p, which has even sides: an odd side is made even by repeating the pixels at
+    the edge. When a source changes its size, further frames
     are scaled to the first one's.
 
     Args:
@@ -77,7 +81,8 @@ class OverlayVideo:
         self._early = 0  # frames that could not wait for their prediction
         self._newest: list[Prediction] = []  # of one window: one of each of its regions
         self._leaders: deque[LeadingClass] = deque()
-        self._body: tuple[Prediction, Planes, NDArray[np.uint8]] | None = None  # drawn last
+        self._body: tuple[Prediction | None, Planes] | None = None  # drawn last
+        self._times = 1  # see `magnification`
         self._finished = False
         self._lock = threading.Lock()  # frames may come from another thread than predictions
 
@@ -91,7 +96,9 @@ class OverlayVideo:
         with self._replacement.explaining(), self._lock:
             if self._panel is None:
                 self._size = planes.shape[1], planes.shape[0] * 2 // 3
-                self._panel = Panel(*self._size, self._labels)
+                self._times = magnification(*self._size)
+                width, height = (self._times * side for side in self._size)
+                self._panel = Panel(width, height, self._labels)
             self._waiting.append((planes, frame.time_s))
             if len(self._waiting) * planes.nbytes > MAX_WAITING_BYTES:
                 self._encode_oldest(self._newest)
@@ -142,10 +149,12 @@ class OverlayVideo:
 
     def _encode_oldest(self, predictions: Sequence[Prediction]) -> None:
         planes, time_s = self._waiting.popleft()
+        picture = enlarged(planes, self._times)
         if predictions:
-            self._mark(planes, predictions)
-            self._draw(planes, time_s, max(predictions, key=_importance))
-        self._video.add(planes, time_s)
+            picture = picture.copy() if picture is planes else picture
+            self._mark(picture, predictions)
+        best = max(predictions, key=_importance, default=None)
+        self._video.add(stacked(picture, *self._panel_at(time_s, best)), time_s)
 
     def _mark(self, planes: Planes, predictions: Sequence[Prediction]) -> None:
         """Draw the regions, each with its id and label."""
@@ -156,22 +165,18 @@ class OverlayVideo:
             if prediction.track_id is not None:
                 tag(planes, prediction.region, f"{prediction.track_id} {prediction.label}", colour)
 
-    def _draw(self, planes: Planes, time_s: float, prediction: Prediction) -> None:
-        """Draw the panel about one prediction."""
+    def _panel_at(self, time_s: float, prediction: Prediction | None) -> tuple[Planes, Planes]:
+        """Return the panel about one prediction, and the strip of time below it."""
         panel = self._panel
         assert panel is not None
-        self._extend_leaders(time_s, prediction.class_id)
+        if prediction is not None:
+            self._extend_leaders(time_s, prediction.class_id)
         span_s = self._strip_span_s(time_s)
-        while self._leaders[0].end_s < span_s[0]:
+        while self._leaders and self._leaders[0].end_s < span_s[0]:
             self._leaders.popleft()
-        strip = panel.strip(self._leaders, time_s, span_s)
-        below = planes.shape[0] * 2 // 3 - panel.strip_px
-        blend(planes, to_yuv(strip), None, below)
-        if panel.body_px:
-            if self._body is None or self._body[0] is not prediction:
-                image, opacity = panel.body(prediction)
-                self._body = prediction, to_yuv(image), opacity
-            blend(planes, self._body[1], self._body[2], below - panel.body_px)
+        if self._body is None or self._body[0] is not prediction:
+            self._body = prediction, to_yuv(panel.body(prediction))
+        return self._body[1], to_yuv(panel.strip(self._leaders, time_s, span_s))
 
     def _extend_leaders(self, time_s: float, class_id: int) -> None:
         last = self._leaders[-1] if self._leaders else None
@@ -191,31 +196,7 @@ def _importance(prediction: Prediction) -> tuple[bool, float]:
     return prediction.label != "idle", prediction.confidence
 
 
-def blend(planes: Planes, patch: Planes, opacity: NDArray[np.uint8] | None, top: int) -> None:
-    """Lay a patch over the full width of a picture, in place.
-
-    Args:
-        planes: (3/2 H, W) picture in yuv420p.
-        patch: (3/2 h, W) patch in yuv420p.
-        opacity: (h, W), 0 to 255; `None` for an opaque patch.
-        top: the first line that the patch covers, even.
-    """
-    height, width = planes.shape[0] * 2 // 3, planes.shape[1]
-    lines = patch.shape[0] * 2 // 3
-    _blend_plane(planes[top : top + lines], patch[:lines], opacity)
-    half = None if opacity is None else opacity[::2, ::2]
-    # the planes U and V: (H/2, W) -> (2, H/2, W/2)
-    for picture, piece in zip(
-        planes[height:].reshape(2, height // 2, width // 2),
-        patch[lines:].reshape(2, lines // 2, width // 2),
-        strict=True,
-    ):
-        _blend_plane(picture[top // 2 : (top + lines) // 2], piece, half)
-
-
-def _blend_plane(under: Planes, over: Planes, opacity: NDArray[np.uint8] | None) -> None:
-    if opacity is None:
-        under[:] = over
-        return
-    part = opacity.astype(np.uint16)
-    under[:] = (over * part + under * (255 - part)) // 255
+def magnification(width: int, height: int) -> int:
+    """Return how many times as long the sides of a small picture are drawn, px in and out."""
+    most = MAX_ENLARGED_PX // max(width, height)
+    return max(1, min(math.ceil(MIN_SIDE_PX / min(width, height)), most))

@@ -1,4 +1,4 @@
-"""The panel at the foot of an overlaid video: label, score bars and a strip of time."""
+"""The panel below an overlaid video: label, score bars and a strip of time."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from dvfl_runtime.draw.lettering import fitting_size, put_text
+from dvfl_runtime.draw.lettering import fitting_size, put_text, text_width
 from dvfl_runtime.draw.palette import Rgb, class_colour
 from dvfl_runtime.results import Prediction
 from dvfl_runtime.sources import Image
@@ -16,12 +15,11 @@ from dvfl_runtime.sources import Image
 BACK: Rgb = (17, 19, 24)
 TRACK: Rgb = (52, 56, 66)
 WHITE: Rgb = (245, 246, 248)
-GREY: Rgb = (190, 195, 205)
-BACK_ALPHA = 185  # of 255: the picture shines through
+GREY: Rgb = (205, 210, 220)
 MAX_BARS = 3
-MAX_PART = 0.4  # of the picture's height, for the whole panel
-LABEL_PART = 0.44  # of its width, for the label, left of the bars
-NAME_PART = 0.25  # of its width, for the names before the bars
+MIN_UNIT_PX = 12  # the least height of letters that people read on a video
+UNIT_PART = 0.032  # the height of letters, of the shorter side of the picture
+FILL_PART = 0.65  # of the brightness of a class's colour, behind the letters of its bar
 
 
 @dataclass(frozen=True)
@@ -42,40 +40,43 @@ class LeadingClass:
 class Panel:
     """Draws the panel for pictures of one size.
 
+    The letters of all labels have one size, so that nothing jumps; a label that is much longer than
+    others has smaller ones.
+
     Args:
         width: of the picture, px, even.
         height: of the picture, px, even.
         labels: names of the classes.
 
     Attributes:
-        body_px: height of the part with label and bars; 0 if the picture is too small for it.
+        body_px: height of the part with label and bars.
         strip_px: height of the strip of time.
     """
 
     def __init__(self, width: int, height: int, labels: Sequence[str]) -> None:
         self._colours = {label: class_colour(n) for n, label in enumerate(labels)}
-        self._unit = max(10, round(min(width, height) * 0.036))  # height of the letters, px
-        self._width = width
-        self.strip_px = _even(min(self._unit * 0.8, height * MAX_PART))
-        self._row = round(self._unit * 1.5)  # height of a bar with its letters, px
-        room = (height * MAX_PART - self.strip_px - self._unit) / self._row
-        self._rows = max(0, min(MAX_BARS, int(room)))
-        self.body_px = _even(self._rows * self._row + self._unit) if self._rows else 0
+        self._unit = unit = max(MIN_UNIT_PX, round(min(width, height) * UNIT_PART))
+        self._width, self._margin = width, unit // 2
+        self._number_px = text_width("100%", unit) + self._margin
+        self._label_left = 2 * self._margin + unit // 3
+        self._label_px = _steady_size(labels, 2 * unit, width - self._label_left, unit)
+        self._name_room = width - 4 * self._margin - self._number_px
+        self._name_px = _steady_size(labels, unit, self._name_room, round(0.8 * unit))
+        self._row = round(unit * 1.6)  # height of a bar with its letters, px
+        self._head = round(unit * 2.8)  # height of the label
+        rows = min(MAX_BARS, len(labels))
+        self.body_px = _even(self._head + rows * self._row + self._margin)
+        self.strip_px = _even(unit * 0.8)
 
-    def body(self, prediction: Prediction) -> tuple[Image, NDArray[np.uint8]]:
-        """Draw the label and the bars.
-
-        Returns:
-            (h, width, 3) RGB uint8 and (h, width) opacity, 0 to 255, where h is `body_px`.
-        """
+    def body(self, prediction: Prediction | None) -> Image:
+        """Draw label and bars, or the bare ground for no prediction: (body_px, width, 3) RGB."""
         image: Image = np.empty((self.body_px, self._width, 3), np.uint8)
         image[:] = BACK
-        if self._rows:
+        if prediction is not None:
             self._draw_label(image, prediction)
-            self._draw_bars(image, prediction.top[: self._rows])
-        # letters and bars are opaque, and the picture shines through the rest
-        drawn = (image != np.array(BACK, np.uint8)).any(axis=2)
-        return image, np.where(drawn, 255, BACK_ALPHA).astype(np.uint8)
+            for n, (label, score) in enumerate(prediction.top[:MAX_BARS]):
+                self._draw_bar(image[self._head + n * self._row :], label, score, first=n == 0)
+        return image
 
     def strip(
         self, leaders: Sequence[LeadingClass], now_s: float, span_s: tuple[float, float]
@@ -103,37 +104,30 @@ class Panel:
         return image
 
     def _draw_label(self, image: Image, prediction: Prediction) -> None:
-        unit, height = self._unit, len(image)
-        size = min(round(unit * 1.9), round(height * 0.6))
-        chip = max(3, unit // 3)  # width of a mark in the class's colour, left of the label
-        top = (height - size) // 2
-        image[top : top + size, unit // 2 : unit // 2 + chip] = class_colour(prediction.class_id)
-        left = unit // 2 + chip + unit // 2
-        room = round(self._width * LABEL_PART) - left - unit
-        at = (left, top + round(size * 0.8))
-        put_text(image, prediction.label, at, size=size, room=room, colour=WHITE)
+        unit, left = self._unit, self._label_left
+        chip = slice(self._margin, self._margin + unit // 3)  # in the class's colour
+        image[self._margin : self._head - self._margin, chip] = class_colour(prediction.class_id)
+        at = left, self._head // 2 + round(self._label_px * 0.34)
+        room = self._width - left - self._margin
+        put_text(image, prediction.label, at, size=self._label_px, room=room, colour=WHITE)
 
-    def _draw_bars(self, image: Image, top: Sequence[tuple[str, float]]) -> None:
-        unit, row = self._unit, self._row
-        # from left to right: names, bars, numbers
-        left = round(self._width * LABEL_PART)
-        name_px = round(self._width * NAME_PART)
-        number_px = round(unit * 2.6)
-        bar_left = left + name_px
-        bar_px = max(1, self._width - unit // 2 - number_px - bar_left)
-        name_room = name_px - unit // 2
-        size = min(fitting_size(label, unit, name_room) for label, _ in top)
-        for n, (label, score) in enumerate(top):
-            y = unit // 2 + n * row
-            base = y + round(row * 0.7)
-            ink = WHITE if n == 0 else GREY
-            put_text(image, label, (left, base), size=size, room=name_room, colour=ink)
-            bar = image[y + row // 4 : y + row - row // 4, bar_left : bar_left + bar_px]
-            bar[:] = TRACK
-            bar[:, : round(bar_px * min(max(score, 0.0), 1.0))] = self._colours.get(label, GREY)
-            at = bar_left + bar_px + unit // 3, base
-            room = number_px - unit // 3
-            put_text(image, f"{score:.0%}", at, size=unit, room=room, colour=ink)
+    def _draw_bar(self, image: Image, label: str, score: float, *, first: bool) -> None:
+        margin, ink = self._margin, WHITE if first else GREY
+        right = self._width - margin - self._number_px
+        bar = image[1 : self._row - 1, margin:right]
+        bar[:] = TRACK
+        colour = np.array(self._colours.get(label, GREY)) * FILL_PART
+        bar[:, : round(bar.shape[1] * min(max(score, 0.0), 1.0))] = colour.astype(np.uint8)
+        base = self._row // 2 + round(self._unit * 0.34)
+        name, number = (2 * margin, base), (right + margin, base)
+        put_text(image, label, name, size=self._name_px, room=self._name_room, colour=ink)
+        room = self._number_px - margin
+        put_text(image, f"{score:.0%}", number, size=self._unit, room=room, colour=ink)
+
+
+def _steady_size(labels: Sequence[str], size: int, room: int, least: int) -> int:
+    """Return the size of letters, from `least` to `size` px, at which all labels fit, if any."""
+    return max(least, min(fitting_size(label, size, room) for label in labels))
 
 
 def _even(px: float) -> int:

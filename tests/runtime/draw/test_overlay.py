@@ -16,8 +16,8 @@ from videos import shared_clip, write_video
 from dvfl_runtime import OutputError, Prediction, Recognizer
 from dvfl_runtime.app import cli
 from dvfl_runtime.draw import lettering
-from dvfl_runtime.draw.encoding import ENCODERS, VideoWriter, to_yuv
-from dvfl_runtime.draw.overlay import OverlayVideo, check_overlay_suffix
+from dvfl_runtime.draw.encoding import ENCODERS, VideoWriter, enlarged, stacked, to_yuv
+from dvfl_runtime.draw.overlay import OverlayVideo, check_overlay_suffix, magnification
 from dvfl_runtime.draw.palette import class_colour
 from dvfl_runtime.draw.panel import LeadingClass, Panel
 from dvfl_runtime.sources import Frame, open_source
@@ -48,22 +48,43 @@ def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def picture_px(width, height):
+    """Return the width and the height of the picture of a video of this size, and the panel's."""
+    width, height = width + width % 2, height + height % 2
+    times = magnification(width, height)
+    panel = Panel(times * width, times * height, LABELS)
+    return times * width, times * height, panel.body_px + panel.strip_px
+
+
+def chip(image):
+    """Return the colour of the mark beside the label."""
+    panel = next(px for px in range(40, len(image)) if is_panel_of(image, px))
+    return image[len(image) - panel + 16, 8]
+
+
+def is_panel_of(image, px):
+    panel = Panel(image.shape[1], len(image) - px, LABELS)
+    return px == panel.body_px + panel.strip_px
+
+
 def near(pixel, colour):
     return np.abs(np.asarray(pixel, int) - colour).max() < 45
 
 
 @pytest.mark.parametrize("size", [(240, 320), (97, 131), (48, 32)])
-def test_every_frame_is_there_at_its_time_in_its_size(tmp_path, model, size):
+def test_every_frame_is_there_at_its_time_and_all_of_it_is_seen(tmp_path, model, size):
     height, width = size
     images = coloured(("red", 40), ("green", 40), height=height, width=width)
     video = write_video(tmp_path / "v.mkv", images, pix_fmt="yuv444p")
     images, times = overlaid(video, tmp_path / "o.mp4", model)
     assert len(images) == 80
-    assert images[0].shape == (height + height % 2, width + width % 2, 3)
+    width, height, panel_px = picture_px(width, height)
+    assert images[0].shape == (height + panel_px, width, 3)
     assert times == pytest.approx([n / 25 for n in range(80)], abs=1e-4)
-    # the picture is untouched above the panel, and the strip at the foot shows what was found
-    assert near(images[5][2, width // 2], (250, 5, 5))
-    assert near(images[75][2, width // 2], (5, 250, 5))
+    # the whole picture is above the panel, and the strip at the foot shows what was found
+    for row in (2, height - 3):
+        assert near(images[5][row, width // 2], (250, 5, 5))
+        assert near(images[75][row, width // 2], (5, 250, 5))
     red, green = class_colour(0), class_colour(1)
     assert near(images[-1][-2, 2], red)
     assert near(images[-1][-2, round(width * 0.8)], green)
@@ -75,7 +96,9 @@ def test_tiny_pictures(tmp_path, model, size):
     images = coloured(("red", 8), height=height, width=width)
     video = write_video(tmp_path / "v.mkv", images, codec="ffv1", pix_fmt="yuv444p")
     images, _ = overlaid(video, tmp_path / "o.mp4", model)
-    assert [i.shape for i in images] == [(height + height % 2, width + width % 2, 3)] * 8
+    width, height, panel_px = picture_px(width, height)
+    assert [i.shape for i in images] == [(height + panel_px, width, 3)] * 8
+    assert max(width, height) <= 1920
 
 
 def test_a_variable_frame_rate_stays_one(tmp_path, model):
@@ -98,7 +121,7 @@ def test_the_frame_rate_is_the_source_s(tmp_path, model, rate):
 
 def test_rotated_and_real_clips(tmp_path, model):
     images, times = overlaid(shared_clip("dec_video_90.mov"), tmp_path / "o.mp4", model)
-    assert images[0].shape == (568, 320, 3)
+    assert images[0].shape == (568 + picture_px(320, 568)[2], 320, 3)
     assert len(times) == 3
 
 
@@ -145,8 +168,7 @@ def test_a_frame_shows_the_window_whose_centre_is_nearest(tmp_path):
     writer.finish()
     images, times = decoded(tmp_path / "o.mkv")
     colours = [class_colour(0) if t < 1.0 - 1e-6 else class_colour(2) for t in times]
-    chip = [image[-24, 6] for image in images]  # beside the label
-    assert all(near(pixel, colour) for pixel, colour in zip(chip, colours, strict=True))
+    assert all(near(chip(image), colour) for image, colour in zip(images, colours, strict=True))
 
 
 def test_a_long_window_speaks_for_its_own_frames_alone(tmp_path):
@@ -157,8 +179,8 @@ def test_a_long_window_speaks_for_its_own_frames_alone(tmp_path):
     writer.write(prediction("red", 0.0, 60.0))
     writer.write(prediction("blue", 65.0, 65.25))  # midway between both would be 47.6 s
     writer.finish()
-    chips = [image[-24, 6] for image in decoded(tmp_path / "o.mkv")[0]]
-    assert [near(chip, class_colour(2)) for chip in chips] == [False] * 60 + [True]
+    chips = [chip(image) for image in decoded(tmp_path / "o.mkv")[0]]
+    assert [near(colour, class_colour(2)) for colour in chips] == [False] * 60 + [True]
 
 
 def test_few_frames_wait_where_gaps_are_closer_than_a_window(tmp_path, model):
@@ -191,7 +213,7 @@ def test_what_waits_is_bounded_and_what_could_not_wait_is_counted(tmp_path, monk
     writer.finish()
     (message,) = [r.getMessage() for r in caplog.records]
     assert message.startswith("30 frames of the overlay were drawn before the answer")
-    drawn = [int(np.ptp(image[-24:])) > 60 for image in decoded(tmp_path / "o.mkv")[0]]
+    drawn = [near(chip(image), class_colour(0)) for image in decoded(tmp_path / "o.mkv")[0]]
     assert drawn == [False] * 10 + [True] * 40
 
 
@@ -223,7 +245,9 @@ def test_a_source_that_changes_its_size_keeps_the_first_one(tmp_path):
     for n, side in enumerate((64, 96, 33, 64)):
         writer.add(Frame(np.full((side, side, 3), 200, np.uint8), n / 10, n))
     writer.finish()
-    assert {image.shape for image in decoded(tmp_path / "o.mp4")[0]} == {(64, 64, 3)}
+    assert {image.shape for image in decoded(tmp_path / "o.mp4")[0]} == {
+        (320 + picture_px(64, 64)[2], 320, 3)
+    }
 
 
 @pytest.mark.parametrize("size", [(120, 160), (121, 161), (20, 20)])
@@ -237,7 +261,7 @@ def test_the_region_is_outlined_in_the_colour_of_its_class(tmp_path, size):
         writer.write(one)
     writer.finish()
     pictures, _ = decoded(tmp_path / "o.mkv")
-    height, width = pictures[0].shape[:2]
+    width, height, _ = picture_px(*size[::-1])
     (left, right), y = (round(x * width / 2) * 2 for x in (0.25, 0.75)), round(0.3 * height)
     colour = class_colour(LABELS.index("blue"))
     assert near(pictures[0][y, left : left + 2].mean(0), colour)
@@ -262,9 +286,9 @@ def test_each_region_of_a_window_has_its_border_and_its_tag(tmp_path, size):
     writer.finish()
     pictures, times = decoded(tmp_path / "o.mkv")
     assert len(times) == 10
-    height, width = pictures[0].shape[:2]
+    width, height, _ = picture_px(*size[::-1])
     bottom = round(0.5 * height / 2) * 2 - 1
-    for image in pictures[:: len(pictures) - 1] if height > 40 else ():
+    for image in pictures[:: len(pictures) - 1]:
         assert near(image[bottom, round(0.2 * width)], class_colour(LABELS.index("blue")))
         assert near(image[bottom, round(0.8 * width)], class_colour(LABELS.index("red")))
         tag = image[round(0.1 * height) + 2 : round(0.1 * height) + 8, 2:40]
@@ -334,13 +358,43 @@ def test_long_and_foreign_labels_stay_in_their_room(monkeypatch, pen):
         assert not columns.size or (columns[0] >= 98 and columns[-1] <= 252)
 
 
-@pytest.mark.parametrize("size", [(2, 2), (16, 16), (64, 2000), (1920, 1080), (3840, 2160)])
-def test_the_panel_fits_any_picture(size):
+@pytest.mark.parametrize("size", [(2, 2), (16, 320), (64, 2000), (1920, 1080), (3840, 2160)])
+def test_the_panel_can_be_drawn_below_any_picture(size):
     width, height = size
     panel = Panel(width, height, LABELS)
-    assert panel.strip_px + panel.body_px <= max(height * 0.5, 8)
     strip = panel.strip([LeadingClass(0, 1, 0), LeadingClass(1, 2, 1)], 1.5, (0, 2))
     assert strip.shape == (panel.strip_px, width, 3)
-    if panel.body_px:
-        image, opacity = panel.body(prediction("red", 0, 1))
-        assert image.shape[:2] == opacity.shape == (panel.body_px, width)
+    assert (panel.strip_px % 2, panel.body_px % 2) == (0, 0)
+    for seen in (prediction("red", 0, 1), None):
+        assert panel.body(seen).shape == (panel.body_px, width, 3)
+
+
+@pytest.mark.parametrize("side", [64, 192, 240, 720])
+def test_labels_can_be_read_keep_their_size_and_are_not_cut(side):
+    labels = ("lid", "lay_the_lid_of_a_long_label_back")
+    side *= magnification(side, side)
+    panel = Panel(side, side, labels)
+    top = {}
+    for n, label in enumerate(labels):
+        rows = ((label, 0.9), (labels[1 - n], 0.1))
+        seen = Prediction(label, n, 0.9, np.array([0.9, 0.1], np.float32), rows, 0, 1)
+        ink = panel.body(seen).min(2) > 150
+        letters = ink[: len(ink) // 3, 20:]
+        lines, columns = np.flatnonzero(letters.any(1)), np.flatnonzero(letters.any(0))
+        top[label] = lines[0]
+        assert len(lines) >= 8  # px, the height of l and d
+        assert columns[-1] < side - 24  # nothing is cut at the right border
+    assert abs(top[labels[0]] - top[labels[1]]) <= 1  # the letter l is as high in both
+
+
+def test_small_pictures_are_enlarged_and_large_ones_are_left_alone():
+    sizes = {(64, 64): 5, (192, 192): 2, (320, 240): 2, (640, 360): 1, (1920, 1080): 1, (2, 2): 160}
+    assert {size: magnification(*size) for size in sizes} == sizes
+    assert magnification(40, 4000) == 1
+    picture = to_yuv(np.full((4, 6, 3), (200, 40, 40), np.uint8))
+    assert enlarged(picture, 1) is picture
+    assert enlarged(picture, 3).shape == (18, 18)
+    both = stacked(picture, to_yuv(np.full((2, 6, 3), 255, np.uint8)))
+    assert both.shape == (9, 6)
+    np.testing.assert_array_equal(both[:4], picture[:4])
+    assert (both[4:6] > 230).all()
