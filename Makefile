@@ -13,7 +13,7 @@ WORKERS ?= 2
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 BIN := .venv/bin
 RTSP_SERVER := python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-base gstreamer1.0-plugins-good
-TEST_TOOLS := $(RTSP_SERVER) chromium
+TEST_TOOLS := $(RTSP_SERVER) chromium mosquitto
 CROSS_COMPILER := aarch64-linux-gnu-g++
 # kept out of the checkout, so that all checkouts and `make clean` share it
 HEADERS := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dvfl/headers
@@ -29,7 +29,7 @@ demo: .venv-demo/ready ## recognise the actions in the bundled clip (small envir
 test: .venv/ready ## run the tests; PYTEST_ARGS="-k sampling" selects some
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-tools: ## install what some tests need (Debian; as root): RTSP server, browser, headers; they skip without
+test-tools: ## install what some tests need (Debian; as root): RTSP server, browser, MQTT broker, headers; they skip without
 	-@export/kernels/debian_headers.sh libonnxruntime-dev $(ONNXRUNTIME_HEADERS)
 	-@export/kernels/tensorrt_headers.sh $(PYTHON) $(TENSORRT_HEADERS)
 	@dpkg-query --show $(TEST_TOOLS) > /dev/null 2>&1 || { apt-get -qq update && \

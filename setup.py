@@ -69,10 +69,12 @@ EXTRAS["dev"] = sorted(
         "mkdocstrings[python]>=0.26",
         "build",
         "fastapi",  # of an example
+        "gpiozero",  # of an example
         "hypothesis",
         "import-linter",
         "mypy",
         "onnxsim>=0.8",
+        "paho-mqtt>=2",  # of an example
         "playwright",  # drives the system's Chromium; its own browsers are not downloaded
         "pre-commit",
         "pytest",

@@ -18,7 +18,7 @@ from playwright.sync_api import sync_playwright
 ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "dvfl_runtime" / "data" / "demo.mp4"
 PICTURES = Path(__file__).parent / "pictures"
-SIDE_PX, FPS, SECONDS, COLOURS = 384, 8, 20, 128
+SIDE_PX, FPS, SECONDS, COLOURS = 384, 6, 20, 128
 COMMAND = [sys.executable, "-m", "dvfl_runtime.app.cli"]
 
 
@@ -43,7 +43,11 @@ def animate(video: Path, path: Path) -> None:
                 break
             if frame.time * FPS >= len(images):
                 images.append(frame.to_image())
-    palette = images[len(images) // 2].quantize(COLOURS)
+    seen = Image.new("RGB", (images[0].width, images[0].height * len(images[::8])))
+    for n, image in enumerate(images[::8]):
+        seen.paste(image, (0, n * image.height))
+    # the colours of all actions; an octree keeps the rare ones
+    palette = seen.quantize(COLOURS, Image.Quantize.FASTOCTREE)
     first, *rest = (image.quantize(palette=palette, dither=0) for image in images)
     first.save(path, save_all=True, append_images=rest, duration=1000 // FPS, loop=0)
 

@@ -1,24 +1,32 @@
 """The programs of examples/ run as they are, in the way that their first lines say."""
 
+import contextlib
 import csv
+import http.server
 import io
+import itertools
 import json
 import os
 import re
+import runpy
 import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from shared import ROOT
 
 from dvfl_runtime.archive.cli import main as archive
+from dvfl_runtime.teach.cli import main as teach
 
 EXAMPLES = ROOT / "examples"
 DATA = ROOT / "dvfl_runtime" / "data"
@@ -37,7 +45,7 @@ def run(name: str, *words: object) -> subprocess.CompletedProcess[str]:
 
 def test_programs_are_short() -> None:
     programs = [*EXAMPLES.glob("*.py"), *EXAMPLES.glob("cpp/*.cc")]
-    assert len(programs) >= 6
+    assert len(programs) >= 13
     lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in programs}
     assert {name: length for name, length in lengths.items() if length > 48} == {}
 
@@ -94,6 +102,152 @@ def test_two_files_are_compared_in_turn() -> None:
     assert re.search(r"takes \d\.\d\d of the time of the first", found.stdout)
 
 
+def test_what_happens_is_told_as_it_happens() -> None:
+    found = run("webcam_events.py", DEMO)
+    assert found.returncode == 0, found.stderr
+    begun = re.findall(r"s  (\w+) since", found.stdout)
+    assert begun == re.findall(r"s  (\w+) is over after", found.stdout)
+    assert (len(begun), set(begun)) == (6, ACTIONS)
+
+
+def test_events_reach_an_mqtt_broker() -> None:
+    mqtt = pytest.importorskip("paho.mqtt.client", reason="needs paho-mqtt, which dev has")
+    broker = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if broker is None:
+        pytest.skip("needs mosquitto; sudo make test-tools installs it on Debian")
+    rows: list[tuple[str, dict[str, object]]] = []
+    port = free_port()
+    with subprocess.Popen([broker, "-p", str(port)], stderr=subprocess.DEVNULL) as server:
+        client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+        try:
+            ready = threading.Event()
+            client.on_connect = lambda *_: client.subscribe("home/#", qos=1)
+            client.on_subscribe = lambda *_: ready.set()
+            client.on_message = lambda _, __, got: rows.append((got.topic, json.loads(got.payload)))
+            client.connect_async("127.0.0.1", port)
+            client.loop_start()
+            assert ready.wait(60)
+            found = run("mqtt_events.py", DEMO, f"127.0.0.1:{port}", "home")
+            assert (found.returncode, found.stderr) == (0, "")
+            wait_until(lambda: len(rows) == 12)
+        finally:
+            client.loop_stop()
+            client.disconnect()
+            server.terminate()
+    assert [row["event"] for _, row in rows] == ["start", "end"] * 6
+    assert {topic for topic, _ in rows} == {f"home/{label}" for label in ACTIONS}
+
+
+def test_each_event_is_posted_to_a_web_address() -> None:
+    rows: list[dict[str, object]] = []
+
+    class Hook(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.headers["Content-Type"] == "application/json"
+            rows.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204 if self.path == "/hook" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    event = json.dumps({"event": "start", "label": "bend", "start_s": 2.5})
+    with http.server.HTTPServer(("127.0.0.1", 0), Hook) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for path in ("hook", "away"):
+            words = [EXAMPLES / "webhook.py", f"http://127.0.0.1:{server.server_port}/{path}"]
+            command = [sys.executable, *map(str, words)]
+            found = subprocess.run(command, input=event, text=True, stderr=-1, check=False)
+            assert found.returncode == (path == "away"), found.stderr
+        server.shutdown()
+    assert rows == [json.loads(event)] * 2
+
+
+def test_a_pin_is_on_while_an_action_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpiozero = pytest.importorskip("gpiozero", reason="needs gpiozero, which the extra dev has")
+    from gpiozero.pins.mock import MockFactory
+
+    board = MockFactory()
+    monkeypatch.setattr(gpiozero.Device, "pin_factory", board)
+    monkeypatch.setattr(sys, "argv", ["gpio_pin.py", str(DEMO), "jumping_jack", "17"])
+    runpy.run_path(str(EXAMPLES / "gpio_pin.py"), run_name="__main__")
+    states = [state for _, state in board.pin(17).states]
+    changes = [state for n, state in enumerate(states) if n == 0 or states[n - 1] != state]
+    assert changes == [False, True, False, True, False]  # twice in the clip; off at the end
+
+
+def test_a_camera_goes_on_when_its_model_is_replaced(tmp_path: Path) -> None:
+    shutil.copy(BUNDLED, tmp_path / "mine.onnx")
+    cut_clips(tmp_path / "clips")
+    command = [sys.executable, "-W", "error", EXAMPLES / "teach_and_reload.py"]
+    os.mkfifo(tmp_path / "camera.y4m")
+    feeding = threading.Thread(target=feed, args=(tmp_path / "camera.y4m",), daemon=True)
+    feeding.start()
+    with subprocess.Popen(
+        [*command, tmp_path / "camera.y4m", tmp_path / "mine.onnx"], stdout=-1, text=True
+    ) as watching:
+        assert watching.stdout is not None
+        lines = iter(watching.stdout.readline, "")
+        assert next(lines).startswith("knows idle, wave_one_hand")
+        first_s = float(next(lines).split()[0])
+        words = ["fit", str(tmp_path / "clips"), "-o", str(tmp_path / "mine.onnx")]
+        assert teach([*words, "--engine", "onnxruntime"]) == 0
+        before_s = first_s
+        for line in lines:
+            if line.startswith("knows"):
+                break
+            before_s = float(line.split()[0])
+        assert line == "knows bowing, jumping\n"
+        seconds, label = next(lines).split(" s  ")
+        assert label.strip() in {"bowing", "jumping"}
+        assert before_s < float(seconds) < before_s + 8  # not from the beginning again
+        watching.kill()
+
+
+def cut_clips(folder: Path) -> None:
+    """Write three clips of two actions, parts of the demo."""
+    for label, begins_s in (("bowing", (19, 20, 42)), ("jumping", (11, 12, 34.5))):
+        (folder / label).mkdir(parents=True)
+        for n, begin_s in enumerate(begins_s):
+            with (
+                av.open(str(DEMO)) as demo,
+                av.open(str(folder / label / f"p{n}_1.mp4"), "w") as out,
+            ):
+                stream = out.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+                stream.width = stream.height = 320
+                for picture in demo.decode(video=0):
+                    if begin_s <= picture.time < begin_s + 2:
+                        out.mux(stream.encode(picture.reformat(format="yuv420p")))
+                out.mux(stream.encode())
+
+
+def feed(path: Path) -> None:
+    """Write pictures of the demo into a pipe, a hundred a second, until nobody reads them."""
+    with av.open(str(DEMO)) as demo:
+        pictures = [
+            picture.reformat(64, 64, "yuv420p").to_ndarray().tobytes()
+            for picture in itertools.islice(demo.decode(video=0), 200)
+        ]
+    with contextlib.suppress(BrokenPipeError), path.open("wb") as pipe:
+        pipe.write(b"YUV4MPEG2 W64 H64 F25:1 Ip A1:1 C420jpeg\n")
+        for picture in itertools.cycle(pictures):
+            pipe.write(b"FRAME\n" + picture)
+            time.sleep(0.01)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    until = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def test_each_tracked_person_has_segments() -> None:
     pytest.importorskip("supervision", reason="needs supervision, which the extra dev has")
     found = run("tracked_people.py", DEMO)
@@ -105,9 +259,7 @@ def test_each_tracked_person_has_segments() -> None:
 
 def test_a_video_is_uploaded() -> None:
     pytest.importorskip("fastapi")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "uvicorn", "fastapi_upload:app", "--port", str(port)]
     with subprocess.Popen(command, cwd=EXAMPLES, stderr=subprocess.DEVNULL) as server:
         try:
