@@ -13,22 +13,26 @@ from tempfile import TemporaryDirectory
 
 import av
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 ROOT = Path(__file__).parent.parent
 CLIP = ROOT / "dvfl_runtime" / "data" / "demo.mp4"
 PICTURES = Path(__file__).parent / "pictures"
 SIDE_PX, FPS, SECONDS, COLOURS = 384, 6, 20, 128
+WORKSHOP_BEGINS_S = 6.5  # so that both sources show an action at once
+BOTH_ACT = ["wave_one_hand", "jumping_jack"]
 COMMAND = [sys.executable, "-m", "dvfl_runtime.app.cli"]
 
 
-def enlarge(path: Path) -> None:
-    """Write the clip in a size that people look at."""
+def enlarge(path: Path, begin_s: float = 0.0) -> None:
+    """Write the clip, from a time on, in a size that people look at."""
     with av.open(str(CLIP)) as clip, av.open(str(path), "w") as out:
         stream = out.add_stream("libx264", rate=clip.streams.video[0].average_rate)
         stream.width = stream.height = SIDE_PX
         stream.pix_fmt, stream.options = "yuv420p", {"crf": "12"}
         for frame in clip.decode(video=0):
+            if frame.time < begin_s:
+                continue
             image = frame.to_image().resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
             out.mux(stream.encode(av.VideoFrame.from_image(image)))
         out.mux(stream.encode())
@@ -53,38 +57,38 @@ def animate(video: Path, path: Path) -> None:
 
 
 def photograph_page(videos: list[Path], path: Path) -> None:
-    """Write what the page of --serve shows after some seconds."""
+    """Write what the page of --serve shows in the middle of two actions."""
     words = [*COMMAND, *(video.name for video in videos), "--serve", "0"]
-    folder = videos[0].parent
-    with subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True) as served:
-        assert served.stderr is not None
-        line = next(line for line in served.stderr if "serving at" in line)
-        (url,) = re.findall(r"http://\S+", line)
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(
-                executable_path="/usr/bin/chromium", args=["--no-sandbox"]
-            )
-            page = browser.new_page(viewport={"width": 1100, "height": 640})
+    with sync_playwright() as playwright:  # before the videos begin to play
+        browser = playwright.chromium.launch(
+            executable_path="/usr/bin/chromium", args=["--no-sandbox"]
+        )
+        page = browser.new_page(viewport={"width": 1100, "height": 800})
+        with subprocess.Popen(
+            words, cwd=videos[0].parent, stderr=subprocess.PIPE, text=True
+        ) as served:
+            assert served.stderr is not None
+            line = next(line for line in served.stderr if "serving at" in line)
+            (url,) = re.findall(r"http://\S+", line)
             page.goto(url)
-            page.wait_for_timeout(9000)
+            expect(page.locator(".label")).to_have_text(BOTH_ACT, timeout=30_000)
+            page.wait_for_timeout(1000)
             page.screenshot(path=path)
-            browser.close()
-        served.terminate()
+            served.terminate()
+        browser.close()
 
 
 def main() -> None:
     """Draw all of them."""
     PICTURES.mkdir(exist_ok=True)
     with TemporaryDirectory() as folder:
-        doors = [Path(folder) / "front_door.mp4", Path(folder) / "workshop.mp4"]
-        for door in doors:
-            enlarge(door)
+        door, workshop = Path(folder) / "front_door.mp4", Path(folder) / "workshop.mp4"
+        enlarge(door)
+        enlarge(workshop, WORKSHOP_BEGINS_S)
         seen = Path(folder) / "seen.mp4"
-        subprocess.run(
-            [*COMMAND, doors[0], "--overlay", seen], check=True, stdout=subprocess.DEVNULL
-        )
+        subprocess.run([*COMMAND, door, "--overlay", seen], check=True, stdout=subprocess.DEVNULL)
         animate(seen, PICTURES / "demo.gif")
-        photograph_page(doors, PICTURES / "page.png")
+        photograph_page([door, workshop], PICTURES / "page.png")
 
 
 if __name__ == "__main__":
