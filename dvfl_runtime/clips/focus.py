@@ -7,7 +7,7 @@ other methods, and under the disturbances that cameras meet.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any, TypeAlias
 
@@ -15,13 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.clips.finder import WHOLE_PICTURE, Track
-from dvfl_runtime.clips.motion import Body, Box, Floats, Grey, find_motion
+from dvfl_runtime.clips.motion import Body, Box, Floats, Grey, Motion, find_motion
 from dvfl_runtime.results import Region
 
 Size: TypeAlias = NDArray[Any]  # (width, height), px
 
 MARGIN = 0.7  # of the box, so that a body is in the picture of which only an arm moves
 LEAST_SIDE = 0.2  # of the picture's shorter side
+HABIT_S = 30.0  # after so long most of the motion at a place is a habit, as of leaves in wind
 HOLD_S = 10.0  # how long the place of somebody who stands still is remembered
 KEPT_FACTOR = 2.0  # how much more the motion at a remembered place counts than that elsewhere
 SHRINK_FROM, SHRINK_TO = 0.5, 0.7  # a region shrinks if it could be this small, and to this at once
@@ -53,10 +54,15 @@ class FocusMemory:
     Attributes:
         seen: each thing that is remembered.
         last_id: the highest `track_id` so far.
+        habit: (h, w) in which part of the last minute each pixel of the small pictures has moved;
+            `None` if that is not known.
+        end_s: the end of the newest window, seconds.
     """
 
     seen: tuple[Seen, ...] = ()
     last_id: int = 0
+    habit: Floats | None = field(default=None, compare=False)
+    end_s: float = field(default=0.0, compare=False)
 
 
 def find_region(
@@ -105,7 +111,10 @@ def find_regions(
     size = np.array([width, height])
     known = {s.track_id: s for s in memory.seen if 0 <= end_s - s.moved_s <= HOLD_S}
     boxes = {track_id: _in_px(seen.region, size) for track_id, seen in known.items()}
-    motion = find_motion(pictures, list(boxes.values()), KEPT_FACTOR)
+    passed_s = end_s - memory.end_s
+    is_known = memory.habit is not None and memory.habit.shape == (height, width) and passed_s >= 0
+    habit = memory.habit if is_known else None
+    motion = find_motion(pictures, list(boxes.values()), KEPT_FACTOR, habit)
     if motion.lost:
         return [], FocusMemory(last_id=memory.last_id)
     bodies = motion.bodies if most == 1 else _joined(motion.bodies, aspect, size)
@@ -124,7 +133,25 @@ def find_regions(
         still = []  # the camera has turned away from where they were
     seen = (*moved, *still)[:most]
     shown = [s for s in seen if s in moved or not _is_covered(s, moved)]
-    return [_along(s, motion.shifts, size) for s in shown], FocusMemory(seen, next(new_ids) - 1)
+    habit = _habit(habit, motion, passed_s)
+    memory = FocusMemory(seen, next(new_ids) - 1, habit, end_s)
+    return [_along(s, motion.shifts, size) for s in shown], memory
+
+
+def _habit(habit: Floats | None, motion: Motion, passed_s: float) -> Floats | None:
+    """Return what is a habit after a window; that is not known once the camera moves.
+
+    Args:
+        habit: before the window.
+        motion: in the window.
+        passed_s: since the window before, seconds.
+    """
+    if motion.shifts is not None:
+        return None
+    moving = motion.moving.astype(np.float32)
+    if habit is None:
+        return np.zeros_like(moving)
+    return np.asarray(moving + (habit - moving) * np.exp(-passed_s / HABIT_S), np.float32)
 
 
 def _joined(bodies: Sequence[Body], aspect: float, size: Size) -> list[Body]:

@@ -50,6 +50,8 @@ RESTING = 0.5  # a pixel rests while it differs by less than this part of the le
 RESTLESS = 0.3  # a body whose pixels rest for a smaller part of the window counts less
 TURNS = 3.5  # ... and so does one whose pixels run through their range more often
 UNLIKE_POWER, LEAST_LIKE = 8, 0.05  # by this power of how far it is beyond, and this at most
+SCREEN_REST, SCREEN_FILL = 0.26, 0.88  # what rests less and fills more of its box is a screen
+HABIT_POWER, LEAST_UNUSUAL = 2, 0.05  # how motion counts where something has always moved
 
 
 class Body(NamedTuple):
@@ -72,11 +74,13 @@ class Motion(NamedTuple):
         shifts: (T, 2) px by which each picture shows all things further right and further down
             than the last one does; `None` if the camera stands still.
         lost: whether the whole picture changes, so that no body can be found.
+        moving: (h, w) which pixels move.
     """
 
     bodies: list[Body]
-    shifts: Floats | None = None
-    lost: bool = False
+    shifts: Floats | None
+    lost: bool
+    moving: Bools
 
 
 def small_grey(image: Image) -> Grey:
@@ -98,7 +102,12 @@ def small_grey(image: Image) -> Grey:
     return np.asarray(cv2.GaussianBlur(grey, (0, 0), BLUR_PX), np.uint8)
 
 
-def find_motion(pictures: Sequence[Grey], liked: Sequence[Box] = (), liking: float = 1.0) -> Motion:
+def find_motion(
+    pictures: Sequence[Grey],
+    liked: Sequence[Box] = (),
+    liking: float = 1.0,
+    habit: Floats | None = None,
+) -> Motion:
     """Return the bodies that move during a window.
 
     A pixel moves if its brightness, freed of changes of light and of the motion of the camera, has
@@ -109,6 +118,8 @@ def find_motion(pictures: Sequence[Grey], liked: Sequence[Box] = (), liking: flo
         pictures: T of them, all of one size, as `small_grey` returns them.
         liked: boxes in the last picture.
         liking: how much more the motion in those boxes counts.
+        habit: (h, w) in which part of the time before each pixel has moved, where the camera stands
+            still; the more, the less its motion counts.
     """
     stack = np.stack(pictures)
     levels = _without_light(stack)
@@ -122,13 +133,15 @@ def find_motion(pictures: Sequence[Grey], liked: Sequence[Box] = (), liking: flo
         least, typical = _least_change(change)
     moving = change > least
     if typical > MOVING_CAMERA or moving.mean() > MOST_CHANGED:
-        return Motion([], lost=True)
+        return Motion([], shifts, True, moving)
     weight = np.zeros(change.shape, np.float32)
     weight[moving] = np.sqrt(change[moving] - least + 1)  # a bright thing counts for its size
     for box in liked:
         left, top, right, bottom = np.maximum(np.rint(box), 0).astype(int)
         weight[top:bottom, left:right] *= liking
-    return Motion(_bodies(weight, levels, least), shifts)
+    if habit is not None and shifts is None:
+        weight *= np.maximum((1 - habit) ** HABIT_POWER, LEAST_UNUSUAL)
+    return Motion(_bodies(weight, levels, least), shifts, False, moving)
 
 
 def _without_light(pictures: NDArray[np.uint8] | Floats) -> Floats:
@@ -264,7 +277,7 @@ def _without_shifts(pictures: NDArray[np.uint8], shifts: Floats) -> tuple[Floats
 
 
 def _bodies(weight: Floats, levels: Floats, least: float) -> list[Body]:
-    """Return the bodies of the pixels that have a weight, by their scores."""
+    """Return the bodies of the pixels that have a weight, by their scores, without screens."""
     import cv2
 
     reach = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * GAP_PX + 1, 2 * GAP_PX + 1))
@@ -289,7 +302,9 @@ def _bodies(weight: Floats, levels: Floats, least: float) -> list[Body]:
             break
         chosen = labels == label
         (left, right), (top, bottom) = (_span(at[chosen]) for at in (columns, rows))
-        bodies.append(Body(np.array([left, top, right + 1, bottom + 1]), float(scores[label])))
+        filled = counts[label] / ((right + 1 - left) * (bottom + 1 - top))
+        if rest[label] >= SCREEN_REST or filled <= SCREEN_FILL:
+            bodies.append(Body(np.array([left, top, right + 1, bottom + 1]), float(scores[label])))
     return bodies
 
 

@@ -7,7 +7,8 @@ Clips of one person each are pasted into drawn scenes of 640 x 360 and 1280 x 72
 and under the disturbances of `focus_scenes`. For each way of finding the region all clips are cut
 and recognised. "place known" cuts at the true place: what the model can reach with any crop. In
 scenes without anybody the right answer is idle; with two people it is the action of either, and
-both for "motion, each". Who stands still has moved in the window before, and is idle.
+both for "motion, each". Who stands still has moved in the window before, and is idle. "for a
+minute" tells how long the leaves have moved before the person does.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from dvfl_bench.plots import log_axis, save_panels
 from dvfl_models.rendered.synthetic import ACTIONS, render_clip
 from dvfl_runtime import Recognizer
 from dvfl_runtime.clips.finder import WHOLE_PICTURE, Track
-from dvfl_runtime.clips.focus import find_region, find_regions
+from dvfl_runtime.clips.focus import FocusMemory, find_region, find_regions
 from dvfl_runtime.clips.motion import BLUR_PX, Grey, small_grey
 from dvfl_runtime.clips.preprocess import context_frame, cut, preprocess_frame
 from dvfl_runtime.clips.sampling import uniform_indices
@@ -57,6 +58,8 @@ SIZES: dict[tuple[int, int], tuple[int, ...]] = {
 }
 DISTURBED = ((640, 360), (160, 64))  # the picture and the sizes of disturbed scenes
 TWO, NOBODY, FILMED, STILL = "two people", "nobody", "as filmed", "stands still"
+MINUTE = ", for a minute"  # ... of which the person has stood still
+LONG = ("tree", "slow tree")
 EACH = "motion, each"  # of two people: both have a region, and both are named
 MOST = 4  # regions of two people
 RENDERED, UNSEEN, DRAWN = 40, 9_000_000, (128, 128)  # clips, the first seed, (height, width) px
@@ -195,7 +198,7 @@ def cases() -> Iterator[Case]:
         yield from (Case("clean", picture, side) for side in sides)
     yield Case(FILMED, (FILMED_PX, FILMED_PX), FILMED_PX)
     picture, sides = DISTURBED
-    for kind in (*DISTURBANCES, *MOVES, STILL, TWO):
+    for kind in (*DISTURBANCES, *(kind + MINUTE for kind in LONG), *MOVES, STILL, TWO):
         yield from (Case(kind, picture, side) for side in sides)
     yield from (Case(kind, picture, 0) for kind in ("clean", *DISTURBANCES, *MOVES))
 
@@ -211,7 +214,8 @@ def scenes_of(case: Case, people: Sequence[Person]) -> Iterator[tuple[Scene, set
             other = people[(5 * number + 3) % len(people)]
             clips, labels = [clip, other.clip], {label, other.label}
         rng = np.random.default_rng([number, case.side, case.picture[0]])
-        yield draw_scene(clips, case.side, case.picture, case.kind, rng, len(clip)), labels
+        kind = case.kind.removesuffix(MINUTE)
+        yield draw_scene(clips, case.side, case.picture, kind, rng, len(clip)), labels
 
 
 def count_right(
@@ -236,6 +240,13 @@ def count_right(
             images, greys = images[:1] * len(images), greys[:1] * len(greys)
             still, _ = find_region(greys, 1.0, end_s=4.0, memory=memory)
             tracks = {"whole picture": WHOLE_PICTURE, "motion": still}
+        if case.kind.endswith(MINUTE):
+            before = _standing(scene, case.side)
+            memory = FocusMemory()
+            shown = [small_grey(context_frame(image, recognizer.spec)) for image in before]
+            for end_s in range(2, 62, 2):
+                _, memory = find_region(shown, 1.0, end_s=end_s, memory=memory)
+            tracks["motion"] = find_region(greys, 1.0, end_s=62.0, memory=memory)[0]
         if case.side:
             x, y = scene.places[0]
             half, side = case.side / 2, case.side * KNOWN_MARGIN
@@ -249,6 +260,14 @@ def count_right(
             found[EACH]["right"] += len(several) == 2 and answers == labels
             found[EACH]["regions"] += len(several)
     return {name: dict(counts) for name, counts in found.items()}
+
+
+def _standing(scene: Scene, side: int) -> Clip:
+    """Return the pictures of a scene in which the person does not move."""
+    images = scene.images.copy()
+    for x, y in scene.places:
+        images[:, y : y + side, x : x + side] = images[0, y : y + side, x : x + side]
+    return images
 
 
 def _answer(recognizer: Recognizer, images: Sequence[Image], track: Track) -> str:

@@ -22,6 +22,7 @@ from dvfl_runtime.clips.motion import BLUR_PX, small_grey
 from dvfl_runtime.results import WHOLE
 
 T, H, W = 8, 90, 160
+UP_AND_DOWN = (0, 1, 2, 3, 3, 2, 1, 0)  # quarters of its height that an arm is at
 
 
 def wall(seed: int = 0) -> np.ndarray:
@@ -34,8 +35,8 @@ def moving(left: int, top: int, wide: int, tall: int) -> np.ndarray:
     """Returns (T, H, W) with a body in this box whose arms go up and down."""
     frames = np.stack([wall()] * T)
     for t in range(T):
-        rows = slice(top, top + tall // 2) if t % 2 else slice(top + tall // 2, top + tall)
-        frames[t, rows, left : left + wide] = 20
+        begin, end = (top + tall * n // 4 for n in (UP_AND_DOWN[t], UP_AND_DOWN[t] + 1))
+        frames[t, begin:end, left : left + wide] = 20
     return frames
 
 
@@ -229,9 +230,24 @@ def test_a_person_is_found_beside_what_never_rests(name):
         frames[t, 20:36, 10:34] = RESTLESS[name](t, rng)
         frames[t, 40:60, 90 + 3 * t : 98 + 3 * t] = 20  # somebody walks
     assert holds(region_of(frames), 90, 40, 29, 20)
-    found, _ = find_regions(grey(frames), 1.0, most=4)
-    assert holds(found[0].region, 90, 40, 29, 20)
-    assert len(found) == 2
+    (found,), _ = find_regions(grey(frames), 1.0, most=4)
+    assert holds(found.region, 90, 40, 29, 20)
+    frames[:, 40:60] = wall()[40:60]
+    assert region_of(frames) == WHOLE  # nobody is there
+
+
+def test_what_has_moved_for_long_counts_less_than_what_has_not():
+    leaves, person, memory = (10, 20, 44, 30), (120, 40, 12, 16), None
+    alone, both = grey(moving(*leaves)), grey(together(leaves, person))
+    assert holds(region_of(together(leaves, person)), *leaves)
+    for n in range(60):
+        found, memory = find_region(alone, 1.0, end_s=2.0 + n, memory=memory)
+        assert holds(found.region, *leaves)  # it is all there is
+    assert holds(find_region(both, 1.0, end_s=62.0, memory=memory)[0].region, *person)
+    # nothing is known where a file begins again
+    again, memory = find_region(both, 1.0, end_s=2.0, memory=memory)
+    assert holds(again.region, *leaves)
+    assert not memory.habit.any()
 
 
 def test_a_region_has_the_aspect_of_the_model_and_is_cut_at_the_picture():
