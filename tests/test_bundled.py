@@ -47,7 +47,7 @@ def test_the_model_says_what_it_was_trained_on_and_how_good_it_is() -> None:
 
 
 def test_rendered_clips_are_recognised_as_the_file_says() -> None:
-    recipe = read_recipe("actions5")
+    recipe = read_recipe("bundled_last")
     clips = open_clips(recipe.test[0], recipe)  # hard scenes
     with Recognizer() as recognizer:
         right = [

@@ -43,7 +43,7 @@ def frames():
 
 @pytest.fixture(scope="module")
 def recognizer():
-    with Recognizer(num_threads=1, focus="motion") as opened:
+    with Recognizer(num_threads=1) as opened:
         yield opened
 
 
@@ -65,7 +65,6 @@ def test_a_small_person_is_recognised_by_every_way_in_the_same_region(frames, re
         assert other.region == predicted.region
         assert (other.scores == predicted.scores).all()
     assert recognizer.spec.focus == "motion"
-    assert recognizer.artifact.spec.focus == "frame"
 
 
 def test_two_people_have_a_window_each_and_keep_their_numbers(recognizer):
@@ -104,8 +103,9 @@ def test_a_small_person_is_recognised_by_a_camera_that_shakes(frames, recognizer
 
 
 def test_without_focus_the_whole_picture_is_seen(frames):
-    with Recognizer(num_threads=1) as whole:
+    with Recognizer(num_threads=1, focus="frame") as whole:
         assert whole.spec.focus == "frame"
+        assert whole.artifact.spec.focus == "motion"
         assert whole.predict(frames).region == WHOLE
         assert {p.region for p in whole.stream(frames, fps=4)} == {WHOLE}
     with pytest.raises(ValueError, match="focus must be"):
