@@ -33,7 +33,7 @@ def save_plot(result: dict[str, Any], path: Path) -> None:
 def save_panels(
     panels: Sequence[Callable[[Axes, T], None]], data: T, machine: dict[str, Any], path: Path
 ) -> None:
-    """Draw panels of the same data side by side, under the name of the machine."""
+    """Draw panels of the same data side by side, under the name of the machine and its threads."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(max(7, 5.4 * len(panels)), 4.2), layout="constrained")
@@ -42,7 +42,8 @@ def save_panels(
         panel(axes, data)
         _legend_below(axes)
     name = machine.get("board") or machine["cpu"]
-    figure.suptitle(f"{name}, {machine['threads']} threads", fontsize=10)
+    threads = f", {machine['threads']} threads" if "threads" in machine else ""
+    figure.suptitle(f"{name}{threads}", fontsize=10)
     figure.savefig(path, format="png", dpi=110)
 
 

@@ -33,7 +33,7 @@ from dvfl_bench.comparisons.segments import (
     matches,
     random_timeline,
 )
-from dvfl_bench.plots import save_panels
+from dvfl_bench.plots import log_axis, save_panels
 from dvfl_export.confidence.alarms import Watched, alarm_curve, watch_negatives
 from dvfl_models.rendered.synthetic import render_video
 from dvfl_runtime import Event, Prediction, Recognizer, Segment, Smoothing
@@ -215,9 +215,8 @@ def measure(
 def draw(found: Result, path: Path) -> None:
     """Draw what a threshold costs against the false alarms that it leaves."""
     title = f"{found['model']}, {found['hours']:.2f} h of negatives"
-    machine = {"board": title, "threads": "any number of"}
     with replacing(path) as part:
-        save_panels([_quality, _lateness], found["curve"], machine, part)
+        save_panels([_quality, _lateness], found["curve"], {"board": title}, part)
 
 
 def _quality(axes: Axes, curve: Sequence[dict[str, Any]]) -> None:
@@ -233,7 +232,9 @@ def _quality(axes: Axes, curve: Sequence[dict[str, Any]]) -> None:
     for point in curve:
         axes.annotate(f"{point['enter']:g}", (point["per_hour"], point["recall"]), (0, 5),
                       textcoords="offset points", fontsize=7)  # fmt: skip
-    axes.set(xscale="log", xlabel="false alarms per hour", ylim=(-0.03, 1.1))
+    axes.set(xlabel="false alarms per hour", ylabel="share, or F1", ylim=(-0.03, 1.1))
+    axes.set_title("what is found, by the threshold at the points", fontsize=10)
+    log_axis(axes, "x")
 
 
 def _lateness(axes: Axes, curve: Sequence[dict[str, Any]]) -> None:
@@ -244,9 +245,9 @@ def _lateness(axes: Axes, curve: Sequence[dict[str, Any]]) -> None:
         axes.plot(rates, values, marker="o", markersize=3, label=f"{name}, s")
     missed = [point["missed"] / max(point["actions"], 1) for point in curve]
     axes.plot(rates, missed, marker="x", markersize=4, label="share of missed actions")
-    axes.set(
-        xscale="log", xlabel="false alarms per hour", title="time to decision, rendered videos"
-    )
+    axes.set(xlabel="false alarms per hour", ylabel="s, or share")
+    axes.set_title("time to decision, rendered videos", fontsize=10)
+    log_axis(axes, "x")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,6 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dvfl_runtime.errors.packages import needed
 from dvfl_runtime.files import RowFile, replacing
 
@@ -114,15 +117,26 @@ class Metrics:
 
 
 def _draw(axes: Any, rows: Sequence[Mapping[str, str]], name: str, *, smooth: bool) -> None:
-    """Draw a column over the steps; with `smooth`, as means over up to 100 parts of the run."""
+    """Draw a column over the steps; with `smooth`, pale and `smoothed` over it."""
     values = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
     points = [point for point in values if math.isfinite(point[1])]
-    size = max(1, len(points) // 100) if smooth else 1
-    groups = [points[k : k + size] for k in range(0, len(points), size)]
-    steps = [group[-1][0] for group in groups]
-    means = [sum(value for _, value in group) / len(group) for group in groups]
-    if points:
-        axes.plot(steps, means, label=name, marker="" if smooth else "o", markersize=3)
+    if not points:
+        return
+    steps, heights = (np.array(column) for column in zip(*points, strict=True))
+    if not smooth:
+        axes.plot(steps, heights, label=name, marker="o", markersize=3)
+        return
+    (line,) = axes.plot(steps, smoothed(heights), label=name)
+    axes.plot(steps, heights, color=line.get_color(), alpha=0.2, linewidth=0.8, zorder=1)
+
+
+def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return means over a fifteenth of the values around each, over fewer at both ends."""
+    half = len(values) // 30
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    places = np.arange(len(values))
+    begin, end = np.maximum(places - half, 0), np.minimum(places + half + 1, len(values))
+    return np.asarray((sums[end] - sums[begin]) / (end - begin))
 
 
 class ProgressLog:

@@ -4,6 +4,7 @@ import csv
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from small_runs import tiny
@@ -11,6 +12,7 @@ from small_runs import tiny
 from dvfl_models import read_checkpoint
 from dvfl_models.training import learner
 from dvfl_models.training.launch import TrainOptions
+from dvfl_models.training.metrics import smoothed
 from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.errors import CheckpointError, DvflError
 
@@ -46,6 +48,15 @@ def test_results_of_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
     told = [text for text in caplog.messages if "prepared like test clips" in text]
     assert [text.split(":")[0] for text in told] == ["step 2", "step 4"]
     assert (tmp_path / "run" / "curves.png").exists()
+
+
+def test_curves_are_smoothed_over_a_fifteenth_of_the_run() -> None:
+    noise = np.random.default_rng(0).normal(0, 1, 600)
+    assert smoothed(noise).std() < 0.3
+    line = np.linspace(0, 1, 600)
+    np.testing.assert_allclose(smoothed(line)[20:-20], line[20:-20], atol=1e-9)
+    np.testing.assert_allclose(smoothed(np.full(45, 2.0)), 2.0)
+    np.testing.assert_allclose(smoothed(line[:29]), line[:29])  # a short run is drawn as it is
 
 
 def test_a_run_from_before_a_default_changed_is_not_resumed_on_other_clips(tmp_path: Path) -> None:
