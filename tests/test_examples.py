@@ -24,6 +24,7 @@ import av
 import numpy as np
 import pytest
 from shared import ROOT
+from videos import beginning_of
 
 from dvfl_runtime.archive.cli import main as archive
 from dvfl_runtime.teach.cli import main as teach
@@ -64,7 +65,7 @@ def test_a_folder_becomes_one_csv(tmp_path: Path) -> None:
 
 def test_the_rows_of_an_archive_are_read_like_any_table(tmp_path: Path) -> None:
     (tmp_path / "videos").mkdir()
-    shutil.copy(DEMO, tmp_path / "videos" / "a.mp4")
+    beginning_of(DEMO, 20, tmp_path / "videos" / "a.mp4")
     (tmp_path / "videos" / "broken.mp4").write_bytes(b"no video")
     words = [str(tmp_path / "videos"), "-o", str(tmp_path / "rows"), "--processes", "1"]
     assert archive([*words, "--engine", "onnxruntime"]) == 0
@@ -76,7 +77,7 @@ def test_the_rows_of_an_archive_are_read_like_any_table(tmp_path: Path) -> None:
 
 def test_two_sources_and_one_engine(tmp_path: Path) -> None:
     for name in ("left.mp4", "right.mp4"):
-        shutil.copy(DEMO, tmp_path / name)
+        beginning_of(DEMO, 20, tmp_path / name)
     found = run("two_cameras.py", tmp_path / "left.mp4", tmp_path / "right.mp4")
     assert found.returncode == 0, found.stderr
     rows = re.findall(r"(left|right)\.mp4: (\w+) \(\d+%\)", found.stdout)

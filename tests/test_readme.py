@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 from shared import ROOT
+from videos import beginning_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 DATA = ROOT / "dvfl_runtime" / "data"
-# files that the examples may name: the bundled clip and the bundled model
-STAND_INS = {"video.mp4": DATA / "demo.mp4", "model.onnx": DATA / "bundled.onnx"}
 FENCE = re.compile(
     r"^(?P<mark><!-- not run: \S.*-->\n\n?)?```(?P<language>\w+)\n(?P<code>.*?)^```$",
     re.MULTILINE | re.DOTALL,
@@ -53,6 +52,11 @@ def commands(block: Block) -> list[str]:
     return [part.strip() for line in lines for part in line.split("&&")]
 
 
+def without_comment(command: str) -> str:
+    """Return a command without what its page says about it."""
+    return re.sub(r"\s+#.*", "", command)
+
+
 def on_pages(*languages: str) -> list[Block]:
     """Return the blocks of all pages."""
     texts = ((path.name, path.read_text(encoding="utf-8")) for path in PAGES)
@@ -60,9 +64,9 @@ def on_pages(*languages: str) -> list[Block]:
 
 
 def cases(items: list[tuple[Block, str]]) -> pytest.MarkDecorator:
-    texts = [text for _, text in items]
-    ids = [f"{block.page} line {block.line}" for block, _ in items]
-    return pytest.mark.parametrize("text", texts, ids=ids)
+    """Return a case for each text; one that is on several pages is tried once."""
+    first = {text: f"{block.page} line {block.line}" for block, text in reversed(items)}
+    return pytest.mark.parametrize("text", first, ids=first.values())
 
 
 def local_links(text: str) -> list[str]:
@@ -73,10 +77,16 @@ def local_links(text: str) -> list[str]:
 SHELL = [(block, command) for block in on_pages("bash", "console") for command in commands(block)]
 
 
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return beginning_of(DATA / "demo.mp4", 10, tmp_path_factory.mktemp("video") / "video.mp4")
+
+
 @pytest.fixture
-def workspace(tmp_path: Path) -> Path:
-    for name, original in STAND_INS.items():
-        shutil.copy(original, tmp_path / name)
+def workspace(video: Path, tmp_path: Path) -> Path:
+    """Files that the examples may name: the beginning of the bundled clip, the bundled model."""
+    shutil.copy(video, tmp_path)
+    shutil.copy(DATA / "bundled.onnx", tmp_path / "model.onnx")
     return tmp_path
 
 
@@ -89,7 +99,7 @@ def test_python_runs(text: str, workspace: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
-@cases([(b, c) for b, c in SHELL if b.is_run and c.startswith("dvfl-")])
+@cases([(b, without_comment(c)) for b, c in SHELL if b.is_run and c.startswith("dvfl-")])
 def test_command_runs(text: str, workspace: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     result = subprocess.run(

@@ -69,3 +69,18 @@ def damage_packets(path: Path, numbers: Iterable[int]) -> Path:
         data[start + 4 : start + size] = b"\xff" * (size - 4)
     path.write_bytes(data)
     return path
+
+
+def beginning_of(path: Path, seconds: float, target: Path) -> Path:
+    """Copy the packets of a video up to its first key picture at or after a time."""
+    with av.open(str(path)) as source, av.open(str(target), "w") as out:
+        stream = source.streams.video[0]
+        copied = out.add_stream_from_template(stream)
+        for packet in source.demux(stream):
+            if packet.pts is None or (
+                packet.is_keyframe and packet.pts * packet.time_base >= seconds
+            ):
+                break
+            packet.stream = copied
+            out.mux(packet)
+    return target
