@@ -5,7 +5,9 @@ python -m dvfl_bench.comparisons.archive_overhead [--videos 500] [--rounds 3] [-
 Each candidate recognises the same links to one short video, with as many processes and threads as
 the others. The CPU time of all its processes counts, and start-up is left out: it is the
 difference between a run over all videos and a run over a few, divided by the difference of these
-numbers. Linux only.
+numbers. Ray's own processes, and the command, take CPU time as long as a run lasts, which on a busy
+machine is long; so their share is given apart, and what it comes to where nothing else runs. Linux
+only.
 """
 
 from __future__ import annotations
@@ -17,9 +19,12 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias
+
+import numpy as np
 
 from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
 from dvfl_bench.device.timing import in_turn, median_ratio
@@ -29,6 +34,7 @@ from dvfl_runtime.recognizer import DEMO_CLIP
 
 FEW = 40  # videos of the run that shows what start-up costs
 ALIKE = {"RAY_worker_niceness": "0"}  # all candidates get as much of a busy machine
+RECOGNISE = (b"dvfl_runtime.archive.process\0", b"recognizer.segments(")  # in their words
 POLL_S = 0.2  # between two looks at the CPU time of the processes
 MAX_LINKS = 30_000  # to one file
 ENGINE = "onnxruntime"  # which starts in the least time
@@ -76,7 +82,7 @@ def measure(
         if name in names
     }
     taken = in_turn(works, range(rounds))
-    plain = taken[names[0]]
+    plain = [cost.cpu_s for cost in taken[names[0]]]
     return {
         "what": "CPU time per video of all processes, start-up apart; candidates in turn",
         "videos": videos,
@@ -86,13 +92,19 @@ def measure(
         "engine": ENGINE,
         "candidates": {
             name: {
-                "cpu_ms_per_video": [round(1e3 * value, 2) for value in values],
+                "cpu_ms_per_video": [round(1e3 * cost.cpu_s, 2) for cost in costs],
                 f"over_{names[0].replace(' ', '_')}": [
-                    round(a / b, 3) for a, b in zip(values, plain, strict=True)
+                    round(cost.cpu_s / one, 3) for cost, one in zip(costs, plain, strict=True)
                 ],
-                "median": round(median_ratio(values, plain), 3),
+                "median": round(median_ratio([cost.cpu_s for cost in costs], plain), 3),
+                "recognition_ms_per_video": [round(1e3 * cost.recognition_s, 2) for cost in costs],
+                "rest_cores": [round(cost.rest_cores, 3) for cost in costs],
+                "over_where_nothing_else_runs": [
+                    round(cost.recognition_s * (1 + cost.rest_cores / processes) / one, 3)
+                    for cost, one in zip(costs, plain, strict=True)
+                ],
             }
-            for name, values in taken.items()
+            for name, costs in taken.items()
         },
     }
 
@@ -128,12 +140,26 @@ def links(folder: Path, original: Path, count: int) -> list[str]:
     return paths
 
 
-def _per_video(command: Command, folder: Path, paths: Sequence[str], processes: int) -> float:
+def _per_video(command: Command, folder: Path, paths: Sequence[str], processes: int) -> _Cost:
     few, many = (
-        _cpu_s(command(Path(tempfile.mkdtemp(dir=folder)), chosen, processes))
+        np.array(_used(command(Path(tempfile.mkdtemp(dir=folder)), chosen, processes)))
         for chosen in (paths[:FEW], paths)
     )
-    return (many - few) / (len(paths) - FEW)
+    recognition_s, rest_s, wall_s = (float(more) for more in many - few)
+    videos = len(paths) - FEW
+    return _Cost((recognition_s + rest_s) / videos, recognition_s / videos, rest_s / wall_s)
+
+
+@dataclass(frozen=True)
+class _Cost:
+    """CPU time per video: all, and that of the processes that recognise; and the cores of the rest.
+
+    The rest takes CPU time as long as the run lasts, so that it is given per second of it.
+    """
+
+    cpu_s: float
+    recognition_s: float
+    rest_cores: float
 
 
 def _loops(folder: Path, paths: Sequence[str], processes: int) -> list[str]:
@@ -160,8 +186,8 @@ def _on_ray(folder: Path, paths: Sequence[str], processes: int) -> list[str]:
 CANDIDATES: dict[str, Command] = {"plain loops": _loops, "one host": _archive, "ray": _on_ray}
 
 
-def _cpu_s(command: Sequence[str]) -> float:
-    """Run a command and return the CPU time of all its processes, seconds.
+def _used(command: Sequence[str]) -> tuple[float, float, float]:
+    """Run a command; return the CPU time of what recognises, that of the rest, and the time, s.
 
     They are looked at again and again: what the kernel adds up for a parent is lost where a parent,
     such as Ray's, does not ask for it.
@@ -170,12 +196,15 @@ def _cpu_s(command: Sequence[str]) -> float:
         DvflError: if it fails.
     """
     used: dict[Process, int] = {}
+    recognising: set[Process] = set()
+    begin_s = time.perf_counter()
     with tempfile.TemporaryFile() as said:
         with subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=said, env={**os.environ, **ALIKE}
         ) as process:
             while process.poll() is None:
                 _look(used, process.pid)
+                recognising.update(filter(_recognises, used))
                 time.sleep(POLL_S)
         while _look(used, 0):  # what it leaves behind ends soon
             time.sleep(POLL_S)
@@ -183,7 +212,16 @@ def _cpu_s(command: Sequence[str]) -> float:
         words = said.read().decode(errors="replace")
     if process.returncode:
         raise DvflError(f"a candidate ended with status {process.returncode}: {words[-300:]}")
-    return sum(used.values()) / os.sysconf("SC_CLK_TCK")
+    ticks = sum(used[process] for process in recognising), sum(used.values())
+    recognition_s, cpu_s = (number / os.sysconf("SC_CLK_TCK") for number in ticks)
+    return recognition_s, cpu_s - recognition_s, time.perf_counter() - begin_s
+
+
+def _recognises(process: Process) -> bool:
+    with suppress(OSError):
+        words = Path("/proc", str(process[0]), "cmdline").read_bytes()
+        return any(mark in words for mark in RECOGNISE)
+    return False
 
 
 def _look(used: dict[Process, int], first: int) -> bool:
