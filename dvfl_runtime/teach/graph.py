@@ -10,6 +10,7 @@ Whatever the precision of a file, the new head computes in float32; all before i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,8 @@ AFTER = (
 BEFORE = ("Cast", "Identity", *BYTES)  # what may stand between the features and the product
 # of the old head, so that a file that has been taught can be turned back into a checkpoint
 WEIGHT, BIAS = "head.weight", "head.bias"
-LINEAR = "head/Add:0"  # the logits of a head before what is unfamiliar is taken from them
-PREFIX = "familiarity/"  # of the names of what does that
+PREFIX = "familiarity/"  # of the names of what takes logits back where features are unfamiliar
+LINEAR = f"{PREFIX}logits"  # those of the head, before that
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +100,30 @@ def with_head(file: ModelFile, head: Head, artifact: Artifact) -> bytes:
     features, _ = _find_features(model.graph, file.artifact)
     name = _end_with(model.graph, features, head)
     return _described(model, replace(artifact, features=name), len(head.bias))
+
+
+def with_familiarity(file: ModelFile, familiarity: Familiarity, artifact: Artifact) -> bytes:
+    """Return a model file that keeps its head, but where the features are unlike what it knows.
+
+    Args:
+        file: any model file whose features are known or can be found.
+        familiarity: how like them a clip must be; it takes the place of the file's own.
+        artifact: the description of the result.
+
+    Raises:
+        ArtifactError: if the head is not one linear layer.
+        DvflError: if onnx is not installed.
+    """
+    with needed("teaching", "onnx"):
+        import onnx
+    model = onnx.load_from_string(without_familiarity(file.content))
+    features, _ = _find_features(model.graph, file.artifact)
+    name, nodes = _in_float32(features)
+    for node in model.graph.node:
+        node.output[:] = [LINEAR if output == OUTPUT else output for output in node.output]
+    model.graph.node.extend([*nodes, *_familiarity_nodes(name)])
+    _add_weights(model.graph, _familiarity_weights(familiarity))
+    return _described(model, artifact, len(artifact.labels))
 
 
 def without_familiarity(content: bytes) -> bytes:
@@ -195,15 +220,10 @@ def _width(product: onnx.NodeProto, graph: onnx.GraphProto) -> int:
 
 def _end_with(graph: onnx.GraphProto, features: _Features, head: Head | None) -> str:
     """Let the features, or a head on them, be the logits; return the name of the features."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import helper
 
     _keep_what_makes(features.name, graph)
-    name, nodes = features.name, []
-    if features.half:
-        name = f"{features.name}.float32"
-        nodes.append(
-            helper.make_node("Cast", [features.name], [name], f"{name}/Cast", to=TensorProto.FLOAT)
-        )
+    name, nodes = _in_float32(features)
     weights: dict[str, NDArray[Any]] = {}
     if head is None:
         nodes.append(helper.make_node("Identity", [name], [OUTPUT], "features/Identity"))
@@ -219,11 +239,28 @@ def _end_with(graph: onnx.GraphProto, features: _Features, head: Head | None) ->
             nodes += _familiarity_nodes(name)
             weights |= _familiarity_weights(some)
     graph.node.extend(nodes)
+    _add_weights(graph, weights)
+    return name
+
+
+def _in_float32(features: _Features) -> tuple[str, list[onnx.NodeProto]]:
+    """Return the name of the features in float32, and the nodes that make them."""
+    from onnx import TensorProto, helper
+
+    if not features.half:
+        return features.name, []
+    name = f"{features.name}.float32"
+    cast = helper.make_node("Cast", [features.name], [name], f"{name}/Cast", to=TensorProto.FLOAT)
+    return name, [cast]
+
+
+def _add_weights(graph: onnx.GraphProto, weights: Mapping[str, NDArray[Any]]) -> None:
+    from onnx import numpy_helper
+
     graph.initializer.extend(
         numpy_helper.from_array(np.ascontiguousarray(value), name)
         for name, value in weights.items()
     )
-    return name
 
 
 def _familiarity_nodes(features: str) -> list[onnx.NodeProto]:
