@@ -13,12 +13,11 @@ from numpy.typing import NDArray
 
 from dvfl_bench.device.timing import Work
 from dvfl_runtime.artifact import FUSED_DOMAIN
+from dvfl_runtime.artifact.onnx_edits import with_signed_bytes
 from dvfl_runtime.artifact.onnx_file import OnnxFile
 from dvfl_runtime.engines.openvino import shared_core
 from dvfl_runtime.engines.openvino_graph import rewrite_for_cpu
 from dvfl_runtime.engines.openvino_nodes import read_onnx
-
-SGEMM = 2048  # rows and columns of the matrices
 
 
 def onnxruntime_run(
@@ -51,20 +50,28 @@ def openvino_run(
     *,
     fixed_batch: bool = False,
     rewritten: bool = False,
+    precision: str = "f32",
 ) -> Work:
-    """Return one run of a clip through an inference request of OpenVINO, in float32.
+    """Return one run of a clip through an inference request of OpenVINO.
 
     Args:
         path: an ONNX file with the input `clip`.
         clip: the input, batch first.
         threads: of the engine.
         fixed_batch: whether the shape of the clip is fixed before the graph is compiled.
-        rewritten: whether the graph is rewritten for CPUs. The runtime does both.
+        rewritten: whether the graph is rewritten for CPUs, with signed bytes where it has bytes.
+            The runtime does both.
+        precision: of what is no bytes, "f32" or "bf16". Without the hint, OpenVINO computes in bf16
+            where the CPU has AMX.
     """
     import openvino
 
     core = shared_core(openvino)
-    model = read_onnx(str(path), OnnxFile(path.read_bytes()).operators(FUSED_DOMAIN))
+    content = path.read_bytes()
+    if rewritten:
+        path = path.with_suffix(".signed.onnx")
+        path.write_bytes(with_signed_bytes(content))
+    model = read_onnx(str(path), OnnxFile(content).operators(FUSED_DOMAIN))
     if rewritten:
         rewrite_for_cpu(model)
     if fixed_batch:
@@ -75,8 +82,7 @@ def openvino_run(
         {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_NUM_THREADS": threads,
-            # without the hint, OpenVINO computes in bf16 where the CPU has AMX
-            "INFERENCE_PRECISION_HINT": "f32",
+            "INFERENCE_PRECISION_HINT": precision,
         },
     )
     request = compiled.create_infer_request()
@@ -109,9 +115,3 @@ def compiled_run(module: torch.nn.Module, clip: NDArray[np.uint8]) -> Work:
         warnings.simplefilter("ignore")  # about inductor's own code
         run()
     return run
-
-
-def sgemm_run() -> Work:
-    """Return one float32 matrix product of two SGEMM x SGEMM matrices by torch (MKL)."""
-    left, right = torch.randn(2, SGEMM, SGEMM)
-    return lambda: left @ right

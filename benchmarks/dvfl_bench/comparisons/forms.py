@@ -3,7 +3,8 @@
     python -m dvfl_bench.comparisons.forms --json FILE [--variant nano --size 224]
 
 Weights and clip are the same. The floor is the time that the network's multiply-adds, counted as
-published, would take at the rate of a 2048^3 float32 matrix product measured between the runs.
+published, would take at the rate of a large float32 matrix product by the fastest library, measured
+between the runs.
 """
 
 from __future__ import annotations
@@ -20,12 +21,10 @@ import torch
 from numpy.typing import NDArray
 
 from dvfl_bench.comparisons.bare_engines import (
-    SGEMM,
     compiled_run,
     eager_run,
     onnxruntime_run,
     openvino_run,
-    sgemm_run,
 )
 from dvfl_bench.comparisons.command import (
     Result,
@@ -35,6 +34,7 @@ from dvfl_bench.comparisons.command import (
 )
 from dvfl_bench.comparisons.networks import FRAMES, floats_of, random_network, square_spec
 from dvfl_bench.comparisons.official import official_form
+from dvfl_bench.comparisons.products import PRODUCT_MACS, fastest, product_runs
 from dvfl_bench.device.timing import Times, Work, paired_times, ratios, summary
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import OPSET, onnx_from_model
@@ -87,8 +87,9 @@ def build_runs(
             path.write_bytes(graph.SerializeToString())
             runs["onnxruntime", name] = onnxruntime_run(path, clip, threads)
             runs["openvino", name] = openvino_run(path, clip, threads)
-            as_runtime = {"fixed_batch": True, "rewritten": form == "deploy"}
-            runs["openvino, batch fixed", name] = openvino_run(path, clip, threads, **as_runtime)
+            runs["openvino, batch fixed", name] = openvino_run(
+                path, clip, threads, fixed_batch=True, rewritten=form == "deploy"
+            )
         runs["pytorch eager", form] = eager_run(module, clip)
     for form, module in modules.items() if compiled else ():
         try:
@@ -97,16 +98,15 @@ def build_runs(
             failed["pytorch compiled"] = str(err).strip().splitlines()[0][:200]
     if failed:
         runs = {name: run for name, run in runs.items() if name[0] not in failed}
-    runs["sgemm", "floor"] = sgemm_run()
+    runs |= product_runs(folder, threads, "fp32")
     return runs, batch * count_macs(model, (spec.num_frames, 3, *spec.size)) / 1e9, failed
 
 
 def summarize(times: dict[EngineAndForm, Times], gmacs: float) -> Result:
     """Return the floor, and for each engine its times, and the ratios of forms and of int8."""
-    # the product took SGEMM^3 multiply-adds, the network takes gmacs * 1e9
-    floor = times["sgemm", "floor"] * gmacs * 1e9 / SGEMM**3
+    floor = fastest(times) * gmacs * 1e9 / PRODUCT_MACS
     engines: dict[str, Any] = {}
-    for engine in dict.fromkeys(name for name, _ in times if name != "sgemm"):
+    for engine in dict.fromkeys(name for name, form in times if name != "fp32"):
         official, deploy = (times[engine, form] for form in FORMS)
         engines[engine] = {
             **{form: summary(taken) for (name, form), taken in times.items() if name == engine},

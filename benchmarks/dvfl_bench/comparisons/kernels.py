@@ -4,9 +4,10 @@
 
 Each network is measured in float32 and int8 with engines and forms in turn: onnxruntime on standard
 operators, on the fused file without and with the library, and OpenVINO as the runtime runs it. The
-floor is the time of the network's multiply-adds at the rate of a 2048^3 float32 product of the same
-run. Profiles of onnxruntime say where the time goes, and what each kind of fused node takes beside
-the nodes that it replaces: for that each runs alone, with the tensors that it has in the network.
+floor is the time of the network's multiply-adds at the rate of a large float32 product of the same
+run, by the fastest library. Profiles of onnxruntime say where the time goes, and what each kind of
+fused node takes beside the nodes that it replaces: for that each runs alone, with the tensors that
+it has in the network.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import onnx
 import torch
 from numpy.typing import NDArray
 
-from dvfl_bench.comparisons.bare_engines import SGEMM, onnxruntime_run, sgemm_run
+from dvfl_bench.comparisons.bare_engines import onnxruntime_run
 from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
 from dvfl_bench.comparisons.networks import (
     FRAMES,
@@ -40,6 +41,7 @@ from dvfl_bench.comparisons.node_profiles import (
     ms_by_operator,
     profiled_runs,
 )
+from dvfl_bench.comparisons.products import PRODUCT_MACS, fastest, product_runs
 from dvfl_bench.device.timing import Times, Work, paired_times, ratios, summary
 from dvfl_export.deploy.unfolding import unfold
 from dvfl_export.precision.quantise import quantise
@@ -61,7 +63,6 @@ ONNXRUNTIME = {
 }
 STANDARD, _, KERNELS = ONNXRUNTIME
 OPENVINO = "openvino"
-FLOOR = ("sgemm", "fp32")
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,13 @@ class Network:
     spec: ClipSpec
     clip: NDArray[np.uint8]
 
-    def write(self, folder: Path) -> dict[tuple[str, str], Path]:
+    def write(
+        self, folder: Path, forms: Sequence[str] = ("standard", "fused")
+    ) -> dict[tuple[str, str], Path]:
         """Write its files: (standard or fused, precision) -> path."""
         written = {}
-        for form, fused in (("standard", False), ("fused", True)):
-            graphs = {"fp32": deploy_graph(self.net, self.spec, fused=fused)}
+        for form in forms:
+            graphs = {"fp32": deploy_graph(self.net, self.spec, fused=form == "fused")}
             # calibrated on the clip alone: this is about time, not accuracy
             ranges = activation_ranges(graphs["fp32"], [self.clip[0]])
             floats = floats_of(graphs["fp32"], self.name)
@@ -125,11 +128,11 @@ def measure_network(network: Network, setup: Setup) -> Result:
                 files[form, precision], network.clip, setup.threads, library=library
             )
         runs[OPENVINO, precision] = openvino_run(files["fused", precision], network.clip, setup)
-    runs[FLOOR] = sgemm_run()
+    runs |= product_runs(setup.folder, setup.threads, "fp32")
     times = paired_times(runs, setup.repeats)
     spec = network.spec
     macs = count_macs(network.net, (spec.num_frames, 3, *spec.size))
-    floor = times[FLOOR] * macs / SGEMM**3
+    floor = fastest(times) * macs / PRODUCT_MACS
     return {
         "clip": [spec.num_frames, *spec.size],
         "gmacs": round(macs / 1e9, 3),

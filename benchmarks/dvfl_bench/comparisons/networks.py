@@ -20,6 +20,7 @@ FLOATS: dict[str, tuple[str, ...]] = {
     "femto": ("patch_embed", "layers.7.modulation.proj/"),
     "nano": (),
 }
+FLOATS["bundled"] = FLOATS["femto"]
 
 
 def square_spec(frames: int, size: int) -> ClipSpec:

@@ -184,8 +184,9 @@ def speed(variant: str, size: int, threads: int, repeats: int) -> Result:
             path = Path(folder) / f"{index}.onnx"
             onnx.save(proto, path)
             runs["onnxruntime", form] = onnxruntime_run(path, clip, threads)
-            as_runtime = {"fixed_batch": True, "rewritten": True}
-            runs["openvino", form] = openvino_run(path, clip, threads, **as_runtime)
+            runs["openvino", form] = openvino_run(
+                path, clip, threads, fixed_batch=True, rewritten=True
+            )
         times = paired_times(runs, repeats)
     engines: dict[str, Any] = {}
     for engine in ENGINES:
