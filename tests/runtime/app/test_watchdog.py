@@ -14,7 +14,7 @@ from videos import write_video
 from dvfl_runtime.app.watchdog import ALIVE, Watchdog, wanted_watchdog
 from dvfl_runtime.sources import Frame
 
-PATIENCE_S = 0.4
+PATIENCE_S = 0.2
 
 
 @pytest.fixture
