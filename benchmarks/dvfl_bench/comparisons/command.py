@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dvfl_bench.device.machine import describe_machine
-from dvfl_runtime.arguments import BAD_INPUT, threads
+from dvfl_runtime.arguments import BAD_INPUT, Parser, threads
 from dvfl_runtime.engines import PRECISIONS
 from dvfl_runtime.engines.cpus import usable_cpus
 from dvfl_runtime.errors import DvflError
@@ -21,19 +21,20 @@ log = logging.getLogger(__name__)
 Result = dict[str, Any]  # ready for JSON
 
 
-def comparison_parser(module: str, doc: str) -> argparse.ArgumentParser:
-    """Return the parser of `python -m dvfl_bench.comparisons.MODULE`.
+def comparison_parser(module: str, doc: str) -> Parser:
+    """Return the parser of `python -m dvfl_bench.comparisons.MODULE`; its arguments hold it, too.
 
     Args:
         module: name of the module.
         doc: its docstring.
     """
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=f"python -m dvfl_bench.comparisons.{module}",
         description=doc,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--json", type=Path, help="write the result here")
+    parser.set_defaults(parser=parser)
     return parser
 
 
@@ -69,7 +70,7 @@ def run_comparison(
     """Measure, write the result with the machine's description, log it; return the exit status.
 
     Args:
-        args: of the command line; `json`, and `plot` where there is one, are checked first.
+        args: of a `comparison_parser`; `json`, and `plot` where there is one, are checked first.
         measure: returns the result, ready for JSON. A `DvflError` is logged in one line.
         threads: that the engines are given, for the description of the machine.
         then: takes the result when the file is written; returns the exit status.
@@ -89,7 +90,7 @@ def run_comparison(
             write_json(args.json, result)
         status = then(result)
     except DvflError as err:
-        log.error("error: %s", err)
+        log.error("error: %s", args.parser.in_options(str(err)))
         return BAD_INPUT
     log.info(json.dumps(result, indent=1))
     return status
