@@ -285,6 +285,12 @@ def test_the_bundled_features_know_actions_of_other_persons(fit):
     status, out, _ = fit(DATA / "weizmann4" / "index.csv", model=BUNDLED_MODEL)
     assert status == 0
     assert "it knows 100.0% of 28 clips" in out
+    with Recognizer("mine.onnx", engine="onnxruntime") as recognizer:
+        assert recognizer.artifact.confidence_calibration.report["ece_after"] < 0.05
+        yoga = [recognizer.classify(path) for path in sorted((DATA / "yoga").glob("*.mp4"))[::12]]
+        known = [recognizer.classify(path) for path in sorted((DATA / "weizmann4").glob("*.mp4"))]
+    assert {answer.label for answer in yoga} == {"unknown"}
+    assert sum(answer.unknown for answer in known) <= 1
 
 
 def test_the_metadata_is_json(fit):
