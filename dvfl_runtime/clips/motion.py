@@ -51,7 +51,7 @@ RESTLESS = 0.3  # a body whose pixels rest for a smaller part of the window coun
 TURNS = 3.5  # ... and so does one whose pixels run through their range more often
 UNLIKE_POWER, LEAST_LIKE = 8, 0.05  # by this power of how far it is beyond, and this at most
 SCREEN_REST, SCREEN_FILL = 0.26, 0.88  # what rests less and fills more of its box is a screen
-HABIT_POWER, LEAST_UNUSUAL = 2, 0.05  # how motion counts where something has always moved
+HABIT_POWER, LEAST_UNUSUAL = 2, 0.02  # how motion counts where something has always moved
 
 
 class Body(NamedTuple):
