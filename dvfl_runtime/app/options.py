@@ -125,8 +125,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--max-regions",
         metavar="N",
         type=whole,
-        help="with --focus motion: answers for each of up to N bodies that move apart from each "
-        "other, by numbers; default: one, for the body that moves most",
+        help="answers for each of up to N bodies that move apart from each other, by numbers; by "
+        "default one, for the body that moves most, if the model looks at what moves",
     )
     add(
         "--roi",

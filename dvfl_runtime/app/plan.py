@@ -144,8 +144,10 @@ def _check_page_and_whole(args: argparse.Namespace) -> None:
 
 def _regions(args: argparse.Namespace, sources: Sequence[str]) -> list[Regions | None]:
     """Return what is recognised in each of the sources; `None` for the model's focus."""
-    if args.max_regions is not None and args.focus != "motion":
-        raise DvflError("--max-regions is about --focus motion; pass both")
+    if args.max_regions is not None and (args.focus == "frame" or args.regions):
+        raise DvflError(
+            "--max-regions is about what moves; leave it out, or --focus frame and --roi"
+        )
     if args.whole and (args.regions or args.max_regions):
         raise DvflError("--whole gives one answer; leave out --roi and --max-regions, or --whole")
     if args.regions and args.focus:
