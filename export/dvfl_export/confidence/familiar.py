@@ -148,9 +148,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         least = add_familiarity(ModelFile(args.model), args.known, args.rendered, args.output)
     except DvflError as err:
         return parser.fail(err)
-    print(
-        f"wrote {args.output}: unknown is what is further than a cosine of {least:.3f} from all",
-        file=StandardOutput(),
+    StandardOutput().write(
+        f"wrote {args.output}: unknown is what is further than a cosine of {least:.3f} from all\n"
     )
     return 0
 
