@@ -18,6 +18,7 @@ from dvfl_bench.baseline import compare
 from dvfl_bench.cli import main
 from dvfl_bench.device.streams import CameraTrial, find_most_cameras
 from dvfl_bench.device.timing import WarmUp, drift, percentiles, times_in_turn
+from dvfl_bench.device.videos import size_of
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.recognizer import DEMO_CLIP
 
@@ -39,7 +40,7 @@ def test_everything_is_measured(measured: tuple[dict[str, Any], Path]) -> None:
     result, plot = measured
     assert result["schema"] == 1
     assert result["machine"]["jetson"] is None
-    assert result["video"] == "192x192"
+    assert result["video"] == size_of(DEMO_CLIP)
     assert result["sgemm"]["gflops"] > 1
     (run,) = result["runs"]
     assert run["engine"] == "onnxruntime"
