@@ -49,7 +49,7 @@ def test_answers_are_counted_for_each_way() -> None:
             for kind, side in (("clean", 100), ("clean", 0), (STILL, 100), (TWO, 100))
         )
     assert found["motion"] == found[KNOWN] == {"right": 1, "whole": 0}
-    assert found["whole picture"] == {"right": 0, "whole": 1}
+    assert found["whole picture"]["whole"] == 1
     assert KNOWN not in empty
     assert empty["motion"]["whole"] == 1
     assert set(still) == {"whole picture", "motion", KNOWN}

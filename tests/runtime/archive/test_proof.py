@@ -84,9 +84,11 @@ def killed_run(words, out, model, chance, *, actors):
 
 def count_rows(out):
     """Return a number that grows with the rows of an archive."""
-    return sum(path.stat().st_size for path in out.glob("_work/*.jsonl") if path.exists()) + sum(
-        1 for _ in out.glob("part-*.parquet")
-    )
+    found = len(list(out.glob("part-*.parquet")))
+    for path in out.glob("_work/*.jsonl"):
+        with suppress(FileNotFoundError):  # its rows have become a part meanwhile
+            found += path.stat().st_size
+    return found
 
 
 def prove(videos, model, out, seed, *options):
