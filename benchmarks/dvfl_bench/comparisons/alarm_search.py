@@ -20,8 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dvfl_bench.comparisons.alarms import Seen, Timed, look, segment_f1, time_to_decision
-from dvfl_bench.comparisons.command import Result, comparison_parser, log, run_comparison
+from dvfl_bench.comparisons.alarms import (
+    Seen,
+    Timed,
+    look,
+    segment_f1,
+    time_to_decision,
+    watching_parser,
+)
+from dvfl_bench.comparisons.command import Result, log, run_comparison
 from dvfl_export.confidence.alarms import Watched, poisson_interval
 from dvfl_runtime import Prediction, Recognizer, Smoothing
 from dvfl_runtime.artifact import ConfidenceCalibration
@@ -154,11 +161,7 @@ def measure(model: Path | None, clips: Path, negatives: Sequence[Path], videos: 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    parser = comparison_parser("alarm_search", __doc__)
-    parser.add_argument("model", type=Path, nargs="?", help="the bundled model by default")
-    parser.add_argument("--clips", type=Path, required=True, help="folder per class, or an index")
-    parser.add_argument("--negatives", type=Path, nargs="+", required=True, help="videos, folders")
-    parser.add_argument("--videos", type=int, default=20, help="rendered ones; default: 20")
+    parser = watching_parser("alarm_search", __doc__)
     args = parser.parse_args(argv)
     measured = partial(measure, args.model, args.clips, args.negatives, args.videos)
     return run_comparison(args, measured, threads=0)  # the engine is given no number of threads

@@ -37,6 +37,7 @@ from dvfl_bench.plots import log_axis, save_panels
 from dvfl_export.confidence.alarms import Watched, alarm_curve, watch_negatives
 from dvfl_models.rendered.synthetic import render_video
 from dvfl_runtime import Event, Prediction, Recognizer, Segment, Smoothing
+from dvfl_runtime.arguments import Parser
 from dvfl_runtime.clips.labelled import LabelledVideo, find_labelled
 from dvfl_runtime.files import replacing
 from dvfl_runtime.results import RESTING
@@ -250,13 +251,19 @@ def _lateness(axes: Axes, curve: Sequence[dict[str, Any]]) -> None:
     log_axis(axes, "x")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
-    parser = comparison_parser("alarms", __doc__)
+def watching_parser(name: str, doc: str | None) -> Parser:
+    """Return the parser of a comparison that watches actions and other videos."""
+    parser = comparison_parser(name, doc or "")
     parser.add_argument("model", type=Path, nargs="?", help="the bundled model by default")
     parser.add_argument("--clips", type=Path, required=True, help="folder per class, or an index")
     parser.add_argument("--negatives", type=Path, nargs="+", required=True, help="videos, folders")
     parser.add_argument("--videos", type=int, default=20, help="rendered ones; default: 20")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    parser = watching_parser("alarms", __doc__)
     parser.add_argument("--plot", type=Path, help="draw the curves here")
     args = parser.parse_args(argv)
     how = {"videos": args.videos, "plot": args.plot}
