@@ -208,7 +208,7 @@ def read_recipe(name: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
     Args:
         name: "ucf101_student" or "my/recipe.toml".
         settings: e.g. "optim.steps=100", "test.0.exclude.person=['0']"; values are TOML. `split`
-            is applied first.
+            is applied first, `without=NAME`, which leaves a `train` table out, last.
 
     Raises:
         RecipeError: if there is no such recipe, or a table, name or value in it is wrong.
@@ -220,7 +220,21 @@ def read_recipe(name: str | os.PathLike[str], settings: Sequence[str] = ()) -> R
     values = _with_split(values, str(name))
     for setting in settings:
         _apply(values, setting)
-    return recipe_from(values, str(name))
+    return recipe_from(_without(values, str(name)), str(name))
+
+
+def _without(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Return the values of a recipe but the `train` tables that its `without` names."""
+    left_out, train = values.pop("without", []), values.get("train")
+    left_out = left_out if isinstance(left_out, list) else [left_out]
+    if not left_out or not isinstance(train, list) or not all(isinstance(t, dict) for t in train):
+        return values
+    names = [table.get("name", table.get("kind")) for table in train]
+    if wrong := [one for one in left_out if one not in names]:
+        known = ", ".join(map(str, names))
+        raise RecipeError(f"recipe {name}: without names {wrong[0]!r}; train tables are: {known}")
+    kept = [table for one, table in zip(names, train, strict=True) if one not in left_out]
+    return {**values, "train": kept}
 
 
 def _with_split(values: dict[str, Any], name: str) -> dict[str, Any]:

@@ -91,6 +91,18 @@ def test_a_split_that_a_recipe_does_not_know(tmp_path: Path) -> None:
         read_recipe(tmp_path / "odd.toml")
 
 
+def test_a_recipe_without_some_of_its_sets() -> None:
+    whole, less = read_recipe("bundled"), read_recipe("bundled", ["without=ucf10"])
+    assert less.train == tuple(table for table in whole.train if table.name != "ucf10")
+    assert less.test == whole.test
+    two = read_recipe("bundled", ["without=['ucf10', 'synthetic']"])
+    assert len(two.train) == len(whole.train) - 2
+    with pytest.raises(RecipeError, match="names 'ucf'; train tables are: synthetic, "):
+        read_recipe("bundled", ["without=ucf"])
+    with pytest.raises(RecipeError, match="train must name at least one set"):
+        read_recipe("order", ["without=order"])
+
+
 def test_bases_in_a_circle(tmp_path: Path) -> None:
     one, two, itself = (tmp_path / f"{name}.toml" for name in ("one", "two", "itself"))
     one.write_text(f'base = "{two}"\n')
