@@ -12,25 +12,26 @@ are divided in blocks of videos, because neighbours come from one place.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from dvfl_bench.comparisons.alarms import (
     Seen,
     Timed,
-    look,
+    look_at_all,
     segment_f1,
+    shares_of,
     time_to_decision,
     watching_parser,
 )
 from dvfl_bench.comparisons.command import Result, log, run_comparison
 from dvfl_export.confidence.alarms import Watched, poisson_interval
-from dvfl_runtime import Prediction, Recognizer, Smoothing
+from dvfl_runtime import Prediction, Smoothing
 from dvfl_runtime.artifact import ConfidenceCalibration
 from dvfl_runtime.results import RESTING, UNKNOWN
 from dvfl_runtime.streams.smoothing import segments
@@ -152,19 +153,17 @@ def search(labels: Sequence[str], seen: Seen) -> Result:
     return {"rules": len(every), "rows": rows, "margins_measured_on": margins}
 
 
-def measure(model: Path | None, clips: Path, negatives: Sequence[Path], videos: int) -> Result:
+def measure(args: argparse.Namespace) -> Result:
     """Run the model on everything once, and search; the result is ready for JSON."""
-    with Recognizer(model) as recognizer:
-        seen = look(recognizer, clips, negatives, videos)
-        return {"model": recognizer.info.name, **search(recognizer.labels, seen)}
+    about, seen = look_at_all(shares_of(args))
+    return {**about, **search(about["labels"], seen)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = watching_parser("alarm_search", __doc__)
     args = parser.parse_args(argv)
-    measured = partial(measure, args.model, args.clips, args.negatives, args.videos)
-    return run_comparison(args, measured, threads=0)  # the engine is given no number of threads
+    return run_comparison(args, partial(measure, args), threads=0)  # the engine has its own number
 
 
 if __name__ == "__main__":

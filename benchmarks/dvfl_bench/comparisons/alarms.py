@@ -12,17 +12,19 @@ on these, how long after its true start the start of an action is told, in time 
 
 from __future__ import annotations
 
+import argparse
+import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import partial, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
+from dvfl_bench.comparisons.command import Result, comparison_parser, log, run_comparison
 from dvfl_bench.comparisons.segments import (
     FIRST_SEED,
     FPS,
@@ -35,13 +37,18 @@ from dvfl_bench.comparisons.segments import (
 )
 from dvfl_bench.plots import log_axis, save_panels
 from dvfl_export.confidence.alarms import Watched, alarm_curve, watch_negatives
+from dvfl_models.data.datasets import list_videos
+from dvfl_models.recipe.recipe import recipe_from
+from dvfl_models.recipe.tables import VideosTable
 from dvfl_models.rendered.synthetic import render_video
 from dvfl_runtime import Event, Prediction, Recognizer, Segment, Smoothing
 from dvfl_runtime.arguments import Parser
 from dvfl_runtime.clips.labelled import LabelledVideo, find_labelled
-from dvfl_runtime.files import replacing
+from dvfl_runtime.errors import RecipeError
+from dvfl_runtime.files import read_text, replacing
 from dvfl_runtime.results import RESTING
 from dvfl_runtime.sources import Image, open_source
+from dvfl_runtime.sources.folders import videos_below
 from dvfl_runtime.streams.events import EventMaker
 from dvfl_runtime.streams.smoothing import Segmenter, segments
 
@@ -170,46 +177,114 @@ def join(
     return images, truth
 
 
-def look(recognizer: Recognizer, clips: Path, negatives: Sequence[Path], videos: int) -> Seen:
-    """Run the model on everything."""
-    labelled = find_labelled(clips).videos
-    positives = Watched(truth=[video.label for video in labelled])
-    positives.predictions = [list(recognizer.stream(video.path)) for video in labelled]
+@dataclass(frozen=True)
+class Share:
+    """What one model is shown.
+
+    Attributes:
+        model: the file; the bundled one if it is `None`.
+        clips: with labels.
+        negatives: videos, folders and lists of scenes that show none of the actions.
+        seeds: of rendered videos.
+    """
+
+    model: Path | None
+    clips: Sequence[LabelledVideo]
+    negatives: Sequence[Path]
+    seeds: Sequence[int]
+
+
+def look(recognizer: Recognizer, share: Share) -> Seen:
+    """Run a model on its share."""
+    positives = Watched(truth=[video.label for video in share.clips])
+    positives.predictions = [list(recognizer.stream(video.path)) for video in share.clips]
 
     def joined(still: bool) -> list[Timed]:
         out = []
         for seed in range(ORDERS):
-            images, truth = join(labelled, still=still, seed=seed)
+            images, truth = join(share.clips, still=still, seed=seed)
             out.append(Timed(truth, list(recognizer.stream(images, fps=JOINED_FPS))))
         return out
 
     rendered = []
-    for seed in range(FIRST_SEED, FIRST_SEED + videos):
+    for seed in share.seeds:
         truth = random_timeline(seed, 2.0)
         timeline = [(span.label, span.end_s - span.start_s) for span in truth]
         frames = render_video(timeline, seed=seed, fps=FPS, size=SIZE)
         rendered.append(Timed(truth, list(recognizer.stream(frames, fps=FPS))))
-    watched = watch_negatives(recognizer, negatives, progress=sys.stderr.isatty())
+    watched = watch_negatives(recognizer, share.negatives, progress=sys.stderr.isatty())
     return Seen(watched, positives, joined(False), joined(True), rendered)
 
 
-def measure(
-    model: Path | None, clips: Path, negatives: Sequence[Path], *, videos: int, plot: Path | None
-) -> Result:
+def shares_of(args: argparse.Namespace) -> list[Share]:
+    """Return what each model is shown, by the command line.
+
+    Raises:
+        RecipeError: if there are no such clips or runs, or what a run held out cannot be found.
+    """
+    seeds = range(FIRST_SEED, FIRST_SEED + args.videos)
+    if args.runs is None:
+        return [Share(args.model, find_labelled(args.clips).videos, args.negatives, seeds)]
+    recipes = sorted(args.runs.glob("*/recipe.json"))
+    if not recipes:
+        raise RecipeError(f"--runs {args.runs}: no folder in it has a recipe.json")
+    others = [path for place in args.negatives for path in _each(place)]
+    shares = []
+    for number, path in enumerate(recipes):
+        recipe = recipe_from(json.loads(read_text(path)), str(path))
+        held_out = [
+            LabelledVideo(Path(entry.path), recipe.labels[entry.class_id], "")
+            for table in recipe.test
+            if isinstance(table, VideosTable)
+            for entry in list_videos(table, recipe.labels)
+        ]
+        clips = [video for video in held_out if video.label not in RESTING]
+        negatives = [video.path for video in held_out if video.label in RESTING]
+        negatives += others[number :: len(recipes)]
+        mine = seeds[number :: len(recipes)]
+        shares.append(Share(path.with_name("model.onnx"), clips, negatives, mine))
+    return shares
+
+
+def _each(place: Path) -> list[Path]:
+    return list(videos_below(place)) if place.is_dir() else [place]
+
+
+def look_at_all(shares: Sequence[Share]) -> tuple[Result, Seen]:
+    """Run each model on its share; return what they are, and all that they said."""
+    parts: list[Seen] = []
+    for share in shares:
+        with Recognizer(share.model) as recognizer:
+            parts.append(look(recognizer, share))
+            info, labels = recognizer.info, recognizer.labels
+        log.info("%d of %d models have seen their share", len(parts), len(shares))
+    about = {
+        "model": info.name,
+        "models": len(shares),
+        "engine": f"{info.engine} {info.versions[info.engine]}",
+        "labels": labels,
+    }
+    return about, Seen(
+        reduce(Watched.__add__, [part.negatives for part in parts]),
+        reduce(Watched.__add__, [part.clips for part in parts]),
+        [video for part in parts for video in part.joined],
+        [video for part in parts for video in part.joined_with_stills],
+        [video for part in parts for video in part.rendered],
+    )
+
+
+def measure(args: argparse.Namespace) -> Result:
     """Run the model on everything once; return the figures, ready for JSON, and draw them."""
-    with Recognizer(model) as recognizer:
-        seen = look(recognizer, clips, negatives, videos)
-        info = recognizer.info
-        found = {
-            "what": "false alarms, actions found, segments and time to decision over the threshold",
-            "model": info.name,
-            "engine": f"{info.engine} {info.versions[info.engine]}",
-            "clips": clips.parent.name,
-            "negatives": [place.name for place in negatives],
-            **figures(recognizer.labels, seen),
-        }
-    if plot is not None:
-        draw(found, plot)
+    about, seen = look_at_all(shares_of(args))
+    found = {
+        "what": "false alarms, actions found, segments and time to decision over the threshold",
+        **about,
+        "clips": args.clips.parent.name if args.clips else "held out of training, by run",
+        "negatives": [place.name for place in args.negatives],
+        **figures(about["labels"], seen),
+    }
+    if args.plot is not None:
+        draw(found, args.plot)
     return found
 
 
@@ -255,8 +330,10 @@ def watching_parser(name: str, doc: str | None) -> Parser:
     """Return the parser of a comparison that watches actions and other videos."""
     parser = comparison_parser(name, doc or "")
     parser.add_argument("model", type=Path, nargs="?", help="the bundled model by default")
-    parser.add_argument("--clips", type=Path, required=True, help="folder per class, or an index")
-    parser.add_argument("--negatives", type=Path, nargs="+", required=True, help="videos, folders")
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("--clips", type=Path, help="folder per class, or an index")
+    given.add_argument("--runs", type=Path, help="of a cross-validation, with a model.onnx in each")
+    parser.add_argument("--negatives", type=Path, nargs="+", default=[], help="videos, folders")
     parser.add_argument("--videos", type=int, default=20, help="rendered ones; default: 20")
     return parser
 
@@ -266,9 +343,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = watching_parser("alarms", __doc__)
     parser.add_argument("--plot", type=Path, help="draw the curves here")
     args = parser.parse_args(argv)
-    how = {"videos": args.videos, "plot": args.plot}
-    measured = partial(measure, args.model, args.clips, args.negatives, **how)
-    return run_comparison(args, measured, threads=0)  # the engine is given no number of threads
+    return run_comparison(args, partial(measure, args), threads=0)  # the engine has its own number
 
 
 if __name__ == "__main__":

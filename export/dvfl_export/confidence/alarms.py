@@ -51,6 +51,14 @@ class Watched:
     truth: list[str] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
 
+    def __add__(self, other: Watched) -> Watched:
+        """Return what was said of both."""
+        return Watched(
+            self.predictions + other.predictions,
+            self.truth + other.truth,
+            self.left_out + other.left_out,
+        )
+
     @property
     def hours(self) -> float:
         """The time that the model has seen."""

@@ -150,6 +150,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = Parser(prog="python -m dvfl_models.studies.crossval", description=__doc__)
     add_fold_options(parser)
     add_row_options(parser)
+    parser.add_argument(
+        "--also",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("SET_NAME", "GROUP"),
+        help="another set, of which a part is held out together with each group",
+    )
     parser.add_argument("--seeds", type=natural, nargs="+", default=[0])
     parser.add_argument("--out", type=Path, help="default: runs/<recipe's name>_<group>s")
     parser.add_argument("--json", type=Path, help="default: results.json in the folder")
@@ -165,7 +173,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         check_places([("--json", args.json)])
         recipe = read_recipe(args.recipe, args.set)
         folder = args.out or Path("runs") / f"{recipe.name}_{args.group}s"
-        folds = Folds(args.set_name, args.group, args.folds)
+        also = tuple(Folds(name, group) for name, group in args.also)
+        folds = Folds(args.set_name, args.group, args.folds, also)
         found = cross_validate(recipe, folds, args.seeds, folder, jobs=args.jobs)
         found |= {"table": args.table, "row": args.row, "settings": args.set}
         write_json(args.json or folder / "results.json", found)

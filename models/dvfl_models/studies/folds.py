@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dvfl_models.data.list_formats import read_rows
@@ -20,11 +20,14 @@ class Folds:
         name: of the data set.
         column: of its index, which tells groups apart (sequence, person, scene).
         count: of the parts that the groups are dealt out to; 0 holds out one group at a time.
+        also: other sets, whose groups are dealt out to as many parts: the k-th part of each is held
+            out together with the k-th part of this one.
     """
 
     name: str
     column: str
     count: int = 0
+    also: tuple[Folds, ...] = ()
 
     @property
     def protocol(self) -> str:
@@ -82,21 +85,28 @@ class Folds:
             table.model_copy(update={"only": only | held_out, "exclude": exclude}),
         )
 
+    def _held_out(self, recipe: Recipe, groups: Sequence[str]) -> list[tuple[Folds, Sequence[str]]]:
+        """Return what a fold holds out of each set."""
+        if not self.also:
+            return [(self, groups)]
+        all_groups = self.groups(recipe)
+        number = all_groups.index(list(groups))
+        others = [replace(folds, count=len(all_groups)) for folds in self.also]
+        return [(self, groups), *((folds, folds.groups(recipe)[number]) for folds in others)]
+
     def recipe(self, recipe: Recipe, groups: Sequence[str], seed: int) -> Recipe:
-        """Return the recipe with some groups held out of training; they are its only test set.
+        """Return the recipe with some groups held out of training; they are its only test sets.
 
         `{fold}` in the paths of the checkpoint to start from and of the teacher becomes the name of
         the fold's folder, so that a student gets the teacher that has not seen its test clips.
         """
-        train: list[DataTable] = []
+        train: list[DataTable] = list(recipe.train)
         test: list[VideosTable] = []
-        for table in recipe.train:
-            if isinstance(table, VideosTable) and table.name == self.name:
-                rest, held_out = self.split(table, groups)
-                train.append(rest)
-                test.append(held_out)
-            else:
-                train.append(table)
+        for folds, parts in self._held_out(recipe, groups):
+            table = folds.videos(recipe)
+            rest, held_out = folds.split(table, parts)
+            train[train.index(table)] = rest
+            test.append(held_out)
         where = self.folder(groups, seed)
         start = recipe.model.start.replace("{fold}", where)
         changes: dict[str, Any] = {

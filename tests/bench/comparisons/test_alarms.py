@@ -1,5 +1,7 @@
 """The figures of each threshold, from known predictions, and clips that are joined to one video."""
 
+import argparse
+import json
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,10 +11,21 @@ from predictions import LABELS, waving
 from videos import write_video
 
 from dvfl_bench.comparisons.alarm_search import BLOCK, search
-from dvfl_bench.comparisons.alarms import STILL_S, Seen, Timed, draw, figures, join, main
+from dvfl_bench.comparisons.alarms import (
+    STILL_S,
+    Seen,
+    Timed,
+    draw,
+    figures,
+    join,
+    main,
+    shares_of,
+)
 from dvfl_bench.comparisons.segments import Span
 from dvfl_export.confidence.alarms import Watched
+from dvfl_models.recipe.recipe import read_recipe
 from dvfl_runtime.clips.labelled import LabelledVideo
+from dvfl_runtime.errors import RecipeError
 
 
 def test_figures_follow_from_predictions(tmp_path: Path) -> None:
@@ -64,6 +77,34 @@ def test_clips_are_joined_and_their_times_known(tmp_path: Path, still: bool) -> 
     assert all(a.label != b.label for a, b in pairwise(truth))
     if still:
         assert [span.end_s - span.start_s for span in truth] == [3, 1] * 3
+
+
+def test_each_run_is_shown_what_it_held_out(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        for kind, label in (("clips", "bend"), ("others", "Bowling")):
+            write_video(tmp_path / f"{kind}_{name}.mp4", coloured(("red", 9)))
+            with (tmp_path / f"{kind}.csv").open("a", encoding="utf-8") as index:
+                index.write("file,label,group\n" * (name == "a"))
+                index.write(f"{kind}_{name}.mp4,{label},{name}\n")
+    (tmp_path / "more").mkdir()
+    write_video(tmp_path / "more" / "1.mp4", coloured(("red", 9)))
+    recipe = read_recipe("bundled_last").model_dump(mode="json")
+    for name in ("a", "b"):
+        held_out = {"kind": "videos", "only": {"group": [name]}}
+        clips = {"name": "clips", "index": str(tmp_path / "clips.csv"), **held_out}
+        others = {"name": "others", "index": str(tmp_path / "others.csv"), **held_out}
+        recipe["test"] = [clips, {**others, "rename": {"Bowling": "idle"}}]
+        (tmp_path / "runs" / name).mkdir(parents=True)
+        (tmp_path / "runs" / name / "recipe.json").write_text(json.dumps(recipe))
+    args = argparse.Namespace(runs=tmp_path / "runs", negatives=[tmp_path / "more"], videos=3)
+    first, second = shares_of(args)
+    assert first.model == tmp_path / "runs" / "a" / "model.onnx"
+    assert [(video.path.name, video.label) for video in first.clips] == [("clips_a.mp4", "bend")]
+    assert [path.name for path in first.negatives] == ["others_a.mp4", "1.mp4"]
+    assert [path.name for path in second.negatives] == ["others_b.mp4"]
+    assert (len(first.seeds), len(second.seeds)) == (2, 1)
+    with pytest.raises(RecipeError, match=r"no folder in it has a recipe\.json"):
+        shares_of(argparse.Namespace(runs=tmp_path, negatives=[], videos=3))
 
 
 def test_what_is_not_there_is_one_error(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -29,6 +29,21 @@ def test_leave_one_group_out_holds_out_what_it_says(labelled: Path, tmp_path: Pa
     assert np.mean([ok for _, ok in right.values()]) == results["folds"]["0"]["b"]
 
 
+def test_parts_of_other_sets_are_held_out_with_a_group(labelled: Path) -> None:
+    other = {**videos_table(labelled), "name": "other"}
+    recipe = tiny(train=[videos_table(labelled), other])
+    folds = Folds("small", "person", also=(Folds("other", "label"),))
+    held = [folds.recipe(recipe, groups, 0) for groups in folds.groups(recipe)]
+    for number, fold in enumerate(held):
+        assert [table.name for table in fold.test] == ["small", "other"]
+        assert fold.train[0].exclude == {"person": ["ab"[number]]}
+        assert fold.train[1].exclude == fold.test[1].only
+    labels = [set(fold.test[1].only["label"]) for fold in held]
+    assert not labels[0] & labels[1]
+    with pytest.raises(RecipeError, match="absent"):
+        Folds("small", "person", also=(Folds("absent", "x"),)).recipe(recipe, ["a"], 0)
+
+
 def test_folds_in_processes_give_what_one_process_gives(labelled: Path, tmp_path: Path) -> None:
     recipe = tiny(train=[videos_table(labelled)], optim={"steps": 1, "batch_size": 2})
     folds = Folds("small", "person")
