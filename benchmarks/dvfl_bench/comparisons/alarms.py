@@ -13,7 +13,6 @@ on these, how long after its true start the start of an action is told, in time 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -37,15 +36,13 @@ from dvfl_bench.comparisons.segments import (
 )
 from dvfl_bench.plots import log_axis, save_panels
 from dvfl_export.confidence.alarms import Watched, alarm_curve, watch_negatives
-from dvfl_models.data.datasets import list_videos
-from dvfl_models.recipe.recipe import recipe_from
-from dvfl_models.recipe.tables import VideosTable
 from dvfl_models.rendered.synthetic import render_video
+from dvfl_models.studies.folds import held_out_of
 from dvfl_runtime import Event, Prediction, Recognizer, Segment, Smoothing
 from dvfl_runtime.arguments import Parser
 from dvfl_runtime.clips.labelled import LabelledVideo, find_labelled
 from dvfl_runtime.errors import RecipeError
-from dvfl_runtime.files import read_text, replacing
+from dvfl_runtime.files import replacing
 from dvfl_runtime.results import RESTING
 from dvfl_runtime.sources import Image, open_source
 from dvfl_runtime.sources.folders import videos_below
@@ -231,13 +228,7 @@ def shares_of(args: argparse.Namespace) -> list[Share]:
     others = [path for place in args.negatives for path in _each(place)]
     shares = []
     for number, path in enumerate(recipes):
-        recipe = recipe_from(json.loads(read_text(path)), str(path))
-        held_out = [
-            LabelledVideo(Path(entry.path), recipe.labels[entry.class_id], "")
-            for table in recipe.test
-            if isinstance(table, VideosTable)
-            for entry in list_videos(table, recipe.labels)
-        ]
+        held_out = held_out_of(path)
         clips = [video for video in held_out if video.label not in RESTING]
         negatives = [video.path for video in held_out if video.label in RESTING]
         negatives += others[number :: len(recipes)]

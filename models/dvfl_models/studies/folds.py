@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from dvfl_models.data.datasets import list_videos
 from dvfl_models.data.list_formats import read_rows
-from dvfl_models.recipe.recipe import Recipe
+from dvfl_models.recipe.recipe import Recipe, recipe_from
 from dvfl_models.recipe.tables import DataTable, VideosTable
+from dvfl_runtime.clips.labelled import LabelledVideo
 from dvfl_runtime.errors import RecipeError
+from dvfl_runtime.files import read_text
 
 
 @dataclass(frozen=True)
@@ -120,3 +125,21 @@ class Folds:
             teacher = recipe.distill.teacher.replace("{fold}", where)
             changes["distill"] = recipe.distill.model_copy(update={"teacher": teacher})
         return recipe.model_copy(update=changes)
+
+
+def held_out_of(recipe_json: Path) -> list[LabelledVideo]:
+    """Return the videos that a run of a cross-validation held out.
+
+    Args:
+        recipe_json: of the run's folder.
+
+    Raises:
+        RecipeError: if they cannot be found.
+    """
+    recipe = recipe_from(json.loads(read_text(recipe_json)), str(recipe_json))
+    return [
+        LabelledVideo(Path(entry.path), recipe.labels[entry.class_id], entry.group)
+        for table in recipe.test
+        if isinstance(table, VideosTable)
+        for entry in list_videos(table, recipe.labels)
+    ]
