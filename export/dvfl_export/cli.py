@@ -88,7 +88,7 @@ def parser() -> Parser:
         type=Path,
         metavar="CLIPS",
         help="labelled videos that the model was not trained on, a folder per class or an index: "
-        "the file's confidence is calibrated on them",
+        "the file's confidence is calibrated on them; or the folder of a cross-validation",
     )
     out.add_argument(
         "--negatives",

@@ -17,6 +17,7 @@ from dvfl_export.eval_cli import main as eval_main
 from dvfl_export.evaluation import description_of, open_candidate
 from dvfl_models import build_model, save_checkpoint
 from dvfl_models.network.video_focalnet import init_weights
+from dvfl_models.recipe.recipe import read_recipe
 from dvfl_runtime import ClipSpec, Recognizer
 from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.clips.labelled import find_labelled
@@ -83,6 +84,26 @@ def test_a_file_is_calibrated_on_windows_of_its_own_clips(folder: Path) -> None:
     alone = calibrate_confidence(file, folder / "clips", [])
     assert alone.temperature == found.temperature
     assert alone.min_margin == 0
+
+
+def test_what_each_run_held_out_is_shown_to_its_own_model(folder: Path, tmp_path: Path) -> None:
+    index = tmp_path / "index.csv"
+    rows = [f"{c}/{n}.mp4,{c},{n}" for c in ("red", "green", "blue") for n in range(2)]
+    index.write_text("file,label,group\n" + "\n".join(rows) + "\n")
+    held = {"kind": "videos", "name": "colours", "index": str(index), "root": str(folder / "clips")}
+    recipe = read_recipe("order").model_dump(mode="json")
+    recipe |= {"labels": ["red", "green", "blue"], "train": [held]}
+    for group in "01":
+        recipe["test"] = [held | {"only": {"group": [group]}}]
+        (tmp_path / "runs" / group).mkdir(parents=True)
+        (tmp_path / "runs" / group / "recipe.json").write_text(json.dumps(recipe))
+        write_colour_model(tmp_path / "runs" / group / "model.onnx")
+    file = ModelFile(folder / "colours.onnx")
+    found = calibrate_confidence(file, tmp_path / "runs", [folder / "grey"])
+    whole = calibrate_confidence(file, folder / "clips", [folder / "grey"])
+    assert found.report["clips"] == whole.report["clips"] == 6 * 3
+    assert found.min_margin == whole.min_margin
+    assert found.report["negatives"] == whole.report["negatives"]
 
 
 def test_the_export_writes_it_into_the_file_and_the_report(folder: Path) -> None:

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_models.studies.folds import held_out_of
 from dvfl_runtime import FakeEngine, Recognizer
 from dvfl_runtime.artifact import Artifact, ConfidenceCalibration, ModelFile, fit_calibration
 from dvfl_runtime.artifact.calibration import MIN_CLIPS
@@ -39,7 +40,9 @@ def calibrate_confidence(
 
     Args:
         file: the model, in its own precision.
-        held_back: labelled videos that it was not trained on: a folder per class, or an index.
+        held_back: labelled videos that it was not trained on: a folder per class, or an index; or
+            the folder of a cross-validation, with a model.onnx in each run: what a run held out is
+            shown to its own model.
         negatives: videos, or folders of them, that show none of its actions.
         share: called with the share of the videos that is done, 0 to 1.
 
@@ -48,6 +51,8 @@ def calibrate_confidence(
         RecipeError: if there are no labelled videos.
     """
     labels = file.artifact.labels
+    if recipes := sorted(held_back.glob("*/recipe.json")):
+        return _calibrate_by_runs(file.artifact, recipes, negatives, share)
     videos = find_labelled(held_back).videos
     foreign = [path for place in negatives for path in _videos(place)]
     if strange := sorted({video.label for video in videos} - set(labels)):
@@ -60,15 +65,54 @@ def calibrate_confidence(
             f"{min(shared)} is a held-back clip and one of the negatives; take it out of one"
         )
     paths = [*(video.path for video in videos), *foreign]
-    engine = open_engine("auto", file)
-    try:
-        found = _logits(file.artifact, engine.run, paths, share)
-    finally:
-        engine.close()
+    found = _logits_of_file(file, paths, share)
     try:
         return _fitted(found, videos, foreign, labels)
     except ValueError as err:
         raise ExportError(f"--held-back {held_back}: {err}") from err
+
+
+def _calibrate_by_runs(
+    described: Artifact,
+    recipes: Sequence[Path],
+    negatives: Sequence[Path],
+    share: Callable[[float], None],
+) -> ConfidenceCalibration:
+    """Fit on what each run of a cross-validation held out; what is idle there is a negative, too.
+
+    Other negatives are dealt out to the runs.
+    """
+    runs = recipes[0].parent.parent
+    found: dict[Path, Logits] = {}
+    videos: list[LabelledVideo] = []
+    others = [path for place in negatives for path in _videos(place)]
+    for number, recipe in enumerate(recipes):
+        file = ModelFile(recipe.with_name("model.onnx"))
+        if file.artifact.labels != described.labels or file.artifact.spec != described.spec:
+            raise ExportError(
+                f"--held-back {runs}: {file.path.parent.name} has other labels or other clips "
+                f"than the model; give the runs of the same recipe"
+            )
+        held_out = held_out_of(recipe)
+        paths = [*(video.path for video in held_out), *others[number :: len(recipes)]]
+        found |= _logits_of_file(file, paths)
+        videos += held_out
+        share((number + 1) / len(recipes))
+    foreign = [*others, *(video.path for video in videos if video.label == IDLE)]
+    try:
+        return _fitted(found, videos, foreign, described.labels)
+    except ValueError as err:
+        raise ExportError(f"--held-back {runs}: {err}") from err
+
+
+def _logits_of_file(
+    file: ModelFile, paths: Sequence[Path], share: Callable[[float], None] = lambda _done: None
+) -> dict[Path, Logits]:
+    engine = open_engine("auto", file)
+    try:
+        return _logits(file.artifact, engine.run, paths, share)
+    finally:
+        engine.close()
 
 
 def calibrate_own(
