@@ -1,4 +1,4 @@
-"""The commands and the code in README.md and docs/ run, and links lead to files that exist."""
+"""The commands and the code in README.md and docs/ run; links lead to what exists on all pages."""
 
 from __future__ import annotations
 
@@ -16,6 +16,14 @@ from shared import ROOT
 from videos import beginning_of
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# pages of the parts, whose commands measure and train for minutes to days
+PARTS = [
+    *sorted(ROOT.glob("[ACS]*.md")),
+    *(ROOT / part for part in ("models/README.md", "models/RESULTS.md", "export/README.md")),
+    *(ROOT / part for part in ("export/kernels/README.md", "benchmarks/README.md")),
+    *sorted((ROOT / "benchmarks" / "results").glob("*/README.md")),
+]
+CODE = [ROOT / part for part in ("dvfl_runtime", "models", "export", "benchmarks")]
 DATA = ROOT / "dvfl_runtime" / "data"
 FENCE = re.compile(
     r"^(?P<mark><!-- not run: \S.*-->\n\n?)?```(?P<language>\w+)\n(?P<code>.*?)^```$",
@@ -71,7 +79,31 @@ def cases(items: list[tuple[Block, str]]) -> pytest.MarkDecorator:
 
 def local_links(text: str) -> list[str]:
     links = [match[1] or match[2] for match in LINK.finditer(text)]
-    return [link.partition("#")[0] for link in links if not link.startswith(REMOTE)]
+    return [link for link in links if not link.startswith(REMOTE)]
+
+
+def headings(page: Path) -> set[str]:
+    """Return the names under which a code host links to the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)$", text, flags=re.MULTILINE)
+    plain = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", title) for title in titles)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in plain}
+
+
+def leads_somewhere(page: Path, link: str) -> bool:
+    """Return whether a local link leads to a file, and to a heading where it names one."""
+    name, _, heading = link.partition("#")
+    target = page.parent / name
+    return target.exists() and (not heading or heading in headings(target))
+
+
+def own_commands(text: str) -> list[str]:
+    """Return the commands of dvfl on a page, also those of indented blocks, without comments."""
+    lines = text.replace("\\\n", " ").splitlines()
+    starts = re.compile(
+        r"^ *(?:\$cv |\$few |[\w]+=\S+ )*(?:dvfl-[a-z]+|python3? -m dvfl_[\w.]+) .*"
+    )
+    return [without_comment(line).strip() for line in lines if starts.match(line)]
 
 
 SHELL = [(block, command) for block in on_pages("bash", "console") for command in commands(block)]
@@ -122,10 +154,42 @@ def test_make_target_exists(text: str) -> None:
     assert {word for word in words if "=" not in word} <= targets
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@cases([(b, c) for b, c in SHELL if b.is_run])
+def test_every_other_command_is_marked(text: str) -> None:
+    """Those that are not run here are of make, set an environment up, or install what exists."""
+    if extras := re.fullmatch(r"pip install '\.\[([\w,]+)\]'", without_comment(text)):
+        setup = (ROOT / "setup.py").read_text(encoding="utf-8")
+        assert set(extras[1].split(",")) <= set(re.findall(r'^    "(\w+)": ', setup, re.MULTILINE))
+    else:
+        known = r"dvfl-|make |python3 -m venv ~/dvfl$|\. ~/dvfl/bin/activate$"
+        assert re.match(known, without_comment(text)), "say `<!-- not run: REASON -->` before it"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *PARTS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_local_links_exist(page: Path) -> None:
     links = local_links(page.read_text(encoding="utf-8"))
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert [link for link in links if not leads_somewhere(page, link)] == []
+
+
+def test_commands_that_measure_and_train_are_there_with_their_options() -> None:
+    sources = "\n".join(
+        path.read_text(encoding="utf-8") for folder in CODE for path in folder.rglob("*.py")
+    )
+    unknown = []
+    found = [command for page in PARTS for command in own_commands(page.read_text("utf-8"))]
+    for command in found:
+        for module in re.findall(r"python3? -m (dvfl_[\w.]+)", command):
+            place = module.replace(".", "/")
+            files = [
+                root / f"{place}{end}" for root in (ROOT, *CODE) for end in (".py", "/__main__.py")
+            ]
+            if not any(file.exists() for file in files):
+                unknown.append((command, module))
+        for option in set(re.findall(r"(?<= )--[a-z][a-z0-9-]*", command)):
+            if f'"{option}"' not in sources:
+                unknown.append((command, option))
+    assert len(found) > 80
+    assert unknown == []
 
 
 def test_the_reader_of_the_readme_finds_blocks_commands_and_links() -> None:
@@ -143,4 +207,4 @@ def test_the_reader_of_the_readme_finds_blocks_commands_and_links() -> None:
         [["dvfl-recognize", "0", "--top-k", "1"]],
     )
     assert (console.is_run, commands(console)) == (True, ["cd dvfl", "make demo"])
-    assert local_links(text) == ["LICENSE", "p.png"]
+    assert local_links(text) == ["LICENSE#x", "p.png"]

@@ -140,7 +140,7 @@ def measure(request: BenchRequest, step: Step = log.info) -> dict[str, Any]:
         step: called with the name of each step as it begins.
 
     Returns:
-        Ready for JSON; benchmarks/README.md describes it.
+        Ready for JSON; docs/benchmarks.md describes it.
 
     Raises:
         DvflError: if a file cannot be read, or no engine can run any.

@@ -22,7 +22,7 @@ from dvfl_bench.device.videos import size_of
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.recognizer import DEMO_CLIP
 
-README = ROOT / "benchmarks" / "README.md"
+PAGE = ROOT / "docs" / "benchmarks.md"
 SHORT = ["--seconds", "0.3", "--threads", "1"]
 
 
@@ -62,8 +62,8 @@ def test_everything_is_measured(measured: tuple[dict[str, Any], Path]) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
-def test_the_readme_describes_every_field(measured: tuple[dict[str, Any], Path]) -> None:
-    described = set(re.findall(r"`(\w+)`", README.read_text(encoding="utf-8")))
+def test_the_guide_describes_every_field(measured: tuple[dict[str, Any], Path]) -> None:
+    described = set(re.findall(r"`(\w+)`", PAGE.read_text(encoding="utf-8")))
 
     def names(value: Any) -> set[str]:
         if isinstance(value, dict):
