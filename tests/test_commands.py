@@ -21,6 +21,7 @@ from dvfl_models.studies.baselines import main as baselines
 from dvfl_models.studies.cost import main as cost
 from dvfl_models.studies.crossval import main as crossval
 from dvfl_models.studies.scenes import main as scenes
+from dvfl_models.training import command
 from dvfl_runtime.app.cli import main as recognize
 from dvfl_runtime.archive.cli import main as archive
 from dvfl_runtime.arguments import Parser, log_lines
@@ -40,6 +41,27 @@ def test_a_wrong_argument_is_one_line(main: Main, capsys: pytest.CaptureFixture[
     assert ended.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "error: " in line
+
+
+@pytest.mark.parametrize(
+    ("main", "words"),
+    [(train, ["order"]), (export, ["x.pth", "-o", "x.onnx"]), (evaluate, ["x.pth", "order"])],
+)
+def test_threads_of_pytorch_wait_without_spinning_unless_the_user_says_otherwise(
+    main: Main, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str | None] = []
+
+    def note(*_: object) -> int:
+        seen.append(os.environ.get("OMP_WAIT_POLICY"))
+        return 0
+
+    monkeypatch.setattr(command, "run_command", note)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    main(words)
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    main(words)
+    assert seen == ["active", "passive"]
 
 
 @pytest.mark.parametrize(

@@ -180,7 +180,10 @@ class _Guard:
             if not secrets.compare_digest(_token_in(request.scope), self._token):
                 return 401, "this page needs its token: /?token=TOKEN"
         elif _host_name(request.headers.get("host", "")) not in self._names:
-            return 400, "this page is served on loopback only"
+            return 400, (
+                "without a token this page answers only on its own device, as 127.0.0.1 or "
+                "localhost; start it with --token to open it for others"
+            )
         site = request.headers.get("sec-fetch-site", "none")
         is_link = request.headers.get("sec-fetch-mode") == "navigate"
         if request.method not in SAFE_METHODS:

@@ -65,13 +65,14 @@ def add_command(commands: Any) -> None:
         type=Path,
         action="append",
         default=[],
-        help="videos in which nothing in particular happens; may be given several times",
+        help="videos in which nothing in particular happens: they become clips of the action "
+        "idle; may be given several times",
     )
     add(
         "--negative-label",
         metavar="NAME",
         default=IDLE,
-        help=f"what those are called; default: {IDLE}",
+        help=f"another name for that action; default: {IDLE}",
     )
     add("--focus", choices=get_args(Focus), help="what the model is shown; default: as --model")
     add("--name", default="", help="of the new model; default: that of the file")

@@ -96,8 +96,9 @@ def parser() -> Parser:
         nargs="+",
         default=[],
         metavar="VIDEOS",
-        help="with --held-back: videos or folders without any of the actions; what looks like "
-        "them is unknown",
+        help="with --held-back: videos or folders without any of the actions, from which the "
+        "file learns what to call unknown. Take others for --negatives of dvfl-eval, which "
+        "measures on them",
     )
     out.add_argument(
         "--report",

@@ -71,8 +71,9 @@ def parser() -> Parser:
         nargs="+",
         default=[],
         metavar="VIDEOS",
-        help="videos without the actions, of 5 s or more, or folders of them, to count false "
-        "alarms per hour on; a CSV with columns file and scene joins clips of one scene",
+        help="count false alarms per hour on these: videos without the actions, of 5 s or more, "
+        "or folders of them; a CSV with columns file and scene joins clips of one scene. Take "
+        "others than for --negatives of dvfl-export, which learns from them",
     )
     out.add_argument("--alarms", type=Path, metavar="FILE.png", help="draw the false alarms")
     out.add_argument("--engine", default="auto", help="engine for a .onnx file")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from dvfl_models.recipe.bundled import recipe_names
 from dvfl_models.training import cli as recipes
-from dvfl_models.training.command import load_torch, run_interruptible, wait_passively
+from dvfl_models.training.command import load_torch, run_interruptible
 from dvfl_runtime.arguments import Parser, at_least
 from dvfl_runtime.artifact.calibration import MIN_CLIPS
 from dvfl_runtime.clips.labelled import IDLE
@@ -73,7 +73,8 @@ def parser() -> Parser:
         type=Path,
         nargs="+",
         metavar="CLIPS",
-        help=f"videos or folders in which nothing in particular happens: they become {IDLE!r}",
+        help="videos or folders in which nothing in particular happens: they become clips of the "
+        f"action {IDLE!r}",
     )
     own.add_argument(
         "--minutes", type=at_least(0.5), metavar="M", help="bound of the whole work (default: none)"
@@ -100,7 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     command.packages = (*command.packages, "onnx", "onnxscript", "onnxruntime")
     for name in ("dvfl_export.own_actions", "dvfl_models.training.metrics"):
         logging.getLogger(name).setLevel(logging.INFO)
-    wait_passively()
 
     def work() -> int:
         _check(args)

@@ -15,7 +15,6 @@ from dvfl_models.training.command import (
     load_torch,
     new_recipe_parser,
     run_interruptible,
-    wait_passively,
 )
 from dvfl_runtime.arguments import Parser, workers
 
@@ -61,7 +60,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = command.parse_args(argv)
     for package in ("dvfl_models", "dvfl_runtime"):  # PyTorch's messages are for its developers
         logging.getLogger(package).setLevel(logging.INFO)
-    wait_passively()
 
     def work() -> int:
         load_torch(command, args.threads)

@@ -44,13 +44,16 @@ def new_recipe_parser(prog: str, description: str, epilog: str) -> Parser:
 
 
 def run_interruptible(parser: Parser, work: Callable[[], int], stopped: str) -> int:
-    """Run a command and return its exit status; after an interrupt, print where it stopped.
+    """Run a command of PyTorch, whose threads wait passively, and return its exit status.
+
+    After an interrupt it prints where it stopped.
 
     Args:
         parser: of the command.
         work: returns the exit status.
         stopped: the line to print if the interrupt does not carry one of its own.
     """
+    wait_passively()
 
     def with_last_words(requests: Requests) -> int:
         try:

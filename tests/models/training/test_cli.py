@@ -1,14 +1,12 @@
 """The command dvfl-train."""
 
 import importlib.util
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from dvfl_models.training import cli
 from dvfl_models.training.cli import main
 
 
@@ -30,19 +28,16 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert not (tmp_path / "run2").exists()
 
 
-def test_threads_wait_without_spinning_unless_the_user_says_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """OpenMP reads it when PyTorch is loaded, so the command must not load it before."""
-    code = "import sys, dvfl_models.training.cli; sys.exit('torch' in sys.modules)"
+def test_pytorch_is_loaded_when_openmp_has_been_told_how_to_wait() -> None:
+    """OpenMP reads OMP_WAIT_POLICY when PyTorch is loaded, so the command must not load it before.
+
+    tests/test_commands.py tests that the commands set it.
+    """
+    code = (
+        "import sys, dvfl_models.training.cli, dvfl_export.cli, dvfl_export.eval_cli; "
+        "sys.exit('torch' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", code], check=True)
-    seen = []
-    monkeypatch.setattr(cli, "_train", lambda _: seen.append(os.environ["OMP_WAIT_POLICY"]))
-    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
-    assert main(["order"]) == 0
-    monkeypatch.delenv("OMP_WAIT_POLICY")
-    assert main(["order"]) == 0
-    assert seen == ["active", "passive"]
 
 
 def test_packages_that_are_missing_are_named_at_once(
