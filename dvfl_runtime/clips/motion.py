@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dvfl_runtime.clips.resizing import resize, to_grey
 from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.sources.frame import Image
 
@@ -19,6 +20,7 @@ Box: TypeAlias = NDArray[np.float64]  # left, top, right, bottom in px of the sm
 
 SMALL_PX = 160  # the longer side of the pictures that are compared
 BLUR_PX = 0.7  # takes noise away, and leaves an arm that is one pixel thick
+BLUR = np.array([2, 53, 146, 53, 2]) / 256  # of that deviation
 LIGHT_PART = 0.33  # of the longer side: light that changes over as much is no motion
 LIGHT_STEPS = 150  # of its ratio to the usual light
 COARSE = 5  # px of the small picture on a side of those that the light is taken from
@@ -87,19 +89,19 @@ def small_grey(image: Image) -> Grey:
     """Return a picture in which motion is found: (h, w, 3) RGB -> (h', w') grey, blurred."""
     with needed("finding what moves", *MEDIA):
         import cv2
-    grey = cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY)
+    grey = to_grey(image)
     height, width = grey.shape
     scale = min(1.0, SMALL_PX / max(height, width))
     w, h = max(1, round(width * scale)), max(1, round(height * scale))
     # area means by two take a tenth of the time of those by a factor that is no whole number
     while min(grey.shape[0] / h, grey.shape[1] / w) >= 4:
         height, width = (side // 2 for side in grey.shape)
-        half = grey[: 2 * height, : 2 * width]
-        grey = cv2.resize(half, (width, height), interpolation=cv2.INTER_AREA)
+        grey = resize(grey[: 2 * height, : 2 * width], (width, height), antialias=True)
     if min(grey.shape[0] / h, grey.shape[1] / w) > 2:
-        grey = cv2.resize(grey, (2 * w, 2 * h))
-    grey = cv2.resize(grey, (w, h), interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.GaussianBlur(grey, (0, 0), BLUR_PX), np.uint8)
+        grey = resize(grey, (2 * w, 2 * h))
+    grey = resize(grey, (w, h), antialias=True)
+    # what GaussianBlur does, to the bit, but in this thread
+    return np.asarray(cv2.sepFilter2D(grey, -1, BLUR, BLUR), np.uint8)
 
 
 def find_motion(
@@ -199,9 +201,9 @@ def _shifts_of_camera(pictures: NDArray[np.uint8]) -> Floats | None:
 
     A shift is believed if points all over the picture agree on it and it makes pictures more alike.
     """
-    found = [_shift_between(*pair) for pair in pairwise(pictures)]
     moves = np.zeros((len(pictures), 2), np.float32)
-    for n, move in enumerate(found, 1):
+    for n, pair in enumerate(pairwise(pictures), 1):
+        move = _shift_between(*pair)
         if move is None:
             return None
         moves[n] = move
@@ -285,8 +287,8 @@ def _bodies(weight: Floats, levels: Floats, least: float) -> list[Body]:
     if not places.size:
         return []
     rows, columns = np.divmod(places, weight.shape[1])
-    grown = cv2.dilate((weight > 0).astype(np.uint8), reach)
-    labels = cv2.connectedComponents(grown)[1].take(places)
+    grown = np.asarray(cv2.dilate((weight > 0).astype(np.uint8), reach), np.uint8)
+    labels = _parts(grown).take(places)
     counts = np.bincount(labels)
     series = levels.reshape(len(levels), -1).take(places, axis=1)  # (T, n)
     middle = _medians(np.ascontiguousarray(series.T))
@@ -306,6 +308,20 @@ def _bodies(weight: Floats, levels: Floats, least: float) -> list[Body]:
         if rest[label] >= SCREEN_REST or filled <= SCREEN_FILL:
             bodies.append(Body(np.array([left, top, right + 1, bottom + 1]), float(scores[label])))
     return bodies
+
+
+def _parts(mask: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Return which part of a mask each of its pixels is in, from 0; a hole belongs to its part.
+
+    `cv2.connectedComponents` would do it in threads that spin; see `resizing`.
+    """
+    import cv2
+
+    parts = np.zeros(mask.shape, np.int32)
+    outlines, _ = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    for part in range(1, len(outlines)):
+        cv2.drawContours(parts, outlines, part, part, cv2.FILLED)
+    return parts
 
 
 def _span(places: NDArray[np.intp]) -> tuple[int, int]:

@@ -14,10 +14,10 @@ import numpy as np
 
 from dvfl_runtime.clips.focus import find_region
 from dvfl_runtime.clips.motion import small_grey
+from dvfl_runtime.clips.resizing import resize
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.errors import ArgumentError, ClipError
 from dvfl_runtime.errors.checks import wrong
-from dvfl_runtime.errors.packages import MEDIA, needed
 from dvfl_runtime.results import WHOLE, Region
 from dvfl_runtime.sources.frame import Image, check_rgb
 
@@ -54,7 +54,7 @@ def preprocess_frame(image: Image, spec: ClipSpec, *, out: Image | None = None) 
     if spec.resize is None:
         _letterbox(image, spec, out)
         return out
-    resized = _resize(image, resized_size(width, height, spec.resize))
+    resized = resize(image, resized_size(width, height, spec.resize))
     (h, w), (rh, rw) = spec.size, resized.shape[:2]
     y, x = (rh - h) // 2, (rw - w) // 2
     # the centre: (rh, rw, 3) -> (H, W, 3); copied, so that `out` does not keep the larger picture
@@ -122,11 +122,11 @@ def context_frame(image: Image, spec: ClipSpec) -> Image:
     # halving is an area mean that takes a fifteenth of the time of one by any other factor
     while spec.crop == "letterbox" and min(image.shape[:2]) >= 2 * short_px:
         height, width = (side // 2 for side in image.shape[:2])
-        image = _resize(image[: 2 * height, : 2 * width], (width, height), antialias=True)
+        image = resize(image[: 2 * height, : 2 * width], (width, height), antialias=True)
     height, width = image.shape[:2]
     if min(height, width) <= short_px:
         return image
-    return _resize(image, resized_size(width, height, short_px))
+    return resize(image, resized_size(width, height, short_px))
 
 
 def cut(image: Image, region: Region) -> Image:
@@ -163,7 +163,7 @@ def spatial_views(image: Image, spec: ClipSpec, views: int) -> list[Image]:
     if spec.size != (side, side):
         raise ArgumentError(f"3 spatial views need a square input, this model's is {spec.size}")
     _check_resizable(image)
-    resized = _resize(image, resized_size(image.shape[1], image.shape[0], side))
+    resized = resize(image, resized_size(image.shape[1], image.shape[0], side))
     rh, rw = resized.shape[:2]
     step_y, step_x = (rh - side) // 2, (rw - side) // 2  # one of them is 0
     corners = [(k * step_y, k * step_x) for k in (0, 2, 1)]  # left, right, middle
@@ -194,15 +194,7 @@ def _letterbox(image: Image, spec: ClipSpec, canvas: Image) -> None:
     scale = min(w / width, h / height)
     rw = min(w, max(1, int(width * scale + 0.5)))
     rh = min(h, max(1, int(height * scale + 0.5)))
-    canvas[:] = np.clip(np.rint(spec.mean), 0, 255).astype(np.uint8)
+    if (rh, rw) != (h, w):
+        canvas[:] = np.clip(np.rint(spec.mean), 0, 255).astype(np.uint8)
     y, x = (h - rh) // 2, (w - rw) // 2
-    canvas[y : y + rh, x : x + rw] = _resize(image, (rw, rh), antialias=scale < 1)
-
-
-def _resize(image: Image, size: tuple[int, int], *, antialias: bool = False) -> Image:
-    """Scale to `size` = (width, height): bilinear with half-pixel centres, or by area means."""
-    with needed("resizing frames", *MEDIA):
-        import cv2
-    how = cv2.INTER_AREA if antialias else cv2.INTER_LINEAR
-    out = cv2.resize(np.ascontiguousarray(image), size, interpolation=how)
-    return np.asarray(out, np.uint8)
+    resize(image, (rw, rh), antialias=scale < 1, out=canvas[y : y + rh, x : x + rw])
