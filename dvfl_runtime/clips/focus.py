@@ -90,8 +90,10 @@ def find_regions(
 ) -> tuple[list[Track], FocusMemory]:
     """Return the parts of the picture in which bodies move apart from each other.
 
-    A region stays where it is while its body is in it, and for `HOLD_S` after the body has last
-    moved. It goes along with a camera that shakes or turns. See `find_motion` for what moves.
+    A region stays where it is while its body is in it. Who stands still keeps it for `HOLD_S`: it
+    is shown beside others that move, and remembered where nothing does. Then the whole picture is
+    shown, as in training, whose clips remember nothing: how somebody stands looks like an action. A
+    region goes along with a camera that shakes or turns. See `find_motion` for what moves.
 
     Args:
         pictures: T of them, as `small_grey` returns them.
@@ -101,8 +103,8 @@ def find_regions(
         memory: of the window before.
 
     Returns:
-        The regions, none if the whole picture moves or nothing does and nothing is remembered; and
-        what to remember for the next window.
+        The regions, none if the whole picture moves or nothing does; and what to remember for the
+        next window.
     """
     memory = memory or FocusMemory()
     if len({picture.shape for picture in pictures}) > 1:  # the source changed its size
@@ -132,7 +134,7 @@ def find_regions(
     if motion.shifts is not None and np.ptp(motion.shifts, axis=0).max() > STEADY * size.max():
         still = []  # the camera has turned away from where they were
     seen = (*moved, *still)[:most]
-    shown = [s for s in seen if s in moved or not _is_covered(s, moved)]
+    shown = [s for s in seen if s in moved or not _is_covered(s, moved)] if moved else []
     habit = _habit(habit, motion, passed_s)
     memory = FocusMemory(seen, next(new_ids) - 1, habit, end_s)
     return [_along(s, motion.shifts, size) for s in shown], memory

@@ -7,8 +7,9 @@ Clips of one person each are pasted into drawn scenes of 640 x 360 and 1280 x 72
 and under the disturbances of `focus_scenes`. For each way of finding the region all clips are cut
 and recognised. "place known" cuts at the true place: what the model can reach with any crop. In
 scenes without anybody the right answer is idle; with two people it is the action of either, and
-both for "motion, each". Who stands still has moved in the window before, and is idle. "for a
-minute" tells how long the leaves have moved before the person does.
+both for "motion, each". Who stands still has moved in the window before, and is idle; who moves
+again has stood still for a window in between. "for a minute" tells how long the leaves have moved
+before the person does.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ SIZES: dict[tuple[int, int], tuple[int, ...]] = {
     (1280, 720): (720, 480, 360, 160, 100),
 }
 DISTURBED = ((640, 360), (160, 64))  # the picture and the sizes of disturbed scenes
-TWO, NOBODY, FILMED, STILL = "two people", "nobody", "as filmed", "stands still"
+TWO, NOBODY, FILMED = "two people", "nobody", "as filmed"
+STILL, AGAIN = "stands still", "moves again"
 MINUTE = ", for a minute"  # ... of which the person has stood still
 LONG = ("tree", "slow tree")
 EACH = "motion, each"  # of two people: both have a region, and both are named
@@ -198,7 +200,7 @@ def cases() -> Iterator[Case]:
         yield from (Case("clean", picture, side) for side in sides)
     yield Case(FILMED, (FILMED_PX, FILMED_PX), FILMED_PX)
     picture, sides = DISTURBED
-    for kind in (*DISTURBANCES, *(kind + MINUTE for kind in LONG), *MOVES, STILL, TWO):
+    for kind in (*DISTURBANCES, *(kind + MINUTE for kind in LONG), *MOVES, STILL, AGAIN, TWO):
         yield from (Case(kind, picture, side) for side in sides)
     yield from (Case(kind, picture, 0) for kind in ("clean", *DISTURBANCES, *MOVES))
 
@@ -235,11 +237,13 @@ def count_right(
         images = [context_frame(image, recognizer.spec) for image in scene.images]
         greys = [small_grey(image) for image in images]
         tracks = {name: find(greys) for name, find in FINDERS.items()}
-        if case.kind == STILL:  # the window after the one in which the person has moved
+        if case.kind in (STILL, AGAIN):  # windows after the one in which the person has moved
             _, memory = find_region(greys, 1.0, end_s=2.0)
-            images, greys = images[:1] * len(images), greys[:1] * len(greys)
-            still, _ = find_region(greys, 1.0, end_s=4.0, memory=memory)
-            tracks = {"whole picture": WHOLE_PICTURE, "motion": still}
+            still, memory = find_region(greys[:1] * len(greys), 1.0, end_s=4.0, memory=memory)
+            again, _ = find_region(greys, 1.0, end_s=6.0, memory=memory)
+            images = images[:1] * len(images) if case.kind == STILL else images
+            track = still if case.kind == STILL else again
+            tracks = {"whole picture": WHOLE_PICTURE, "motion": track}
         if case.kind.endswith(MINUTE):
             before = _standing(scene, case.side)
             memory = FocusMemory()

@@ -10,6 +10,7 @@ import pytest
 from shared import ROOT
 
 from dvfl_bench.comparisons.focus import (
+    AGAIN,
     EACH,
     KNOWN,
     NOBODY,
@@ -44,16 +45,17 @@ def test_scenes_are_the_same_each_time_and_differ_by_their_disturbance(kind: str
 
 def test_answers_are_counted_for_each_way() -> None:
     with Recognizer(num_threads=1) as recognizer:
-        found, empty, still, two = (
+        found, empty, still, again, two = (
             count_right([recognizer], Case(kind, (640, 360), side), PEOPLE)
-            for kind, side in (("clean", 100), ("clean", 0), (STILL, 100), (TWO, 100))
+            for kind, side in (("clean", 100), ("clean", 0), (STILL, 100), (AGAIN, 100), (TWO, 100))
         )
     assert found["motion"] == found[KNOWN] == {"right": 1, "whole": 0}
     assert found["whole picture"]["whole"] == 1
     assert KNOWN not in empty
     assert empty["motion"]["whole"] == 1
     assert set(still) == {"whole picture", "motion", KNOWN}
-    assert still["motion"]["whole"] == 0
+    assert still["motion"] == still["whole picture"] == {"right": 1, "whole": 1}
+    assert again["motion"] == {"right": 1, "whole": 0}
     assert two[EACH] == {"right": 1, "regions": 2}
 
 

@@ -127,11 +127,25 @@ def test_a_picture_that_changes_everywhere_is_shown_whole():
 def test_whoever_stands_still_is_remembered_for_a_while():
     found, memory = find_region(grey(moving(*BODY)), 1.0, end_s=2.0)
     still = grey(np.stack([wall()] * T))
-    assert find_region(still, 1.0, end_s=2.0 + HOLD_S, memory=memory) == (found, memory)
+    # meanwhile the whole picture is shown, as of a clip in training
+    shown = find_region(still, 1.0, end_s=2.0 + HOLD_S, memory=memory)
+    assert shown == (WHOLE_PICTURE, memory)
+    hand = grey(moving(*BODY[:2], 8, 14))
+    assert find_region(hand, 1.0, end_s=2.0 + HOLD_S, memory=shown[1])[0] == found
     forgotten = (WHOLE_PICTURE, FocusMemory((), 1))
     assert find_region(still, 1.0, end_s=2.1 + HOLD_S, memory=memory) == forgotten
     # a file that starts again
     assert find_region(still, 1.0, end_s=0.5, memory=memory) == forgotten
+
+
+def test_several_who_stand_still_are_shown_once_one_moves_and_keep_their_numbers():
+    left, right = (20, 30, 14, 20), (110, 30, 14, 20)
+    found, memory = find_regions(grey(together(left, right)), 1.0, most=4, end_s=2.0)
+    still = grey(np.stack([wall()] * T))
+    nothing, memory = find_regions(still, 1.0, most=4, end_s=4.0, memory=memory)
+    assert nothing == []
+    again, memory = find_regions(grey(moving(*left)), 1.0, most=4, end_s=6.0, memory=memory)
+    assert {f.track_id: f.region for f in again} == {f.track_id: f.region for f in found}
 
 
 def test_a_region_neither_jumps_nor_shrinks_to_a_hand():
