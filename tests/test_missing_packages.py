@@ -93,7 +93,9 @@ def test_without_any_package_a_command_has_help_and_names_them_all(command, tmp_
     (line,) = errors.splitlines()
     assert re.match(r"dvfl-\w+: error: .* installed.*; run: pip install ", line)
     wanted = [DISTRIBUTIONS.get(name, name) for name in names if name not in ENGINES[1:]]
-    assert set(line.partition("pip install ")[2].split()) == set(wanted)
+    said, _, hint = line.partition("pip install ")[2].partition(" (")
+    assert set(said.split()) == set(wanted)
+    assert ("download.pytorch.org/whl/cpu" in hint) == ("torch" in names)
     assert "dvfl[" not in line
 
 

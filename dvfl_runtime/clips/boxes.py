@@ -10,11 +10,11 @@ from dvfl_runtime.errors import ArgumentError
 from dvfl_runtime.errors.checks import wrong
 from dvfl_runtime.results import Region, TrackId
 
-Box: TypeAlias = Sequence[float]  # left, top, width, height in widths and heights of the picture
+Box: TypeAlias = Sequence[float]  # left, top, width, height as shares of the picture
 # spelled out, because a dict of one kind of ids is no Mapping of both for a checker of types
 Boxes: TypeAlias = Mapping[TrackId, Box] | Mapping[int, Box] | Mapping[str, Box]
 
-BOX = "left, top, width and height in widths and heights of the picture, from 0 to 1"
+BOX = "left, top, width and height as shares of the picture, from 0 to 1"
 EDGE = 1e-6  # by which rounding may move the right or lower edge of a box out of the picture
 
 

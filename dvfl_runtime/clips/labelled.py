@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import random
 import re
 from collections import Counter, defaultdict
@@ -18,7 +19,9 @@ from pathlib import Path, PurePath
 from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.errors.checks import check_labels
 from dvfl_runtime.files import read_text
-from dvfl_runtime.sources.folders import videos_below
+from dvfl_runtime.sources.folders import is_video, videos_below
+
+log = logging.getLogger(__name__)
 
 IDLE = "idle"  # the label of the negatives, and of what nothing happens in
 GROUP_COLUMNS = ("group", "sequence", "person", "cluster")  # the first one that an index has
@@ -153,15 +156,21 @@ def find_labelled(
 def _in_class_folders(place: Path) -> list[LabelledVideo]:
     """Return the videos in the class folders; until they are grouped, `group` is a name."""
     try:
-        folders = sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] != ".")
+        inside = sorted(path for path in place.iterdir() if path.name[0] != ".")
     except OSError as err:
         raise RecipeError(f"cannot list the folder {place}: {err.strerror}") from err
-    found = {folder.name: list(videos_below(folder)) for folder in folders}
+    found = {path.name: list(videos_below(path)) for path in inside if path.is_dir()}
     empty = [label for label, paths in found.items() if not paths]
     if empty and len(empty) < len(found):
         raise RecipeError(
             f"there is no video in the class folder {_listed(empty)} of {place}; record some, or "
             f"take the folder away"
+        )
+    loose = [path.name for path in inside if is_video(path)]
+    if loose and found:
+        log.warning(
+            "%d videos of %s are left out, because they are in no folder of a class: %s",
+            *(len(loose), place, _listed(loose)),
         )
     return [
         LabelledVideo(path, label, path.relative_to(place / label).with_suffix("").as_posix())
@@ -276,8 +285,12 @@ def _once(videos: Iterable[LabelledVideo]) -> list[LabelledVideo]:
 def _check(labels: Sequence[str], place: Path, negatives: bool) -> None:
     """Raise RecipeError unless there are two classes or more, whose names differ."""
     if not labels:
+        loose = place.is_dir() and next(videos_below(place), None)
         raise RecipeError(
-            f"there is no video in {place}; it needs a folder of videos for each class, or an "
+            f"the videos of {place} are in no folder of a class; move those of each class into a "
+            f"folder with its name, like {place / 'wave' / loose.name}"
+            if loose
+            else f"there is no video in {place}; it needs a folder of videos for each class, or an "
             f"index.csv with the columns file and label"
         )
     if len(labels) < 2:

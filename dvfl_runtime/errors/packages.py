@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from traceback import walk_tb
@@ -11,6 +12,7 @@ from traceback import walk_tb
 from dvfl_runtime.errors import DvflError
 
 MEDIA = ("av", "cv2")
+CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 # packages whose name for pip differs from the one that Python imports
 DISTRIBUTIONS = {"cv2": "opencv-python-headless", "cuda.bindings": "cuda-bindings"}
 
@@ -75,6 +77,8 @@ def pip_install(name: str, *others: str) -> str:
     command = f"pip install {' '.join(DISTRIBUTIONS.get(name, name) for name in missing)}"
     if "cv2" in missing and platform.machine() == "aarch64":
         command += " (on a Jetson use JetPack's own OpenCV)"
+    if "torch" in missing and sys.platform == "linux":
+        command += f" (without an NVIDIA GPU add --extra-index-url {CPU_TORCH}: no 3 GB of CUDA)"
     return command
 
 

@@ -101,6 +101,8 @@ def file_identity(path: PathLike) -> tuple[int, int] | str:
 
 def cannot_write(path: PathLike, err: Exception) -> OutputError:
     """Return the error that tells which file could not be written, why, and what to do."""
+    if isinstance(err, FileExistsError):  # a folder was to be made
+        return OutputError(f"cannot write into {path}: it is no folder; choose another name")
     reason = getattr(err, "strerror", None) or str(err)
     return OutputError(
         f"cannot write {os.fspath(path) or repr('')}: {reason}; choose a path in an existing, "

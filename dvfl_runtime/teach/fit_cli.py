@@ -11,6 +11,7 @@ from dvfl_runtime.artifact.calibration import MIN_CLIPS
 from dvfl_runtime.clips.labelled import IDLE
 from dvfl_runtime.clips.spec import Focus
 from dvfl_runtime.engines import DEVICES, ENGINES
+from dvfl_runtime.errors import DvflError
 from dvfl_runtime.errors.packages import MEDIA, check_installed
 from dvfl_runtime.files import check_places
 from dvfl_runtime.interrupts import Requests
@@ -88,6 +89,8 @@ def _work(args: argparse.Namespace, _: Requests) -> int:
     from dvfl_runtime.teach.features import EngineChoice
     from dvfl_runtime.teach.teaching import TeachRequest, teach
 
+    if args.output.suffix != ".onnx":
+        raise DvflError(f"-o must end in .onnx, got {args.output}")
     check_places([("-o", args.output), ("--confusion", args.confusion)], [("--model", args.model)])
     request = TeachRequest(
         place=args.place,
@@ -110,18 +113,24 @@ def _work(args: argparse.Namespace, _: Requests) -> int:
 
 def _print(taught: Taught, output: Path) -> None:
     found, groups = taught.found, len({video.group for video in taught.found.videos})
-    by = f", {groups} groups by {found.grouped_by}" if found.grouped_by else ""
-    print(f"{len(found.labels)} actions from {len(found.videos)} clips{by}")
+    of = f" of {groups} groups (by {found.grouped_by})" if found.grouped_by else ""
+    print(f"{len(found.labels)} actions from {len(found.videos)} clips{of}")
+    if IDLE not in found.labels:
+        print(
+            "no action is called idle, so other movements may be taken for these; record some, or "
+            "pass --negatives FOLDER"
+        )
     if taught.answers.clips:
-        print(f"of groups that it had not learnt, it knows {taught.answers.summary()}")
+        left_out = "groups" if found.grouped_by else "clips"
+        print(f"accuracy on {left_out} that were left out in turn: {taught.answers.summary()}")
     else:
         print("accuracy: not measured, because there is nothing to leave out")
     if pair := taught.answers.most_confused():
-        print(f"most confused: {pair[0]} and {pair[1]}, {pair[2]} clips")
+        print(f"most confused: {pair[0]} and {pair[1]}, {pair[2]} clip{'s' * (pair[2] > 1)}")
     print(_confidence_in_words(taught))
     checked = taught.artifact.parity["head"]
-    print(f"{output}: agrees with what was taught on {checked['clips']} clips, in ", end="")
-    print(f"{checked['engine']}; try it: dvfl-recognize --model {output} 0")
+    print(f"wrote {output}; {checked['engine']} gives what was taught on {checked['clips']} clips")
+    print(f"try it: dvfl-recognize 0 --model {output}")
 
 
 def _confidence_in_words(taught: Taught) -> str:
@@ -133,7 +142,8 @@ def _confidence_in_words(taught: Taught) -> str:
         )
     report = found.report
     return (
-        f"confidence: off by {report['ece_before']:.3f} on average, by {report['ece_after']:.3f} "
-        f"once calibrated; unknown is what is unlike all of these clips, among them "
-        f"{1 - report['kept']:.1%} of the windows left out"
+        f"confidence: {report['ece_after']:.1%} off on average, {report['ece_before']:.1%} before "
+        f"it was calibrated\n"
+        f"unknown: what is unlike all of these clips; of the clips left out "
+        f"{1 - report['kept']:.1%} of the windows are"
     )

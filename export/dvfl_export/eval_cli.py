@@ -31,7 +31,7 @@ examples:
         the test sets of a recipe, by the published protocol: 4 clips x 3 crops
   dvfl-eval model.onnx videos/index.csv
         an exported file on a CSV with columns file and label, beside the videos
-  dvfl-eval model.onnx videos/ --format folders
+  dvfl-eval model.onnx videos/
         a folder with a folder of videos per class
   dvfl-eval model.onnx videos/index.csv --negatives hours/ --alarms alarms.png
         how many false alarms an hour it raises on videos that show none of its actions, beside how
@@ -60,7 +60,9 @@ def parser() -> Parser:
         help="evaluate the videos under what cameras do to them, too, and draw it",
     )
     out.add_argument(
-        "--format", default="index", help="list, paths, folders, ucf, hmdb, kinetics, ssv2"
+        "--format",
+        help="index (a CSV; default), folders (default for a folder without index.csv), list, "
+        "paths, ucf, hmdb, kinetics, ssv2",
     )
     out.add_argument("--root", default="", help="folder of the videos (default: that of the list)")
     out.add_argument("--split", type=int, default=1, help="number of a split (hmdb)")
@@ -247,8 +249,9 @@ def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
         if not parts:
             raise RecipeError(f"recipe {recipe.name} has no test set")
     else:
-        values = {"kind": "videos", "name": Path(args.dataset).stem, "index": args.dataset,
-                  "format": args.format, "root": args.root, "split": args.split,
+        form, index = _form_of(args.dataset, args.format)
+        values = {"kind": "videos", "name": Path(args.dataset).stem, "index": index,
+                  "format": form, "root": args.root, "split": args.split,
                   "subset": "test"}  # fmt: skip
         try:
             parts = (VideosTable.model_validate(values),)
@@ -257,6 +260,15 @@ def _test_sets(args: argparse.Namespace, candidate: Candidate) -> list[ClipSet]:
             raise RecipeError(f"--{first['loc'][0]}: {first['msg']}") from err
     opened = _as_recipe(candidate, parts)
     return [open_clips(part, opened) for part in parts]
+
+
+def _form_of(dataset: str, form: str | None) -> tuple[str, str]:
+    """Return the format of a data set, and its list; a folder may have an index.csv, or folders."""
+    place = Path(dataset)
+    if form is not None or not place.is_dir():
+        return form or "index", dataset
+    index = place / "index.csv"
+    return ("index", str(index)) if index.is_file() else ("folders", dataset)
 
 
 def _as_recipe(candidate: Candidate, parts: Sequence[DataTable]) -> Recipe:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -54,6 +55,18 @@ def test_an_exported_file_is_counted_as_the_runtime_says(
     shown = capsys.readouterr().out
     assert "index: 6 clips" in shown
     assert "66.7%  (30.0% to 90.3%)" in shown
+
+
+def test_a_folder_is_read_by_its_index_or_by_its_class_folders(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([str(BUNDLED_MODEL), str(index.parent)]) == 0
+    assert f"{index.parent.name}: 6 clips" in capsys.readouterr().out
+    for number, label in enumerate(("idle", "bend", "bend")):
+        (tmp_path / "mine" / label).mkdir(parents=True, exist_ok=True)
+        shutil.copy(index.parent / f"{number}.mp4", tmp_path / "mine" / label)
+    assert main([str(BUNDLED_MODEL), str(tmp_path / "mine")]) == 0
+    assert "mine: 3 clips" in capsys.readouterr().out
 
 
 @needs_bf16

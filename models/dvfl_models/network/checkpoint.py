@@ -28,6 +28,7 @@ StateDict = Mapping[str, Tensor]
 # Trainers keep settings of these types beside the weights. They are read as plain dictionaries, so
 # that no code of these packages is imported or run.
 SETTINGS = ("yacs.config.CfgNode", "fvcore.common.config.CfgNode", "argparse.Namespace")
+_BEGINNINGS = (b"PK", b"\x80")  # of the archives and pickles that torch.save writes
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ def read_checkpoint(path: str | os.PathLike[str], key: str = "") -> Checkpoint:
             with torch.serialization.safe_globals([(OrderedDict, name) for name in SETTINGS]):
                 content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as err:
+        if not path.read_bytes().startswith(_BEGINNINGS):
+            raise CheckpointError(
+                f"{path} is no PyTorch checkpoint; give a .pth file of dvfl-train, or one with "
+                f"published weights"
+            ) from err
         raise CheckpointError(
             f"{path} holds pickled Python objects or is damaged, and is not loaded because that "
             f"could run code; save it again as torch.save(model.state_dict(), path)"

@@ -136,7 +136,12 @@ def test_pickled_objects_are_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"", "not a readable|damaged"), (b"hello", "damaged"), (b"PK\x03\x04garbage", "readable")],
+    [
+        (b"", "not a readable|damaged"),
+        (b"\x80hello", "damaged"),
+        (b"# README", "is no PyTorch checkpoint; give a .pth file"),
+        (b"PK\x03\x04garbage", "readable"),
+    ],
 )
 def test_damaged_files(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "x.pth").write_bytes(content)

@@ -80,6 +80,13 @@ def test_an_archive_of_another_version_is_refused(content, folder):
         folder.prepare({"model": "abc"})
 
 
+def test_a_file_in_the_place_of_the_folder_is_an_error(tmp_path):
+    (tmp_path / "rows").write_text("mine")
+    with pytest.raises(OutputError, match="it is no folder; choose another name"):
+        Folder(tmp_path / "rows").prepare({"model": "abc"})
+    assert (tmp_path / "rows").read_text() == "mine"
+
+
 def test_a_folder_of_other_things_stays_as_it_is(tmp_path):
     write_good(tmp_path / "a.mp4", count=2)
     with pytest.raises(OutputError, match="holds other things than an archive"):

@@ -63,9 +63,9 @@ def test_the_whole_picture_what_moves_and_boxes_are_of_one_kind():
         ({"door": (-0.1, 0.2, 0.3, 0.5)}, "within the picture"),
         ({"door": (0.1, 0.2, 0.0, 0.5)}, "within the picture"),
         ({"door": (0.1, float("nan"), 0.3, 0.5)}, "within the picture"),
-        ({"door": (64, 20, 128, 90)}, "widths and heights of the picture"),
-        ({"door": "left"}, "widths and heights"),
-        ({"door": None}, "widths and heights"),
+        ({"door": (64, 20, 128, 90)}, "as shares of the picture"),
+        ({"door": "left"}, "shares of the picture"),
+        ({"door": None}, "shares of the picture"),
         ({1.5: (0, 0, 1, 1)}, "a string or a whole number"),
     ],
 )
@@ -164,7 +164,7 @@ def test_what_is_no_box_is_left_out_counted_and_logged(caplog):
     logged = warnings_of(caplog)
     boxes = [line for line in logged if "gave boxes that are left out, as not" in line]
     assert ["(1 so far)" in line or "(10 so far)" in line for line in boxes] == [True, True]
-    assert "widths and heights of the picture" in boxes[0]
+    assert "shares of the picture" in boxes[0]
     assert sum("as no whole numbers or strings" in line for line in logged) == 2
     assert sum("as the second of an id in a frame" in line for line in logged) == 1
     assert len(logged) == 5

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import sys
 
 import cv2
@@ -73,10 +74,11 @@ def fit(place, tmp_path, capsys, monkeypatch):
 def test_a_folder_of_clips_becomes_a_model_that_knows_them(fit, place):
     status, out, err = fit(place / "clips", "--confusion", "c.png")
     assert (status, err) == (0, "")
-    assert "2 actions from 8 clips, 3 groups by the beginning of the file names\n" in out
-    assert "it knows 100.0% of 8 clips (95 % interval 67.6% to 100.0%)\n" in out
+    assert "2 actions from 8 clips of 3 groups (by the beginning of the file names)\n" in out
+    assert "no action is called idle" in out
+    assert "left out in turn: 100.0% of 8 clips (95 % interval 67.6% to 100.0%)\n" in out
     assert "confused" not in out
-    assert "dvfl-recognize --model mine.onnx 0" in out
+    assert "dvfl-recognize 0 --model mine.onnx" in out
     with Recognizer("mine.onnx", engine="onnxruntime") as recognizer:
         assert recognizer.labels == ("green", "red")
         assert recognizer.classify(place / "clips/red/ben_2.mp4").label == "red"
@@ -97,8 +99,8 @@ def test_what_was_never_seen_is_unknown(fit, place, tmp_path):
             clip(own / label / f"{'abc'[n % 3]}_{n}.mp4", label, seed=10 * k + n)
     status, out, err = fit(own)
     assert (status, err) == (0, "")
-    (line,) = (line for line in out.splitlines() if line.startswith("confidence: "))
-    assert "once calibrated; unknown is what is unlike all of these clips" in line
+    assert re.search(r"^confidence: .* before it was calibrated$", out, re.MULTILINE)
+    assert "\nunknown: what is unlike all of these clips; " in out
     with Recognizer("mine.onnx", engine="onnxruntime") as recognizer:
         known = [recognizer.classify(path) for path in sorted(own.glob("*/*.mp4"))]
         street = list(recognizer.stream(place / "street/long.mp4"))
@@ -121,6 +123,7 @@ def test_negatives_become_a_class_of_their_own(fit, place):
     assert status == 0
     assert ModelFile("mine.onnx").artifact.labels == ("green", "idle", "red")
     assert "3 actions from 10 clips" in out
+    assert "no action is called idle" not in out
     fit(place / "clips", "--negatives", place / "street", "--negative-label", "nobody")
     assert ModelFile("mine.onnx").artifact.labels == ("green", "nobody", "red")
 
@@ -152,7 +155,7 @@ def test_an_index_tells_the_groups(fit, place):
         csv.writer(out).writerows(rows)
     status, out, _ = fit("index.csv")
     assert status == 0
-    assert "3 groups by the column group" in out
+    assert "3 groups (by the column group)" in out
 
 
 def copies(place, to, *names):
@@ -215,6 +218,19 @@ def test_short_and_damaged_clips_are_one_warning_each(fit, place, tmp_path, capl
     assert "7 clips" in out
 
 
+def test_videos_outside_of_the_class_folders_are_named(fit, place, tmp_path, caplog):
+    own = tmp_path / "own"
+    clip(own / "loose.mp4", "red")
+    status, _, err = fit(own)
+    assert status == 2
+    assert "are in no folder of a class; move those of each class into a folder" in err
+    copies(place, own, *(f"{label}/{person}.mp4" for label in ("red", "green") for person in "ab"))
+    status, out, _ = fit(own)
+    assert status == 0
+    assert "2 actions from 4 clips" in out
+    assert any("in no folder of a class: 'loose.mp4'" in r.message for r in caplog.records)
+
+
 @pytest.mark.parametrize(
     ("names", "says"),
     [
@@ -251,6 +267,7 @@ def test_other_bad_input_is_one_error(fit, place, tmp_path):
         (fit(model=tmp_path / "nothing.onnx"), "cannot read model"),
         (fit(model=tmp_path / "mul.onnx"), "the head of this model is no linear layer"),
         (fit(place / "clips", "--confusion", "mine.onnx"), "both name mine.onnx"),
+        (fit(place / "clips", "-o", "mine.txt"), "-o must end in .onnx, got mine.txt"),
         (fit(place / "clips", "--negatives", "nothing"), "--negatives: there is no nothing"),
         (fit(engine="abacus"), "unknown engine 'abacus'"),
     ):
