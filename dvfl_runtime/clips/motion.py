@@ -201,12 +201,15 @@ def _shifts_of_camera(pictures: NDArray[np.uint8]) -> Floats | None:
 
     A shift is believed if points all over the picture agree on it and it makes pictures more alike.
     """
+    import cv2
+
     moves = np.zeros((len(pictures), 2), np.float32)
-    for n, pair in enumerate(pairwise(pictures), 1):
-        move = _shift_between(*pair)
+    changes = [cv2.norm(*pair, cv2.NORM_L1) for pair in pairwise(pictures)]
+    for n in np.argsort(changes)[::-1]:  # if it is somebody that moves, most corners differ here
+        move = _shift_between(pictures[n], pictures[n + 1])
         if move is None:
             return None
-        moves[n] = move
+        moves[n + 1] = move
     shifts = moves.cumsum(0) - moves.sum(0)
     if np.ptp(shifts, axis=0).max() < LEAST_SHIFT:
         return None
