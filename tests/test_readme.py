@@ -15,6 +15,8 @@ import pytest
 from shared import ROOT
 from videos import beginning_of
 
+import dvfl_runtime
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 # pages of the parts, whose commands measure and train for minutes to days
 PARTS = [
@@ -163,6 +165,19 @@ def test_every_other_command_is_marked(text: str) -> None:
     else:
         known = r"dvfl-|make |python3 -m venv ~/dvfl$|\. ~/dvfl/bin/activate$"
         assert re.match(known, without_comment(text)), "say `<!-- not run: REASON -->` before it"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_command_hides_in_an_indented_block(page: Path) -> None:
+    """Only fenced blocks are run or marked."""
+    text = page.read_text(encoding="utf-8")
+    assert re.findall(r"^(?: {4}|\t)\s*(?:dvfl-|pip |python|make |sudo |docker )", text, re.M) == []
+
+
+def test_the_reference_has_every_public_name() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    names = set(dvfl_runtime.__all__) - {"__version__"}
+    assert set(re.findall(r"^::: dvfl_runtime\.(\w+)$", page, re.MULTILINE)) == names
 
 
 @pytest.mark.parametrize("page", [*PAGES, *PARTS], ids=lambda page: str(page.relative_to(ROOT)))
