@@ -66,11 +66,14 @@ def parser() -> Parser:
         "--variant", default="", help="such as nano; the weights tell it where it is one of ours"
     )
     out.add_argument(
-        "--labels", default="", help="a file of names, or ucf50, ucf101, hmdb51, kinetics400, ssv2"
+        "--labels",
+        default="",
+        help="names of the classes, where the checkpoint has none: a file with one on each line, "
+        "or ucf50, ucf101, hmdb51, kinetics400, ssv2",
     )
-    out.add_argument("--num-frames", type=int, help="T of a clip")
+    out.add_argument("--num-frames", type=int, help="pictures of a clip")
     out.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="picture size, px")
-    out.add_argument("--window-s", type=float, help="span of a clip in a stream, seconds")
+    out.add_argument("--window-s", type=float, help="seconds that a clip spans in a stream")
     out.add_argument(
         "--target",
         choices=("onnx", "tensorrt"),
@@ -81,7 +84,12 @@ def parser() -> Parser:
     _add_precision(out)
     out.add_argument("--ops", type=_removed_ops, help=argparse.SUPPRESS)
     out.add_argument(
-        "--verify", type=Path, nargs="+", default=[], metavar="CLIPS", help="videos or folders"
+        "--verify",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="CLIPS",
+        help="videos or folders to compare the file with PyTorch on (default: ten drawn clips)",
     )
     out.add_argument(
         "--held-back",

@@ -50,14 +50,14 @@ def parser() -> Parser:
     out = new_recipe_parser("dvfl-eval", description, EPILOG)
     out.add_argument("model", type=Path, metavar="CHECKPOINT|FILE.onnx")
     out.add_argument("dataset", metavar="DATASET", help="a list, a folder, or a recipe's test sets")
-    out.add_argument("--views", default="1", help="temporal x spatial views, e.g. 4x3 (default 1)")
+    out.add_argument("--views", default="1", help="4x3: 4 clips x 3 crops of a video (default 1)")
     out.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     out.add_argument("--confusion", type=Path, metavar="FILE.png", help="draw the confusion matrix")
     out.add_argument(
         "--corruptions",
         type=Path,
         metavar="FILE.png",
-        help="evaluate the videos under what cameras do to them, too, and draw it",
+        help="also evaluate them darker, noisy, shaken, blurred, compressed ..., and draw it",
     )
     out.add_argument(
         "--format",
@@ -66,7 +66,7 @@ def parser() -> Parser:
     )
     out.add_argument("--root", default="", help="folder of the videos (default: that of the list)")
     out.add_argument("--split", type=int, default=1, help="number of a split (hmdb)")
-    out.add_argument("--labels", default="", help="of a checkpoint that does not name its classes")
+    out.add_argument("--labels", default="", help="as in dvfl-export, for a checkpoint")
     out.add_argument(
         "--negatives",
         type=Path,
