@@ -24,7 +24,7 @@ import av
 import numpy as np
 import pytest
 from shared import ROOT
-from videos import beginning_of
+from videos import beginning_of, cut, cut_clips
 
 from dvfl_runtime.archive.cli import main as archive
 from dvfl_runtime.teach.cli import main as teach
@@ -234,25 +234,6 @@ def test_a_camera_goes_on_when_its_model_is_replaced(tmp_path: Path) -> None:
         assert label.strip() in {"bowing", "jumping"}
         assert before_s < float(seconds) < before_s + 8  # not from the beginning again
         watching.kill()
-
-
-def cut_clips(folder: Path) -> None:
-    """Write three clips of two actions, parts of the demo."""
-    for label, begins_s in (("bowing", (19, 20, 42)), ("jumping", (11, 12, 34.5))):
-        (folder / label).mkdir(parents=True)
-        for n, begin_s in enumerate(begins_s):
-            cut(folder / label / f"p{n}_1.mp4", begin_s, begin_s + 2)
-
-
-def cut(path: Path, begin_s: float, end_s: float) -> None:
-    """Write a part of the demo."""
-    with av.open(str(DEMO)) as demo, av.open(str(path), "w") as out:
-        stream = out.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
-        stream.width = stream.height = 320
-        for picture in itertools.takewhile(lambda one: one.time < end_s, demo.decode(video=0)):
-            if picture.time >= begin_s:
-                out.mux(stream.encode(picture.reformat(format="yuv420p")))
-        out.mux(stream.encode())
 
 
 def feed(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from shared import ROOT
-from videos import beginning_of
+from videos import beginning_of, cut_clips
 
 import dvfl_runtime
 
@@ -117,10 +117,13 @@ def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def workspace(video: Path, tmp_path: Path) -> Path:
-    """Files that the examples may name: the beginning of the bundled clip, the bundled model."""
+def workspace(video: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """Files that the examples may name: the beginning of the bundled clip, a model, clips."""
     shutil.copy(video, tmp_path)
-    shutil.copy(DATA / "bundled.onnx", tmp_path / "model.onnx")
+    for name in ("model.onnx", "mine.onnx"):
+        shutil.copy(DATA / "bundled.onnx", tmp_path / name)
+    if re.search(r"\bclips\b", request.node.callspec.params["text"]):
+        cut_clips(tmp_path / "clips")
     return tmp_path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -10,6 +11,8 @@ import av
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from dvfl_runtime.recognizer import DEMO_CLIP
 
 SHARED_CLIPS = Path(__file__).resolve().parents[1].parent / "shared" / "clips"
 
@@ -84,3 +87,22 @@ def beginning_of(path: Path, seconds: float, target: Path) -> Path:
             packet.stream = copied
             out.mux(packet)
     return target
+
+
+def cut_clips(folder: Path) -> None:
+    """Write three clips of two actions, parts of the demo."""
+    for label, begins_s in (("bowing", (19, 20, 42)), ("jumping", (11, 12, 34.5))):
+        (folder / label).mkdir(parents=True)
+        for n, begin_s in enumerate(begins_s):
+            cut(folder / label / f"p{n}_1.mp4", begin_s, begin_s + 2)
+
+
+def cut(path: Path, begin_s: float, end_s: float) -> None:
+    """Write a part of the demo."""
+    with av.open(str(DEMO_CLIP)) as demo, av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
+        stream.width = stream.height = 320
+        for picture in itertools.takewhile(lambda one: one.time < end_s, demo.decode(video=0)):
+            if picture.time >= begin_s:
+                out.mux(stream.encode(picture.reformat(format="yuv420p")))
+        out.mux(stream.encode())
