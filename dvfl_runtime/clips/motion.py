@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
@@ -40,6 +41,7 @@ MOST_CORNERS, LEAST_CORNERS = 60, 6  # whose shifts between two pictures are mea
 CORNER_QUALITY = 0.01  # of the best corner
 CORNERS_APART = 7  # px
 AGREEING = 0.7  # px
+PAIRS_KEPT = 128  # whose shift is known, of some ten cameras that move: 4 MB
 FLOW = {"winSize": (15, 15), "maxLevel": 3}
 LEAST_SHIFT = 0.5  # px in a window; less is no motion of the camera
 BETTER = 0.75  # shifts that leave more of the difference between pictures are none
@@ -206,7 +208,7 @@ def _shifts_of_camera(pictures: NDArray[np.uint8]) -> Floats | None:
     moves = np.zeros((len(pictures), 2), np.float32)
     changes = [cv2.norm(*pair, cv2.NORM_L1) for pair in pairwise(pictures)]
     for n in np.argsort(changes)[::-1]:  # if it is somebody that moves, most corners differ here
-        move = _shift_between(pictures[n], pictures[n + 1])
+        move = _shift_between(*(p.tobytes() for p in pictures[n : n + 2]), pictures.shape[1:])
         if move is None:
             return None
         moves[n + 1] = move
@@ -221,10 +223,18 @@ def _shifts_of_camera(pictures: NDArray[np.uint8]) -> Floats | None:
     return shifts if left < BETTER * still else None
 
 
-def _shift_between(before: Grey, after: Grey) -> Floats | None:
-    """Return the (x, y) shift of most corners, px, or `None` if they do not agree."""
+@lru_cache(PAIRS_KEPT)
+def _shift_between(earlier: bytes, later: bytes, shape: tuple[int, ...]) -> Floats | None:
+    """Return the (x, y) shift of most corners, px, or `None` if they do not agree.
+
+    Args:
+        earlier: a grey picture; as bytes, because windows overlap, and most pairs come again.
+        later: the one after it.
+        shape: (h, w) of both, px.
+    """
     import cv2
 
+    before, after = (np.frombuffer(data, np.uint8).reshape(shape) for data in (earlier, later))
     corners = cv2.goodFeaturesToTrack(before, MOST_CORNERS, CORNER_QUALITY, CORNERS_APART)
     if corners is None:
         return None
