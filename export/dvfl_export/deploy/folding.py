@@ -64,6 +64,19 @@ def after_pixels(
     return scaled, -scaled * weight.new_tensor(mean, dtype=torch.float64).view(column)
 
 
+def after_bias(weight: Tensor, bias: Tensor) -> Tensor:
+    """Take over the bias (I,) of the layer before a patch embedding that pads nothing.
+
+    Args:
+        weight: (O, I, *K), any kernel.
+        bias: of each value that the embedding reads.
+
+    Returns:
+        (O,), what the bias adds to each output: W (x + b) = W x + W b.
+    """
+    return weight.detach().double().flatten(2).sum(2) @ bias.detach().double()
+
+
 def padded_bias(taps: Tensor, size: tuple[int, int], stride: int, padding: int) -> Tensor:
     """Return the bias of a zero-padded convolution whose input's shift was folded into `taps`.
 

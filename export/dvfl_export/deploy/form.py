@@ -7,6 +7,7 @@ Differences to `dvfl_models.network.video_focalnet`, each drawn and measured in 
   the mean becomes a map of biases, one per place.
 - LayerNorm's scale and shift are in the next linear; one normalisation feeds both branches.
 - The temporal input projection is in the first temporal convolution, its bias in one per frame.
+- The bias of a stage's last linear is in the patch embedding after it.
 - LayerScale is in `proj` and `fc2` (or, with post-normalisation, in the LayerNorm); 1 / (L + 1) of
   the normalised modulator is in `h` and `h_temporal`.
 
@@ -97,6 +98,14 @@ class DeployBlock(nn.Module):
         out = x + self.mlp(self.norm2(x))
         return out
 
+    def give_bias(self) -> Tensor:
+        """Return the bias (C,) of the last linear, which the layer after the block is to add.
+
+        A normalisation after it has no use for that: then the bias stays, and zeros are returned.
+        """
+        fc2 = self.mlp.fc2
+        return torch.zeros_like(fc2.bias) if self.postln else fc2.give_bias()
+
 
 class DeployVideoFocalNet(nn.Module):
     """uint8 clips (B, T, H, W, 3) -> float32 logits (B, num_classes)."""
@@ -111,9 +120,10 @@ class DeployVideoFocalNet(nn.Module):
             assert isinstance(stage, Stage)
             for block in stage.blocks:
                 assert isinstance(block, Block)
-                self.layers.append(DeployBlock(block, grid))
+                last = DeployBlock(block, grid)
+                self.layers.append(last)
             if stage.downsample is not None:
-                downsample = embedding(stage.downsample, grid, None)
+                downsample = embedding(stage.downsample, grid, last)
                 self.layers.append(downsample)
                 grid = downsample.grid
         head = affine_of(model.head)
@@ -133,18 +143,19 @@ class DeployVideoFocalNet(nn.Module):
 
 
 def embedding(
-    embed: PatchEmbed, source: Grid, pixels: ClipSpec | None
+    embed: PatchEmbed, source: Grid, before: ClipSpec | DeployBlock
 ) -> PatchProduct | OverlappedEmbedding:
     """Return the deploy form of an embedding.
 
     Args:
         embed: the training form.
         source: the grid of its input.
-        pixels: the spec, for the embedding that reads the clip alone.
+        before: what it reads: clips as the spec says, or the tokens of a block.
     """
-    if embed.proj.stride == embed.proj.kernel_size:
-        return PatchProduct(embed, source, pixels)
-    return OverlappedEmbedding(embed, source, pixels)
+    if embed.proj.stride != embed.proj.kernel_size:
+        return OverlappedEmbedding(embed, source, before if isinstance(before, ClipSpec) else None)
+    taken = before if isinstance(before, ClipSpec) else before.give_bias()
+    return PatchProduct(embed, source, taken)
 
 
 def check_config(config: VideoFocalNetConfig, spec: ClipSpec) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dvfl_export.deploy.folding import (
     Affine,
     affine_of,
+    after_bias,
     after_norm,
     after_pixels,
     before_scale,
@@ -56,16 +57,29 @@ def constants(values: Iterable[Tensor]) -> nn.ParameterList:
 
 
 class FoldedLinear(nn.Module):
-    """x W + b with W stored as (I, O), so that the graph holds one MatMul and one Add."""
+    """x W + b with W stored as (I, O), so that the graph holds one MatMul and one Add.
+
+    Attributes:
+        adds_bias: False once the next linear has taken the bias over; then it is zero.
+    """
 
     def __init__(self, affine: Affine) -> None:
         super().__init__()
         self.weight = constant(affine.weight.T)
         self.bias = constant(affine.bias)
+        self.adds_bias = True
+
+    def give_bias(self) -> Tensor:
+        """Return the bias (O,), which the next linear is to add; this one adds none from now on."""
+        bias = self.bias.clone()
+        self.bias.zero_()
+        self.adds_bias = False
+        return bias
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, N, I) -> (B, N, O)."""
-        return torch.matmul(x, self.weight) + self.bias
+        product = torch.matmul(x, self.weight)
+        return product + self.bias if self.adds_bias else product
 
 
 class FoldedLinearGelu(FoldedLinear):
@@ -101,14 +115,16 @@ class PatchProduct(nn.Module):
     Args:
         embed: the training form.
         source: the grid of the input.
-        pixels: the spec, if the input is the clip: its normalisation is taken over.
+        before: what is taken over: the normalisation of pixels, or a bias (I,) of the last layer.
     """
 
-    def __init__(self, embed: PatchEmbed, source: Grid, pixels: ClipSpec | None) -> None:
+    def __init__(self, embed: PatchEmbed, source: Grid, before: ClipSpec | Tensor) -> None:
         super().__init__()
         weight, bias = embed.proj.weight.detach().double(), bias_of(embed)
-        if pixels is not None:
-            weight, taps = after_pixels(weight, pixels.mean, pixels.std)
+        if isinstance(before, Tensor):
+            bias = bias + after_bias(weight, before)
+        else:
+            weight, taps = after_pixels(weight, before.mean, before.std)
             bias = bias + taps.flatten(1).sum(1)
         if weight.dim() == 4:
             weight = weight[:, :, None]  # (O, I, k, k) -> (O, I, 1, k, k), a tubelet of one frame

@@ -151,10 +151,13 @@ def _load(deployed: DeployVideoFocalNet, proto: onnx.ModelProto) -> str:
     if count != len(norms):
         return f"{count} normalisations instead of {len(norms)}"
     # the exporter writes equal tensors once: a normalisation without scale and shift of its own
-    # keeps the ones and zeros that it begins with
+    # keeps the ones and zeros that it begins with, like a linear whose bias the next one adds
     weights = {
         f"{name}.{kind}": own[f"{name}.{kind}"] for name in norms for kind in ("weight", "bias")
     }
+    for name, layer in deployed.named_modules():
+        if isinstance(layer, FoldedLinear) and not layer.adds_bias:
+            weights[f"{name}.bias"] = own[f"{name}.bias"]
     for weight in proto.graph.initializer:
         name = weight.name.removesuffix(".float16")
         if name not in own:

@@ -187,6 +187,15 @@ def test_nodes_of_the_graph(exported: onnx.ModelProto) -> None:
     assert {name: counts[name] for name in wanted} == wanted
     assert set(counts) - set(wanted) == {"Add", "Mul", "Reshape", "Slice"}
     assert not any(node.domain for node in exported.graph.node)
+    # the last linear of a stage leaves its bias to the next embedding
+    biased = [
+        f"layers.{n}" for n in (0, 2, 4, 6) if f"layers.{n}.mlp.fc2/Add" in node_names(exported)
+    ]
+    assert biased == ["layers.6"]
+
+
+def node_names(model: onnx.ModelProto) -> set[str]:
+    return {node.name for node in model.graph.node}
 
 
 def test_the_graph_is_clean(exported: onnx.ModelProto) -> None:

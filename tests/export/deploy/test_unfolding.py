@@ -15,7 +15,7 @@ from onnx import numpy_helper
 from videos import pictures, write_video
 
 from dvfl_export.cli import main
-from dvfl_export.deploy.form import deploy_form
+from dvfl_export.deploy.form import DeployBlock, deploy_form
 from dvfl_export.deploy.unfolding import unfold
 from dvfl_export.onnx_model import onnx_from_model
 from dvfl_export.precision.compress import compress_weights
@@ -73,6 +73,17 @@ def test_the_way_back_computes_the_same(
         wanted, found = network(*options)(clips), back(clips)
     assert wanted.std() > 0.01
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_files_in_which_each_stage_adds_its_own_bias(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Older versions wrote them."""
+    monkeypatch.setattr(DeployBlock, "give_bias", lambda block: torch.zeros(block.norm1.bias.shape))
+    older = onnx_from_model(deploy_form(network(), SPEC), SPEC)
+    assert len(older.graph.node) > len(onnx.load_from_string(graph()).graph.node)
+    monkeypatch.undo()
+    back, clips = unfold(older, ABOUT), to_batch([np.full((5, 32, 48, 3), 99, np.uint8)], SPEC)
+    with torch.inference_mode():
+        torch.testing.assert_close(back(clips), network()(clips), atol=1e-4, rtol=1e-4)
 
 
 def test_compressed_weights_come_back_rounded() -> None:
