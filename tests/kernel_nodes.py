@@ -19,6 +19,16 @@ from dvfl_export.deploy.functions import function_text
 
 Array = NDArray[Any]
 OPSETS = [helper.make_opsetid("", 20), helper.make_opsetid("dvfl", 1)]
+# node that computes each token on its own -> how many products and vectors it reads
+INPUTS = {
+    "BiasGelu": (1, 1),
+    "Modulate": (3, 3),
+    "AddNorm": (2, 3),
+    "EmbedNorm": (1, 5),
+    "AddPatches": (2, 0),
+}
+ROWS = tuple(f"{q}{kind}" for kind in INPUTS for q in ("", "Q"))
+FIRST_OUTPUTS = {"AddNorm": ("total",), "EmbedNorm": ("tokens",)}
 ZERO_POINT = np.array(128, np.uint8)
 QUANTISE_OUTPUT = """    float_modulator = Reshape (channels_last, shape)
     modulator = QuantizeLinear (float_modulator, modulator_scale, zero_point)"""
@@ -76,7 +86,7 @@ class NodeCase:
             for name, value in self.inputs.items()
         ]
         out_type = TensorProto.UINT8 if self.op.startswith("Q") else TensorProto.FLOAT
-        shape = ["B", *next(iter(self.inputs.values())).shape[1:]]
+        shape = ["B", "tokens", "features"]
         graph = helper.make_graph(
             [node],
             "one_node",
@@ -142,18 +152,19 @@ def bias_gelu_case(op: str, tokens: int, features: int, seed: int = 0) -> NodeCa
 def rows_case(op: str, tokens: int, features: int, seed: int = 0) -> NodeCase:
     """Return a node that computes each token on its own, with random inputs."""
     rng = np.random.default_rng(seed)
-    products, vectors = {"BiasGelu": (1, 1), "Modulate": (3, 3), "AddNorm": (2, 3)}[
-        op.removeprefix("Q")
-    ]
+    kind = op.removeprefix("Q")
+    products, vectors = INPUTS[kind]
+    attributes: dict[str, Any] = {"epsilon": 1e-5} if kind in FIRST_OUTPUTS else {}
+    if kind == "AddPatches":
+        attributes = {"rows": tokens, "columns": 3, "stride": 2, "channels": features}
+        tokens *= 3 * 2 * 2
     inputs = {f"product_{n}": 2 * floats(rng, 2, tokens, features) for n in range(products)}
     constants: dict[str, Array] = {f"vector_{n}": floats(rng, features) for n in range(vectors)}
     quantised = op.startswith("Q")
     if quantised:
         constants |= {"scale": np.float32(0.02), "zero_point": ZERO_POINT}
     text = quantised_functions.function_text(op) if quantised else function_text(op, 0)
-    first = op.endswith("AddNorm")
-    attributes = {"epsilon": 1e-5} if first else {}
-    return NodeCase(op, inputs, constants, attributes, text, ("total",) if first else ())
+    return NodeCase(op, inputs, constants, attributes, text, FIRST_OUTPUTS.get(kind, ()))
 
 
 def body(op: str, levels: int) -> str:

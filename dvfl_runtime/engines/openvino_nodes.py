@@ -77,11 +77,39 @@ def add_norm(node: Any, quantised: bool) -> list[Any]:
     """Return x + (product + bias), and the layer normalisation of it."""
     from openvino import opset13 as ops
 
-    x, product, bias, scale, shift = (node.get_input(i) for i in range(5))
+    x, product, bias = (node.get_input(i) for i in range(3))
     total = ops.add(x, ops.add(product, bias))
+    return [total, _layer_norm(node, total, 3)]
+
+
+def embed_norm(node: Any, quantised: bool) -> list[Any]:
+    """Return the layer normalisation of product + bias, and that of the result."""
+    from openvino import opset13 as ops
+
+    tokens = _layer_norm(node, ops.add(node.get_input(0), node.get_input(1)), 2)
+    return [tokens, _layer_norm(node, tokens, 4)]
+
+
+def add_patches(node: Any, quantised: bool) -> list[Any]:
+    """Return x + product, the k x k tokens of a patch side by side."""
+    from openvino import opset13 as ops
+
+    names = ("rows", "columns", "stride", "channels")
+    rows, columns, stride, channels = (int(node.get_attribute(name)) for name in names)
+    x = ops.add(node.get_input(0), node.get_input(1))
+    # (B, T*H*W, C) -> (B*T*H', k, W', k*C) -> (B*T*H', W', k, k*C) -> (B, T*H'*W', k*k*C)
+    x = ops.reshape(x, np.array([-1, stride, columns, stride * channels]), False)
+    x = ops.transpose(x, np.array([0, 2, 1, 3]))
+    return [ops.reshape(x, np.array([-1, rows * columns, stride**2 * channels]), False)]
+
+
+def _layer_norm(node: Any, x: Any, scale: int) -> Any:
+    """Return the layer normalisation of x; `scale` is the node's input before the shift."""
+    from openvino import opset13 as ops
+
     epsilon = float(node.get_attribute("epsilon"))
-    normalised = ops.mvn(total, np.array([-1]), True, epsilon, "inside_sqrt")
-    return [total, ops.add(ops.multiply(normalised, scale), shift)]
+    x = ops.mvn(x, np.array([-1]), True, epsilon, "inside_sqrt")
+    return ops.add(ops.multiply(x, node.get_input(scale)), node.get_input(scale + 1))
 
 
 def spatial_context(node: Any, quantised: bool) -> list[Any]:
@@ -213,7 +241,9 @@ def _sizes(node: Any) -> tuple[int, ...]:
 
 CONVERSIONS: dict[str, Conversion] = {
     "AddNorm": add_norm,
+    "AddPatches": add_patches,
     "BiasGelu": bias_gelu,
+    "EmbedNorm": embed_norm,
     "Modulate": modulate,
     "SpatialContext": spatial_context,
     "TemporalContext": temporal_context,
@@ -221,7 +251,9 @@ CONVERSIONS: dict[str, Conversion] = {
 # the input of a quantised node with the scale of its output; the zero point is the next one
 SCALES = {
     "QAddNorm": 5,
+    "QAddPatches": 2,
     "QBiasGelu": 2,
+    "QEmbedNorm": 6,
     "QModulate": 6,
     "QSpatialContext": 2,
     "QTemporalContext": 3,

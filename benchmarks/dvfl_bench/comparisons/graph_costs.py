@@ -180,6 +180,16 @@ def _taps(length: int, kernel: int) -> int:
     return sum(max(0, length - abs(step)) for step in reach)
 
 
+def _told_shape(node: NodeProto) -> Shape:
+    """Return the shape of the output of a node whose attributes tell it, () for any other."""
+    of = {each.name: helper.get_attribute_value(each) for each in node.attribute}
+    if node.domain == FUSED_DOMAIN and "Context" in node.op_type:
+        return 1, of["frames"] * of["height"] * of["width"], of["channels"]
+    if node.domain == FUSED_DOMAIN and node.op_type.endswith("AddPatches"):
+        return 1, of["rows"] * of["columns"], of["stride"] ** 2 * of["channels"]
+    return ()
+
+
 def _types(model: onnx.ModelProto) -> dict[str, tuple[int, Shape]]:
     """Return the element type and the shape of every tensor, for a batch of one.
 
@@ -190,9 +200,7 @@ def _types(model: onnx.ModelProto) -> dict[str, tuple[int, Shape]]:
     copy.CopyFrom(model)
     copy.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     for node in copy.graph.node:
-        if node.domain == FUSED_DOMAIN and "Context" in node.op_type:  # inference does not see it
-            of = {each.name: helper.get_attribute_value(each) for each in node.attribute}
-            shape = [1, of["frames"] * of["height"] * of["width"], of["channels"]]
+        if shape := _told_shape(node):  # inference does not see it
             kind = TensorProto.UINT8 if node.op_type.startswith("Q") else TensorProto.FLOAT
             copy.graph.value_info.append(helper.make_tensor_value_info(node.output[0], kind, shape))
     inferred = onnx.shape_inference.infer_shapes(copy, data_prop=True).graph

@@ -71,6 +71,44 @@ ROWS = {
 """,
         attributes="epsilon, ",
     ),
+    "EmbedNorm": RowsBody(
+        "product, bias, embed_scale, embed_shift, norm_scale, norm_shift",
+        "tokens, normalised",
+        """
+    embedded = Add (product, bias)
+    tokens = LayerNormalization <axis = -1, epsilon: float = @epsilon>
+        (embedded, embed_scale, embed_shift)
+    normalised = LayerNormalization <axis = -1, epsilon: float = @epsilon>
+        (tokens, norm_scale, norm_shift)
+""",
+        attributes="epsilon, ",
+    ),
+    # (B, T*H*W, C) -> (B*T*H', k, W', k*C) -> (B*T*H', W', k, k*C) -> (B, T*H'*W', k*k*C)
+    "AddPatches": RowsBody(
+        "x, product",
+        "patches",
+        """
+    any = Constant <value_ints = [-1]> ()
+    scalar_r = Constant <value_int: int = @rows> ()
+    r = Reshape (scalar_r, any)
+    scalar_w = Constant <value_int: int = @columns> ()
+    w = Reshape (scalar_w, any)
+    scalar_k = Constant <value_int: int = @stride> ()
+    k = Reshape (scalar_k, any)
+    scalar_c = Constant <value_int: int = @channels> ()
+    c = Reshape (scalar_c, any)
+    row = Mul (k, c)
+    patch = Mul (k, row)
+    tokens = Mul (r, w)
+    lines_shape = Concat <axis = 0> (any, k, w, row)
+    shape = Concat <axis = 0> (any, tokens, patch)
+    total = Add (x, product)
+    lines = Reshape (total, lines_shape)
+    columns_first = Transpose <perm = [0, 2, 1, 3]> (lines)
+    patches = Reshape (columns_first, shape)
+""",
+        attributes="rows, columns, stride, channels, ",
+    ),
 }
 
 # sizes as tensors of one element, and the first of this node's own gates

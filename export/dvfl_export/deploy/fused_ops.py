@@ -25,10 +25,11 @@ if TYPE_CHECKING:
         int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool],
     ]
 
-DOMAIN_VERSION = 2  # the opset of the domain: the newest version of any node
+DOMAIN_VERSION = 3  # the opset of the domain: the newest version of any node
 PLUGIN_VERSIONS = {
     **{"SpatialContext": 1, "TemporalContext": 1},
     **{"BiasGelu": 2, "Modulate": 2, "AddNorm": 2},
+    **{"EmbedNorm": 3, "AddPatches": 3},
 }
 
 _writing = ContextVar("writing", default=False)

@@ -23,9 +23,8 @@ from dvfl_export.deploy.functions import (
     TEMPORAL_LAYOUT,
     TOTAL,
 )
+from dvfl_export.deploy.fused_ops import PLUGIN_VERSIONS
 from dvfl_runtime.artifact import FUSED_DOMAIN
-
-VERSION = 2  # the plugin_version of these nodes
 
 FUNCTION = """
 <domain: "dvfl", opset_import: ["" : 20]>
@@ -60,6 +59,11 @@ NEXT_INPUT = """
 """
 
 
+def quantised_version(kind: str) -> int:
+    """Return the plugin_version of the quantised twin of a node; the first had 2."""
+    return max(2, PLUGIN_VERSIONS[kind])
+
+
 def add_quantised_functions(model: onnx.ModelProto) -> None:
     """Add the body of every kind of quantised `dvfl` node in the graph."""
     levels: dict[str, int] = {}
@@ -86,7 +90,12 @@ def function_text(name: str, levels: int = 0) -> str:
         inputs, attributes = _context_signature(kind, levels)
         body, value, outputs = _context_body(kind, levels), "modulator", "quantised"
     return FUNCTION.format(
-        **{"name": name, "attributes": attributes, "version": VERSION, "inputs": inputs},
+        **{
+            "name": name,
+            "attributes": attributes,
+            "version": quantised_version(kind),
+            "inputs": inputs,
+        },
         **{"outputs": outputs, "body": body, "value": value},
     )
 

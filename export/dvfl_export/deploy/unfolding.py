@@ -146,8 +146,8 @@ def _load(deployed: DeployVideoFocalNet, proto: onnx.ModelProto) -> str:
     norms = {
         name: layer for name, layer in deployed.named_modules() if isinstance(layer, Normalize)
     }
-    kinds = ("LayerNormalization", "AddNorm")
-    count = sum(node.op_type in kinds for node in proto.graph.node)
+    kinds = {"LayerNormalization": 1, "AddNorm": 1, "EmbedNorm": 2}
+    count = sum(kinds.get(node.op_type, 0) for node in proto.graph.node)
     if count != len(norms):
         return f"{count} normalisations instead of {len(norms)}"
     # the exporter writes equal tensors once: a normalisation without scale and shift of its own

@@ -81,8 +81,9 @@ def to_float16(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def pixel_nodes(graph: onnx.GraphProto) -> set[str]:
     """Return the nodes from the clip to the patch embedding's LayerNorm, the first of all."""
-    operators = [node.op_type for node in graph.node]
-    return {node.name for node in graph.node[: operators.index("LayerNormalization") + 1]}
+    norms = ("LayerNormalization", "EmbedNorm")
+    first = next(i for i, node in enumerate(graph.node) if node.op_type in norms)
+    return {node.name for node in graph.node[: first + 1]}
 
 
 def _float_values(model: onnx.ModelProto) -> set[str]:

@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from dvfl_export.deploy.functions import kernels_of, kind_of, write_functions
-from dvfl_export.deploy.quantised_functions import VERSION, add_quantised_functions
+from dvfl_export.deploy.quantised_functions import add_quantised_functions, quantised_version
 from dvfl_export.precision.ranges import Ranges, level_key
 
 LEAST_USES = 4  # of each value that a product reads
@@ -42,7 +42,7 @@ ZERO_POINT = "zero_point"  # the initializer that all quantised activations shar
 LARGEST = 127  # of an activation
 LARGEST_WEIGHT = 64
 # nodes of domain `dvfl` that have a quantised twin, whatever comes before them
-TWINS = ("SpatialContext", "BiasGelu", "Modulate", "AddNorm")
+TWINS = ("SpatialContext", "BiasGelu", "Modulate", "AddNorm", "EmbedNorm", "AddPatches")
 OUTPUT_AXIS = {"MatMul": 1, "Conv": 0}
 
 
@@ -185,14 +185,14 @@ class _Quantiser:
             node: of domain `dvfl`.
             levels: the inputs that take the place of its kernels.
         """
-        value = node.output[-1]
+        value, kind = node.output[-1], kind_of(node)
         fixed = node.input[: len(node.input) - len(kernels_of(node))]
         node.op_type = f"Q{node.op_type}"
         node.input[:] = [*fixed, self._scale(value), ZERO_POINT, *levels]
         node.output[-1] = self._bytes[value] = f"{value}.bytes"
         self._bytes_alone.add(value)
         version = next(a for a in node.attribute if a.name == "plugin_version")
-        version.s = str(VERSION).encode()
+        version.s = str(quantised_version(kind)).encode()
         self._nodes.append(node)
 
     def _quantised(self, value: str) -> str:

@@ -282,43 +282,52 @@ void check_bias_gelu(const Kernels& set) {
   }
 }
 
-// Modulate and AddNorm, in two pieces of rows.
+// Modulate, AddNorm, EmbedNorm and AddPatches, in two pieces of rows.
 void check_rows(const Kernels& set, int64_t features, float scale) {
-  constexpr int64_t kRows = 5;
+  constexpr int64_t kRows = 12, kNodes = 4;
+  constexpr const char* kNodeNames[] = {"Modulate", "AddNorm", "EmbedNorm", "AddPatches"};
   const int64_t values = kRows * features;
   const Tensor<float> products[] = {floats(values, 2.0f), floats(values, 2.0f), floats(values, 2.0f)};
   const Tensor<float> biases[] = {floats(features, 1.0f), floats(features, 1.0f), floats(features, 1.0f)};
-  std::vector<float> results[2][3];  // modulated, normalised, sums
+  std::vector<float> results[2][kNodes], sums[2][kNodes];  // sums of those that end in a norm
   for (int which = 0; which < 2; ++which) {
     const Kernels& kernels = which ? set : dvfl::plain;
-    for (int node = 0; node < 2; ++node) {
-      Tensor<float> as_floats(scale == 0.0f ? values : 0), sums(values);
+    for (int node = 0; node < kNodes; ++node) {
+      Tensor<float> as_floats(scale == 0.0f ? values : 0), first(values);
       Tensor<uint8_t> as_bytes(scale == 0.0f ? 0 : values);
       void* to = scale == 0.0f ? static_cast<void*>(as_floats.data()) : as_bytes.data();
       dvfl::ModulateCall modulate{{products[0].data(), products[1].data(), products[2].data()},
                                   {biases[0].data(), biases[1].data(), biases[2].data()}};
       dvfl::AddNormCall norm{products[0].data(), products[1].data(), biases[0].data(),
                              biases[1].data(),   biases[2].data(),   1e-5f,
-                             sums.data()};
+                             first.data()};
+      dvfl::EmbedNormCall embed{products[0].data(), biases[0].data(), biases[1].data(), biases[2].data(),
+                                biases[2].data(),   biases[1].data(), 1e-5f,            first.data()};
+      dvfl::AddPatchesCall patches{products[0].data(), products[1].data(), 3, 2};
       for (int64_t begin : {2, 0}) {
         int64_t end = begin ? kRows : 2;
         if (node == 0) {
           kernels.modulate(modulate, features, begin, end, {to, scale, 128});
-        } else {
+        } else if (node == 1) {
           kernels.add_norm(norm, features, begin, end, {to, scale, 128});
+        } else if (node == 2) {
+          kernels.embed_norm(embed, features, begin, end, {to, scale, 128});
+        } else {
+          kernels.add_patches(patches, features, begin, end, {to, scale, 128});
         }
       }
       for (int64_t i = 0; i < values; ++i) {
         results[which][node].push_back(scale == 0.0f ? as_floats.data()[i] : as_bytes.data()[i]);
       }
-      if (node == 1) results[which][2].assign(sums.data(), sums.data() + values);
+      if (node == 1 || node == 2) sums[which][node].assign(first.data(), first.data() + values);
     }
   }
   const std::string name = std::string(set.name) + " features " + std::to_string(features);
   const float allowed = scale == 0.0f ? 1e-5f : 1.0f;
-  compare(name + " Modulate", results[1][0], results[0][0], scale != 0.0f, allowed);
-  compare(name + " AddNorm", results[1][1], results[0][1], scale != 0.0f, allowed);
-  compare(name + " sums", results[1][2], results[0][2], false, 1e-6f);
+  for (int node = 0; node < kNodes; ++node) {
+    compare(name + " " + kNodeNames[node], results[1][node], results[0][node], scale != 0.0f, allowed);
+    compare(name + " " + kNodeNames[node] + ", first output", sums[1][node], sums[0][node], false, 1e-5f);
+  }
 }
 
 // GELU through BiasGelu against the exact one, over all magnitudes, and what is no number.

@@ -1,5 +1,6 @@
 // What stands between two products beside the contexts: the product of the three modulation terms,
-// and a residual sum with the normalisation after it. Each value is read and written once.
+// a residual sum with the normalisation after it or in patches for the next embedding, and what
+// follows the product of an embedding. Each value is read and written once.
 #pragma once
 
 #include "vector_math.h"
@@ -59,17 +60,74 @@ inline void modulate(const ModulateCall& call, int64_t features, int64_t begin, 
   rows(call, features, begin, end, out);
 }
 
-DVFL_INLINE float sum_of_lanes(Vec value) {
-  float sum = 0.0f;
-  for (int i = 0; i < kLanes; ++i) sum += value[i];
-  return sum;
+template <bool bytes>
+void add_patches_rows(const AddPatchesCall& call, int64_t features, int64_t begin, int64_t end,
+                      const Output& out) {
+  const Quantiser quantiser(bytes ? out.scale : 1.0f, out.zero_point);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t from = call.source(row) * features, to = row * features;
+    over_features(features, [&](int64_t f, int64_t count) {
+      Vec x = load_lanes(call.x + from + f, count) + load_lanes(call.product + from + f, count);
+      store_result<bytes>(out, to + f, x, count, quantiser);
+    });
+  }
 }
+
+inline void add_patches(const AddPatchesCall& call, int64_t features, int64_t begin, int64_t end,
+                        const Output& out) {
+  auto* rows = out.scale == 0.0f ? add_patches_rows<false> : add_patches_rows<true>;
+  rows(call, features, begin, end, out);
+}
+
+template <int lanes>
+struct Floats {
+  typedef float Type __attribute__((vector_size(lanes * 4)));
+};
+
+// One half is added to the other: the compiler's own sum of lanes waits for each before the next.
+template <int lanes>
+DVFL_INLINE float sum_of_lanes(const typename Floats<lanes>::Type& value) {
+  typename Floats<lanes / 2>::Type halves[2];
+  std::memcpy(&halves, &value, sizeof(halves));
+  return sum_of_lanes<lanes / 2>(halves[0] + halves[1]);
+}
+
+template <>
+DVFL_INLINE float sum_of_lanes<2>(const Floats<2>::Type& value) {
+  return value[0] + value[1];
+}
+
+// Normalises rows of so many features.
+struct Norm {
+  int64_t features;
+  float inverse, epsilon;
+
+  DVFL_INLINE Norm(int64_t count, float e)
+      : features(count), inverse(1.0f / static_cast<float>(count)), epsilon(e) {}
+
+  // Calls work(f, count, x) for the vectors of a row, scaled and shifted; `total` is their sum.
+  template <typename Work>
+  DVFL_INLINE void operator()(const float* row, Vec total, const float* scale, const float* shift,
+                              const Work& work) const {
+    const float mean = sum_of_lanes<kLanes>(total) * inverse;
+    Vec squares = {};
+    over_features(features, [&](int64_t f, int64_t count) {
+      Vec d = first_lanes(load_lanes(row + f, count) - mean, count);
+      squares += d * d;
+    });
+    const float factor = 1.0f / __builtin_sqrtf(sum_of_lanes<kLanes>(squares) * inverse + epsilon);
+    over_features(features, [&](int64_t f, int64_t count) {
+      Vec x = (load_lanes(row + f, count) - mean) * factor;
+      work(f, count, x * load_lanes(scale + f, count) + load_lanes(shift + f, count));
+    });
+  }
+};
 
 template <bool bytes>
 void add_norm_rows(const AddNormCall& call, int64_t features, int64_t begin, int64_t end,
                    const Output& out) {
   const Quantiser quantiser(bytes ? out.scale : 1.0f, out.zero_point);
-  const float inverse = 1.0f / static_cast<float>(features);
+  const Norm norm(features, call.epsilon);
   for (int64_t row = begin; row < end; ++row) {
     const int64_t at = row * features;
     float* sum = call.sum + at;
@@ -80,16 +138,7 @@ void add_norm_rows(const AddNormCall& call, int64_t features, int64_t begin, int
       store_lanes(sum + f, x, count);
       total += x;
     });
-    const float mean = sum_of_lanes(total) * inverse;
-    Vec squares = {};
-    over_features(features, [&](int64_t f, int64_t count) {
-      Vec d = first_lanes(load_lanes(sum + f, count) - mean, count);
-      squares += d * d;
-    });
-    const float factor = 1.0f / __builtin_sqrtf(sum_of_lanes(squares) * inverse + call.epsilon);
-    over_features(features, [&](int64_t f, int64_t count) {
-      Vec x = (load_lanes(sum + f, count) - mean) * factor;
-      x = x * load_lanes(call.scale + f, count) + load_lanes(call.shift + f, count);
+    norm(sum, total, call.scale, call.shift, [&](int64_t f, int64_t count, Vec x) {
       store_result<bytes>(out, at + f, x, count, quantiser);
     });
   }
@@ -98,6 +147,37 @@ void add_norm_rows(const AddNormCall& call, int64_t features, int64_t begin, int
 inline void add_norm(const AddNormCall& call, int64_t features, int64_t begin, int64_t end,
                      const Output& out) {
   auto* rows = out.scale == 0.0f ? add_norm_rows<false> : add_norm_rows<true>;
+  rows(call, features, begin, end, out);
+}
+
+template <bool bytes>
+void embed_norm_rows(const EmbedNormCall& call, int64_t features, int64_t begin, int64_t end,
+                     const Output& out) {
+  const Quantiser quantiser(bytes ? out.scale : 1.0f, out.zero_point);
+  const Norm norm(features, call.epsilon);
+  for (int64_t row = begin; row < end; ++row) {
+    const int64_t at = row * features;
+    float* tokens = call.tokens + at;
+    Vec total = {};
+    over_features(features, [&](int64_t f, int64_t count) {
+      Vec x = load_lanes(call.product + at + f, count) + load_lanes(call.bias + f, count);
+      store_lanes(tokens + f, x, count);  // for now: they stay in the cache
+      total += x;
+    });
+    Vec embedded = {};
+    norm(tokens, total, call.embed_scale, call.embed_shift, [&](int64_t f, int64_t count, Vec x) {
+      store_lanes(tokens + f, x, count);
+      embedded += x;
+    });
+    norm(tokens, embedded, call.scale, call.shift, [&](int64_t f, int64_t count, Vec x) {
+      store_result<bytes>(out, at + f, x, count, quantiser);
+    });
+  }
+}
+
+inline void embed_norm(const EmbedNormCall& call, int64_t features, int64_t begin, int64_t end,
+                       const Output& out) {
+  auto* rows = out.scale == 0.0f ? embed_norm_rows<false> : embed_norm_rows<true>;
   rows(call, features, begin, end, out);
 }
 

@@ -83,6 +83,35 @@ struct AddNormCall {
 using AddNorm = void (*)(const AddNormCall&, int64_t features, int64_t begin, int64_t end,
                          const Output& normalised);
 
+// tokens = the layer normalisation of each row of product + bias, and the normalisation of that.
+struct EmbedNormCall {
+  const float* product;      // (rows, features)
+  const float* bias;         // (features), as the next four
+  const float* embed_scale;  // of the first normalisation
+  const float* embed_shift;
+  const float* scale;  // of the second
+  const float* shift;
+  float epsilon;
+  float* tokens;  // (rows, features)
+};
+using EmbedNorm = void (*)(const EmbedNormCall&, int64_t features, int64_t begin, int64_t end,
+                           const Output& normalised);
+
+// x + product, in another order: a row is one line of a patch of `stride` x `stride` tokens.
+struct AddPatchesCall {
+  const float* x;  // (rows of patches, stride, columns, features), as the next
+  const float* product;
+  int64_t columns, stride;
+
+  // Which row of the inputs is written as row `row` of (rows of patches, columns, stride, features).
+  DVFL_INLINE int64_t source(int64_t row) const {
+    const int64_t line = row % stride, column = row / stride % columns;
+    return (row / (stride * columns) * stride + line) * columns + column;
+  }
+};
+using AddPatches = void (*)(const AddPatchesCall&, int64_t features, int64_t begin, int64_t end,
+                            const Output&);
+
 // What one instruction set offers. All of it is known when it is compiled: nothing of such a file
 // may run while the library is loaded.
 struct Kernels {
@@ -93,6 +122,8 @@ struct Kernels {
   BiasGelu bias_gelu;
   Modulate modulate;
   AddNorm add_norm;
+  EmbedNorm embed_norm;
+  AddPatches add_patches;
 };
 
 // Scalar arithmetic, for any CPU; what the others are compared with.
@@ -104,6 +135,10 @@ void plain_modulate(const ModulateCall&, int64_t features, int64_t begin, int64_
                     const Output&);
 void plain_add_norm(const AddNormCall&, int64_t features, int64_t begin, int64_t end,
                     const Output& normalised);
+void plain_embed_norm(const EmbedNormCall&, int64_t features, int64_t begin, int64_t end,
+                      const Output& normalised);
+void plain_add_patches(const AddPatchesCall&, int64_t features, int64_t begin, int64_t end,
+                       const Output&);
 extern const Kernels plain;
 
 constexpr int kMostKernels = 8;

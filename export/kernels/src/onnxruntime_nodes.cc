@@ -238,13 +238,23 @@ class ModulateNode : public RowsNode {
   }
 };
 
-class AddNormNode : public RowsNode {
+// A node that ends in a layer normalisation.
+class NormNode : public RowsNode {
  public:
-  AddNormNode(const OrtApi* api, const OrtKernelInfo* info, const char* name, bool bytes)
-      : RowsNode(api, info, name, bytes, 5) {
+  NormNode(const OrtApi* api, const OrtKernelInfo* info, const char* name, bool bytes, size_t fixed)
+      : RowsNode(api, info, name, bytes, fixed) {
     check(api, api->KernelInfoGetAttribute_float(info, "epsilon", &epsilon_));
     require(epsilon_ > 0.0f, "epsilon must be positive");
   }
+
+ protected:
+  float epsilon_ = 0.0f;
+};
+
+class AddNormNode : public NormNode {
+ public:
+  AddNormNode(const OrtApi* api, const OrtKernelInfo* info, const char* name, bool bytes)
+      : NormNode(api, info, name, bytes, 5) {}
 
  protected:
   void run(OrtKernelContext* context) const override {
@@ -263,9 +273,60 @@ class AddNormNode : public RowsNode {
     over_rows(context, x.shape,
               [&](int64_t begin, int64_t end) { kernel(call, features, begin, end, normalised); });
   }
+};
+
+class EmbedNormNode : public NormNode {
+ public:
+  EmbedNormNode(const OrtApi* api, const OrtKernelInfo* info, const char* name, bool bytes)
+      : NormNode(api, info, name, bytes, 6) {}
+
+ protected:
+  void run(OrtKernelContext* context) const override {
+    Tensor product = rows_of(context);
+    int64_t features = product.shape.back();
+    dvfl::EmbedNormCall call{};
+    call.product = product.floats();
+    call.bias = of_shape(context, 1, "bias", {features});
+    call.embed_scale = of_shape(context, 2, "the scale of the embedding's norm", {features});
+    call.embed_shift = of_shape(context, 3, "the shift of the embedding's norm", {features});
+    call.scale = of_shape(context, 4, "the scale of the norm", {features});
+    call.shift = of_shape(context, 5, "the shift of the norm", {features});
+    call.epsilon = epsilon_;
+    call.tokens = static_cast<float*>(output(context, product.shape));
+    dvfl::Output normalised = result(output(context, product.shape, 1));
+    dvfl::EmbedNorm kernel = set_->embed_norm;
+    over_rows(context, product.shape,
+              [&](int64_t begin, int64_t end) { kernel(call, features, begin, end, normalised); });
+  }
+};
+
+class AddPatchesNode : public RowsNode {
+ public:
+  AddPatchesNode(const OrtApi* api, const OrtKernelInfo* info, const char* name, bool bytes)
+      : RowsNode(api, info, name, bytes, 2) {
+    rows_ = attribute(api, info, "rows");
+    columns_ = attribute(api, info, "columns");
+    stride_ = attribute(api, info, "stride");
+    channels_ = attribute(api, info, "channels");
+    require(std::min({rows_, columns_, stride_, channels_}) > 0,
+            "rows, columns, stride and channels must be positive");
+  }
+
+ protected:
+  void run(OrtKernelContext* context) const override {
+    Tensor x = rows_of(context);
+    int64_t batch = x.shape[0], lines = rows_ * columns_ * stride_, features = stride_ * channels_;
+    std::vector<int64_t> wanted{batch, lines * stride_, channels_};
+    require(x.shape == wanted, "x must have the shape " + text(wanted) + ", not " + text(x.shape));
+    dvfl::AddPatchesCall call{x.floats(), of_shape(context, 1, "product", wanted), columns_, stride_};
+    dvfl::Output out = result(output(context, {batch, rows_ * columns_, stride_ * features}));
+    dvfl::AddPatches kernel = set_->add_patches;
+    over_rows(context, {batch, lines, features},
+              [&](int64_t begin, int64_t end) { kernel(call, features, begin, end, out); });
+  }
 
  private:
-  float epsilon_ = 0.0f;
+  int64_t rows_, columns_, stride_, channels_;
 };
 
 }  // namespace
@@ -281,6 +342,12 @@ std::unique_ptr<Kernel> make_kernel(const OrtApi* api, const OrtKernelInfo* info
   }
   if (op == "AddNorm" || op == "QAddNorm") {
     return std::make_unique<AddNormNode>(api, info, name, bytes);
+  }
+  if (op == "AddPatches" || op == "QAddPatches") {
+    return std::make_unique<AddPatchesNode>(api, info, name, bytes);
+  }
+  if (op == "EmbedNorm" || op == "QEmbedNorm") {
+    return std::make_unique<EmbedNormNode>(api, info, name, bytes);
   }
   bool spatial = op.find("Spatial") != std::string::npos;
   return std::make_unique<ContextNode>(api, info, name, spatial ? Kind::spatial : Kind::temporal, bytes);

@@ -96,6 +96,10 @@ OrtCustomOpDomain* domain(const OrtApi* api) {
       {"QModulate", {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kByte}, {kByte}, false},
       {"AddNorm", {kFloat, kFloat, kFloat, kFloat, kFloat}, {kFloat, kFloat}, false},
       {"QAddNorm", {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kByte}, {kFloat, kByte}, false},
+      {"AddPatches", {kFloat, kFloat}, {kFloat}, false},
+      {"QAddPatches", {kFloat, kFloat, kFloat, kByte}, {kByte}, false},
+      {"EmbedNorm", {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat}, {kFloat, kFloat}, false},
+      {"QEmbedNorm", {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kByte}, {kFloat, kByte}, false},
   };
   static const std::vector<Signature> numbered = with_levels(signatures);
   static const std::vector<Op> ops(

@@ -205,6 +205,19 @@ void temporal_run(const Context& c, const void* packed, const ContextCall& call,
   }
 }
 
+// Writes the layer normalisation of a row, from `at` on; the row may be where it writes.
+void normalise(const float* row, int64_t features, float epsilon, const float* scale,
+               const float* shift, const Output& out, int64_t at) {
+  float mean = 0.0f, squares = 0.0f;
+  for (int64_t f = 0; f < features; ++f) mean += row[f];
+  mean /= static_cast<float>(features);
+  for (int64_t f = 0; f < features; ++f) squares += (row[f] - mean) * (row[f] - mean);
+  float factor = 1.0f / std::sqrt(squares / static_cast<float>(features) + epsilon);
+  for (int64_t f = 0; f < features; ++f) {
+    store(out, at + f, (row[f] - mean) * factor * scale[f] + shift[f]);
+  }
+}
+
 }  // namespace
 
 void plain_bias_gelu(const float* product, const float* bias, int64_t features, int64_t begin,
@@ -228,16 +241,30 @@ void plain_add_norm(const AddNormCall& call, int64_t features, int64_t begin, in
   for (int64_t row = begin; row < end; ++row) {
     int64_t at = row * features;
     float* sum = call.sum + at;
-    float mean = 0.0f, squares = 0.0f;
     for (int64_t f = 0; f < features; ++f) {
       sum[f] = call.x[at + f] + (call.product[at + f] + call.bias[f]);
-      mean += sum[f];
     }
-    mean /= static_cast<float>(features);
-    for (int64_t f = 0; f < features; ++f) squares += (sum[f] - mean) * (sum[f] - mean);
-    float factor = 1.0f / std::sqrt(squares / static_cast<float>(features) + call.epsilon);
+    normalise(sum, features, call.epsilon, call.scale, call.shift, normalised, at);
+  }
+}
+
+void plain_embed_norm(const EmbedNormCall& call, int64_t features, int64_t begin, int64_t end,
+                      const Output& normalised) {
+  for (int64_t row = begin; row < end; ++row) {
+    int64_t at = row * features;
+    float* tokens = call.tokens + at;
+    for (int64_t f = 0; f < features; ++f) tokens[f] = call.product[at + f] + call.bias[f];
+    normalise(tokens, features, call.epsilon, call.embed_scale, call.embed_shift, {tokens, 0.0f, 0}, 0);
+    normalise(tokens, features, call.epsilon, call.scale, call.shift, normalised, at);
+  }
+}
+
+void plain_add_patches(const AddPatchesCall& call, int64_t features, int64_t begin, int64_t end,
+                       const Output& out) {
+  for (int64_t row = begin; row < end; ++row) {
+    int64_t from = call.source(row) * features;
     for (int64_t f = 0; f < features; ++f) {
-      store(normalised, at + f, (sum[f] - mean) * factor * call.scale[f] + call.shift[f]);
+      store(out, row * features + f, call.x[from + f] + call.product[from + f]);
     }
   }
 }
@@ -247,6 +274,6 @@ const ContextKernel plain_spatial = {spatial_packed_bytes, spatial_pack, spatial
 const ContextKernel plain_temporal = {temporal_packed_bytes, temporal_pack, temporal_scratch_bytes,
                                       temporal_parts, temporal_run};
 const Kernels plain = {"plain", &plain_spatial, &plain_temporal, &plain_temporal,
-                       plain_bias_gelu, plain_modulate, plain_add_norm};
+                       plain_bias_gelu, plain_modulate, plain_add_norm, plain_embed_norm, plain_add_patches};
 
 }  // namespace dvfl

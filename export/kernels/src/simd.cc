@@ -24,7 +24,7 @@ constexpr ContextKernel temporal_int8 = {
 
 extern const Kernels kernels;
 const Kernels kernels = {DVFL_TEXT(DVFL_ISA), &spatial, &temporal_fp32, &temporal_int8,
-                         bias_gelu, modulate, add_norm};
+                         bias_gelu, modulate, add_norm, embed_norm, add_patches};
 
 }  // namespace DVFL_ISA
 }  // namespace dvfl

@@ -85,24 +85,26 @@ def dvfl_nodes(model: onnx.ModelProto, op_type: str) -> list[onnx.NodeProto]:
 def test_one_node_of_each_kind_per_block_and_their_functions(fused: onnx.ModelProto) -> None:
     onnx.checker.check_model(fused, full_check=True)
     counts = Counter(node.op_type for node in fused.graph.node if node.domain)
-    kinds = ("BiasGelu", "Modulate", "SpatialContext", "TemporalContext")
+    kinds = ("BiasGelu", "EmbedNorm", "Modulate", "SpatialContext", "TemporalContext")
     # AddNorm: the second norm of each block, and the one after the last block
-    assert counts == {**dict.fromkeys(kinds, STAGES), "AddNorm": STAGES + 1}
+    others = {"AddNorm": STAGES + 1, "AddPatches": STAGES - 1}
+    assert counts == {**dict.fromkeys(kinds, STAGES), **others}
     assert [(f.domain, f.name) for f in fused.functions] == [
         ("dvfl", name) for name in sorted(counts)
     ]
-    assert {(o.domain, o.version) for o in fused.opset_import} == {("", 20), ("dvfl", 2)}
+    assert {(o.domain, o.version) for o in fused.opset_import} == {("", 20), ("dvfl", 3)}
     for function in fused.functions:
         assert not any(node.domain for node in function.node)
     outside = Counter(node.op_type for node in fused.graph.node)
-    assert outside["Conv"] == outside["Gelu"] == 0
+    assert not {"Conv", "Gelu", "LayerNormalization"} & set(outside)
+    assert outside["Transpose"] == 1  # of the clip
     names = {node.name for node in fused.graph.node}
     assert {"layers.0.modulation.spatial/SpatialContext", "layers.0.mlp.fc1/BiasGelu"} <= names
 
 
 def test_the_contract_of_the_nodes(fused: onnx.ModelProto) -> None:
     shapes = {w.name: tuple(w.dims) for w in fused.graph.initializer}
-    makers = {node.output[0]: node for node in fused.graph.node}
+    makers = {value: node for node in fused.graph.node for value in node.output}
     spatial, temporal = (dvfl_nodes(fused, f"{k}Context")[1] for k in ("Spatial", "Temporal"))
     dim = 2 * WIDTH
     common = {"frames": 4, "height": 8, "width": 12, "channels": dim, "levels": LEVELS}
@@ -121,7 +123,7 @@ def test_the_contract_of_the_nodes(fused: onnx.ModelProto) -> None:
     # the products' outputs as they lie: nothing moved between them and the node
     assert spatial.input[1] == temporal.input[1]
     assert makers[spatial.input[0]].op_type == makers[spatial.input[1]].op_type == "Add"
-    assert makers[temporal.input[0]].op_type == "LayerNormalization"
+    assert makers[temporal.input[0]].op_type == "EmbedNorm"
     # and the next product reads the node's output
     for node in (spatial, temporal):
         readers = [n.op_type for n in fused.graph.node if node.output[0] in n.input]
@@ -146,19 +148,49 @@ def test_what_stands_between_products_is_one_node(fused: onnx.ModelProto) -> Non
     assert [shapes[name] for name in norm.input[2:]] == [(dim,)] * 3
     # the sum goes on in the residual stream, the normalised tokens into the MLP
     readers = [[n.op_type for n in fused.graph.node if v in n.input] for v in norm.output]
-    assert readers == [["Add"], ["MatMul"]]
+    assert readers == [["AddPatches"], ["MatMul"]]
 
 
-def test_a_product_that_two_nodes_read_is_left_alone() -> None:
-    """A near miss: the sum of q and its bias is an output of the graph, too."""
-    model = onnx_from_model(deploy_form(network(), SPEC), SPEC, fused=False)
-    before = Counter(node.op_type for node in model.graph.node)
-    value = next(n for n in model.graph.node if n.name == "layers.0.modulation.q/Add").output[0]
-    model.graph.output.append(onnx.ValueInfoProto(name=value))
-    fuse_elementwise(model.graph)
-    after = Counter(node.op_type for node in model.graph.node)
-    assert (after["Modulate"], after["AddNorm"]) == (STAGES - 1, STAGES + 1)
-    assert before["Mul"] - after["Mul"] == 2 * (STAGES - 1)
+def test_between_two_stages_stand_two_nodes(fused: onnx.ModelProto) -> None:
+    shapes = {w.name: tuple(w.dims) for w in fused.graph.initializer}
+    makers = {value: node for node in fused.graph.node for value in node.output}
+    plugin = {"plugin_namespace": b"dvfl", "plugin_version": b"3"}
+    patches, norm = dvfl_nodes(fused, "AddPatches")[0], dvfl_nodes(fused, "EmbedNorm")[1]
+    # 16 x 24 tokens of 4 frames
+    sizes = {"rows": 4 * 8, "columns": 12, "stride": 2, "channels": WIDTH}
+    assert attributes(patches) == {**sizes, **plugin}
+    assert [makers[name].op_type for name in patches.input] == ["AddNorm", "MatMul"]
+    product = makers[norm.input[0]]
+    assert (product.name, product.input[0]) == ("layers.1.linear/MatMul", patches.output[0])
+    assert attributes(norm) == {"epsilon": pytest.approx(1e-5), **plugin}
+    assert [shapes[name] for name in norm.input[1:]] == [(2 * WIDTH,)] * 5
+    readers = [[n.op_type for n in fused.graph.node if v in n.input] for v in norm.output]
+    assert readers == [["AddNorm"], ["MatMul", "MatMul", "MatMul", "TemporalContext"]]
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("layers.0.modulation.q/Add", "Modulate"),
+        ("layers.0.modulation.proj/Add", "AddNorm"),
+        ("patch_embed.linear/Add", "EmbedNorm"),
+        ("layers.1/Transpose", "AddPatches"),
+    ],
+)
+def test_a_value_that_two_nodes_read_is_left_alone(
+    standard: onnx.ModelProto, name: str, kind: str
+) -> None:
+    """A near miss: what stands inside of a node is an output of the graph, too."""
+    model, missed = onnx.ModelProto(), onnx.ModelProto()
+    for copy in (model, missed):
+        copy.CopyFrom(standard)
+    value = next(n for n in missed.graph.node if n.name == name).output[0]
+    missed.graph.output.append(onnx.ValueInfoProto(name=value))
+    counts = []
+    for graph in (model.graph, missed.graph):
+        fuse_elementwise(graph)
+        counts.append(Counter(node.op_type for node in graph.node if node.domain))
+    assert counts[0] - counts[1] == {kind: 1}
 
 
 def test_bias_gelu_stands_between_the_products_of_the_mlp(fused: onnx.ModelProto) -> None:
@@ -280,6 +312,20 @@ def test_stages_of_different_levels(tmp_path: Path) -> None:
         opened = open_engine(engine, ModelFile(described(fused, tmp_path / "m.onnx")))
         np.testing.assert_allclose(opened.run(clip), wanted, rtol=0, atol=1e-5)
         opened.close()
+
+
+def test_patches_of_odd_sizes_stay_standard_operators() -> None:
+    spec = ClipSpec(num_frames=4, size=(44, 71), resize=71)
+    fused, standard = (
+        onnx_from_model(deploy_form(network(), spec), spec, fused=fused) for fused in (True, False)
+    )
+    # 11 x 17, 5 x 8 and 2 x 4 tokens
+    (patches,) = dvfl_nodes(fused, "AddPatches")
+    assert (attributes(patches)["rows"], attributes(patches)["columns"]) == (4, 2)
+    clip = np.random.default_rng(0).integers(0, 256, (2, 4, 44, 71, 3), dtype=np.uint8)
+    wanted = logits(standard, clip)
+    assert np.ptp(wanted) > 0.1
+    np.testing.assert_allclose(logits(fused, clip), wanted, rtol=0, atol=1e-5)
 
 
 def test_an_older_torch_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,13 +13,12 @@ import numpy as np
 import pytest
 from emulated import EmulatedPython
 from emulated import Unavailable as NoEmulation
-from kernel_nodes import Sizes, context_case, rows_case
+from kernel_nodes import ROWS, Sizes, context_case, rows_case
 from kernels_library import LIBRARY
 from packages import build_wheel, new_venv, run
 
 PROGRAM = Path(kernels_program.__file__)
 CONTEXTS = ("SpatialContext", "TemporalContext", "QSpatialContext", "QTemporalContext")
-ROWS = ("BiasGelu", "QBiasGelu", "Modulate", "QModulate", "AddNorm", "QAddNorm")
 OLDEST = "1.21"  # the oldest onnxruntime that is supported
 CHECK = "dvfl_arithmetic_check"
 CROSS_COMPILER = "aarch64-linux-gnu-g++"

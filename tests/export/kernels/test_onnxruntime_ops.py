@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from kernel_nodes import Array, NodeCase, Sizes, context_case, rows_case, run_node
+from kernel_nodes import ROWS, Array, NodeCase, Sizes, context_case, rows_case, run_node
 
 INSTRUCTIONS = ("plain", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neondot")
 CONTEXTS = ("SpatialContext", "TemporalContext", "QSpatialContext", "QTemporalContext")
-ROWS = ("BiasGelu", "QBiasGelu", "Modulate", "QModulate", "AddNorm", "QAddNorm")
 SIZES = [
     Sizes(frames=4, height=9, width=15, channels=16, levels=2),
     Sizes(frames=3, height=2, width=3, channels=24, levels=3),  # smaller than the kernels

@@ -26,7 +26,7 @@ from dvfl_runtime.engines.onnxruntime import _session_of_kernels
 from dvfl_runtime.engines.plugins import Plugins
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 
-OPERATORS = ("AddNorm", "BiasGelu", "Modulate", "SpatialContext", "TemporalContext")
+OPERATORS = tuple(sorted(ModelFile(BUNDLED_MODEL).fused_operators))
 
 
 def install(
