@@ -16,7 +16,9 @@ def test_onnxsim_finds_nothing_but_another_spelling_of_the_products() -> None:
     assert same
     before, after = (Counter(n.op_type for n in m.graph.node) for m in (model, simplified))
     products = after["Gemm"]
-    assert products == 17
+    makers = {value: node.op_type for node in model.graph.node for value in node.output}
+    biased = [n for n in model.graph.node if n.op_type == "Add" and makers[n.input[0]] == "MatMul"]
+    assert products == len(biased) - 1  # the head's has no frames
     before.subtract({"MatMul": products, "Add": products})
     before.update({"Gemm": products})
     before["Reshape"] = after["Reshape"]

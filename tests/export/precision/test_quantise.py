@@ -123,7 +123,7 @@ def test_bytes_go_from_node_to_node(folder: Path, exported: Exported) -> None:
     assert exported.sensitivity is not None
     # another one would leave a float32 reader to a node with a twin
     assert set(exported.sensitivity.floats) <= {"patch_embed.linear/MatMul"}
-    assert {makers[source].domain for source in sources} == {""}
+    assert {makers[source].domain for source in sources} <= {""}
 
 
 def test_onnxruntime_computes_every_quantised_layer_in_integers(
