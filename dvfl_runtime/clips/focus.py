@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.clips.finder import WHOLE_PICTURE, Track
-from dvfl_runtime.clips.motion import Body, Box, Floats, Grey, Motion, find_motion
+from dvfl_runtime.clips.motion import Body, Box, Floats, Grey, Motion, Moves, find_motion
 from dvfl_runtime.results import Region
 
 Size: TypeAlias = NDArray[Any]  # (width, height), px
@@ -57,12 +57,14 @@ class FocusMemory:
         habit: (h, w) in which part of the last minute each pixel of the small pictures has moved;
             `None` if that is not known.
         end_s: the end of the newest window, seconds.
+        moves: of the camera in that window.
     """
 
     seen: tuple[Seen, ...] = ()
     last_id: int = 0
     habit: Floats | None = field(default=None, compare=False)
     end_s: float = field(default=0.0, compare=False)
+    moves: Moves = field(default_factory=dict, compare=False, repr=False)
 
 
 def find_region(
@@ -116,9 +118,9 @@ def find_regions(
     passed_s = end_s - memory.end_s
     is_known = memory.habit is not None and memory.habit.shape == (height, width) and passed_s >= 0
     habit = memory.habit if is_known else None
-    motion = find_motion(pictures, list(boxes.values()), KEPT_FACTOR, habit)
+    motion = find_motion(pictures, list(boxes.values()), KEPT_FACTOR, habit, memory.moves)
     if motion.lost:
-        return [], FocusMemory(last_id=memory.last_id)
+        return [], FocusMemory(last_id=memory.last_id, moves=motion.moves)
     bodies = motion.bodies if most == 1 else _joined(motion.bodies, aspect, size)
     owners = _owners(bodies[:most], boxes)
     new_ids = count(memory.last_id + 1)
@@ -136,7 +138,7 @@ def find_regions(
     seen = (*moved, *still)[:most]
     shown = [s for s in seen if s in moved or not _is_covered(s, moved)] if moved else []
     habit = _habit(habit, motion, passed_s)
-    memory = FocusMemory(seen, next(new_ids) - 1, habit, end_s)
+    memory = FocusMemory(seen, next(new_ids) - 1, habit, end_s, motion.moves)
     return [_along(s, motion.shifts, size) for s in shown], memory
 
 

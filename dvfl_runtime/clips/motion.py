@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
@@ -18,6 +17,7 @@ Grey: TypeAlias = NDArray[np.uint8]  # (h, w), small
 Floats: TypeAlias = NDArray[np.float32]
 Bools: TypeAlias = NDArray[np.bool_]
 Box: TypeAlias = NDArray[np.float64]  # left, top, right, bottom in px of the small picture
+Moves: TypeAlias = dict[tuple[bytes, bytes], Floats | None]  # (x, y) px from a picture to the next
 
 SMALL_PX = 160  # the longer side of the pictures that are compared
 BLUR_PX = 0.7  # takes noise away, and leaves an arm that is one pixel thick
@@ -41,7 +41,6 @@ MOST_CORNERS, LEAST_CORNERS = 60, 6  # whose shifts between two pictures are mea
 CORNER_QUALITY = 0.01  # of the best corner
 CORNERS_APART = 7  # px
 AGREEING = 0.7  # px
-PAIRS_KEPT = 128  # whose shift is known, of some ten cameras that move: 4 MB
 FLOW = {"winSize": (15, 15), "maxLevel": 3}
 LEAST_SHIFT = 0.5  # px in a window; less is no motion of the camera
 BETTER = 0.75  # shifts that leave more of the difference between pictures are none
@@ -79,12 +78,14 @@ class Motion(NamedTuple):
             than the last one does; `None` if the camera stands still.
         lost: whether the whole picture changes, so that no body can be found.
         moving: (h, w) which pixels move.
+        moves: of the camera, as far as they were looked for; `None` for those that are not clear.
     """
 
     bodies: list[Body]
     shifts: Floats | None
     lost: bool
     moving: Bools
+    moves: Moves
 
 
 def small_grey(image: Image) -> Grey:
@@ -111,6 +112,7 @@ def find_motion(
     liked: Sequence[Box] = (),
     liking: float = 1.0,
     habit: Floats | None = None,
+    moves: Moves | None = None,
 ) -> Motion:
     """Return the bodies that move during a window.
 
@@ -124,20 +126,21 @@ def find_motion(
         liking: how much more the motion in those boxes counts.
         habit: (h, w) in which part of the time before each pixel has moved, where the camera stands
             still; the more, the less its motion counts.
+        moves: of the window before, which shares most of its pictures.
     """
     stack = np.stack(pictures)
     levels = _without_light(stack)
     change = np.ptp(levels, axis=0)
     least, typical = _least_change(change)
-    shifts = None
+    shifts, moves = None, moves or {}
     if typical > MOVING_CAMERA or _is_everywhere(change > least):
-        shifts = _shifts_of_camera(stack)
+        shifts, moves = _shifts_of_camera(stack, moves)
     if shifts is not None:
         levels, change = _without_shifts(stack, shifts)
         least, typical = _least_change(change)
     moving = change > least
     if typical > MOVING_CAMERA or moving.mean() > MOST_CHANGED:
-        return Motion([], shifts, True, moving)
+        return Motion([], shifts, True, moving, moves)
     weight = np.zeros(change.shape, np.float32)
     weight[moving] = np.sqrt(change[moving] - least + 1)  # a bright thing counts for its size
     for box in liked:
@@ -145,7 +148,7 @@ def find_motion(
         weight[top:bottom, left:right] *= liking
     if habit is not None and shifts is None:
         weight *= np.maximum((1 - habit) ** HABIT_POWER, LEAST_UNUSUAL)
-    return Motion(_bodies(weight, levels, least), shifts, False, moving)
+    return Motion(_bodies(weight, levels, least), shifts, False, moving, moves)
 
 
 def _without_light(pictures: NDArray[np.uint8] | Floats) -> Floats:
@@ -198,43 +201,41 @@ def _is_everywhere(moving: Bools) -> bool:
     return int(cells.sum()) > CELLS**2 * MOVING_CELLS
 
 
-def _shifts_of_camera(pictures: NDArray[np.uint8]) -> Floats | None:
-    """Return by how much each picture is shifted against the last one; see `Motion`.
+def _shifts_of_camera(pictures: NDArray[np.uint8], known: Moves) -> tuple[Floats | None, Moves]:
+    """Return by how much each picture is shifted against the last one, and the moves; see `Motion`.
 
     A shift is believed if points all over the picture agree on it and it makes pictures more alike.
     """
     import cv2
 
+    pairs = list(pairwise(picture.tobytes() for picture in pictures))
+    found = {pair: known[pair] for pair in pairs if pair in known}
+    if any(move is None for move in found.values()):
+        return None, found
     moves = np.zeros((len(pictures), 2), np.float32)
     changes = [cv2.norm(*pair, cv2.NORM_L1) for pair in pairwise(pictures)]
     for n in np.argsort(changes)[::-1]:  # if it is somebody that moves, most corners differ here
-        move = _shift_between(*(p.tobytes() for p in pictures[n : n + 2]), pictures.shape[1:])
+        if pairs[n] not in found:
+            found[pairs[n]] = _shift_between(pictures[n], pictures[n + 1])
+        move = found[pairs[n]]
         if move is None:
-            return None
+            return None, found
         moves[n + 1] = move
     shifts = moves.cumsum(0) - moves.sum(0)
     if np.ptp(shifts, axis=0).max() < LEAST_SHIFT:
-        return None
+        return None, found
     levels = pictures.astype(np.float32)
     moved = np.stack([_shifted(*pair) for pair in zip(levels[1:], moves[1:], strict=True)])
     still, left = (
         np.minimum(np.abs(after - levels[:-1]), CLIPPED).mean() for after in (levels[1:], moved)
     )
-    return shifts if left < BETTER * still else None
+    return shifts if left < BETTER * still else None, found
 
 
-@lru_cache(PAIRS_KEPT)
-def _shift_between(earlier: bytes, later: bytes, shape: tuple[int, ...]) -> Floats | None:
-    """Return the (x, y) shift of most corners, px, or `None` if they do not agree.
-
-    Args:
-        earlier: a grey picture; as bytes, because windows overlap, and most pairs come again.
-        later: the one after it.
-        shape: (h, w) of both, px.
-    """
+def _shift_between(before: Grey, after: Grey) -> Floats | None:
+    """Return the (x, y) shift of most corners, px, or `None` if they do not agree."""
     import cv2
 
-    before, after = (np.frombuffer(data, np.uint8).reshape(shape) for data in (earlier, later))
     corners = cv2.goodFeaturesToTrack(before, MOST_CORNERS, CORNER_QUALITY, CORNERS_APART)
     if corners is None:
         return None
