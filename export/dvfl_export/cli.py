@@ -91,6 +91,17 @@ def parser() -> Parser:
         metavar="CLIPS",
         help="videos or folders to compare the file with PyTorch on (default: ten drawn clips)",
     )
+    _add_confidence(out)
+    out.add_argument(
+        "--report",
+        type=Path,
+        metavar="FILE.json",
+        help="write what the verification found, even if it fails",
+    )
+    return out
+
+
+def _add_confidence(out: argparse.ArgumentParser) -> None:
     out.add_argument(
         "--held-back",
         type=Path,
@@ -108,13 +119,6 @@ def parser() -> Parser:
         "file learns what to call unknown. Take others for --negatives of dvfl-eval, which "
         "measures on them",
     )
-    out.add_argument(
-        "--report",
-        type=Path,
-        metavar="FILE.json",
-        help="write what the verification found, even if it fails",
-    )
-    return out
 
 
 def _removed_ops(_value: str) -> str:
