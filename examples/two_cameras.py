@@ -11,5 +11,5 @@ from dvfl_runtime import Recognizer
 logging.basicConfig(level=logging.INFO)  # says when a camera is lost, and when it is back
 with Recognizer(focus="motion") as recognizer:
     for prediction in recognizer.stream(sys.argv[1:], hop_s=0.5):
-        if prediction.label != "idle":
+        if prediction.label not in ("idle", "unknown"):
             print(f"{prediction.source}: {prediction.label} ({prediction.confidence:.0%})")
