@@ -255,7 +255,7 @@ def test_tensorrt_reads_the_functions(fused: onnx.ModelProto, tmp_path: Path) ->
     copy.CopyFrom(fused)
     del copy.functions[:]
     error = rtx_build(described(copy, tmp_path / "bodiless.onnx"), "--parse")["error"]
-    assert "(SpatialContext)" in error
+    assert "(EmbedNorm)" in error
 
 
 def test_parity_bites(fused: onnx.ModelProto, standard: onnx.ModelProto) -> None:
