@@ -87,7 +87,7 @@ def test_the_committed_result_keeps_what_it_promises(tmp_path: Path) -> None:
     cost = json.loads((RESULTS / "focus_cost.json").read_text())
     for engine in cost["engines"].values():
         assert engine["more_mb"] <= 40
-        assert engine["motion_over_frame"]["median"] <= 1.2
+        assert engine["motion_over_frame"]["median"] <= 1.15  # 1.10 is wanted
 
 
 def test_a_scene_holds_the_clip_where_it_says() -> None:
