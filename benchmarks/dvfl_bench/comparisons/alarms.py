@@ -40,7 +40,7 @@ from dvfl_models.rendered.synthetic import render_video
 from dvfl_models.studies.folds import held_out_of
 from dvfl_runtime import Event, Prediction, Recognizer, Segment, Smoothing
 from dvfl_runtime.arguments import Parser
-from dvfl_runtime.artifact import ConfidenceCalibration, ModelFile
+from dvfl_runtime.artifact import ConfidenceCalibration
 from dvfl_runtime.clips.labelled import LabelledVideo, find_labelled
 from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.files import replacing
@@ -304,14 +304,6 @@ def seen_with(seen: Seen, labels: Sequence[str], calibration: ConfidenceCalibrat
 def measure(args: argparse.Namespace) -> Result:
     """Run the model on everything once; return the figures, ready for JSON, and draw them."""
     about, seen = look_at_all(shares_of(args))
-    if args.calibration is not None:
-        calibration = ModelFile(args.calibration).artifact.confidence_calibration
-        calibration = calibration or ConfidenceCalibration()
-        about["calibration"] = {
-            "temperature": calibration.temperature,
-            "min_margin": calibration.min_margin,
-        }
-        seen = seen_with(seen, about["labels"], calibration)
     found = {
         "what": "false alarms, actions found, segments and time to decision over the threshold",
         **about,
@@ -378,12 +370,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     parser = watching_parser("alarms", __doc__)
     parser.add_argument("--plot", type=Path, help="draw the curves here")
-    parser.add_argument(
-        "--calibration",
-        type=Path,
-        metavar="FILE.onnx",
-        help="whose calibration of the confidence goes over models that have none",
-    )
     args = parser.parse_args(argv)
     return run_comparison(args, partial(measure, args), threads=0)  # the engine has its own number
 

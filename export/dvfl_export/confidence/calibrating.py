@@ -94,6 +94,11 @@ def _calibrate_by_runs(
                 f"than the model; give the runs of the same recipe"
             )
         held_out = held_out_of(recipe)
+        if twice := {video.path for video in held_out} & (found.keys() | {*others}):
+            raise ExportError(
+                f"--held-back {runs}: {min(twice)} is held out by two runs, or is one of the "
+                f"negatives; give runs of one seed, and other negatives"
+            )
         paths = [*(video.path for video in held_out), *others[number :: len(recipes)]]
         found |= _logits_of_file(file, paths)
         videos += held_out

@@ -111,7 +111,8 @@ class _Graph:
         if product is None or product.op_type != "MatMul" or total.input[0] in self.weights:
             return None
         order = next((list(a.ints) for a in moved.attribute if a.name == "perm"), [])
-        return chain if order == [0, 2, 1, 3] and lines.input[1] in self.sizes else None
+        known = [len(self.sizes.get(n.input[1], ())) for n in (lines, reshape)]
+        return chain if order == [0, 2, 1, 3] and known == [4, 3] else None
 
     def _biased_product(self, value: str) -> onnx.NodeProto | None:
         """Return the Add of a product and a bias that makes a value, which is read once."""

@@ -7,7 +7,6 @@ Each network of `python -m dvfl_models.studies.crossval` sees the group that its
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
@@ -18,14 +17,14 @@ from dvfl_export.evaluation import open_candidate
 from dvfl_export.robustness.sheet import measure, report, save_png, table
 from dvfl_models.data.opening import open_clips
 from dvfl_models.data.video_clips import VideoClips
-from dvfl_models.recipe.recipe import recipe_from
+from dvfl_models.recipe.recipe import recorded_recipe
 from dvfl_models.studies.command import run_study
 from dvfl_models.studies.result_files import machine_and_date
 from dvfl_models.training.confusion import Confusion
 from dvfl_runtime.arguments import Parser
 from dvfl_runtime.clips.evaluation import Views
 from dvfl_runtime.errors import RecipeError
-from dvfl_runtime.files import check_places, read_text, write_json
+from dvfl_runtime.files import check_places, write_json
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ def sheet_of(folder: Path) -> tuple[str, dict[str, Confusion]]:
     total: dict[str, Confusion] = {}
     name = ""
     for weights in sorted(folder.glob("*/final.pth")):
-        recipe = recipe_from(json.loads(read_text(weights.parent / "recipe.json")), str(weights))
+        recipe = recorded_recipe(weights.parent / "recipe.json")
         with open_candidate(weights) as candidate:
             for test in recipe.test:
                 clips = open_clips(test, recipe)

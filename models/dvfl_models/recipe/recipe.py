@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -310,6 +311,19 @@ def recipe_from(values: Mapping[str, Any], name: str) -> Recipe:
     except pydantic.ValidationError as err:
         wrong = in_words(err.errors()[0], list(Recipe.model_fields))
         raise RecipeError(f"recipe {name}: {wrong}") from err
+
+
+def recorded_recipe(path: Path) -> Recipe:
+    """Read the recipe.json of a run.
+
+    Raises:
+        RecipeError: if it cannot be read, or is no recipe.
+    """
+    try:
+        values = json.loads(read_text(path))
+    except (OSError, ValueError) as err:
+        raise RecipeError(f"cannot read the recipe of a run, {path}: {err}") from err
+    return recipe_from(values, str(path))
 
 
 def _apply(values: dict[str, Any], setting: str) -> None:

@@ -1,6 +1,12 @@
 """Leave-one-group-out: train a recipe once per group and seed, each time without that group.
 
 python -m dvfl_models.studies.crossval actions5 --set-name weizmann4 --group person --seeds 0 1 2
+
+`--also SET COLUMN` holds out a part of another set with each group, as when one model is to be
+shown persons and scenes that it has not seen:
+
+python -m dvfl_models.studies.crossval bundled_last --set-name weizmann4 --group person \
+    --also ucf10_as_idle group
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,11 +9,10 @@ from typing import Any
 
 from dvfl_models.data.datasets import list_videos
 from dvfl_models.data.list_formats import read_rows
-from dvfl_models.recipe.recipe import Recipe, recipe_from
+from dvfl_models.recipe.recipe import Recipe, recorded_recipe
 from dvfl_models.recipe.tables import DataTable, VideosTable
 from dvfl_runtime.clips.labelled import LabelledVideo
 from dvfl_runtime.errors import RecipeError
-from dvfl_runtime.files import read_text
 
 
 @dataclass(frozen=True)
@@ -136,7 +134,7 @@ def held_out_of(recipe_json: Path) -> list[LabelledVideo]:
     Raises:
         RecipeError: if they cannot be found.
     """
-    recipe = recipe_from(json.loads(read_text(recipe_json)), str(recipe_json))
+    recipe = recorded_recipe(recipe_json)
     return [
         LabelledVideo(Path(entry.path), recipe.labels[entry.class_id], entry.group)
         for table in recipe.test

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dvfl_models.recipe.bundled import recipe_names
-from dvfl_models.recipe.recipe import read_recipe
+from dvfl_models.recipe.recipe import read_recipe, recorded_recipe
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.errors import RecipeError
 
@@ -192,3 +192,14 @@ def test_missing_and_damaged_files(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("name = [")
     with pytest.raises(RecipeError, match="not valid TOML"):
         read_recipe(tmp_path / "bad.toml")
+
+
+def test_the_recipe_of_a_run_that_is_damaged_is_one_error(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.json"
+    with pytest.raises(RecipeError, match="cannot read the recipe of a run"):
+        recorded_recipe(path)
+    path.write_text('{"name": ')
+    with pytest.raises(RecipeError, match="cannot read the recipe of a run"):
+        recorded_recipe(path)
+    path.write_text(read_recipe("order").model_dump_json())
+    assert recorded_recipe(path) == read_recipe("order")
