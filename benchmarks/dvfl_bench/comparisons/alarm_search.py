@@ -16,14 +16,14 @@ import argparse
 import itertools
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from dvfl_bench.comparisons.alarms import (
     Seen,
+    Timed,
     look_at_all,
-    seen_with,
     segment_f1,
     shares_of,
     time_to_decision,
@@ -31,9 +31,9 @@ from dvfl_bench.comparisons.alarms import (
 )
 from dvfl_bench.comparisons.command import Result, log, run_comparison
 from dvfl_export.confidence.alarms import Watched, poisson_interval
-from dvfl_runtime import Smoothing
+from dvfl_runtime import Prediction, Smoothing
 from dvfl_runtime.artifact import ConfidenceCalibration
-from dvfl_runtime.results import RESTING
+from dvfl_runtime.results import RESTING, UNKNOWN
 from dvfl_runtime.streams.smoothing import segments
 
 ENTERS = (0.9, 0.92, 0.95)
@@ -52,9 +52,15 @@ class Rule:
     smoothing: Smoothing
     margin: float = 0.0
 
-    def apply(self, seen: Seen, labels: Sequence[str]) -> Seen:
-        """Return what was said by a file that was calibrated so."""
-        return seen_with(seen, labels, ConfidenceCalibration(min_margin=self.margin))
+    def apply(self, predictions: Sequence[Prediction]) -> list[Prediction]:
+        """Return the predictions of a file that was calibrated so."""
+        calibration = ConfidenceCalibration(min_margin=self.margin)
+        return [
+            replace(one, label=UNKNOWN, class_id=-1)
+            if one.label not in RESTING and calibration.is_unknown(one.scores)
+            else one
+            for one in predictions
+        ]
 
 
 def rules() -> Iterator[Rule]:
@@ -90,16 +96,15 @@ def halves(seen: Seen) -> tuple[Seen, Seen]:
 
 def figures(labels: Sequence[str], seen: Seen, rule: Rule) -> dict[str, Any]:
     """Return what a rule makes of a half, ready for JSON."""
-    seen = rule.apply(seen, labels)
     alarms = sum(
         segment.label not in RESTING
         for found in seen.negatives.predictions
-        for segment in segments(found, labels, rule.smoothing)
+        for segment in segments(rule.apply(found), labels, rule.smoothing)
     )
     hours = seen.negatives.hours
     low, high = poisson_interval(alarms)
     found = [
-        any(s.label == label for s in segments(some, labels, rule.smoothing))
+        any(s.label == label for s in segments(rule.apply(some), labels, rule.smoothing))
         for some, label in zip(seen.clips.predictions, seen.clips.truth, strict=True)
         if label not in RESTING
     ]
@@ -110,8 +115,11 @@ def figures(labels: Sequence[str], seen: Seen, rule: Rule) -> dict[str, Any]:
         "recall": round(sum(found) / max(len(found), 1), 4),
     }
     for name in ("joined", "joined_with_stills", "rendered"):
-        out[f"f1_{name}"] = segment_f1(getattr(seen, name), labels, rule.smoothing)
-    return out | time_to_decision(seen.rendered, labels, rule.smoothing)
+        videos = [Timed(v.truth, rule.apply(v.predictions)) for v in getattr(seen, name)]
+        out[f"f1_{name}"] = segment_f1(videos, labels, rule.smoothing)
+        if name == "rendered":
+            out |= time_to_decision(videos, labels, rule.smoothing)
+    return out
 
 
 def search(labels: Sequence[str], seen: Seen) -> Result:

@@ -40,15 +40,13 @@ from dvfl_models.rendered.synthetic import render_video
 from dvfl_models.studies.folds import held_out_of
 from dvfl_runtime import Event, Prediction, Recognizer, Segment, Smoothing
 from dvfl_runtime.arguments import Parser
-from dvfl_runtime.artifact import ConfidenceCalibration
 from dvfl_runtime.clips.labelled import LabelledVideo, find_labelled
 from dvfl_runtime.errors import RecipeError
 from dvfl_runtime.files import replacing
-from dvfl_runtime.results import RESTING, UNKNOWN
+from dvfl_runtime.results import RESTING
 from dvfl_runtime.sources import Image, open_source
 from dvfl_runtime.sources.folders import videos_below
 from dvfl_runtime.streams.events import EventMaker
-from dvfl_runtime.streams.scoring import softmax
 from dvfl_runtime.streams.smoothing import Segmenter, segments
 
 if TYPE_CHECKING:
@@ -264,41 +262,6 @@ def look_at_all(shares: Sequence[Share]) -> tuple[Result, Seen]:
         [video for part in parts for video in part.joined_with_stills],
         [video for part in parts for video in part.rendered],
     )
-
-
-def calibrated(
-    predictions: Sequence[Prediction], labels: Sequence[str], calibration: ConfidenceCalibration
-) -> list[Prediction]:
-    """Return what a model without a calibration of its own would have said with this one."""
-    out = []
-    for one in predictions:
-        logits = np.log(np.maximum(one.scores, 1e-30))
-        scores = softmax(logits, calibration.temperature)
-        best = int(scores.argmax())
-        unknown = labels[best] not in RESTING and calibration.is_unknown(scores)
-        out.append(
-            replace(
-                one,
-                label=UNKNOWN if unknown else labels[best],
-                class_id=-1 if unknown else best,
-                confidence=float(1 - scores[best] if unknown else scores[best]),
-                scores=scores,
-            )
-        )
-    return out
-
-
-def seen_with(seen: Seen, labels: Sequence[str], calibration: ConfidenceCalibration) -> Seen:
-    """Return everything that was shown, with what a calibration makes of it."""
-
-    def watched(some: Watched) -> Watched:
-        found = [calibrated(one, labels, calibration) for one in some.predictions]
-        return replace(some, predictions=found)
-
-    def timed(some: Sequence[Timed]) -> list[Timed]:
-        return [Timed(v.truth, calibrated(v.predictions, labels, calibration)) for v in some]
-
-    return Seen(watched(seen.negatives), watched(seen.clips), *map(timed, seen[2:]))
 
 
 def measure(args: argparse.Namespace) -> Result:

@@ -15,7 +15,6 @@ from dvfl_bench.comparisons.alarms import (
     STILL_S,
     Seen,
     Timed,
-    calibrated,
     draw,
     figures,
     join,
@@ -25,7 +24,6 @@ from dvfl_bench.comparisons.alarms import (
 from dvfl_bench.comparisons.segments import Span
 from dvfl_export.confidence.alarms import Watched
 from dvfl_models.recipe.recipe import read_recipe
-from dvfl_runtime.artifact import ConfidenceCalibration
 from dvfl_runtime.clips.labelled import LabelledVideo
 from dvfl_runtime.errors import RecipeError
 
@@ -63,14 +61,6 @@ def test_the_rule_is_chosen_on_one_half_and_measured_on_the_other() -> None:
     assert rows["margin"]["measured_on"]["recall"] == 1
     assert rows["margin"]["measured_on"]["f1_joined"] == 1
     assert list(found["margins_measured_on"]) == ["0.0", "3.0", "3.2", "3.4", "3.6", "4.0"]
-
-
-def test_a_calibration_goes_over_what_was_said() -> None:
-    sure, less_sure = calibrated(waving(0.95, 0.8), LABELS, ConfidenceCalibration(2.0, 1.3))
-    assert (sure.label, less_sure.label, less_sure.class_id) == ("wave", "unknown", -1)
-    assert sure.scores.sum() == pytest.approx(1)
-    assert less_sure.confidence == pytest.approx(1 - less_sure.scores.max())
-    assert sure.confidence < 0.95
 
 
 @pytest.mark.parametrize("still", [False, True])
