@@ -146,14 +146,16 @@ def answers(
     return np.asarray(means.argmax(1) == some.class_of)
 
 
-def choose(
-    examples: Examples, rest: NDArray[np.int64], count: int | None, seed: int
-) -> NDArray[np.int64]:
-    """Return `count` videos of each class, or as many as there are."""
-    order = np.random.default_rng(seed).permutation(rest)
-    classes = examples.class_of[order]
-    parts = [order[classes == k][:count] for k in range(len(examples.labels))]
-    return np.sort(np.concatenate(parts))
+def draw_videos(
+    found: LabelledVideos, count: int | None, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the videos to learn, `count` of each class or as many as there are, and to test on."""
+    held = found.groups_to_hold_back(HELD_BACK, seed)
+    is_held = np.array([video.group in held for video in found.videos])
+    order = np.random.default_rng(seed).permutation(np.flatnonzero(~is_held))
+    labels = np.array([video.label for video in found.videos])[order]
+    parts = [order[labels == label][:count] for label in found.labels]
+    return np.sort(np.concatenate(parts)), np.flatnonzero(is_held)
 
 
 def interval(right: dict[int, list[bool]], groups: NDArray[np.int64]) -> tuple[float, float]:
@@ -200,11 +202,7 @@ def measure_set(
     for count in COUNTS:
         right: dict[str, dict[int, list[bool]]] = {method: {} for method in learners}
         for seed in range(draws):
-            held = found.groups_to_hold_back(HELD_BACK, seed)
-            groups = learners["features"].group_of
-            is_held = np.isin(groups, [names.index(group) for group in held])
-            tested = np.flatnonzero(is_held)
-            learnt = choose(learners["features"], np.flatnonzero(~is_held), count, seed)
+            learnt, tested = draw_videos(found, count, seed)
             for method, examples in learners.items():
                 for video, hit in zip(tested, answers(examples, learnt, tested), strict=True):
                     right[method].setdefault(int(video), []).append(bool(hit))

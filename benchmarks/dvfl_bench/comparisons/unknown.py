@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_bench.comparisons.command import Result, comparison_parser, run_comparison
-from dvfl_bench.comparisons.own_actions import HELD_BACK, choose
+from dvfl_bench.comparisons.own_actions import HELD_BACK, draw_videos
 from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.artifact.calibration import KEPT, RULES, expected_calibration_error
 from dvfl_runtime.clips.labelled import LabelledVideos, find_labelled
@@ -109,14 +109,10 @@ def measure_set(
     found: LabelledVideos, examples: Examples, foreign: dict[str, Features], draws: int
 ) -> Result:
     """Return the errors and the shares that are called unknown, means over the draws."""
-    names = sorted({video.group for video in found.videos})
     rows: dict[str, list[dict[str, float]]] = {}
     errors, clips = [], []
     for seed in range(draws):
-        held = [names.index(group) for group in found.groups_to_hold_back(HELD_BACK, seed)]
-        is_held = np.isin(examples.group_of, held)
-        learnt = examples.only(choose(examples, np.flatnonzero(~is_held), CLIPS, seed))
-        tested = examples.only(np.flatnonzero(is_held))
+        learnt, tested = map(examples.only, draw_videos(found, CLIPS, seed))
         truth = tested.class_of[tested.video]
         rules = Rules(learnt)
         errors.append(rules.errors(tested.plain, truth))

@@ -1,6 +1,8 @@
 """The study of how many clips own actions need, on videos of one colour each."""
 
+import csv
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -9,7 +11,7 @@ from artifacts import artifact, colour_graph, coloured, save
 from onnx import helper, numpy_helper
 from videos import write_video
 
-from dvfl_bench.comparisons import own_actions, unknown
+from dvfl_bench.comparisons import own_actions, own_training, unknown
 from dvfl_runtime.clips.labelled import LabelledVideo, LabelledVideos
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.teach.features import VideoFeatures
@@ -26,13 +28,21 @@ def model(tmp_path):
     return save(graph, tmp_path / "m.onnx", {"dvfl": artifact(spec=SPEC).to_json()})
 
 
-def test_each_method_learns_the_same_clips_and_is_tested_on_other_groups(tmp_path, model, caplog):
+@pytest.fixture
+def coloured_set(tmp_path):
+    """Return a folder of two classes of four persons."""
     for label in ("red", "green"):
         for person in ("anna", "ben", "cy", "di"):
             path = tmp_path / "set" / label / f"{person}.mp4"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_video(path, coloured((label, 30), height=16, width=16), pix_fmt="yuv444p")
-    words = [tmp_path / "set", "--model", model, "--draws", 2, "--json", tmp_path / "r.json"]
+    return tmp_path / "set"
+
+
+def test_each_method_learns_the_same_clips_and_is_tested_on_other_groups(
+    tmp_path, model, coloured_set, caplog
+):
+    words = [coloured_set, "--model", model, "--draws", 2, "--json", tmp_path / "r.json"]
     assert own_actions.main([*map(str, words), "--plot", str(tmp_path / "r.png")]) == 0
     result = json.loads((tmp_path / "r.json").read_text())
     found = result["sets"]["set"]
@@ -51,6 +61,37 @@ def test_each_method_learns_the_same_clips_and_is_tested_on_other_groups(tmp_pat
     again[4] = 3  # draws
     assert own_actions.main([*map(str, again)]) == 2
     assert "it has 2 draws, wanted 3" in caplog.text
+
+
+def test_training_and_teaching_learn_the_same_clips_and_finished_draws_are_kept(
+    tmp_path, model, coloured_set, monkeypatch
+):
+    index = tmp_path / "colours" / "index.csv"
+    index.parent.mkdir()
+    rows = [[path, path.parent.name, path.stem] for path in sorted(coloured_set.rglob("*.mp4"))]
+    with index.open("w", newline="") as file:
+        csv.writer(file).writerows([["file", "label", "group"], *rows])
+    wanted = []
+
+    def make(actions):  # the training itself takes minutes
+        wanted.append(list(csv.DictReader(actions.place.read_text().splitlines())))
+        shutil.copy(model, actions.output)
+
+    monkeypatch.setattr(own_training, "make", make)
+    words = [index, "--model", model, "--counts", 2, "--draws", 2, "--runs", tmp_path / "runs"]
+    words += ["--json", tmp_path / "r.json"]
+    for _ in range(2):
+        assert own_training.main([*map(str, words)]) == 0
+    assert len(wanted) == 2  # draws, once each
+    assert all(
+        len(learnt) == 4 and {row["group"] for row in learnt} == {"all"} for learnt in wanted
+    )
+    found = json.loads((tmp_path / "r.json").read_text())["sets"]["colours"]["learnt"]["2"]
+    for row, learnt in zip(found["rows"], wanted, strict=True):
+        videos = sorted(map(str, coloured_set.rglob("*.mp4")))
+        assert {row["file"] for row in learnt}.isdisjoint(videos[v] for v in row["tested"])
+    assert found["dvfl-teach fit"]["accuracy"] == found["dvfl-train FOLDER"]["accuracy"] == 1
+    assert found["difference"]["difference"] == 0
 
 
 def test_what_a_taught_head_calls_unknown_is_measured_by_both_rules():

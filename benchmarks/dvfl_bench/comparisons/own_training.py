@@ -1,0 +1,145 @@
+"""What `dvfl-train FOLDER` makes of few clips, beside `dvfl-teach fit` on the same clips.
+
+For each set a quarter is held back by whole groups (persons, sequences, scenes), as in
+`own_actions`. Both learn the same clips of each class from the same start, and both files are
+run on what is held back. A draw gives one file, which is kept in --runs, and so is its row: the
+same command goes on where it was ended.
+
+python -m dvfl_bench.comparisons.own_training ../shared/data/yoga/index.csv ... --runs runs/own \
+    --json models/results/own_actions/training.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dvfl_bench.comparisons.command import Result, comparison_parser, log, run_comparison
+from dvfl_bench.comparisons.own_actions import answers, draw_videos, interval
+from dvfl_export.own_actions.making import OwnActions, make
+from dvfl_models.studies.paired import Outcome, difference
+from dvfl_models.training.command import wait_passively
+from dvfl_models.training.launch import TrainOptions
+from dvfl_runtime import Recognizer
+from dvfl_runtime.arguments import whole
+from dvfl_runtime.artifact import ModelFile
+from dvfl_runtime.clips.labelled import LabelledVideos, find_labelled
+from dvfl_runtime.files import replacing, write_json
+from dvfl_runtime.recognizer import BUNDLED_MODEL
+from dvfl_runtime.teach.features import EngineChoice, FeatureReader, open_features
+from dvfl_runtime.teach.head import Examples
+
+TAUGHT, TRAINED = "dvfl-teach fit", "dvfl-train FOLDER"
+
+
+class Draw(NamedTuple):
+    """How many clips of each class are learnt, and which."""
+
+    clips: int
+    seed: int
+
+
+def train(found: LabelledVideos, learnt: list[int], model: Path, folder: Path) -> Path:
+    """Train on some videos, unless that is done; return the file."""
+    output = folder / "mine.onnx"
+    if output.exists():
+        return output
+    folder.mkdir(parents=True, exist_ok=True)
+    index = folder / "learnt.csv"
+    with replacing(index) as part, part.open("w", newline="", encoding="utf-8") as file:
+        # of one group: nothing is held back once more
+        rows = [[found.videos[v].path.absolute(), found.videos[v].label, "all"] for v in learnt]
+        csv.writer(file).writerows([["file", "label", "group"], *rows])
+    run = folder / "run"
+    options = TrainOptions(resume=(run / "recipe.toml").exists())
+    make(OwnActions(index, output, model, (), run, options=options))
+    return output
+
+
+def measure_draw(
+    name: str, found: LabelledVideos, examples: Examples, draw: Draw, args: argparse.Namespace
+) -> Result:
+    """Return whether each video that is held back is recognised, after both ways of learning."""
+    learnt, tested = draw_videos(found, draw.clips, draw.seed)
+    folder = args.runs / f"{name}_{draw.clips}_clips_draw{draw.seed}"
+    row_path: Path = folder / "row.json"
+    if row_path.exists():
+        kept: Result = json.loads(row_path.read_text(encoding="utf-8"))
+        return kept
+    taught = [bool(hit) for hit in answers(examples, learnt, tested)]
+    videos = [found.videos[v] for v in tested]
+    file = train(found, learnt.tolist(), args.model, folder)
+    with Recognizer(file, engine="onnxruntime", num_threads=args.threads) as own:
+        trained = [own.classify(video.path).label == video.label for video in videos]
+    row = {**draw._asdict(), "tested": tested.tolist(), TAUGHT: taught, TRAINED: trained}
+    write_json(row_path, row)
+    log.info("%s: %d and %d of %d", folder.name, sum(taught), sum(trained), len(videos))
+    return row
+
+
+def summary(found: LabelledVideos, examples: Examples, rows: list[Result]) -> Result:
+    """Return the accuracies of all draws of a number of clips, and their difference."""
+    out: dict[str, Any] = {}
+    for way in (TAUGHT, TRAINED):
+        right: dict[int, list[bool]] = {}
+        for row in rows:
+            for video, hit in zip(row["tested"], row[way], strict=True):
+                right.setdefault(video, []).append(hit)
+        every = [hit for hits in right.values() for hit in hits]
+        low, high = interval(right, examples.group_of)
+        out[way] = {"accuracy": round(sum(every) / len(every), 4), "answers": len(every),
+                    "ci95": [round(low, 4), round(high, 4)]}  # fmt: skip
+    taught, trained = (
+        {
+            f"{row['seed']} {video}": Outcome(found.videos[video].group, hit)
+            for row in rows
+            for video, hit in zip(row["tested"], row[way], strict=True)
+        }
+        for way in (TAUGHT, TRAINED)
+    )
+    return {**out, "difference": difference(trained, taught)}
+
+
+def measure_set(place: Path, reader: FeatureReader, args: argparse.Namespace) -> Result:
+    """Return both accuracies of a set for each number of clips."""
+    found = find_labelled(place)
+    examples = Examples.of(found, [reader.read(video.path) for video in found.videos])
+    out = {}
+    for count in args.counts:
+        draws = [Draw(count, seed) for seed in range(args.draws)]
+        rows = [measure_draw(place.parent.name, found, examples, draw, args) for draw in draws]
+        out[str(count)] = {**summary(found, examples, rows), "rows": rows}
+    return {"classes": len(found.labels), "clips": len(found.videos), "learnt": out}
+
+
+def measure(args: argparse.Namespace) -> Result:
+    """Return the results of all sets."""
+    file, sets = ModelFile(args.model), {}
+    choice = EngineChoice("onnxruntime", "cpu", args.threads)
+    with open_features(file, file.artifact.spec, choice) as reader:
+        for place in args.sets:
+            sets[place.parent.name] = measure_set(place, reader, args)
+    return {"model": {"name": file.artifact.name, "graph_sha256": file.graph_sha256},
+            "draws": args.draws, "sets": sets}  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; return the exit status."""
+    parser = comparison_parser("own_training", __doc__ or "")
+    parser.add_argument("sets", type=Path, nargs="+", help="index.csv of each set")
+    parser.add_argument("--model", type=Path, default=BUNDLED_MODEL, help="the start of both")
+    parser.add_argument("--counts", type=whole, nargs="+", default=[5, 12], help="clips of a class")
+    parser.add_argument("--draws", type=whole, default=1, help="of what is held back; default: 1")
+    parser.add_argument("--threads", type=whole, default=2, help="of the engine; default: 2")
+    parser.add_argument("--runs", type=Path, required=True, help="folder of the trainings")
+    args = parser.parse_args(argv)
+    wait_passively()
+    return run_comparison(args, lambda: measure(args), threads=args.threads)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
