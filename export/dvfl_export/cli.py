@@ -119,6 +119,13 @@ def _add_confidence(out: argparse.ArgumentParser) -> None:
         "file learns what to call unknown. Take others for --negatives of dvfl-eval, which "
         "measures on them",
     )
+    out.add_argument(
+        "--measured",
+        type=Path,
+        metavar="RESULT.json",
+        help="what dvfl-eval wrote with --json: accuracy and false alarms per hour go into the "
+        "file's description",
+    )
 
 
 def _removed_ops(_value: str) -> str:
@@ -205,6 +212,7 @@ def _export(args: argparse.Namespace) -> None:
         target=args.target,
         held_back=args.held_back,
         negatives=tuple(args.negatives),
+        measured=args.measured,
     )
     with progress_bar(request) as (step, share):
         exported = export(request, step, share)

@@ -16,6 +16,7 @@ import onnx
 from tqdm import tqdm
 
 from dvfl_export.confidence.calibrating import calibrate_confidence
+from dvfl_export.confidence.measured import read_measured
 from dvfl_export.deploy.form import deploy_form
 from dvfl_export.onnx_model import OPSET, onnx_from_model, save_model
 from dvfl_export.plan import build_and_verify
@@ -87,6 +88,7 @@ class ExportRequest:
         held_back: labelled clips that were not trained on, to calibrate the confidence with.
         negatives: videos of none of the actions, from which the file knows what is unknown.
         confidence: a calibration that has been fitted already; in place of `held_back`.
+        measured: a result of dvfl-eval, which goes into the file's description.
     """
 
     checkpoint: Path
@@ -104,6 +106,7 @@ class ExportRequest:
     held_back: Path | None = None
     negatives: tuple[Path, ...] = ()
     confidence: ConfidenceCalibration | None = None
+    measured: Path | None = None
 
     def steps(self) -> tuple[str, ...]:
         """Return the names of the steps that `export` will announce."""
@@ -280,14 +283,17 @@ def describe(request: ExportRequest, checkpoint: Checkpoint, model: VideoFocalNe
     """Return the description of the exported model, still without its parity."""
     spec = request.spec or spec_of(checkpoint)
     check_size(spec.size)
+    labels, training = labels_of(checkpoint, request.labels), dict(checkpoint.training)
+    if request.measured:
+        training["measured"] = read_measured(request.measured, labels)
     return Artifact(
         name=request.name or request.output.stem,
         variant=request.variant or variant_of(checkpoint),
-        labels=labels_of(checkpoint, request.labels),
+        labels=labels,
         spec=spec,
         precision=request.precision,
         source_sha256=checkpoint.sha256,
-        training=checkpoint.training,
+        training=training,
         tools={"dvfl": __version__, **{tool: metadata.version(tool) for tool in TOOLS}},
         macs=count_macs(model, (spec.num_frames, 3, *spec.size)),
         confidence_calibration=request.confidence,

@@ -13,9 +13,12 @@ from videos import write_video
 from dvfl_export import ExportRequest, export
 from dvfl_export.cli import main
 from dvfl_export.confidence.calibrating import calibrate_confidence, calibrate_own, in_words
+from dvfl_export.confidence.measured import read_measured
 from dvfl_export.eval_cli import main as eval_main
 from dvfl_export.evaluation import description_of, open_candidate
+from dvfl_export.pipeline import describe
 from dvfl_models import build_model, save_checkpoint
+from dvfl_models.network.checkpoint import model_of, read_checkpoint
 from dvfl_models.network.video_focalnet import init_weights
 from dvfl_models.recipe.recipe import read_recipe
 from dvfl_runtime import ClipSpec, Recognizer
@@ -63,12 +66,39 @@ def test_weights_of_a_training_are_calibrated_before_they_become_a_file(folder: 
     assert {"ece_before", "ece_after", "negatives_called_actions"} <= set(found.report)
 
 
-def test_false_alarms_of_a_checkpoint_are_counted(folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "a.json"
-    words = [folder / "ours.pth", folder / "clips", "--format", "folders", "--json", out]
+def test_false_alarms_of_a_checkpoint_are_counted_and_go_into_the_description(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result, labels = tmp_path / "r.json", ("red", "green", "blue")
+    words = [folder / "ours.pth", folder / "clips", "--format", "folders", "--json", result]
     assert eval_main([*map(str, [*words, "--negatives", folder / "grey"])]) == 0
-    found = json.loads(out.read_text())["false_alarms"]
-    assert (found["videos"], found["left_out"], found["clips_of_actions"]) == (3, 1, 6)
+    alarms = json.loads(result.read_text())["false_alarms"]
+    assert (alarms["videos"], alarms["left_out"], alarms["clips_of_actions"]) == (3, 1, 6)
+    found = read_measured(result, labels)
+    assert found["tests"]["clips"]["clips"] == 6
+    assert found["false_alarms"]["per_hour_ci95"] == alarms["default"]["per_hour_ci95"]
+    assert found["false_alarms"]["hours"] == alarms["hours"] > 0
+    flat = tmp_path / "alarms.json"  # as the comparison of the benchmarks writes them
+    flat.write_text(json.dumps({"labels": list(labels), **alarms}))
+    assert read_measured(flat, labels) == {"false_alarms": found["false_alarms"]}
+
+    weights, output = folder / "ours.pth", tmp_path / "m.onnx"
+    checkpoint = read_checkpoint(weights)
+    request = ExportRequest(weights, output, measured=result)
+    assert describe(request, checkpoint, model_of(checkpoint)).training["measured"] == found
+    for text, problem in (
+        ('{"labels": ["a"]}', "is of a model with other labels"),
+        ("{}", "has neither accuracies nor false alarms"),
+        ("[]", "is no result of dvfl-eval --json"),
+        ("{", "is no result of dvfl-eval --json"),
+        ('{"tests": {"a": 3}}', "is no result of dvfl-eval --json"),
+    ):
+        result.write_text(text)
+        with pytest.raises(ExportError, match=problem):
+            read_measured(result, labels)
+    capsys.readouterr()
+    assert main([*map(str, (weights, "-o", output, "--measured", tmp_path))]) == 2
+    assert f"--measured {tmp_path} cannot be used: Is a directory" in capsys.readouterr().err
 
 
 def test_a_file_is_calibrated_on_windows_of_its_own_clips(folder: Path) -> None:
