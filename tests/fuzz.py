@@ -28,7 +28,8 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 DATA = ROOT / "dvfl_runtime" / "data"
 CLIPS = ROOT.parent / "shared" / "clips"
-HANG_S = 10.0  # for one call of the public interface
+BUSY_S = 10.0  # of processor time, for one call of the public interface
+HANG_S = 90.0  # for one call, on a machine that has other work
 START_S = 60.0  # for a worker to import and to load the model
 MEMORY_BYTES = 6 << 30  # of address space; a worker has 2.5 GB of it with both engines loaded
 HEADER = 4096
@@ -37,7 +38,7 @@ ENGINES = ("onnxruntime", "openvino")
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one call: "ok", "refused" by a DvflError, "error", "crash" or "hang"."""
+    """What came of one call: "ok", "refused" by a DvflError, "slow", "error", "crash" or "hang"."""
 
     case: str
     call: str
@@ -258,7 +259,7 @@ def work(what: str) -> None:
         for call, run in calls_of(what, Path(line.rstrip("\n"))):
             tell(call=call)
             kind, detail = "ok", ""
-            begin_s, peak = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            begin_s, peak = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             try:
                 run()
             except DvflError as err:
@@ -266,7 +267,9 @@ def work(what: str) -> None:
             except BaseException:
                 kind, detail = "error", traceback.format_exc()
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak
-            seconds = round(time.monotonic() - begin_s, 2)
+            seconds = round(time.process_time() - begin_s, 2)
+            if seconds > BUSY_S and kind != "error":
+                kind, detail = "slow", f"{seconds} s of processor time\n{detail}"
             tell(kind=kind, detail=detail, seconds=seconds, megabytes=grown // 1024)
         tell(done=True)
 
