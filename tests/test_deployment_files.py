@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,10 @@ def test_the_service_is_a_valid_unit(tmp_path: Path) -> None:
         ["systemd-analyze", "verify", unit], capture_output=True, text=True, check=False
     )
     assert found.stderr == ""
+    # told to stop, the command exits with 128 + N: for systemd that is no failure
+    (status,) = re.findall(r"^SuccessExitStatus=(\d+)$", text, re.M)
+    (kill,) = re.findall(r"^KillSignal=(\w+)$", text, re.M)
+    assert int(status) == 128 + signal.Signals[kill]
     used = set(re.findall(r"--[a-z-]+", command))
     options = (ROOT / "dvfl_runtime" / "app" / "options.py").read_text(encoding="utf-8")
     assert used
