@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dvfl_runtime.clips.finder import WHOLE_PICTURE, Track
 from dvfl_runtime.clips.motion import Body, Box, Floats, Grey, Motion, Moves, find_motion
 from dvfl_runtime.results import Region
 
-Size: TypeAlias = NDArray[Any]  # (width, height), px
+Size: TypeAlias = tuple[int, int]  # (width, height), px
 
 MARGIN = 0.7  # of the box, so that a body is in the picture of which only an arm moves
 LEAST_SIDE = 0.2  # of the picture's shorter side
@@ -112,7 +111,7 @@ def find_regions(
     if len({picture.shape for picture in pictures}) > 1:  # the source changed its size
         return [], FocusMemory(last_id=memory.last_id)
     height, width = pictures[0].shape
-    size = np.array([width, height])
+    size = width, height
     known = {s.track_id: s for s in memory.seen if 0 <= end_s - s.moved_s <= HOLD_S}
     boxes = {track_id: _in_px(seen.region, size) for track_id, seen in known.items()}
     passed_s = end_s - memory.end_s
@@ -133,7 +132,7 @@ def find_regions(
         (seen for track_id, seen in known.items() if track_id not in owners.values()),
         key=lambda seen: -seen.moved_s,
     )
-    if motion.shifts is not None and np.ptp(motion.shifts, axis=0).max() > STEADY * size.max():
+    if motion.shifts is not None and np.ptp(motion.shifts, axis=0).max() > STEADY * max(size):
         still = []  # the camera has turned away from where they were
     seen = (*moved, *still)[:most]
     shown = [s for s in seen if s in moved or not _is_covered(s, moved)] if moved else []
@@ -167,9 +166,8 @@ def _joined(bodies: Sequence[Body], aspect: float, size: Size) -> list[Body]:
         region = _around(body.box, None, aspect, size)
         for n, other in enumerate(apart):
             if _shared(region, _around(other.box, None, aspect, size)) > SAME:
-                low, high = np.minimum(body.box, other.box), np.maximum(body.box, other.box)
-                joined = Body(np.concatenate([low[:2], high[2:]]), body.score + other.score)
-                waiting.append(joined)  # it may reach others now
+                box = _spanned(body.box, other.box)
+                waiting.append(Body(box, body.score + other.score))  # it may reach others now
                 del apart[n]
                 break
         else:
@@ -194,18 +192,21 @@ def _owners(bodies: Sequence[Body], known: Mapping[int, Box]) -> dict[int, int]:
 
 def _is_covered(seen: Seen, others: Sequence[Seen]) -> bool:
     """Return whether a remembered region shows nobody who is not in others."""
-    unit = np.ones(2)
-    own = _in_px(seen.region, unit)
-    return any(_shared(own, _in_px(other.region, unit)) > COVERED for other in others)
+    own = _in_px(seen.region, (1, 1))
+    return any(_shared(own, _in_px(other.region, (1, 1))) > COVERED for other in others)
+
+
+def _spanned(a: Box, b: Box) -> Box:
+    return min(a[0], b[0]), min(a[1], b[1]), max(a[2], b[2]), max(a[3], b[3])
 
 
 def _overlap(a: Box, b: Box) -> float:
-    sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
-    return float(np.maximum(sides, 0).prod())
+    width, height = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0.0) * max(height, 0.0)
 
 
 def _area(box: Box) -> float:
-    return float((box[2:] - box[:2]).prod())
+    return (box[2] - box[0]) * (box[3] - box[1])
 
 
 def _shared(a: Box, b: Box) -> float:
@@ -218,42 +219,52 @@ def _around(box: Box, kept: Box | None, aspect: float, size: Size) -> Box:
 
     A remembered region stays if the body is within it and not much too small for it.
     """
-    short_px = int(size.min())
-    height = max(box[3] - box[1], (box[2] - box[0]) / aspect) * (1 + MARGIN)
+    left, top, right, bottom = box
+    short_px = min(size)
+    height = max(bottom - top, (right - left) / aspect) * (1 + MARGIN)
     height = max(height, LEAST_SIDE * short_px, LEAST_SIDE * short_px / aspect)
-    middle = (box[:2] + box[2:]) / 2
     if kept is not None:
         tall = max(kept[3] - kept[1], (kept[2] - kept[0]) / aspect)
-        within = bool((box[:2] >= kept[:2]).all() and (box[2:] <= kept[2:]).all())
+        within = left >= kept[0] and top >= kept[1] and right <= kept[2] and bottom <= kept[3]
         if within and SHRINK_FROM * tall <= height <= tall:
             return kept
         height = max(height, SHRINK_TO * tall)
-    half = np.array([height * aspect, height]) / 2
-    return np.concatenate([middle - half, middle + half])
+    x, y = (left + right) / 2, (top + bottom) / 2
+    half_width, half_height = height * aspect / 2, height / 2
+    return x - half_width, y - half_height, x + half_width, y + half_height
 
 
 def _along(seen: Seen, shifts: Floats | None, size: Size) -> Track:
     """Return a region with its places in pictures of a camera that moves."""
     if shifts is None:
         return Track(seen.track_id, seen.region)
-    box = _in_px(seen.region, size)
-    path = tuple(_relative(_placed(box + np.tile(s, 2), size), size) for s in shifts)
+    left, top, right, bottom = _in_px(seen.region, size)
+    path = tuple(
+        _relative(_placed((left + x, top + y, right + x, bottom + y), size), size)
+        for x, y in shifts.tolist()
+    )
     return Track(seen.track_id, path[len(path) // 2], path)
 
 
 def _placed(box: Box, size: Size) -> Box:
     """Move a box into the picture, and cut what is larger."""
-    sides = np.minimum(box[2:] - box[:2], size)
-    corner = np.clip((box[:2] + box[2:] - sides) / 2, 0, size - sides)
-    return np.concatenate([corner, corner + sides])
+    left, right = _fitted(box[0], box[2], size[0])
+    top, bottom = _fitted(box[1], box[3], size[1])
+    return left, top, right, bottom
+
+
+def _fitted(low: float, high: float, length: int) -> tuple[float, float]:
+    """Move and cut a part of an axis so that it is within a length."""
+    side = min(high - low, length)
+    begin = min(max((low + high - side) / 2, 0.0), length - side)
+    return begin, begin + side
 
 
 def _relative(box: Box, size: Size) -> Region:
-    left, top, right, bottom = (round(float(v), 4) for v in box / np.tile(size, 2))
+    left, top, right, bottom = (round(v / side, 4) for v, side in zip(box, size * 2, strict=True))
     return left, top, round(min(right, 1.0) - left, 4), round(min(bottom, 1.0) - top, 4)
 
 
 def _in_px(region: Region, size: Size) -> Box:
     left, top, width, height = region
-    corners = np.array([left, top, left + width, top + height])
-    return np.asarray(corners * np.tile(size, 2), np.float64)
+    return left * size[0], top * size[1], (left + width) * size[0], (top + height) * size[1]

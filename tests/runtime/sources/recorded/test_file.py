@@ -197,12 +197,12 @@ def test_corrupt_file_ends_with_one_warning(caplog, capfd):
     assert capfd.readouterr().err == ""  # libav's own log stays silent
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("cores", [1, 2, 4])
 @pytest.mark.parametrize("damaged", [[20], [86], [88], [89], [20, 89], [0]])
 def test_damage_costs_frames_up_to_the_next_key_frame_only(
-    tmp_path, caplog, monkeypatch, damaged, threads
+    tmp_path, caplog, monkeypatch, damaged, cores
 ):
-    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     path = write_video(tmp_path / "a.mp4", pictures(90), options={"bf": "0", "sc_threshold": "0"})
     whole = read(path)
     frames = read(damage_packets(path, damaged))
@@ -215,16 +215,16 @@ def test_damage_costs_frames_up_to_the_next_key_frame_only(
     assert len(warnings_of(caplog)) == 1
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
-def test_b_frames_and_damage_do_not_depend_on_the_number_of_threads(tmp_path, monkeypatch, threads):
+@pytest.mark.parametrize("cores", [1, 2, 4])
+def test_b_frames_and_damage_do_not_depend_on_the_number_of_cores(tmp_path, monkeypatch, cores):
     path = damage_packets(write_video(tmp_path / "a.mp4", pictures(90)), [87])
-    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     assert len(read(path)) == 87
 
 
-@pytest.mark.parametrize("threads", [1, 2, 4])
-def test_cut_mp4_gives_the_frames_that_are_there(tmp_path, caplog, monkeypatch, threads):
-    monkeypatch.setattr(os, "cpu_count", lambda: threads)
+@pytest.mark.parametrize("cores", [1, 2, 4])
+def test_cut_mp4_gives_the_frames_that_are_there(tmp_path, caplog, monkeypatch, cores):
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
     path = write_video(tmp_path / "a.mp4", pictures(90))
     with av.open(str(path)) as container:
         packets = [p for p in container.demux(video=0) if p.size]
