@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +83,7 @@ class FeatureReader:
     """
 
     def __init__(self, file: ModelFile, spec: ClipSpec, engine: Engine) -> None:
-        self._file, self._spec, self.engine = file, spec, engine
+        self.file, self.spec, self.engine = file, spec, engine
 
     def read(self, path: Path) -> VideoFeatures:
         """Return the features of a video.
@@ -92,14 +92,23 @@ class FeatureReader:
             SourceError: if no frame of it can be read.
             ArtifactError: if the features are not finite.
         """
+        return read_by_all([self], path)[0]
+
+    def recall(self, path: Path) -> VideoFeatures | None:
+        """Return the features of a video if they are in the cache."""
         kept = self._kept_at(path)
-        if kept is not None and (found := _recall(kept)) is not None:
-            return found
-        clips, length_s = cut_windows(path, self._spec)
+        return None if kept is None else _recall(kept)
+
+    def compute(self, path: Path, clips: list[Clip], length_s: float) -> VideoFeatures:
+        """Return the features of a video's windows, and keep them in the cache.
+
+        Raises:
+            ArtifactError: if the features are not finite.
+        """
         both = [self._features(np.stack([clip, clip[:, :, ::-1]])) for clip in clips]
         plain, mirrored = np.stack(both, axis=1)
         features = VideoFeatures(plain, mirrored, length_s)
-        if kept is not None:
+        if (kept := self._kept_at(path)) is not None:
             _remember(kept, features)
         return features
 
@@ -112,7 +121,7 @@ class FeatureReader:
         found = np.concatenate([self.engine.run(np.ascontiguousarray(c[None])) for c in clips])
         if not np.isfinite(found).all():
             raise ArtifactError(
-                f"model {self._file.path} gives features that are not finite; export it again in "
+                f"model {self.file.path} gives features that are not finite; export it again in "
                 f"fp32"
             )
         return found
@@ -127,13 +136,30 @@ class FeatureReader:
             return None
         key = {
             "version": VERSION,
-            "model": self._file.graph_sha256,
-            "features": self._file.artifact.features,
-            "spec": self._spec.to_dict(),
+            "model": self.file.graph_sha256,
+            "features": self.file.artifact.features,
+            "spec": self.spec.to_dict(),
             "file": [str(path.resolve()), about.st_size, about.st_mtime_ns],
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return folder / f"{digest[:32]}.npy"
+
+
+def read_by_all(readers: Sequence[FeatureReader], path: Path) -> list[VideoFeatures]:
+    """Return what each of several models of the same clips computes of a video.
+
+    Raises:
+        SourceError: if no frame of it can be read.
+        ArtifactError: if features are not finite.
+    """
+    found = [reader.recall(path) for reader in readers]
+    if None in found:  # a video is decoded once for all of them
+        clips, length_s = cut_windows(path, readers[0].spec)
+        return [
+            kept or reader.compute(path, clips, length_s)
+            for kept, reader in zip(found, readers, strict=True)
+        ]
+    return [kept for kept in found if kept is not None]
 
 
 @contextmanager

@@ -27,7 +27,9 @@ FOLDER has a folder of clips for each action; about twelve clips of each, from s
 places, are a good start. What is held back to measure the accuracy is a whole group of clips that
 belong together: by the column `group` of an index.csv (file,label,group), or by the beginning of
 the file names (anna_01.mp4, anna_02.mp4, ben_01.mp4), or by folders of persons in those of actions.
-The features of a clip are kept in the cache: another run takes seconds.
+Two kinds of features are tried: what the network sees, and how things move, which tells gestures
+of a hand best; the kind that does better on what is held back is taken. The features of a clip are
+kept in the cache: another run takes seconds.
 """
 EXAMPLES = """\
 examples:
@@ -127,10 +129,26 @@ def _print(taught: Taught, output: Path) -> None:
         print("accuracy: not measured, because there is nothing to leave out")
     if pair := taught.answers.most_confused():
         print(f"most confused: {pair[0]} and {pair[1]}, {pair[2]} clip{'s' * (pair[2] > 1)}")
+    print(_features_in_words(taught))
     print(_confidence_in_words(taught))
     checked = taught.artifact.parity["head"]
     print(f"wrote {output}; {checked['engine']} gives what was taught on {checked['clips']} clips")
     print(f"try it: dvfl-recognize 0 --model {output}")
+
+
+def _features_in_words(taught: Taught) -> str:
+    """Tell what was learnt from, and how good the other features would have been."""
+    from dvfl_runtime.teach.motion import NAME as MOTION
+
+    parent = taught.artifact.training["parent"]["name"]
+    mine = "how things move" if parent == MOTION else f"what the network {parent} sees"
+    others = [
+        f"from {'how things move' if name == MOTION else 'what the network sees'}: "
+        f"{answers.accuracy:.1%}"
+        for name, answers in taught.others.items()
+        if answers.clips
+    ]
+    return "; ".join([f"learnt from {mine}", *others])
 
 
 def _confidence_in_words(taught: Taught) -> str:

@@ -99,6 +99,7 @@ class CrossValidation:
         strength: of the penalty, the best one.
         mirror: whether mirror images are learnt.
         scale: of the logits.
+        loss: mean cross-entropy of the windows left out, in nats; infinite where none are.
         logits: (windows, N) of each window, by a head that has not learnt its group, scaled.
         tested: (videos,) whether a video was tested: another group has its class, too.
         folds: parts that were left out.
@@ -107,6 +108,7 @@ class CrossValidation:
     strength: float
     mirror: bool
     scale: float
+    loss: float
     logits: Floats
     tested: NDArray[np.bool_]
     folds: int
@@ -144,7 +146,7 @@ def cross_validate(examples: Examples) -> CrossValidation:
     if not tested.any():
         strength = float(STRENGTHS[len(STRENGTHS) // 2])
         none = np.zeros((windows, classes))
-        return CrossValidation(strength, True, UNTESTED_SCALE, none, tested, 0)
+        return CrossValidation(strength, True, UNTESTED_SCALE, np.inf, none, tested, 0)
     weights = np.where(tested[examples.video], examples.weights(), 0.0)
     truth = examples.class_of[examples.video]
     losses = {form: _losses(logits[form], truth, weights, tested.sum()) for form in forms}
@@ -154,6 +156,7 @@ def cross_validate(examples: Examples) -> CrossValidation:
         strength=float(STRENGTHS[best.strength]),
         mirror=best.mirror,
         scale=scale,
+        loss=float(losses[best].min()),
         logits=scale * logits[best],
         tested=tested,
         folds=len(folds),

@@ -1,11 +1,16 @@
-"""From folders of clips to a model file: features, a head, and a check of what was written."""
+"""From folders of clips to a model file: features, a head, and a check of what was written.
+
+Two kinds of features are tried, those of the network and how what moves moves (`motion`), and the
+kind with which the groups that are left out come out best is taken.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Sequence
-from contextlib import closing
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +33,11 @@ from dvfl_runtime.teach.features import (
     VideoFeatures,
     cut_windows,
     open_features,
+    read_by_all,
 )
 from dvfl_runtime.teach.graph import Head, with_head
 from dvfl_runtime.teach.head import CrossValidation, Examples, teach_head
+from dvfl_runtime.teach.motion import FEATURES, motion_model
 from dvfl_runtime.version import __version__
 
 log = logging.getLogger(__name__)
@@ -73,6 +80,7 @@ class Taught:
         found: the videos that were learnt.
         examples: their windows.
         validation: how the head was chosen.
+        others: answers by the features that were not taken: name of their model -> answers.
         answers: about the videos of groups that were left out.
     """
 
@@ -81,6 +89,21 @@ class Taught:
     examples: Examples
     validation: CrossValidation
     answers: Answers
+    others: dict[str, Answers]
+
+
+@dataclass(frozen=True, eq=False)
+class _Fit:
+    """A head on the features of one reader, and what is known of it."""
+
+    reader: FeatureReader
+    examples: Examples
+    head: Head
+    validation: CrossValidation
+
+    @property
+    def answers(self) -> Answers:
+        return answers_of(self.examples, self.validation)
 
 
 def teach(request: TeachRequest) -> Taught:
@@ -101,31 +124,60 @@ def teach(request: TeachRequest) -> Taught:
     file = ModelFile(request.model)
     spec = replace(file.artifact.spec, focus=request.focus or file.artifact.spec.focus)
     # opened first: a folder that is not writable shows before the work
-    with replacing(request.output) as part, open_features(file, spec, request.engine) as reader:
-        found, features = _read_all(reader, found)
-        _warn_of_short_videos(found, features, spec)
-        examples = Examples.of(found, features)
-        head, validation = teach_head(examples)
+    with replacing(request.output) as part, open_readers(file, spec, request.engine) as readers:
+        found, features = _read_all(readers, found)
+        _warn_of_short_videos(found, features[0], spec)
+        fits = [_fit(reader, found, its) for reader, its in zip(readers, features, strict=True)]
+        best = min(fits, key=lambda fit: fit.validation.loss)  # the network's, if nothing is tested
+        reader, examples, validation = best.reader, best.examples, best.validation
+        parent = reader.file.artifact
         _warn_of_what_is_not_tested(found, examples, validation)
-        answers = answers_of(examples, validation)
         familiarity, calibration = learn_confidence(examples, validation) or (None, None)
-        head = replace(head, familiarity=familiarity)
+        head = replace(best.head, familiarity=familiarity)
         described = replace(
-            file.artifact,
+            parent,
             name=request.name or request.output.stem,
             labels=found.labels,
             spec=spec,
-            training=_training(request, file, examples, found, validation, answers),
+            training=_training(request, best, found),
             parity={},
             confidence_calibration=calibration,  # that of the parent is for its own logits
-            tools={**file.artifact.tools, "dvfl": __version__},
+            tools={**parent.tools, "dvfl": __version__},
         )
-        part.write_bytes(with_head(file, head, described))
+        part.write_bytes(with_head(reader.file, head, described))
         checked = _check(part, reader, head, _clips_to_check(found, spec), request.engine)
-        parity = {"head": checked, "parent": dict(file.artifact.parity)}
-        part.write_bytes(with_head(file, head, replace(described, parity=parity)))
+        parity = {"head": checked, "parent": dict(parent.parity)}
+        part.write_bytes(with_head(reader.file, head, replace(described, parity=parity)))
         artifact = ModelFile(part).artifact  # raises where the runtime would refuse the file
-    return Taught(artifact, found, examples, validation, answers)
+    others = {fit.reader.file.artifact.name: fit.answers for fit in fits if fit is not best}
+    return Taught(artifact, found, examples, validation, best.answers, others)
+
+
+@contextmanager
+def open_readers(
+    file: ModelFile, spec: ClipSpec, choice: EngineChoice
+) -> Iterator[list[FeatureReader]]:
+    """Open the features of a model, and those of what moves, for the same clips.
+
+    Raises:
+        ArtifactError: if the head is not one linear layer, or the engine cannot load the file.
+        EngineUnavailable: if the engine or the device cannot be used here.
+        DvflError: if onnx is not installed.
+    """
+    with ExitStack() as stack:
+        files = [file]
+        content = None if file.artifact.features == FEATURES else motion_model(spec)
+        if content is not None:
+            folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="dvfl-teach-"))
+            path = Path(folder) / "motion.onnx"
+            path.write_bytes(content)
+            files.append(ModelFile(path))
+        yield [stack.enter_context(open_features(one, spec, choice)) for one in files]
+
+
+def _fit(reader: FeatureReader, found: LabelledVideos, features: list[VideoFeatures]) -> _Fit:
+    examples = Examples.of(found, features)
+    return _Fit(reader, examples, *teach_head(examples))
 
 
 def answers_of(examples: Examples, validation: CrossValidation) -> Answers:
@@ -136,20 +188,21 @@ def answers_of(examples: Examples, validation: CrossValidation) -> Answers:
 
 
 def _read_all(
-    reader: FeatureReader, found: LabelledVideos
-) -> tuple[LabelledVideos, list[VideoFeatures]]:
-    """Return the features of all videos that can be read, and these videos."""
-    features: dict[Path, VideoFeatures] = {}
+    readers: Sequence[FeatureReader], found: LabelledVideos
+) -> tuple[LabelledVideos, list[list[VideoFeatures]]]:
+    """Return the videos that can be read, and by each reader the features of all of them."""
+    features: dict[Path, list[VideoFeatures]] = {}
     with CountProgress(len(found.videos), 0, "clips") as bar:
         for video in found.videos:
             try:
-                features[video.path] = reader.read(video.path)
+                features[video.path] = read_by_all(readers, video.path)
             except SourceError as err:
                 log.warning("%s is left out: %s", video.path, err)
             bar.add(video.path.name)
     damaged = [video.path for video in found.videos if video.path not in features]
     found = found.without(damaged) if damaged else found
-    return found, [features[video.path] for video in found.videos]
+    by_video = [features[video.path] for video in found.videos]
+    return found, [[its[number] for its in by_video] for number in range(len(readers))]
 
 
 def _warn_of_short_videos(
@@ -187,23 +240,16 @@ def _warn_of_what_is_not_tested(
             )
 
 
-def _training(
-    request: TeachRequest,
-    file: ModelFile,
-    examples: Examples,
-    found: LabelledVideos,
-    validation: CrossValidation,
-    answers: Answers,
-) -> dict[str, Any]:
+def _training(request: TeachRequest, fit: _Fit, found: LabelledVideos) -> dict[str, Any]:
     """Return what the file tells about its training."""
-    accuracy = {"cross_validated": answers.report()} if answers.clips else {}
+    file, examples, validation = fit.reader.file, fit.examples, fit.validation
     return {
         "data": [request.place.resolve().name],
         "videos": {label: len(found.of(label)) for label in found.labels},
         "windows": len(examples.video),
         "groups": len({video.group for video in found.videos}),
         "grouped_by": found.grouped_by,
-        "accuracy": accuracy,
+        "accuracy": {"cross_validated": fit.answers.report()} if fit.answers.clips else {},
         "head": {
             "strength": round(validation.strength, 6),
             "mirror": validation.mirror,

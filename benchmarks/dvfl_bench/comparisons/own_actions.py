@@ -4,13 +4,15 @@ For each set, a quarter of the clips is held back by whole groups (persons, sequ
 several times. A head learns 2, 5, 12 or all of the other clips of each class, as `dvfl-teach fit`
 does it, on
 
-- features: of the model file;
+- dvfl-teach fit: the better kind of the next two, by what is left out of the clips that it learns;
+- network: the features of the model file;
+- motion: how what moves moves (`dvfl_runtime.teach.motion`);
 - one frame: the features of the same file for the middle frame alone, repeated;
 - optical flow: how much moves where and in which direction (Farneback), without a network;
 - metadata: width, height, aspect, frames and seconds, without a look at the pictures.
 
 All learn the same clips. Intervals are 95 %, the wider one of drawing groups anew and of Wilson.
-For other weights, `--baselines` takes the last two, which no model takes part in, from a result.
+For other weights, `--baselines` takes the last two from a result: no model takes part in them.
 
 python -m dvfl_bench.comparisons.own_actions ../shared/data/yoga/index.csv ... \
     --json models/results/own_actions/bundled.json --plot models/results/own_actions/bundled.png
@@ -41,13 +43,16 @@ from dvfl_runtime.errors import DvflError
 from dvfl_runtime.files import read_text, replacing
 from dvfl_runtime.recognizer import BUNDLED_MODEL
 from dvfl_runtime.sources import Image, open_source
-from dvfl_runtime.teach.features import EngineChoice, FeatureReader, VideoFeatures, open_features
+from dvfl_runtime.teach.features import EngineChoice, FeatureReader, VideoFeatures, read_by_all
 from dvfl_runtime.teach.head import Examples, teach_head
+from dvfl_runtime.teach.teaching import open_readers
 
 log = logging.getLogger("dvfl_bench.comparisons.own_actions")  # also where it is the program
 
 COUNTS = (2, 5, 12, None)  # clips of each class; None for all that are not held back
-OF_MODEL = ("features", "one frame")
+TAUGHT = ("network", "motion")  # what dvfl-teach fit chooses from
+CHOSEN = "dvfl-teach fit"
+OF_MODEL = (CHOSEN, *TAUGHT, "one frame")
 METHODS = (*OF_MODEL, "optical flow", "metadata")
 HELD_BACK = 0.25
 FLOW_PX, FLOW_MOMENTS, FLOW_CELLS, FLOW_BINS = 64, 8, 4, 8
@@ -121,7 +126,7 @@ def flow_of(pairs: Sequence[tuple[Image, Image]]) -> NDArray[np.float32]:
 
 
 def examples_of(
-    found: LabelledVideos, features: Sequence[VideoFeatures], looked: Sequence[Looked]
+    found: LabelledVideos, features: Sequence[list[VideoFeatures]], looked: Sequence[Looked]
 ) -> dict[str, Examples]:
     """Return what each method learns; the baselines have one window for each video."""
 
@@ -129,7 +134,7 @@ def examples_of(
         return Examples.of(found, [VideoFeatures(v[None], v[None], 0.0) for v in vectors])
 
     return {
-        "features": Examples.of(found, features),
+        **{name: Examples.of(found, its) for name, its in zip(TAUGHT, features, strict=True)},
         "one frame": single([one.frame for one in looked]),
         "optical flow": single([one.flow for one in looked]),
         "metadata": single([one.metadata for one in looked]),
@@ -138,12 +143,21 @@ def examples_of(
 
 def answers(
     examples: Examples, learnt: NDArray[np.int64], tested: NDArray[np.int64]
-) -> NDArray[np.bool_]:
-    """Return whether the answers about the tested videos are right, after the learnt ones."""
-    head, _ = teach_head(examples.only(learnt))
+) -> tuple[NDArray[np.bool_], float]:
+    """Return whether the answers about the tested videos are right, and the loss in learning."""
+    head, validation = teach_head(examples.only(learnt))
     some = examples.only(tested)
     means = some.video_means(head.logits(some.plain).astype(np.float64))
-    return np.asarray(means.argmax(1) == some.class_of)
+    return np.asarray(means.argmax(1) == some.class_of), validation.loss
+
+
+def taught_answers(
+    learners: dict[str, Examples], learnt: NDArray[np.int64], tested: NDArray[np.int64]
+) -> dict[str, NDArray[np.bool_]]:
+    """Return the answers of each method, and of the better kind of features."""
+    found = {name: answers(examples, learnt, tested) for name, examples in learners.items()}
+    chosen = min(TAUGHT, key=lambda name: found[name][1])
+    return {CHOSEN: found[chosen][0], **{name: right for name, (right, _) in found.items()}}
 
 
 def draw_videos(
@@ -179,36 +193,38 @@ def interval(right: dict[int, list[bool]], groups: NDArray[np.int64]) -> tuple[f
 
 
 def measure_set(
-    place: Path, reader: FeatureReader, file: ModelFile, draws: int, known: Result
+    place: Path, readers: list[FeatureReader], file: ModelFile, draws: int, known: Result
 ) -> Result:
     """Return the accuracy of each method for each number of clips of a set.
 
     Args:
         place: of the clips.
-        reader: of the features.
+        readers: of the features of the model and of what moves.
         file: the model.
         draws: of what is held back.
         known: earlier rows of methods that no model takes part in, for the same clips and draws.
     """
     found = find_labelled(place)
     log.info("%s: %d clips of %d classes", place, len(found.videos), len(found.labels))
-    features = [reader.read(video.path) for video in found.videos]
-    looked = [look_at(video.path, file, reader) for video in found.videos]
+    each = [read_by_all(readers, video.path) for video in found.videos]
+    features = [[its[number] for its in each] for number in range(len(readers))]
+    looked = [look_at(video.path, file, readers[0]) for video in found.videos]
     learners = examples_of(found, features, looked)
     for method in known:
         del learners[method]
     names = sorted({video.group for video in found.videos})
-    rows: dict[str, dict[str, Any]] = {method: {} for method in learners}
+    methods = (CHOSEN, *learners)
+    rows: dict[str, dict[str, Any]] = {method: {} for method in methods}
     for count in COUNTS:
-        right: dict[str, dict[int, list[bool]]] = {method: {} for method in learners}
+        right: dict[str, dict[int, list[bool]]] = {method: {} for method in methods}
         for seed in range(draws):
             learnt, tested = draw_videos(found, count, seed)
-            for method, examples in learners.items():
-                for video, hit in zip(tested, answers(examples, learnt, tested), strict=True):
+            for method, hits in taught_answers(learners, learnt, tested).items():
+                for video, hit in zip(tested, hits, strict=True):
                     right[method].setdefault(int(video), []).append(bool(hit))
-        for method in learners:
+        for method in methods:
             every = [hit for hits in right[method].values() for hit in hits]
-            low, high = interval(right[method], learners["features"].group_of)
+            low, high = interval(right[method], learners["network"].group_of)
             rows[method][str(count or "all")] = {
                 "clips": len(right[method]),
                 "accuracy": round(float(np.mean(every)), 4),
@@ -232,10 +248,10 @@ def measure(args: argparse.Namespace) -> Result:
     known = _baselines(args.baselines, args.draws) if args.baselines else {}
     choice = EngineChoice("onnxruntime", "cpu", args.threads)
     sets = {}
-    with open_features(file, file.artifact.spec, choice) as reader:
+    with open_readers(file, file.artifact.spec, choice) as readers:
         for place in args.sets:
             name = place.parent.name if place.is_file() else place.name
-            sets[name] = measure_set(place, reader, file, args.draws, known.get(name, {}))
+            sets[name] = measure_set(place, readers, file, args.draws, known.get(name, {}))
     training = file.artifact.training
     return {
         "model": {

@@ -16,10 +16,11 @@ import csv
 import json
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from dvfl_bench.comparisons.command import Result, comparison_parser, log, run_comparison
-from dvfl_bench.comparisons.own_actions import answers, draw_videos, interval
+from dvfl_bench.comparisons.own_actions import TAUGHT as KINDS
+from dvfl_bench.comparisons.own_actions import draw_videos, interval, taught_answers
 from dvfl_export.own_actions.making import OwnActions, make
 from dvfl_models.studies.paired import Outcome, difference
 from dvfl_models.training.command import wait_passively
@@ -30,10 +31,14 @@ from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.clips.labelled import LabelledVideos, find_labelled
 from dvfl_runtime.files import replacing, write_json
 from dvfl_runtime.recognizer import BUNDLED_MODEL
-from dvfl_runtime.teach.features import EngineChoice, FeatureReader, open_features
-from dvfl_runtime.teach.head import Examples
+from dvfl_runtime.teach.features import EngineChoice, FeatureReader, read_by_all
+from dvfl_runtime.teach.head import Examples, Numbers
+from dvfl_runtime.teach.teaching import open_readers
 
 TAUGHT, TRAINED = "dvfl-teach fit", "dvfl-train FOLDER"
+
+
+Kinds: TypeAlias = dict[str, Examples]  # of features
 
 
 class Draw(NamedTuple):
@@ -61,7 +66,7 @@ def train(found: LabelledVideos, learnt: list[int], model: Path, folder: Path) -
 
 
 def measure_draw(
-    name: str, found: LabelledVideos, examples: Examples, draw: Draw, args: argparse.Namespace
+    name: str, found: LabelledVideos, kinds: Kinds, draw: Draw, args: argparse.Namespace
 ) -> Result:
     """Return whether each video that is held back is recognised, after both ways of learning."""
     learnt, tested = draw_videos(found, draw.clips, draw.seed)
@@ -70,7 +75,7 @@ def measure_draw(
     if row_path.exists():
         kept: Result = json.loads(row_path.read_text(encoding="utf-8"))
         return kept
-    taught = [bool(hit) for hit in answers(examples, learnt, tested)]
+    taught = [bool(hit) for hit in taught_answers(kinds, learnt, tested)[TAUGHT]]
     videos = [found.videos[v] for v in tested]
     file = train(found, learnt.tolist(), args.model, folder)
     with Recognizer(file, engine="onnxruntime", num_threads=args.threads) as own:
@@ -81,7 +86,7 @@ def measure_draw(
     return row
 
 
-def summary(found: LabelledVideos, examples: Examples, rows: list[Result]) -> Result:
+def summary(found: LabelledVideos, groups: Numbers, rows: list[Result]) -> Result:
     """Return the accuracies of all draws of a number of clips, and their difference."""
     out: dict[str, Any] = {}
     for way in (TAUGHT, TRAINED):
@@ -90,7 +95,7 @@ def summary(found: LabelledVideos, examples: Examples, rows: list[Result]) -> Re
             for video, hit in zip(row["tested"], row[way], strict=True):
                 right.setdefault(video, []).append(hit)
         every = [hit for hits in right.values() for hit in hits]
-        low, high = interval(right, examples.group_of)
+        low, high = interval(right, groups)
         out[way] = {"accuracy": round(sum(every) / len(every), 4), "answers": len(every),
                     "ci95": [round(low, 4), round(high, 4)]}  # fmt: skip
     taught, trained = (
@@ -104,15 +109,18 @@ def summary(found: LabelledVideos, examples: Examples, rows: list[Result]) -> Re
     return {**out, "difference": difference(trained, taught)}
 
 
-def measure_set(place: Path, reader: FeatureReader, args: argparse.Namespace) -> Result:
+def measure_set(place: Path, readers: list[FeatureReader], args: argparse.Namespace) -> Result:
     """Return both accuracies of a set for each number of clips."""
     found = find_labelled(place)
-    examples = Examples.of(found, [reader.read(video.path) for video in found.videos])
+    each = [read_by_all(readers, video.path) for video in found.videos]
+    features = {name: [its[number] for its in each] for number, name in enumerate(KINDS)}
+    kinds = {name: Examples.of(found, its) for name, its in features.items()}
+    groups = kinds[KINDS[0]].group_of
     out = {}
     for count in args.counts:
         draws = [Draw(count, seed) for seed in range(args.draws)]
-        rows = [measure_draw(place.parent.name, found, examples, draw, args) for draw in draws]
-        out[str(count)] = {**summary(found, examples, rows), "rows": rows}
+        rows = [measure_draw(place.parent.name, found, kinds, draw, args) for draw in draws]
+        out[str(count)] = {**summary(found, groups, rows), "rows": rows}
     return {"classes": len(found.labels), "clips": len(found.videos), "learnt": out}
 
 
@@ -120,9 +128,9 @@ def measure(args: argparse.Namespace) -> Result:
     """Return the results of all sets."""
     file, sets = ModelFile(args.model), {}
     choice = EngineChoice("onnxruntime", "cpu", args.threads)
-    with open_features(file, file.artifact.spec, choice) as reader:
+    with open_readers(file, file.artifact.spec, choice) as readers:
         for place in args.sets:
-            sets[place.parent.name] = measure_set(place, reader, args)
+            sets[place.parent.name] = measure_set(place, readers, args)
     return {"model": {"name": file.artifact.name, "graph_sha256": file.graph_sha256},
             "draws": args.draws, "sets": sets}  # fmt: skip
 

@@ -50,6 +50,7 @@ from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.engines import installed_engines, open_engine
 from dvfl_runtime.errors import ArtifactError, ExportError
 from dvfl_runtime.teach.graph import without_familiarity
+from dvfl_runtime.teach.motion import NAME as MOTION
 
 
 class Restored(NamedTuple):
@@ -122,6 +123,11 @@ def unfold(proto: onnx.ModelProto, artifact: Artifact) -> VideoFocalNet:
         raise ExportError(
             f"{artifact.name} is in {artifact.precision}, which has lost what training needs; "
             f"take its fp32 file"
+        )
+    if artifact.variant == MOTION:
+        raise ExportError(
+            f"{artifact.name} was taught from how things move and holds no network; take a file "
+            f"with one, such as the bundled model"
         )
     if artifact.variant not in VARIANTS:
         raise ExportError(

@@ -50,10 +50,14 @@ def test_each_method_learns_the_same_clips_and_is_tested_on_other_groups(
     for count in ("2", "5", "12", "all"):
         rows = {method: row[count] for method, row in found["methods"].items()}
         assert {row["answers"] for row in rows.values()} == {4}  # a group of two clips, twice
-        assert rows["features"]["accuracy"] == rows["one frame"]["accuracy"] == 1
+        assert rows["network"]["accuracy"] == rows["one frame"]["accuracy"] == 1
+        assert rows["dvfl-teach fit"]["accuracy"] == 1
         # no colour moves, and all files are alike
         assert rows["optical flow"]["accuracy"] == rows["metadata"]["accuracy"] == 0.5
-    assert "| set, 2 classes | features | 100.0% (51% to 100%)" in own_actions.table_of(result)
+        assert rows["motion"]["accuracy"] == 0.5
+    assert "| set, 2 classes | dvfl-teach fit | 100.0% (51% to 100%)" in own_actions.table_of(
+        result
+    )
     assert cv2.imread(str(tmp_path / "r.png")) is not None
     again = [*words[:-1], tmp_path / "again.json", "--baselines", tmp_path / "r.json"]
     assert own_actions.main([*map(str, again)]) == 0
