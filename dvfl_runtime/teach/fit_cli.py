@@ -138,10 +138,11 @@ def _print(taught: Taught, output: Path) -> None:
 
 def _features_in_words(taught: Taught) -> str:
     """Tell what was learnt from, and how good the other features would have been."""
+    from dvfl_runtime.teach.motion import FEATURES
     from dvfl_runtime.teach.motion import NAME as MOTION
 
-    parent = taught.artifact.training["parent"]["name"]
-    mine = "how things move" if parent == MOTION else f"what the network {parent} sees"
+    by_motion = taught.artifact.features == FEATURES
+    mine = "how things move" if by_motion else "what the network sees"
     others = [
         f"from {'how things move' if name == MOTION else 'what the network sees'}: "
         f"{answers.accuracy:.1%}"
