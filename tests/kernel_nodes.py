@@ -28,6 +28,7 @@ INPUTS = {
     "AddPatches": (2, 0),
 }
 ROWS = tuple(f"{q}{kind}" for kind in INPUTS for q in ("", "Q"))
+LINEAR = ("QLinearBias", *(f"QLinear{kind}" for kind in INPUTS))  # with their products
 FIRST_OUTPUTS = {"AddNorm": ("total",), "EmbedNorm": ("tokens",)}
 ZERO_POINT = np.array(128, np.uint8)
 QUANTISE_OUTPUT = """    float_modulator = Reshape (channels_last, shape)
@@ -65,6 +66,7 @@ class NodeCase:
         attributes: of the node.
         function: in the textual syntax of ONNX.
         floats: names of the float32 outputs before the last one.
+        order: of the node's inputs, where constants are not the last.
     """
 
     op: str
@@ -73,9 +75,10 @@ class NodeCase:
     attributes: Mapping[str, Any]
     function: str
     floats: tuple[str, ...] = ()
+    order: tuple[str, ...] = ()
 
     def model(self) -> onnx.ModelProto:
-        names = [*self.inputs, *self.constants]
+        names = self.order or (*self.inputs, *self.constants)
         node = helper.make_node(
             self.op, names, [*self.floats, "out"], name="the_node", domain="dvfl", **self.attributes
         )
@@ -85,7 +88,8 @@ class NodeCase:
             )
             for name, value in self.inputs.items()
         ]
-        out_type = TensorProto.UINT8 if self.op.startswith("Q") else TensorProto.FLOAT
+        to_bytes = self.op.startswith("Q") and self.op != "QLinearBias"
+        out_type = TensorProto.UINT8 if to_bytes else TensorProto.FLOAT
         shape = ["B", "tokens", "features"]
         graph = helper.make_graph(
             [node],
@@ -165,6 +169,39 @@ def rows_case(op: str, tokens: int, features: int, seed: int = 0) -> NodeCase:
         constants |= {"scale": np.float32(0.02), "zero_point": ZERO_POINT}
     text = quantised_functions.function_text(op) if quantised else function_text(op, 0)
     return NodeCase(op, inputs, constants, attributes, text, FIRST_OUTPUTS.get(kind, ()))
+
+
+def linear_case(op: str, tokens: int, inputs: int, features: int) -> NodeCase:
+    """Return a node that computes its products of bytes, with random inputs."""
+    rng = np.random.default_rng(0)
+    kind = op.removeprefix("QLinear")
+    twin = rows_case(f"Q{kind}" if kind in INPUTS else "BiasGelu", tokens, features)
+    tokens = next(iter(twin.inputs.values())).shape[1]
+    attributes = {**twin.attributes, "plugin_namespace": "dvfl", "plugin_version": "4"}
+    text = quantised_functions.function_text(op)
+    names = text[text.index("\n    (") + 6 : text.index(") => (")].split(", ")
+    others = iter([*twin.inputs.items(), *twin.constants.items()])
+    values: dict[str, Array] = {}
+    for name in names:
+        if name.endswith("_bytes"):
+            next(others)
+            values[name] = rng.integers(0, 256, (2, tokens, inputs), dtype=np.uint8)
+        elif name.endswith(("_weight", "_weight_zero", "_weight_scale")) or name in (
+            f"{product}_scale" for product in quantised_functions.PRODUCTS
+        ):
+            values[name] = {
+                "weight": rng.integers(-64, 65, (inputs, features)).astype(np.int8),
+                "weight_scale": (rng.random(features) + 0.5).astype(np.float32) / 40,
+                "weight_zero": np.zeros(features, np.int8),
+                "scale": np.float32(0.02 / np.sqrt(inputs)),
+            }[name.split("_", 1)[1]]
+        elif name == "zero_point":
+            values[name] = ZERO_POINT
+        else:
+            values[name] = next(others)[1]
+    inputs_of_run = {n: v for n, v in values.items() if v.ndim == 3}
+    constants = {n: v for n, v in values.items() if v.ndim < 3}
+    return NodeCase(op, inputs_of_run, constants, attributes, text, twin.floats, tuple(names))
 
 
 def body(op: str, levels: int) -> str:

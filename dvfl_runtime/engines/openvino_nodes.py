@@ -38,17 +38,62 @@ def read_onnx(path: str, op_types: Collection[str]) -> Any:
 
     frontend = FrontEndManager().load_by_framework("onnx")
     for op_type in op_types:
-        kind = op_type.rstrip("0123456789")
-        if conversion := CONVERSIONS.get(kind.removeprefix("Q")):
-            read = _reader(conversion, SCALES[kind] if kind.startswith("Q") else None)
+        kind = op_type.rstrip("0123456789").removeprefix(LINEAR)
+        linear = op_type.startswith(LINEAR)
+        quantised = linear or kind.startswith("Q")
+        kind = kind if linear else kind.removeprefix("Q")
+        if conversion := CONVERSIONS.get(kind):
+            scale = SCALES.get(kind) if quantised else None
+            read = _reader(conversion, scale, PRODUCTS[kind] if linear else ())
             frontend.add_extension(ConversionExtension(op_type, FUSED_DOMAIN, read))
     return frontend.convert(frontend.load(path))
 
 
-def _reader(conversion: Conversion, scale: int | None) -> Callable[[Any], list[Any]]:
-    """Return what reads a node; `scale` is the input with the scale of quantised outputs."""
+class _Linear:
+    """A node that computes products, as the node that reads them.
+
+    Args:
+        node: of the file, whose inputs have five parts of each product in its place.
+        products: which inputs of the node without the products are products.
+    """
+
+    def __init__(self, node: Any, products: Collection[int]) -> None:
+        inputs = [node.get_input(i) for i in range(node.get_input_size())]
+        self.get_attribute = node.get_attribute
+        self._inputs: list[Any] = []
+        zero_point = inputs[-1].get_node().data
+        while inputs:
+            taken = 5 if len(self._inputs) in products else 1
+            parts, inputs = inputs[:taken], inputs[taken:]
+            self._inputs.append(_product(parts, zero_point) if taken > 1 else parts[0])
+
+    def get_input(self, index: int) -> Any:
+        return self._inputs[index]
+
+
+def _product(parts: list[Any], zero_point: NDArray[Any]) -> Any:
+    """Return the product of bytes, whose inputs are those of two DequantizeLinear."""
+    from openvino import opset13 as ops
+
+    x, x_scale, weight, weight_scale, weight_zero = parts
+    scales, zeros = (part.get_node().data[None, :] for part in (weight_scale, weight_zero))
+    matrix = _dequantised(weight, scales, zeros)
+    return ops.matmul(_dequantised(x, x_scale, zero_point), matrix, False, False).output(0)
+
+
+def _reader(
+    conversion: Conversion, scale: int | None, products: Collection[int]
+) -> Callable[[Any], list[Any]]:
+    """Return what reads a node.
+
+    Args:
+        conversion: of the node without a Q in its name.
+        scale: the input of its quantised twin with the scale of the output; None for float32.
+        products: the inputs that the node computes itself.
+    """
 
     def read(node: Any) -> list[Any]:
+        node = _Linear(node, products) if products else node
         *others, last = conversion(node, scale is not None)
         if scale is not None:
             zero_point = node.get_input(scale + 1).get_node().data
@@ -56,6 +101,13 @@ def _reader(conversion: Conversion, scale: int | None) -> Callable[[Any], list[A
         return [output for part in (*others, last) for output in part.outputs()]
 
     return read
+
+
+def bias(node: Any, quantised: bool) -> list[Any]:
+    """Product + bias."""
+    from openvino import opset13 as ops
+
+    return [ops.add(node.get_input(0), node.get_input(1))]
 
 
 def bias_gelu(node: Any, quantised: bool) -> list[Any]:
@@ -242,19 +294,30 @@ def _sizes(node: Any) -> tuple[int, ...]:
 CONVERSIONS: dict[str, Conversion] = {
     "AddNorm": add_norm,
     "AddPatches": add_patches,
+    "Bias": bias,
     "BiasGelu": bias_gelu,
     "EmbedNorm": embed_norm,
     "Modulate": modulate,
     "SpatialContext": spatial_context,
     "TemporalContext": temporal_context,
 }
-# the input of a quantised node with the scale of its output; the zero point is the next one
+LINEAR = "QLinear"  # what the name of a node begins with that computes its products
+# the input of a quantised twin with the scale of its output; the zero point is the next one
 SCALES = {
-    "QAddNorm": 5,
-    "QAddPatches": 2,
-    "QBiasGelu": 2,
-    "QEmbedNorm": 6,
-    "QModulate": 6,
-    "QSpatialContext": 2,
-    "QTemporalContext": 3,
+    "AddNorm": 5,
+    "AddPatches": 2,
+    "BiasGelu": 2,
+    "EmbedNorm": 6,
+    "Modulate": 6,
+    "SpatialContext": 2,
+    "TemporalContext": 3,
+}
+# the inputs of a twin that are products
+PRODUCTS = {
+    "AddNorm": (1,),
+    "AddPatches": (1,),
+    "Bias": (0,),
+    "BiasGelu": (0,),
+    "EmbedNorm": (0,),
+    "Modulate": (0, 1, 2),
 }

@@ -149,7 +149,7 @@ def node_costs(model: onnx.ModelProto, *, float_bytes: int = FLOAT_BYTES) -> lis
                 product_macs=products,
                 depthwise_macs=depthwise,
                 integer=any(map(graph.is_bytes, node.input))
-                or node.op_type.startswith("QTemporal"),
+                or node.op_type.startswith(("QTemporal", "QLinear")),
                 weight_bytes=sum(map(graph.size, weights)),
                 activation_bytes=sum(map(graph.size, activations)),
             )
@@ -163,6 +163,8 @@ def _macs(node: NodeProto, graph: Graph) -> tuple[int, int]:
         return prod(graph.shape(node.output[0])) * graph.shape(node.input[0])[-1], 0
     if node.op_type in UNKNOWN:
         raise DvflError(f"{node.op_type} {node.name} cannot be counted; pass a file of dvfl-export")
+    if node.op_type.startswith("QLinear"):
+        return sum(_linear_macs(node, graph)), 0
     if node.domain != FUSED_DOMAIN or "Context" not in node.op_type:
         return 0, 0
     of = {each.name: helper.get_attribute_value(each) for each in node.attribute}
@@ -172,6 +174,14 @@ def _macs(node: NodeProto, graph: Graph) -> tuple[int, int]:
         return 0, frames * taps * channels
     taps = sum(_taps(frames, k) for k in of["kernel_sizes"])
     return height * width * taps * channels**2, 0
+
+
+def _linear_macs(node: NodeProto, graph: Graph) -> Iterator[int]:
+    """Yield the multiply-adds of the products of a node; bytes and their scale precede a weight."""
+    for x, weight in zip(node.input, node.input[2:], strict=False):
+        found = graph.weights.get(weight)
+        if found is not None and found.data_type == TensorProto.INT8 and len(found.dims) == 2:
+            yield prod(graph.shape(x)[:-1]) * prod(found.dims)
 
 
 def _taps(length: int, kernel: int) -> int:

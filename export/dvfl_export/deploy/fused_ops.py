@@ -25,7 +25,7 @@ if TYPE_CHECKING:
         int | float | str | bool | Sequence[int] | Sequence[float] | Sequence[str] | Sequence[bool],
     ]
 
-DOMAIN_VERSION = 3  # the opset of the domain: the newest version of any node
+DOMAIN_VERSION = 4  # the opset of the domain: the newest version of any node
 PLUGIN_VERSIONS = {
     **{"SpatialContext": 1, "TemporalContext": 1},
     **{"BiasGelu": 2, "Modulate": 2, "AddNorm": 2},

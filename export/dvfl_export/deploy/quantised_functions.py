@@ -3,9 +3,13 @@
 Each computes what the node of its name without the Q computes, and quantises the last output. The
 contract is in export/README.md. The bodies take the type of the bytes from the `zero_point` that
 they are given: uint8 and 128 in the file, int8 and 0 once an engine's loader has replaced it.
+
+A node whose name begins with QLinear computes the products as well that its twin reads.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import onnx
 import onnx.parser
@@ -22,6 +26,7 @@ from dvfl_export.deploy.functions import (
     SPATIAL_LAYOUT,
     TEMPORAL_LAYOUT,
     TOTAL,
+    RowsBody,
 )
 from dvfl_export.deploy.fused_ops import PLUGIN_VERSIONS
 from dvfl_runtime.artifact import FUSED_DOMAIN
@@ -30,9 +35,10 @@ FUNCTION = """
 <domain: "dvfl", opset_import: ["" : 20]>
 {name} <{attributes}plugin_namespace: string = "dvfl", plugin_version: string = "{version}">
     ({inputs}) => ({outputs})
-{{{body}
+{{{body}}}
+"""
+QUANTISE = """
     quantised = QuantizeLinear ({value}, output_scale, zero_point)
-}}
 """
 SIZE_ATTRIBUTES = "frames, height, width, channels, levels, gate_offset, kernel_sizes, "
 
@@ -59,9 +65,33 @@ NEXT_INPUT = """
 """
 
 
+LINEAR = "QLinear"  # what the name of such a node begins with
+LINEAR_VERSION = 4
+PRODUCTS = ("product", "q", "spatial", "temporal")  # the inputs of ROWS that are products
+PRODUCT_INPUTS = "{0}_bytes, {0}_scale, {0}_weight, {0}_weight_scale, {0}_weight_zero"
+PRODUCT = """
+    {0}_floats = DequantizeLinear ({0}_bytes, {0}_scale, zero_point)
+    {0}_matrix = DequantizeLinear <axis = 1> ({0}_weight, {0}_weight_scale, {0}_weight_zero)
+    {0} = MatMul ({0}_floats, {0}_matrix)
+"""
+BIAS = "Bias"  # the only one whose output is float32
+BIAS_BODY = RowsBody("product, bias", "total", "\n    total = Add (product, bias)\n")
+
+
+def inputs_of(kind: str) -> list[str]:
+    """Return the inputs of a quantised node that computes each token on its own, () for others.
+
+    Args:
+        kind: its name, without the beginning.
+    """
+    if kind == BIAS:
+        return [*BIAS_BODY.inputs.split(", "), "zero_point"]
+    return [*ROWS[kind].inputs.split(", "), "output_scale", "zero_point"] if kind in ROWS else []
+
+
 def quantised_version(kind: str) -> int:
     """Return the plugin_version of the quantised twin of a node; the first had 2."""
-    return max(2, PLUGIN_VERSIONS[kind])
+    return max(2, PLUGIN_VERSIONS.get(kind, LINEAR_VERSION))
 
 
 def add_quantised_functions(model: onnx.ModelProto) -> None:
@@ -81,22 +111,39 @@ def function_text(name: str, levels: int = 0) -> str:
         name: of the function: that of the node, with or without a number after it.
         levels: of a context; 0 for other nodes.
     """
-    kind = name.rstrip("0123456789").removeprefix("Q")
-    if kind in ROWS:
-        inputs, outputs, body, attributes = ROWS[kind]
-        *others, value = outputs.split(", ")
-        inputs, outputs = f"{inputs}, output_scale, zero_point", ", ".join([*others, "quantised"])
-    else:
-        inputs, attributes = _context_signature(kind, levels)
-        body, value, outputs = _context_body(kind, levels), "modulator", "quantised"
+    kind = name.rstrip("0123456789").removeprefix(LINEAR).removeprefix("Q")
+    if inputs := inputs_of(kind):
+        return _rows_text(name, kind, inputs)
+    names, attributes = _context_signature(kind, levels)
     return FUNCTION.format(
-        **{
-            "name": name,
-            "attributes": attributes,
-            "version": quantised_version(kind),
-            "inputs": inputs,
-        },
-        **{"outputs": outputs, "body": body, "value": value},
+        name=name,
+        attributes=attributes,
+        version=quantised_version(kind),
+        inputs=names,
+        outputs="quantised",
+        body=_context_body(kind, levels) + QUANTISE.format(value="modulator"),
+    )
+
+
+def _rows_text(name: str, kind: str, inputs: Sequence[str]) -> str:
+    """Return the function of a node that computes each token on its own."""
+    body, version = BIAS_BODY if kind == BIAS else ROWS[kind], quantised_version(kind)
+    text, outputs = body.text, body.outputs.split(", ")
+    if kind != BIAS:
+        text += QUANTISE.format(value=outputs[-1])
+        outputs[-1] = "quantised"
+    if name.startswith(LINEAR):
+        version = LINEAR_VERSION
+        products = [each for each in inputs if each in PRODUCTS]
+        text = "".join(PRODUCT.format(each) for each in products) + text
+        inputs = [PRODUCT_INPUTS.format(each) if each in products else each for each in inputs]
+    return FUNCTION.format(
+        name=name,
+        attributes=body.attributes,
+        version=version,
+        inputs=", ".join(inputs),
+        outputs=", ".join(outputs),
+        body=text,
     )
 
 

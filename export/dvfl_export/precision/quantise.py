@@ -10,6 +10,8 @@ the bytes itself, so that no QuantizeLinear stands after it:
     before  MatMul -> BiasGelu -> MatMul
     after   MatMul -> QBiasGelu -> DequantizeLinear -> MatMul
 
+Then `products` puts the products into the nodes that read them.
+
 - Weights: symmetric, one scale for each output channel, 7 bits, -64 to 64: CPUs without VNNI add
   two 8-bit products in 16 bits, which would saturate with 8-bit weights.
 - Activations: symmetric, one scale and one QuantizeLinear for each tensor, however many layers
@@ -35,7 +37,9 @@ from onnx import helper, numpy_helper
 
 from dvfl_export.deploy.functions import kernels_of, kind_of, write_functions
 from dvfl_export.deploy.quantised_functions import add_quantised_functions, quantised_version
+from dvfl_export.precision.products import fuse_products
 from dvfl_export.precision.ranges import Ranges, level_key
+from dvfl_runtime.artifact import FUSED_DOMAIN
 
 LEAST_USES = 4  # of each value that a product reads
 ZERO_POINT = "zero_point"  # the initializer that all quantised activations share
@@ -77,6 +81,8 @@ def quantise(
     layers = {name for name in layers_of(model) if name not in floats}
     if layers:
         _Quantiser(copy.graph, ranges, layers).run()
+        if any(node.domain == FUSED_DOMAIN for node in copy.graph.node):
+            fuse_products(copy.graph, ZERO_POINT)
         write_functions(copy)
         add_quantised_functions(copy)
     return copy

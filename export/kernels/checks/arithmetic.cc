@@ -270,8 +270,7 @@ void check_bias_gelu(const Kernels& set) {
         Tensor<uint8_t> as_bytes(scale == 0.0f ? 0 : kRows * features);
         void* to = scale == 0.0f ? static_cast<void*>(as_floats.data()) : as_bytes.data();
         dvfl::BiasGelu kernel = which ? set.bias_gelu : dvfl::plain.bias_gelu;
-        kernel(product.data(), bias.data(), features, 2, kRows, {to, scale, 128});
-        kernel(product.data(), bias.data(), features, 0, 2, {to, scale, 128});
+        kernel(product.data(), bias.data(), features, kRows, {to, scale, 128});
         for (int64_t i = 0; i < kRows * features; ++i) {
           results[which].push_back(scale == 0.0f ? as_floats.data()[i] : as_bytes.data()[i]);
         }
@@ -282,7 +281,7 @@ void check_bias_gelu(const Kernels& set) {
   }
 }
 
-// Modulate, AddNorm, EmbedNorm and AddPatches, in two pieces of rows.
+// Modulate, AddNorm, EmbedNorm and AddPatches.
 void check_rows(const Kernels& set, int64_t features, float scale) {
   constexpr int64_t kRows = 12, kNodes = 4;
   constexpr const char* kNodeNames[] = {"Modulate", "AddNorm", "EmbedNorm", "AddPatches"};
@@ -304,17 +303,14 @@ void check_rows(const Kernels& set, int64_t features, float scale) {
       dvfl::EmbedNormCall embed{products[0].data(), biases[0].data(), biases[1].data(), biases[2].data(),
                                 biases[2].data(),   biases[1].data(), 1e-5f,            first.data()};
       dvfl::AddPatchesCall patches{products[0].data(), products[1].data(), 3, 2};
-      for (int64_t begin : {2, 0}) {
-        int64_t end = begin ? kRows : 2;
-        if (node == 0) {
-          kernels.modulate(modulate, features, begin, end, {to, scale, 128});
-        } else if (node == 1) {
-          kernels.add_norm(norm, features, begin, end, {to, scale, 128});
-        } else if (node == 2) {
-          kernels.embed_norm(embed, features, begin, end, {to, scale, 128});
-        } else {
-          kernels.add_patches(patches, features, begin, end, {to, scale, 128});
-        }
+      if (node == 0) {
+        kernels.modulate(modulate, features, kRows, {to, scale, 128});
+      } else if (node == 1) {
+        kernels.add_norm(norm, features, kRows, {to, scale, 128});
+      } else if (node == 2) {
+        kernels.embed_norm(embed, features, kRows, {to, scale, 128});
+      } else {
+        kernels.add_patches(patches, features, kRows, {to, scale, 128});
       }
       for (int64_t i = 0; i < values; ++i) {
         results[which][node].push_back(scale == 0.0f ? as_floats.data()[i] : as_bytes.data()[i]);
@@ -330,6 +326,41 @@ void check_rows(const Kernels& set, int64_t features, float scale) {
   }
 }
 
+// A linear layer in bytes, with the largest sums there are in some columns. All scales are 1 and the bias is
+// whole, so the sums are exact while float32 holds them.
+void check_linear(const Kernels& set, int64_t rows, int64_t inputs, int64_t outputs) {
+  Tensor<uint8_t> bytes = integers<uint8_t>(rows * inputs, 0, 255);
+  Tensor<int8_t> weights = integers<int8_t>(inputs * outputs, -64, 64);
+  for (int64_t i = 0; i < bytes.size(); i += 2) bytes.data()[i] = i % 3 ? 255 : 0;
+  for (int64_t i = 0; i < weights.size(); i += 3) weights.data()[i] = i % 2 ? 64 : -64;
+  Tensor<float> scales = floats(outputs, 0.0f), bias = floats(outputs, 0.0f);
+  for (int64_t n = 0; n < outputs; ++n) {
+    scales.data()[n] = 1.0f;
+    bias.data()[n] = static_cast<float>(n % 7);
+  }
+  for (int32_t zero_point : {0, 128}) {
+    std::vector<float> results[2];
+    for (int which = 0; which < 2; ++which) {
+      const dvfl::LinearKernel& kernel = which ? *set.linear : dvfl::plain_linear;
+      dvfl::Linear l{inputs, outputs, weights.data(), scales.data(), bias.data(), 1.0f, zero_point};
+      auto packed = exactly(kernel.packed_bytes(l));
+      kernel.pack(l, packed.get());
+      l.weights = nullptr;  // after packing they may be gone
+      l.weight_scales = l.bias = nullptr;
+      const int64_t scratch_bytes = kernel.scratch_bytes(l, rows);
+      auto scratch = exactly(scratch_bytes);
+      std::memset(scratch.get(), 0xFF, static_cast<size_t>(scratch_bytes));
+      Tensor<float> product = floats(rows * outputs, 0.0f);
+      for (int64_t i = 0; i < product.size(); ++i) product.data()[i] = NAN;
+      kernel.run(l, packed.get(), bytes.data(), rows, product.data(), scratch.get());
+      results[which].assign(product.data(), product.data() + product.size());
+    }
+    compare(std::string(set.name) + " linear " + std::to_string(rows) + "x" + std::to_string(inputs) + "x" +
+                std::to_string(outputs),
+            results[1], results[0], false, 0.0f);
+  }
+}
+
 // GELU through BiasGelu against the exact one, over all magnitudes, and what is no number.
 void check_gelu(const Kernels& set) {
   std::vector<float> x;
@@ -341,7 +372,7 @@ void check_gelu(const Kernels& set) {
   x.insert(x.end(), {0.0f, -0.0f, INFINITY, NAN});
   std::vector<float> zeros(x.size()), out(x.size());
   auto count = static_cast<int64_t>(x.size());
-  set.bias_gelu(x.data(), zeros.data(), count, 0, 1, {out.data(), 0.0f, 0});
+  set.bias_gelu(x.data(), zeros.data(), count, 1, {out.data(), 0.0f, 0});
   double worst_ulp = 0.0;  // of x; far on the negative side 4e-7 is allowed besides
   for (size_t i = 0; i < x.size(); ++i) {
     double value = x[i], exact = 0.5 * value * std::erfc(-value / std::sqrt(2.0));
@@ -371,6 +402,12 @@ int main() {
     for (int64_t features : {1, 7, 16, 33, 130, 384}) {
       for (float scale : {0.0f, 0.02f}) check_rows(*found[i], features, scale);
     }
+    for (int64_t rows = 1; rows < 31; ++rows) check_linear(*found[i], rows, 52, 48);
+    for (int64_t size : {1, 3, 6, 15, 33, 130}) {
+      check_linear(*found[i], 5, size, 37);
+      check_linear(*found[i], 16, 64, size);
+    }
+    check_linear(*found[i], 15, 4096, 20);  // rows a page apart
     check_gelu(*found[i]);
   }
   std::printf("%d findings\n", findings);

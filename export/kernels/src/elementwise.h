@@ -40,10 +40,9 @@ DVFL_INLINE void store_result(const Output& out, int64_t at, Vec value, int64_t 
 }
 
 template <bool bytes>
-void modulate_rows(const ModulateCall& call, int64_t features, int64_t begin, int64_t end,
-                   const Output& out) {
+void modulate_rows(const ModulateCall& call, int64_t features, int64_t rows, const Output& out) {
   const Quantiser quantiser(bytes ? out.scale : 1.0f, out.zero_point);
-  for (int64_t row = begin; row < end; ++row) {
+  for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = row * features;
     over_features(features, [&](int64_t f, int64_t count) {
       Vec x = load_lanes(call.products[0] + at + f, count) + load_lanes(call.biases[0] + f, count);
@@ -54,17 +53,15 @@ void modulate_rows(const ModulateCall& call, int64_t features, int64_t begin, in
   }
 }
 
-inline void modulate(const ModulateCall& call, int64_t features, int64_t begin, int64_t end,
-                     const Output& out) {
-  auto* rows = out.scale == 0.0f ? modulate_rows<false> : modulate_rows<true>;
-  rows(call, features, begin, end, out);
+inline void modulate(const ModulateCall& call, int64_t features, int64_t rows, const Output& out) {
+  auto* compute = out.scale == 0.0f ? modulate_rows<false> : modulate_rows<true>;
+  compute(call, features, rows, out);
 }
 
 template <bool bytes>
-void add_patches_rows(const AddPatchesCall& call, int64_t features, int64_t begin, int64_t end,
-                      const Output& out) {
+void add_patches_rows(const AddPatchesCall& call, int64_t features, int64_t rows, const Output& out) {
   const Quantiser quantiser(bytes ? out.scale : 1.0f, out.zero_point);
-  for (int64_t row = begin; row < end; ++row) {
+  for (int64_t row = 0; row < rows; ++row) {
     const int64_t from = call.source(row) * features, to = row * features;
     over_features(features, [&](int64_t f, int64_t count) {
       Vec x = load_lanes(call.x + from + f, count) + load_lanes(call.product + from + f, count);
@@ -73,10 +70,9 @@ void add_patches_rows(const AddPatchesCall& call, int64_t features, int64_t begi
   }
 }
 
-inline void add_patches(const AddPatchesCall& call, int64_t features, int64_t begin, int64_t end,
-                        const Output& out) {
-  auto* rows = out.scale == 0.0f ? add_patches_rows<false> : add_patches_rows<true>;
-  rows(call, features, begin, end, out);
+inline void add_patches(const AddPatchesCall& call, int64_t features, int64_t rows, const Output& out) {
+  auto* compute = out.scale == 0.0f ? add_patches_rows<false> : add_patches_rows<true>;
+  compute(call, features, rows, out);
 }
 
 template <int lanes>
@@ -124,11 +120,10 @@ struct Norm {
 };
 
 template <bool bytes>
-void add_norm_rows(const AddNormCall& call, int64_t features, int64_t begin, int64_t end,
-                   const Output& out) {
+void add_norm_rows(const AddNormCall& call, int64_t features, int64_t rows, const Output& out) {
   const Quantiser quantiser(bytes ? out.scale : 1.0f, out.zero_point);
   const Norm norm(features, call.epsilon);
-  for (int64_t row = begin; row < end; ++row) {
+  for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = row * features;
     float* sum = call.sum + at;
     Vec total = {};
@@ -144,18 +139,16 @@ void add_norm_rows(const AddNormCall& call, int64_t features, int64_t begin, int
   }
 }
 
-inline void add_norm(const AddNormCall& call, int64_t features, int64_t begin, int64_t end,
-                     const Output& out) {
-  auto* rows = out.scale == 0.0f ? add_norm_rows<false> : add_norm_rows<true>;
-  rows(call, features, begin, end, out);
+inline void add_norm(const AddNormCall& call, int64_t features, int64_t rows, const Output& out) {
+  auto* compute = out.scale == 0.0f ? add_norm_rows<false> : add_norm_rows<true>;
+  compute(call, features, rows, out);
 }
 
 template <bool bytes>
-void embed_norm_rows(const EmbedNormCall& call, int64_t features, int64_t begin, int64_t end,
-                     const Output& out) {
+void embed_norm_rows(const EmbedNormCall& call, int64_t features, int64_t rows, const Output& out) {
   const Quantiser quantiser(bytes ? out.scale : 1.0f, out.zero_point);
   const Norm norm(features, call.epsilon);
-  for (int64_t row = begin; row < end; ++row) {
+  for (int64_t row = 0; row < rows; ++row) {
     const int64_t at = row * features;
     float* tokens = call.tokens + at;
     Vec total = {};
@@ -175,10 +168,9 @@ void embed_norm_rows(const EmbedNormCall& call, int64_t features, int64_t begin,
   }
 }
 
-inline void embed_norm(const EmbedNormCall& call, int64_t features, int64_t begin, int64_t end,
-                       const Output& out) {
-  auto* rows = out.scale == 0.0f ? embed_norm_rows<false> : embed_norm_rows<true>;
-  rows(call, features, begin, end, out);
+inline void embed_norm(const EmbedNormCall& call, int64_t features, int64_t rows, const Output& out) {
+  auto* compute = out.scale == 0.0f ? embed_norm_rows<false> : embed_norm_rows<true>;
+  compute(call, features, rows, out);
 }
 
 }  // namespace DVFL_ISA

@@ -24,11 +24,11 @@ DVFL_INLINE void bias_gelu_group(const float* product, const float* bias, int64_
 }
 
 template <bool bytes>
-void bias_gelu_rows(const float* product, const float* bias, int64_t features, int64_t begin,
-                    int64_t end, const Output& out) {
+void bias_gelu_rows(const float* product, const float* bias, int64_t features, int64_t rows,
+                    const Output& out) {
   constexpr int kGroup = kRegisters / 4;
   const Quantiser quantiser(bytes ? out.scale : 1.0f, out.zero_point);
-  for (int64_t row = begin; row < end; ++row) {
+  for (int64_t row = 0; row < rows; ++row) {
     int64_t at = row * features, f = 0;
     for (; f + kGroup * kLanes <= features; f += kGroup * kLanes) {
       bias_gelu_group<bytes, kGroup>(product + at + f, bias + f, at + f, out, quantiser);
@@ -48,10 +48,10 @@ void bias_gelu_rows(const float* product, const float* bias, int64_t features, i
   }
 }
 
-inline void bias_gelu(const float* product, const float* bias, int64_t features, int64_t begin,
-                      int64_t end, const Output& out) {
-  auto* rows = out.scale == 0.0f ? bias_gelu_rows<false> : bias_gelu_rows<true>;
-  rows(product, bias, features, begin, end, out);
+inline void bias_gelu(const float* product, const float* bias, int64_t features, int64_t rows,
+                      const Output& out) {
+  auto* compute = out.scale == 0.0f ? bias_gelu_rows<false> : bias_gelu_rows<true>;
+  compute(product, bias, features, rows, out);
 }
 
 }  // namespace DVFL_ISA

@@ -58,17 +58,38 @@ struct ContextKernel {
   void (*run)(const Context&, const void* packed, const ContextCall&, int64_t part, void* scratch);
 };
 
-// Gelu(product + bias) of rows `begin` to `end`; product (rows, features), bias (features).
-using BiasGelu = void (*)(const float* product, const float* bias, int64_t features, int64_t begin,
-                          int64_t end, const Output&);
+// A linear layer in bytes: (rows, inputs) uint8 times (inputs, outputs) int8.
+struct Linear {
+  int64_t inputs, outputs;
+  const int8_t* weights;       // (inputs, outputs)
+  const float* weight_scales;  // (outputs)
+  const float* bias;           // (outputs), or null
+  float input_scale;
+  int32_t zero_point;
+};
+
+// As ContextKernel; a call takes any number of rows, best a multiple of `tile`.
+struct LinearKernel {
+  int64_t tile;
+  int64_t (*packed_bytes)(const Linear&);
+  void (*pack)(const Linear&, void* packed);
+  int64_t (*scratch_bytes)(const Linear&, int64_t rows);
+  // Writes the product (rows, outputs) and what the bias adds to it.
+  void (*run)(const Linear&, const void* packed, const uint8_t* bytes, int64_t rows, float* product,
+              void* scratch);
+};
+
+// What follows computes each of `rows` rows on its own, and writes float32 or bytes.
+
+// Gelu(product + bias); product (rows, features), bias (features).
+using BiasGelu = void (*)(const float* product, const float* bias, int64_t features, int64_t rows, const Output&);
 
 // (products[0] + biases[0]) * (products[1] + biases[1]) * (products[2] + biases[2]).
 struct ModulateCall {
   const float* products[3];  // (rows, features)
   const float* biases[3];    // (features)
 };
-using Modulate = void (*)(const ModulateCall&, int64_t features, int64_t begin, int64_t end,
-                          const Output&);
+using Modulate = void (*)(const ModulateCall&, int64_t features, int64_t rows, const Output&);
 
 // sum = x + (product + bias), and the layer normalisation of each row of it.
 struct AddNormCall {
@@ -80,8 +101,7 @@ struct AddNormCall {
   float epsilon;
   float* sum;  // (rows, features)
 };
-using AddNorm = void (*)(const AddNormCall&, int64_t features, int64_t begin, int64_t end,
-                         const Output& normalised);
+using AddNorm = void (*)(const AddNormCall&, int64_t features, int64_t rows, const Output& normalised);
 
 // tokens = the layer normalisation of each row of product + bias, and the normalisation of that.
 struct EmbedNormCall {
@@ -94,8 +114,7 @@ struct EmbedNormCall {
   float epsilon;
   float* tokens;  // (rows, features)
 };
-using EmbedNorm = void (*)(const EmbedNormCall&, int64_t features, int64_t begin, int64_t end,
-                           const Output& normalised);
+using EmbedNorm = void (*)(const EmbedNormCall&, int64_t features, int64_t rows, const Output& normalised);
 
 // x + product, in another order: a row is one line of a patch of `stride` x `stride` tokens.
 struct AddPatchesCall {
@@ -109,8 +128,7 @@ struct AddPatchesCall {
     return (row / (stride * columns) * stride + line) * columns + column;
   }
 };
-using AddPatches = void (*)(const AddPatchesCall&, int64_t features, int64_t begin, int64_t end,
-                            const Output&);
+using AddPatches = void (*)(const AddPatchesCall&, int64_t features, int64_t rows, const Output&);
 
 // What one instruction set offers. All of it is known when it is compiled: nothing of such a file
 // may run while the library is loaded.
@@ -124,21 +142,18 @@ struct Kernels {
   AddNorm add_norm;
   EmbedNorm embed_norm;
   AddPatches add_patches;
+  const LinearKernel* linear;
 };
 
 // Scalar arithmetic, for any CPU; what the others are compared with.
 extern const ContextKernel plain_spatial;
 extern const ContextKernel plain_temporal;  // of both types
-void plain_bias_gelu(const float* product, const float* bias, int64_t features, int64_t begin,
-                     int64_t end, const Output&);
-void plain_modulate(const ModulateCall&, int64_t features, int64_t begin, int64_t end,
-                    const Output&);
-void plain_add_norm(const AddNormCall&, int64_t features, int64_t begin, int64_t end,
-                    const Output& normalised);
-void plain_embed_norm(const EmbedNormCall&, int64_t features, int64_t begin, int64_t end,
-                      const Output& normalised);
-void plain_add_patches(const AddPatchesCall&, int64_t features, int64_t begin, int64_t end,
-                       const Output&);
+void plain_bias_gelu(const float* product, const float* bias, int64_t features, int64_t rows, const Output&);
+void plain_modulate(const ModulateCall&, int64_t features, int64_t rows, const Output&);
+void plain_add_norm(const AddNormCall&, int64_t features, int64_t rows, const Output& normalised);
+void plain_embed_norm(const EmbedNormCall&, int64_t features, int64_t rows, const Output& normalised);
+void plain_add_patches(const AddPatchesCall&, int64_t features, int64_t rows, const Output&);
+extern const LinearKernel plain_linear;
 extern const Kernels plain;
 
 constexpr int kMostKernels = 8;

@@ -90,13 +90,19 @@ inline Tensor input_of(const OrtApi* api, const OrtKernelContext* context, size_
 }
 
 inline Tensor constant_of(const OrtApi* api, const OrtKernelInfo* info, size_t index, const char* name,
-                   const std::vector<int64_t>& shape, ONNXTensorElementDataType type) {
+                          ONNXTensorElementDataType type) {
   int is_constant = 0;
   const OrtValue* value = nullptr;
   check(api, api->KernelInfoGetConstantInput_tensor(info, index, &is_constant, &value));
   require(is_constant && value != nullptr, std::string(name) + " must be an initializer");
   Tensor tensor = tensor_of(api, value);
   require(tensor.type == type, std::string(name) + " has the wrong type");
+  return tensor;
+}
+
+inline Tensor constant_of(const OrtApi* api, const OrtKernelInfo* info, size_t index, const char* name,
+                          const std::vector<int64_t>& shape, ONNXTensorElementDataType type) {
+  Tensor tensor = constant_of(api, info, index, name, type);
   require(tensor.shape == shape, std::string(name) + " must have the shape " + text(shape) +
                                      ", not " + text(tensor.shape));
   return tensor;
@@ -119,11 +125,14 @@ struct Quantisation {
   int32_t zero_point;
 };
 
+inline int32_t zero_point_of(const OrtApi* api, const OrtKernelInfo* info, size_t index) {
+  return *static_cast<const uint8_t*>(constant_of(api, info, index, "zero_point", {}, kByte).data);
+}
+
 inline Quantisation quantisation_of(const OrtApi* api, const OrtKernelInfo* info, size_t first) {
   float scale = *constant_of(api, info, first, "the scale of the output", {}, kFloat).floats();
-  Tensor zero = constant_of(api, info, first + 1, "zero_point", {}, kByte);
   require(scale > 0.0f, "the scale of the output must be positive");
-  return {scale, *static_cast<const uint8_t*>(zero.data)};
+  return {scale, zero_point_of(api, info, first + 1)};
 }
 
 }  // namespace ort

@@ -1,5 +1,7 @@
-// What a node computes with in a session; onnxruntime_nodes.cc has the kinds.
+// What a node computes with in a session; onnxruntime_contexts.cc and onnxruntime_rows.cc have the kinds.
 #pragma once
+
+#include <algorithm>
 
 #include "onnxruntime_api.h"
 
@@ -44,8 +46,17 @@ class Kernel {
   const dvfl::Kernels* set_;  // of the instruction set that was chosen
 };
 
-// Returns the kernel of an operator by its name, which must stay.
-std::unique_ptr<Kernel> make_kernel(const OrtApi* api, const OrtKernelInfo* info, const char* name);
+// Two products of such a weight and a byte can be added in 16 bits.
+inline void require_seven_bits(const int8_t* weights, int64_t count, const std::string& name) {
+  const int8_t* wrong = std::find_if(weights, weights + count, [](int8_t w) { return w < -64 || w > 64; });
+  if (wrong != weights + count) {
+    require(false, name + " must have weights from -64 to 64, not " + std::to_string(*wrong));
+  }
+}
+
+// Return the kernel of an operator by its name, which must stay.
+std::unique_ptr<Kernel> make_context(const OrtApi* api, const OrtKernelInfo* info, const char* name);
+std::unique_ptr<Kernel> make_rows(const OrtApi* api, const OrtKernelInfo* info, const char* name);
 
 }  // namespace ort
 }  // namespace dvfl

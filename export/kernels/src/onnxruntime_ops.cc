@@ -12,11 +12,13 @@ namespace dvfl {
 namespace ort {
 namespace {
 
+using Types = std::vector<ONNXTensorElementDataType>;
+
 // What onnxruntime is told of an operator, and which inputs have which meaning.
 struct Signature {
   const char* name;
-  std::vector<ONNXTensorElementDataType> inputs;
-  std::vector<ONNXTensorElementDataType> outputs;
+  Types inputs;
+  Types outputs;
   bool variadic;  // the last input may be repeated
 };
 
@@ -31,7 +33,8 @@ const Signature& signature_of(const OrtCustomOp* op) {
 OrtStatus* create(const OrtCustomOp* op, const OrtApi* api, const OrtKernelInfo* info, void** kernel) {
   *kernel = nullptr;
   const char* name = signature_of(op).name;
-  return guarded(api, name, [&] { *kernel = make_kernel(api, info, name).release(); });
+  const bool context = std::string(name).find("Context") != std::string::npos;
+  return guarded(api, name, [&] { *kernel = (context ? make_context : make_rows)(api, info, name).release(); });
 }
 
 OrtCustomOpInputOutputCharacteristic input_kind(const OrtCustomOp* op, size_t index) {
@@ -83,6 +86,18 @@ std::vector<Signature> with_levels(const std::vector<Signature>& signatures) {
   return numbered;
 }
 
+// The inputs of a node that computes products: what comes before them, the five parts of each, vectors,
+// and at the end what says how its bytes are made.
+Types linear(size_t before, size_t products, size_t vectors, bool to_bytes = true) {
+  Types types(before, kFloat);
+  for (size_t i = 0; i < products; ++i) {
+    for (auto type : {kByte, kFloat, kInt8, kFloat, kInt8}) types.push_back(type);
+  }
+  types.insert(types.end(), vectors + (to_bytes ? 1 : 0), kFloat);
+  types.push_back(kByte);
+  return types;
+}
+
 // They live as long as the process: sessions refer to them.
 OrtCustomOpDomain* domain(const OrtApi* api) {
   static const std::vector<Signature> signatures = {
@@ -100,6 +115,12 @@ OrtCustomOpDomain* domain(const OrtApi* api) {
       {"QAddPatches", {kFloat, kFloat, kFloat, kByte}, {kByte}, false},
       {"EmbedNorm", {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat}, {kFloat, kFloat}, false},
       {"QEmbedNorm", {kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kFloat, kByte}, {kFloat, kByte}, false},
+      {"QLinearBias", linear(0, 1, 1, false), {kFloat}, false},
+      {"QLinearBiasGelu", linear(0, 1, 1), {kByte}, false},
+      {"QLinearModulate", linear(0, 3, 3), {kByte}, false},
+      {"QLinearAddNorm", linear(1, 1, 3), {kFloat, kByte}, false},
+      {"QLinearAddPatches", linear(1, 1, 0), {kByte}, false},
+      {"QLinearEmbedNorm", linear(0, 1, 5), {kFloat, kByte}, false},
   };
   static const std::vector<Signature> numbered = with_levels(signatures);
   static const std::vector<Op> ops(

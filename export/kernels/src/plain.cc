@@ -218,27 +218,55 @@ void normalise(const float* row, int64_t features, float epsilon, const float* s
   }
 }
 
+// Linear. Packed: the scales of the products, the bias, and the weights.
+
+int64_t linear_packed_bytes(const Linear& l) {
+  return l.outputs * (2 * static_cast<int64_t>(sizeof(float)) + l.inputs);
+}
+
+void linear_pack(const Linear& l, void* packed) {
+  float* to = static_cast<float*>(packed);
+  for (int64_t n = 0; n < l.outputs; ++n) {
+    to[n] = l.input_scale * l.weight_scales[n];
+    to[l.outputs + n] = l.bias ? l.bias[n] : 0.0f;
+  }
+  std::memcpy(to + 2 * l.outputs, l.weights, static_cast<size_t>(l.inputs * l.outputs));
+}
+
+int64_t linear_scratch_bytes(const Linear&, int64_t) { return 0; }
+
+void linear_run(const Linear& l, const void* packed, const uint8_t* bytes, int64_t rows, float* product,
+                void*) {
+  const float* scales = static_cast<const float*>(packed);
+  const auto* weights = reinterpret_cast<const int8_t*>(scales + 2 * l.outputs);
+  for (int64_t i = 0; i < rows * l.outputs; ++i) {
+    const int64_t row = i / l.outputs, n = i % l.outputs;
+    int32_t sum = 0;
+    for (int64_t k = 0; k < l.inputs; ++k) {
+      sum += (bytes[row * l.inputs + k] - l.zero_point) * weights[k * l.outputs + n];
+    }
+    product[i] = static_cast<float>(sum) * scales[n] + scales[l.outputs + n];
+  }
+}
+
 }  // namespace
 
-void plain_bias_gelu(const float* product, const float* bias, int64_t features, int64_t begin,
-                     int64_t end, const Output& out) {
-  for (int64_t i = begin * features; i < end * features; ++i) {
+void plain_bias_gelu(const float* product, const float* bias, int64_t features, int64_t rows, const Output& out) {
+  for (int64_t i = 0; i < rows * features; ++i) {
     store(out, i, gelu(product[i] + bias[i % features]));
   }
 }
 
-void plain_modulate(const ModulateCall& call, int64_t features, int64_t begin, int64_t end,
-                    const Output& out) {
-  for (int64_t i = begin * features; i < end * features; ++i) {
+void plain_modulate(const ModulateCall& call, int64_t features, int64_t rows, const Output& out) {
+  for (int64_t i = 0; i < rows * features; ++i) {
     float x = 1.0f;
     for (int term = 0; term < 3; ++term) x *= call.products[term][i] + call.biases[term][i % features];
     store(out, i, x);
   }
 }
 
-void plain_add_norm(const AddNormCall& call, int64_t features, int64_t begin, int64_t end,
-                    const Output& normalised) {
-  for (int64_t row = begin; row < end; ++row) {
+void plain_add_norm(const AddNormCall& call, int64_t features, int64_t rows, const Output& normalised) {
+  for (int64_t row = 0; row < rows; ++row) {
     int64_t at = row * features;
     float* sum = call.sum + at;
     for (int64_t f = 0; f < features; ++f) {
@@ -248,9 +276,8 @@ void plain_add_norm(const AddNormCall& call, int64_t features, int64_t begin, in
   }
 }
 
-void plain_embed_norm(const EmbedNormCall& call, int64_t features, int64_t begin, int64_t end,
-                      const Output& normalised) {
-  for (int64_t row = begin; row < end; ++row) {
+void plain_embed_norm(const EmbedNormCall& call, int64_t features, int64_t rows, const Output& normalised) {
+  for (int64_t row = 0; row < rows; ++row) {
     int64_t at = row * features;
     float* tokens = call.tokens + at;
     for (int64_t f = 0; f < features; ++f) tokens[f] = call.product[at + f] + call.bias[f];
@@ -259,9 +286,8 @@ void plain_embed_norm(const EmbedNormCall& call, int64_t features, int64_t begin
   }
 }
 
-void plain_add_patches(const AddPatchesCall& call, int64_t features, int64_t begin, int64_t end,
-                       const Output& out) {
-  for (int64_t row = begin; row < end; ++row) {
+void plain_add_patches(const AddPatchesCall& call, int64_t features, int64_t rows, const Output& out) {
+  for (int64_t row = 0; row < rows; ++row) {
     int64_t from = call.source(row) * features;
     for (int64_t f = 0; f < features; ++f) {
       store(out, row * features + f, call.x[from + f] + call.product[from + f]);
@@ -273,7 +299,9 @@ const ContextKernel plain_spatial = {spatial_packed_bytes, spatial_pack, spatial
                                      spatial_parts, spatial_run};
 const ContextKernel plain_temporal = {temporal_packed_bytes, temporal_pack, temporal_scratch_bytes,
                                       temporal_parts, temporal_run};
+const LinearKernel plain_linear = {1, linear_packed_bytes, linear_pack, linear_scratch_bytes, linear_run};
 const Kernels plain = {"plain", &plain_spatial, &plain_temporal, &plain_temporal,
-                       plain_bias_gelu, plain_modulate, plain_add_norm, plain_embed_norm, plain_add_patches};
+                       plain_bias_gelu, plain_modulate, plain_add_norm, plain_embed_norm, plain_add_patches,
+                       &plain_linear};
 
 }  // namespace dvfl

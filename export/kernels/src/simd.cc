@@ -3,6 +3,7 @@
 #include "elementwise.h"
 #include "epilogue.h"
 #include "kernels.h"
+#include "linear.h"
 #include "spatial.h"
 #include "temporal_fp32.h"
 #include "temporal_int8.h"
@@ -22,9 +23,13 @@ constexpr ContextKernel temporal_int8 = {
     temporal::int8_packed_bytes, temporal::int8_pack, temporal::scratch_bytes<temporal::Int8Level>,
     temporal::parts, temporal::run<temporal::Int8Level>};
 
+constexpr LinearKernel linear_int8 = {kRows, linear::packed_bytes, linear::pack, linear::scratch_bytes,
+                                      linear::run};
+
 extern const Kernels kernels;
 const Kernels kernels = {DVFL_TEXT(DVFL_ISA), &spatial, &temporal_fp32, &temporal_int8,
-                         bias_gelu, modulate, add_norm, embed_norm, add_patches};
+                         bias_gelu, modulate, add_norm, embed_norm, add_patches,
+                         &linear_int8};
 
 }  // namespace DVFL_ISA
 }  // namespace dvfl

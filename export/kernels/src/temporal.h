@@ -15,22 +15,16 @@
 //   stage             copy tokens for the first level, where `kStaged` or `staged` ask for it
 #pragma once
 
+#include "products.h"
 #include "vector_math.h"
 
 namespace dvfl {
 namespace DVFL_ISA {
 namespace temporal {
 
-// Rows of a tile: with two vectors of columns each, their sums, two weights and a value fit the
-// registers.
-constexpr int kRows = kRegisters == 16 ? 6 : kLanes == 16 ? 14 : 10;
-constexpr int kPanel = 2 * kLanes;  // columns that are computed together
 constexpr int64_t kBlockBytes = 256 * 1024;     // of the float32 tokens of a block
 constexpr int64_t kLeastPixels = 28;            // of a block
 
-DVFL_INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
-DVFL_INLINE int64_t most(int64_t a, int64_t b) { return a > b ? a : b; }
-DVFL_INLINE int64_t round_up(int64_t size, int64_t unit) { return (size + unit - 1) / unit * unit; }
 DVFL_INLINE int64_t columns(const Context& c) { return round_up(c.channels, kLanes); }
 
 // Those of the lanes that are columns of the tensor: `valid` may be more than there are lanes.

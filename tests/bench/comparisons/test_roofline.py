@@ -62,7 +62,9 @@ def test_a_node_reads_its_inputs_and_writes_its_outputs_in_the_types_of_the_file
     values = TOKENS * WIDTH
     gates = 4 * TOKENS * 6
     assert kinds["fp32", "BiasGelu"].activation_bytes == 2 * 4 * 4 * values
-    assert kinds["int8", "QBiasGelu"].activation_bytes == (4 + 1) * 4 * values
+    # with the product before it, of bytes
+    assert kinds["int8", "QLinearBiasGelu"].activation_bytes == (1 + 4) * values
+    assert kinds["int8", "QLinearModulate"].product_macs == 3 * values * WIDTH
     assert kinds["fp32", "SpatialContext"].activation_bytes == 2 * 4 * values + gates
     assert kinds["int8", "QTemporalContext"].activation_bytes == 2 * values + gates
     # 3 taps at each of 8 frames less one at either end, 5 less three there; 16 px likewise

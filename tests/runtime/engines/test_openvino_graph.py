@@ -45,16 +45,22 @@ def clips() -> np.ndarray[Any, Any]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, clips: np.ndarray[Any, Any]) -> Path:
-    """A tiny network in float32 and in int8, all layers that can be."""
+    """A tiny network in float32 and in int8, all layers that can be.
+
+    In "apart.onnx" products are nodes of their own, as in files of version 3.
+    """
     folder = tmp_path_factory.mktemp("convolutions")
     torch.manual_seed(0)
     config = VideoFocalNetConfig(embed_dim=16, depths=(1, 1, 1, 1), num_classes=3)
     net = VideoFocalNet(config)
     init_weights(net, "xavier")
     model = onnx_from_model(deploy_form(net.eval(), SPEC), SPEC)
-    int8 = quantise(model, activation_ranges(model, list(clips)))
+    ranges = activation_ranges(model, list(clips))
     save(model, folder / "fp32.onnx", {"dvfl": described()})
-    save(int8, folder / "int8.onnx", {"dvfl": described()})
+    save(quantise(model, ranges), folder / "int8.onnx", {"dvfl": described()})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dvfl_export.precision.quantise.fuse_products", lambda *_: None)
+        save(quantise(model, ranges), folder / "apart.onnx", {"dvfl": described()})
     return folder
 
 
@@ -83,8 +89,9 @@ def kinds(model: Any) -> Counter[str]:
     return Counter(node.get_type_name() for node in model.get_ordered_ops())
 
 
-def test_products_become_convolutions(folder: Path) -> None:
-    model = read(folder / "int8.onnx")
+@pytest.mark.parametrize("name", ["int8.onnx", "apart.onnx"])
+def test_products_become_convolutions(folder: Path, name: str) -> None:
+    model = read(folder / name)
     before = kinds(model)
     assert as_convolutions(model) == PRODUCTS + IN_TIME
     after = kinds(model)
@@ -165,13 +172,13 @@ EDITS = ((other_zero_points, 0), (bytes_that_absorb_a_relu, 0), (another_scale_b
 def test_what_is_quantised_otherwise_stays_as_it_is(
     folder: Path, edit: Callable[[onnx.ModelProto], None], left: int
 ) -> None:
-    graph = onnx.load(folder / "int8.onnx")
+    graph = onnx.load(folder / "apart.onnx")
     edit(graph)
     assert as_convolutions(read_graph(graph)) == left
 
 
 def test_only_scales_along_the_outputs_are_taken(folder: Path, clips: np.ndarray[Any, Any]) -> None:
-    graph = onnx.load(folder / "int8.onnx")
+    graph = onnx.load(folder / "apart.onnx")
     scales_along_the_inputs(graph)
     model = read_graph(graph)
     plain = compiled(model.clone())(clips)[0]
