@@ -3,9 +3,9 @@
 A network that has learnt the movements of whole bodies sees little of a hand in front of the
 camera. For such actions it tells most which way and how fast each part of the picture goes. So
 these features are the optical flow between the pictures that follow each other, by the least
-squares of Lucas and Kanade (1981, "An iterative image registration technique", section 4.1), in a
-grid of cells at three sizes of the picture; and how much changes from picture to picture, and
-where its middle is.
+squares of Lucas and Kanade (1981, "An iterative image registration technique with an application to
+stereo vision"), in a grid of cells at three sizes of the picture; and how much changes from picture
+to picture, and where its middle is.
 
 They are standard operators in float32, a thousandth of a network's work, and any engine runs them.
 """

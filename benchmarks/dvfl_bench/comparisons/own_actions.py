@@ -52,8 +52,8 @@ log = logging.getLogger("dvfl_bench.comparisons.own_actions")  # also where it i
 COUNTS = (2, 5, 12, None)  # clips of each class; None for all that are not held back
 TAUGHT = ("network", "motion")  # what dvfl-teach fit chooses from
 CHOSEN = "dvfl-teach fit"
-OF_MODEL = (CHOSEN, *TAUGHT, "one frame")
-METHODS = (*OF_MODEL, "optical flow", "metadata")
+OF_NO_MODEL = ("optical flow", "metadata")
+METHODS = (CHOSEN, *TAUGHT, "one frame", *OF_NO_MODEL)
 HELD_BACK = 0.25
 FLOW_PX, FLOW_MOMENTS, FLOW_CELLS, FLOW_BINS = 64, 8, 4, 8
 RESAMPLED = 2000  # times, for the intervals
@@ -275,11 +275,7 @@ def _baselines(path: Path, draws: int) -> dict[str, Result]:
         found = json.loads(read_text(path))
         if found["draws"] == draws:
             return {
-                name: {
-                    method: rows
-                    for method, rows in one["methods"].items()
-                    if method not in OF_MODEL
-                }
+                name: {method: one["methods"][method] for method in OF_NO_MODEL}
                 for name, one in found["sets"].items()
             }
         problem = f"it has {found['draws']} draws, wanted {draws}"
