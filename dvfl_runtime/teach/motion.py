@@ -7,7 +7,8 @@ squares of Lucas and Kanade (1981, "An iterative image registration technique wi
 stereo vision"), in a grid of cells at three sizes of the picture; and how much changes from picture
 to picture, and where its middle is.
 
-They are standard operators in float32, a thousandth of a network's work, and any engine runs them.
+They are standard operators in float32, a hundredth of the multiply-adds of the bundled network, and
+any engine runs them.
 """
 
 from __future__ import annotations

@@ -309,11 +309,16 @@ def draw(result: Result, path: Path) -> None:
     for axes, (name, found) in zip(
         figure.subplots(1, len(sets), sharey=True, squeeze=False)[0], sets.items(), strict=True
     ):
-        for colour, (method, row) in zip(COLOURS, found["methods"].items(), strict=False):
+        rows = dict(found["methods"])
+        taken = rows.pop(CHOSEN)
+        for colour, (method, row) in zip(COLOURS, rows.items(), strict=False):
             low, high = ([row[n]["ci95"][k] for n in names] for k in (0, 1))
             values = [row[n]["accuracy"] for n in names]
             axes.plot(names, values, "o-", color=colour, label=method)
             axes.fill_between(names, low, high, color=colour, alpha=0.12)
+        ring = {"markersize": 11, "fillstyle": "none", "color": "black"}
+        chosen = [taken[n]["accuracy"] for n in names]
+        axes.plot(names, chosen, "o", label=f"taken by {CHOSEN}", **ring)
         axes.axhline(1 / found["classes"], color="grey", linestyle=":", label="chance")
         axes.set(ylim=(0, 1.02), xlabel="clips of each class", title=f"{name}, {found['classes']}")
         axes.grid(alpha=0.3)
