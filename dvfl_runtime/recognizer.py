@@ -28,6 +28,7 @@ from dvfl_runtime.streams.scoring import Scorer
 from dvfl_runtime.streams.smoothing import Smoothing
 from dvfl_runtime.streams.streaming import (
     OnEmpty,
+    OnEnd,
     SourcePredictions,
     events_of,
     predictions_of,
@@ -244,6 +245,7 @@ class Recognizer:
         regions: Regions | Sequence[Regions | None] | None = None,
         max_regions: int = MAX_REGIONS,
         on_empty: OnEmpty | None = None,
+        on_end: OnEnd | None = None,
     ) -> Iterator[Prediction]:
         """Yield a prediction for each window; nothing is opened before the first is asked for.
 
@@ -276,6 +278,7 @@ class Recognizer:
                 its box. A list has one for each source, as a tracker needs, or `None`.
             max_regions: of a window of one source; where a function gives more, they take turns.
             on_empty: called with source, start_s and end_s of a window without any region.
+            on_end: called with the number of a source, from 0, when all of it is recognised.
 
         Raises:
             SourceError: (on iteration) if the source, or each of several, cannot be opened, fails
@@ -289,7 +292,7 @@ class Recognizer:
         options = StreamOptions(
             *(window_s, hop_s, pad, fps, max_batch, max_wait_ms, regions, max_regions)
         )
-        return predictions_of(self._recognise(source, options, top_k), on_empty)
+        return predictions_of(self._recognise(source, options, top_k), on_empty, on_end)
 
     def segments(  # noqa: D417, PLR0913 - what is as for `stream` is said there
         self,

@@ -108,14 +108,16 @@ def _recognise(args: argparse.Namespace, plan: Plan, lasting: ExitStack, request
 def _predictor(args: argparse.Namespace, plan: Plan, recognizer: Recognizer) -> Predict:
     """Return the function that yields the predictions of sources."""
     if args.whole:
-        return lambda sources, _: (recognizer.classify(one, top_k=args.top_k) for one in sources)
-    return lambda sources, regions: recognizer.stream(
+        return lambda sources, *_: (recognizer.classify(one, top_k=args.top_k) for one in sources)
+    return lambda sources, regions, on_empty, on_end: recognizer.stream(
         sources,
         window_s=args.window_s,
         hop_s=args.hop_s,
         top_k=args.top_k,
         regions=regions,
         max_regions=plan.max_regions,
+        on_empty=on_empty,
+        on_end=on_end,
     )
 
 

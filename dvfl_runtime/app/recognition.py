@@ -21,11 +21,14 @@ from dvfl_runtime.sources import Frame, Source, display_name, open_source
 from dvfl_runtime.sources.observed import ObservedSource
 from dvfl_runtime.streams.events import EventMaker
 from dvfl_runtime.streams.smoothing import Segmenter
+from dvfl_runtime.streams.streaming import OnEmpty, OnEnd
 from dvfl_runtime.streams.tracks import TrackSegmenter
 
 logger = logging.getLogger(__name__)
 
-Predict: TypeAlias = Callable[[Sequence[Source], Sequence[Regions | None]], Iterator[Prediction]]
+Predict: TypeAlias = Callable[
+    [Sequence[Source], Sequence[Regions | None], OnEmpty, OnEnd], Iterator[Prediction]
+]
 
 FATAL = (OutputError, ArtifactError, EngineUnavailable)  # the next source would fail as well
 
@@ -122,7 +125,8 @@ class Recognition:
     """Recognises sources and writes the results.
 
     Args:
-        predict: yields the predictions of sources that are read together, from the regions of each.
+        predict: yields the predictions of sources that are read together, from the regions of each,
+            and tells of spans without any and of the ends of sources.
         segmenter: makes the segmenter of a source, or of each of its regions.
         outputs: what is written about all sources.
         report: called with one line about each source that failed while others go on.
@@ -210,11 +214,15 @@ class Recognition:
     def _recognise_opened(self) -> None:
         opened = list(self._opened.values())
         sources = [task.source for task in opened]
+
+        def end(number: int) -> None:
+            self._end(opened[number])
+
         try:
             shown = not self._outputs.rows_on_terminal
             with Progress(sources[0] if len(sources) == 1 else None, shown=shown) as progress:
                 regions = [task.regions for task in opened]
-                for prediction in self._predict(sources, regions):
+                for prediction in self._predict(sources, regions, self._pass_empty, end):
                     progress.hide()
                     with uninterrupted():
                         self._write(prediction)
@@ -249,6 +257,18 @@ class Recognition:
                 writer.write(prediction)
         task.seen_s = prediction.end_s
         self._write_segments(task, task.segmenter.push(prediction))
+
+    def _pass_empty(self, source: str, start_s: float, end_s: float) -> None:
+        """End what cannot go on after a span without any prediction."""
+        task = self._opened[source]
+        task.seen_s = end_s
+        with uninterrupted():
+            self._write_segments(task, task.segmenter.reach(start_s))
+
+    def _end(self, task: OpenedTask) -> None:
+        """End what goes on in a source that has ended, though others may go on."""
+        with uninterrupted():
+            self._write_segments(task, task.segmenter.finish())
 
     def _write_segments(self, task: OpenedTask, segments: list[Segment]) -> None:
         for segment in segments:

@@ -18,9 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dvfl_runtime.draw.encoding import Planes, VideoWriter, enlarged, stacked, to_yuv
-from dvfl_runtime.draw.marks import outline, tag
+from dvfl_runtime.draw.marks import outline, tags
 from dvfl_runtime.draw.palette import class_colour
-from dvfl_runtime.draw.panel import LeadingClass, Panel
+from dvfl_runtime.draw.panel import LeadingClass, Panel, name_of
 from dvfl_runtime.errors import OutputError
 from dvfl_runtime.files import Replacement
 from dvfl_runtime.results import WHOLE, Prediction
@@ -159,11 +159,11 @@ class OverlayVideo:
     def _mark(self, planes: Planes, predictions: Sequence[Prediction]) -> None:
         """Draw the regions, each with its id and label."""
         for prediction in predictions:
-            colour = class_colour(prediction.class_id)
             if prediction.region != WHOLE:
-                outline(planes, prediction.region, colour)
-            if prediction.track_id is not None:
-                tag(planes, prediction.region, f"{prediction.track_id} {prediction.label}", colour)
+                outline(planes, prediction.region, class_colour(prediction.class_id))
+        named = [seen for seen in predictions if seen.track_id is not None]
+        named.sort(key=lambda seen: str(seen.track_id))  # so that tags keep their places
+        tags(planes, [(p.region, name_of(p), class_colour(p.class_id)) for p in named])
 
     def _panel_at(self, time_s: float, prediction: Prediction | None) -> tuple[Planes, Planes]:
         """Return the panel about one prediction, and the strip of time below it."""

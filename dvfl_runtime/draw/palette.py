@@ -17,6 +17,9 @@ _FIRST: tuple[Rgb, ...] = (
     (125, 105, 220),
     (165, 155, 35),
 )
+BLACK: Rgb = (0, 0, 0)
+WHITE: Rgb = (255, 255, 255)
+_EQUAL = 0.179  # on a ground of this luminance both have the same contrast
 _UNKNOWN: Rgb = (90, 90, 90)
 _GOLDEN = 0.618034  # turns of the hue per class: the golden ratio keeps any number of them apart
 
@@ -31,3 +34,9 @@ def class_colour(class_id: int) -> Rgb:
     lightness = 0.45 + 0.1 * (class_id % 3 - 1)
     red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.6)
     return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def ink_on(ground: Rgb) -> Rgb:
+    """Return black or white, whichever is easier to read on a colour."""
+    red, green, blue = ((channel / 255) ** 2.2 for channel in ground)
+    return BLACK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > _EQUAL else WHITE

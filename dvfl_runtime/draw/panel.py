@@ -19,7 +19,7 @@ GREY: Rgb = (205, 210, 220)
 MAX_BARS = 3
 MIN_UNIT_PX = 12  # the least height of letters that people read on a video
 UNIT_PART = 0.032  # the height of letters, of the shorter side of the picture
-FILL_PART = 0.65  # of the brightness of a class's colour, behind the letters of its bar
+FILL_PART = 0.55  # of the brightness of a class's colour, behind the letters of its bar
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Panel:
         image[self._margin : self._head - self._margin, chip] = class_colour(prediction.class_id)
         at = left, self._head // 2 + round(self._label_px * 0.34)
         room = self._width - left - self._margin
-        put_text(image, prediction.label, at, size=self._label_px, room=room, colour=WHITE)
+        put_text(image, name_of(prediction), at, size=self._label_px, room=room, colour=WHITE)
 
     def _draw_bar(self, image: Image, label: str, score: float, *, first: bool) -> None:
         margin, ink = self._margin, WHITE if first else GREY
@@ -123,6 +123,12 @@ class Panel:
         put_text(image, label, name, size=self._name_px, room=self._name_room, colour=ink)
         room = self._number_px - margin
         put_text(image, f"{score:.0%}", number, size=self._unit, room=room, colour=ink)
+
+
+def name_of(prediction: Prediction) -> str:
+    """Return the label, and before it which of several regions it is about."""
+    track_id = prediction.track_id
+    return prediction.label if track_id is None else f"{track_id}: {prediction.label}"
 
 
 def _steady_size(labels: Sequence[str], size: int, room: int, least: int) -> int:

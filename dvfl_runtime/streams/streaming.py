@@ -18,6 +18,7 @@ from dvfl_runtime.streams.tracks import TrackSegmenter
 # the number of a source with its next prediction or empty span, or with None at its end
 SourcePredictions: TypeAlias = Generator[tuple[int, Prediction | Empty | None], None, None]
 OnEmpty: TypeAlias = Callable[[str, float, float], object]  # name of a source, start_s, end_s
+OnEnd: TypeAlias = Callable[[int], object]  # number of a source
 
 
 def recognise(scorer: Scorer, scheduler: Scheduler, top_k: int) -> SourcePredictions:
@@ -50,13 +51,15 @@ def recognise(scorer: Scorer, scheduler: Scheduler, top_k: int) -> SourcePredict
 
 
 def predictions_of(
-    recognised: SourcePredictions, on_empty: OnEmpty | None = None
+    recognised: SourcePredictions, on_empty: OnEmpty | None = None, on_end: OnEnd | None = None
 ) -> Iterator[Prediction]:
-    """Yield the predictions of all sources, and tell of empty spans in between."""
+    """Yield the predictions of all sources, and tell of empty spans in between and of ends."""
     with closing(recognised):
-        for _, turn in recognised:
+        for number, turn in recognised:
             if isinstance(turn, Prediction):
                 yield turn
+            elif turn is None and on_end is not None:
+                on_end(number)
             elif turn is not None and on_empty is not None:
                 on_empty(*turn)
 

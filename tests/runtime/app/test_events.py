@@ -5,15 +5,21 @@ import json
 import shlex
 import sys
 import time
+from functools import partial
 
+import numpy as np
 import pytest
 from artifacts import artifact, colour_graph, coloured, save, write_colour_model
 from serving import Served, ask, events
 from videos import write_video
 
-from dvfl_runtime import Event, OutputError
+from dvfl_runtime import Event, OutputError, Prediction, Recognizer
 from dvfl_runtime.app import cli
 from dvfl_runtime.app.on_event import WAITING, EventCommand
+from dvfl_runtime.app.outputs import Outputs
+from dvfl_runtime.app.plan import Task
+from dvfl_runtime.app.recognition import Recognition
+from dvfl_runtime.streams.smoothing import Segmenter
 
 PICTURES = coloured(("red", 60), ("green", 60), ("red", 60), ("blue", 60))
 
@@ -53,6 +59,59 @@ def test_events_are_rows_and_their_ends_are_the_segments(folder, tmp_path, capsy
     ]
     assert run(folder, "--events", rows, "--append") == 0
     assert len(rows.read_text().splitlines()) == 2 * len(told)
+
+
+class Listener:
+    """Remembers what is written to it, in order."""
+
+    def __init__(self):
+        self.told = []
+
+    def write(self, told):
+        self.told.append(told)
+
+
+def recognise_together(predict, labels, *videos):
+    """Recognise videos at the same time and return predictions and events in order."""
+    listener = Listener()
+    outputs = Outputs(predictions=[listener], events=[listener])
+    recognition = Recognition(predict, partial(Segmenter, labels, None), outputs, print)
+    recognition.recognise([[Task(str(video)) for video in videos]])
+    recognition.finish()
+    return listener.told
+
+
+def test_an_action_ends_with_its_source_though_others_go_on(folder, tmp_path):
+    short = write_video(tmp_path / "short.mp4", coloured(("blue", 75)), pix_fmt="yuv444p")
+    with Recognizer(folder / "m.onnx", engine="onnxruntime") as r:
+
+        def predict(sources, regions, on_empty, on_end):
+            return r.stream(sources, regions=regions, on_empty=on_empty, on_end=on_end)
+
+        told = recognise_together(predict, r.labels, short, folder / "video.mp4")
+    ends = [n for n, one in enumerate(told) if isinstance(one, Event) and one.kind == "end"]
+    assert told[ends[0]].source == str(short)
+    assert told[ends[0]].end_s == pytest.approx(3.0, abs=0.1)
+    assert sum(isinstance(one, Prediction) for one in told[ends[0] :]) > 5
+    assert [told[n].label for n in ends] == ["blue", "green", "blue"]
+
+
+def test_an_action_ends_while_nothing_is_to_be_recognised(folder):
+    video = folder / "video.mp4"
+
+    def predict(sources, regions, on_empty, on_end):
+        scores = np.array([0.0, 1.0, 0.0], np.float32)
+        about = {"source": str(video), "region": (0.1, 0.1, 0.5, 0.5), "track_id": 1}
+        for n in range(4):
+            yield Prediction("green", 1, 1.0, scores, (("green", 1.0),), n / 2, n / 2 + 2, **about)
+        for n in range(4, 12):
+            on_empty(str(video), n / 2, n / 2 + 2)
+        yield Prediction("blue", 2, 1.0, scores[::-1], (("blue", 1.0),), 9.0, 11.0, **about)
+
+    told = recognise_together(predict, ("idle", "green", "blue"), video)
+    end = next(one for one in told if isinstance(one, Event) and one.kind == "end")
+    assert end.label == "green"
+    assert end.now_s < 8  # long before the next prediction
 
 
 def test_a_command_gets_the_start_and_the_end_of_each_action(folder, tmp_path, capsys):

@@ -17,9 +17,10 @@ from dvfl_runtime import OutputError, Prediction, Recognizer
 from dvfl_runtime.app import cli
 from dvfl_runtime.draw import lettering
 from dvfl_runtime.draw.encoding import ENCODERS, VideoWriter, enlarged, stacked, to_yuv
+from dvfl_runtime.draw.marks import tags
 from dvfl_runtime.draw.overlay import OverlayVideo, check_overlay_suffix, magnification
-from dvfl_runtime.draw.palette import class_colour
-from dvfl_runtime.draw.panel import LeadingClass, Panel
+from dvfl_runtime.draw.palette import class_colour, ink_on
+from dvfl_runtime.draw.panel import FILL_PART, GREY, WHITE, LeadingClass, Panel
 from dvfl_runtime.sources import Frame, open_source
 from dvfl_runtime.sources.observed import ObservedSource
 
@@ -291,9 +292,48 @@ def test_each_region_of_a_window_has_its_border_and_its_tag(tmp_path, size):
     for image in pictures[:: len(pictures) - 1]:
         assert near(image[bottom, round(0.2 * width)], class_colour(LABELS.index("blue")))
         assert near(image[bottom, round(0.8 * width)], class_colour(LABELS.index("red")))
-        tag = image[round(0.1 * height) + 2 : round(0.1 * height) + 8, 2:40]
+        tag = image[round(0.1 * height) - 10 : round(0.1 * height) - 4, 2:40]  # above it
         assert near(np.median(tag, (0, 1)), class_colour(LABELS.index("blue")))
         assert tag.std() > 10  # letters
+
+
+CLOSE = [(0.0, 0.0, 0.5, 1.0), (0.1, 0.0, 0.5, 1.0), (0.1, 0.0, 0.6, 0.9), (0.8, 0.5, 0.2, 0.2)]
+
+
+@pytest.mark.parametrize("size", [(320, 320), (360, 640), (32, 200)])
+def test_tags_are_in_the_picture_and_cover_no_other_tag(size):
+    height = size[0]
+    names = [f"{n}: putting something on top of something" for n in range(len(CLOSE))]
+    colours = [class_colour(n + 1) for n in range(len(CLOSE))]
+    grey = to_yuv(np.full((*size, 3), 128, np.uint8))
+    alone = []  # the pixels of each tag
+    for mark in zip(CLOSE, names, colours, strict=True):
+        planes = grey.copy()
+        tags(planes, [mark])
+        alone.append(int((planes[:height] != grey[:height]).sum()))
+    assert all(alone)
+    planes = grey.copy()
+    tags(planes, list(zip(CLOSE, names, colours, strict=True)))
+    if height > 100:  # else there is no room for all
+        assert int((planes[:height] != grey[:height]).sum()) == sum(alone)
+
+
+@pytest.mark.parametrize("class_id", [*range(-1, 12), 17, 23, 53, 353])
+def test_letters_are_readable_on_the_colour_of_each_class(class_id):
+    def luminance(colour):
+        part = np.asarray(colour) / 255
+        linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
+        return float(linear @ (0.2126, 0.7152, 0.0722))
+
+    def contrast(ink, ground):
+        low, high = sorted((luminance(ink), luminance(ground)))
+        return (high + 0.05) / (low + 0.05)
+
+    colour = class_colour(class_id)
+    assert contrast(ink_on(colour), colour) >= 4.5
+    bar = np.array(colour) * FILL_PART
+    assert contrast(WHITE, bar) >= 4.5
+    assert contrast(GREY, bar) >= 3  # of less likely classes
 
 
 def test_every_encoder_here_gives_a_playable_video(tmp_path, monkeypatch):

@@ -125,7 +125,7 @@ def test_each_region_has_a_box_and_a_row(server, page):
         shown.write(seen)
     expect(card.locator(".label")).to_have_text("door: red")
     expect(card.locator(".region rect")).to_have_count(2)
-    expect(card.locator(".region text")).to_have_text(["door red", "desk red"])
+    expect(card.locator(".region text")).to_have_text(["door: red", "desk: red"])
     rows = card.locator(".strip li")
     expect(rows).to_have_count(2)
     (first, second) = (rows.nth(n).bounding_box() for n in (0, 1))

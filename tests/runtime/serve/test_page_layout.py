@@ -73,10 +73,65 @@ def test_four_sources_fit_on_the_screen_and_nothing_is_cut(served, page, size, m
         expect(cards.nth(n).get_by_role("img")).to_be_visible()
     expect(cards.nth(3).locator(".empty")).to_contain_text("not reached")
     expect(cards.nth(3).locator(".error")).to_contain_text("refused")
+    for part in (".label", ".strip", "dl"):  # there is nothing to show in them yet
+        expect(cards.nth(3).locator(part)).to_be_hidden()
     keep(page, f"four_{size['width']}")
     assert page.evaluate(f"(([a, b]) => a <= b)({WIDTHS})"), "it would scroll sideways"
     assert page.evaluate(CUT) == []
     assert bottom(page) <= most_px
+
+
+def test_long_names_keep_both_ends_and_break_at_their_marks(served, page):
+    long = [f"a_recording_of_the_north_entrance_{day}_16-20-05.mp4" for day in ("08-27", "08-28")]
+    short = page.evaluate("names => shortNames(names)", ["/videos/door.mp4", *long])
+    assert short[0] == "door.mp4"
+    assert len(set(short)) == 3
+    assert short[1].startswith("a_recording")
+    assert short[2].endswith("16-20-05.mp4")
+    one = page.evaluate("names => shortNames(names)", [long[0]])
+    assert len(one[0]) <= 32
+    label = page.get_by_role("article").first.locator(".label")
+    parts = page.evaluate(
+        """name => { const node = document.createElement("p"); setName(node, name);
+        return [node.textContent, [...node.childNodes].map((part) => part.nodeName)]; }""",
+        "1: wave_one_hand",
+    )
+    assert parts == ["1: wave_one_hand", ["#text", "WBR"] * 4]
+    expect(label).to_have_text("red")
+
+
+def test_tags_of_regions_are_in_the_picture_and_cover_no_other_tag(served, page):
+    places = page.evaluate("""() => {
+      const picture = { width: 160, height: 120 }, taken = [];
+      for (const [left, top, bottom] of [[10, 0, 120], [12, 0, 120], [150, 40, 60], [30, 2, 118]])
+        taken.push(tagPlace({ left, top, bottom }, 70, 12, picture, taken));
+      return taken;
+    }""")
+    for n, tag in enumerate(places):
+        assert 0 <= tag["left"] <= 160 - 70
+        assert 0 <= tag["top"] <= 120 - 12
+        for other in places[:n]:
+            apart = abs(tag["left"] - other["left"]), abs(tag["top"] - other["top"])
+            assert apart[0] >= 70 or apart[1] >= 12
+    inks = page.evaluate("['#0fa578', '#e69114', '#5a5a5a', '#000000'].map(inkOn)")
+    assert inks == ["#000", "#000", "#fff", "#fff"]
+
+
+def test_of_more_than_four_sources_a_card_shows_less_until_it_is_enlarged(served, page):
+    page.set_viewport_size(LAPTOP)
+    card = page.get_by_role("article").first
+    expect(card.locator(".bars")).to_be_visible()
+    page.evaluate("window.kept = showStates; showStates = () => {}")
+    page.evaluate("document.getElementById('cards').classList.add('many')")
+    expect(card.locator(".label")).to_be_visible()
+    expect(card.locator(".bars")).to_be_hidden()
+    assert card.bounding_box()["height"] < 320
+    assert page.evaluate(CUT) == []
+    card.locator(".view").click()
+    expect(card.locator(".bars")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.evaluate("document.getElementById('cards').classList.remove('many')")
+    page.evaluate("showStates = window.kept")
 
 
 def test_names_are_short_and_a_click_on_a_picture_enlarges_it_and_tells_the_path(served, page):
