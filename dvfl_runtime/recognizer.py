@@ -259,14 +259,12 @@ class Recognizer:
             source: a file, bytes, binary file object, folder of images, camera, address, array or
                 iterable of frames, or a `Source`, which stays open; or a list of these.
             window_s: length of a window, seconds; the model's own by default.
-            hop_s: time between the starts of two windows, seconds; a quarter of a window by
-                default.
+            hop_s: time between the starts of two windows, seconds; by default a quarter of one.
             pad: "repeat" adds windows that end from the first hop on, at the beginning and after
                 each gap, and repeats the first frame in them; by default the first window is full.
             top_k: how many labels `Prediction.top` lists.
-            fps: frames per second of sources without timestamps: folders, arrays and iterables of
-                arrays (25 by default), and files of bare video, such as .h264 (by default the rate
-                in their headers).
+            fps: frames per second of what has no timestamps: folders, arrays, iterables of arrays
+                (25 by default), and bare video, such as .h264 (by default that of its headers).
             max_batch: the most windows of one inference; by default 4 of a source, and 8 in all.
             max_wait_ms: how long an inference waits for windows of the other sources.
             regions: what is recognised in each window: "motion", each body that moves apart from
