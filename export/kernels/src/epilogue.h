@@ -12,7 +12,7 @@ DVFL_INLINE void bias_gelu_group(const float* product, const float* bias, int64_
   Vec x[count];
 #pragma GCC unroll 8
   for (int i = 0; i < count; ++i) x[i] = load(product + i * kLanes) + load(bias + i * kLanes);
-  gelu(x);
+  gelu(x, tail_for<bytes>());
 #pragma GCC unroll 8
   for (int i = 0; i < count; ++i) {
     if (bytes) {
@@ -38,7 +38,7 @@ void bias_gelu_rows(const float* product, const float* bias, int64_t features, i
     }
     if (f < features) {
       Vec x[1] = {load_some(product + at + f, features - f) + load_some(bias + f, features - f)};
-      gelu(x);
+      gelu(x, tail_for<bytes>());
       if (bytes) {
         store_bytes(static_cast<uint8_t*>(out.data) + at + f, quantiser(x[0]), features - f);
       } else {

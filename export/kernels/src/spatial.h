@@ -101,7 +101,7 @@ DVFL_INLINE void read_context(const Context& c, const float* from, int64_t lanes
 
 // The convolution and GELU of `count` pixels beside each other; size 0: `taps` says how large the
 // kernel is. Returns their sum.
-template <int size, int count>
+template <bool bytes, int size, int count>
 DVFL_INLINE Vec conv_gelu(const float* in, int64_t stride, const float* kernel, int64_t taps,
                           float* out) {
   const int64_t width = size ? size : taps;
@@ -127,7 +127,7 @@ DVFL_INLINE Vec conv_gelu(const float* in, int64_t stride, const float* kernel, 
       }
     }
   }
-  gelu(sum);
+  gelu(sum, tail_for<bytes>());
   Vec total = sum[0];
 #pragma GCC unroll 8
   for (int p = 0; p < count; ++p) {
@@ -138,7 +138,7 @@ DVFL_INLINE Vec conv_gelu(const float* in, int64_t stride, const float* kernel, 
 }
 
 // One level from its plane into the next; returns the sum over the pixels.
-template <int size>
+template <bool bytes, int size>
 Vec spatial_level(const Context& c, const Plane& in, const float* kernel, int64_t taps,
                   const Plane& out) {
   constexpr int kTile = 7;  // divides 14, 28 and 56; its sums and the weights fit 16 registers
@@ -149,28 +149,29 @@ Vec spatial_level(const Context& c, const Plane& in, const float* kernel, int64_
     Vec row = {};
     int64_t x = 0;
     for (; x + kTile <= c.width; x += kTile) {
-      row += conv_gelu<size, kTile>(from + x * kLanes, in.stride, kernel, taps, to + x * kLanes);
+      row += conv_gelu<bytes, size, kTile>(from + x * kLanes, in.stride, kernel, taps, to + x * kLanes);
     }
     for (; x + 2 <= c.width; x += 2) {
-      row += conv_gelu<size, 2>(from + x * kLanes, in.stride, kernel, taps, to + x * kLanes);
+      row += conv_gelu<bytes, size, 2>(from + x * kLanes, in.stride, kernel, taps, to + x * kLanes);
     }
     for (; x < c.width; ++x) {
-      row += conv_gelu<size, 1>(from + x * kLanes, in.stride, kernel, taps, to + x * kLanes);
+      row += conv_gelu<bytes, size, 1>(from + x * kLanes, in.stride, kernel, taps, to + x * kLanes);
     }
     total += row;
   }
   return total;
 }
 
+template <bool bytes>
 DVFL_INLINE Vec any_level(const Context& c, const Plane& in, const float* kernel, int64_t taps,
                           const Plane& out) {
   switch (taps) {
     case 3:
-      return spatial_level<3>(c, in, kernel, taps, out);
+      return spatial_level<bytes, 3>(c, in, kernel, taps, out);
     case 5:
-      return spatial_level<5>(c, in, kernel, taps, out);
+      return spatial_level<bytes, 5>(c, in, kernel, taps, out);
     default:
-      return spatial_level<0>(c, in, kernel, taps, out);
+      return spatial_level<bytes, 0>(c, in, kernel, taps, out);
   }
 }
 
@@ -207,15 +208,9 @@ void write_modulator(const Context& c, const Plane* outputs, const GatedSum& sum
   }
 }
 
-template <int levels>
-DVFL_INLINE void any_modulator(const Context& c, const Plane* outputs, const GatedSum& sum,
-                               void* modulator) {
-  auto* write = c.output_scale == 0.0f ? write_modulator<false, levels> : write_modulator<true, levels>;
-  write(c, outputs, sum, modulator);
-}
-
 // Computes one block of channels of one frame, counted over the batch.
-inline void spatial_block(const Context& c, const float* kernel, const ContextCall& call,
+template <bool bytes>
+void spatial_block(const Context& c, const float* kernel, const ContextCall& call,
                           int64_t frame, int64_t first, float* scratch) {
   int64_t lanes = c.channels - first < kLanes ? c.channels - first : kLanes;
   int64_t tokens = frame * c.pixels();
@@ -230,20 +225,20 @@ inline void spatial_block(const Context& c, const float* kernel, const ContextCa
   Vec total = {};
   for (int64_t l = 0; l < c.levels; ++l) {
     int64_t taps = c.kernel_sizes[l];
-    total = any_level(c, planes[l], kernel, taps, planes[l + 1]);
+    total = any_level<bytes>(c, planes[l], kernel, taps, planes[l + 1]);
     kernel += taps * taps * kLanes;
   }
   Vec everywhere[1] = {total * (1.0f / static_cast<float>(c.pixels()))};
-  gelu(everywhere);
+  gelu(everywhere, tail_for<bytes>());
   GatedSum sum{call.gates + tokens * c.gates() + c.gate_offset, tokens * c.channels + first, lanes,
                everywhere[0]};
   switch (c.levels) {
     case 2:
-      return any_modulator<2>(c, planes + 1, sum, call.modulator);
+      return write_modulator<bytes, 2>(c, planes + 1, sum, call.modulator);
     case 3:
-      return any_modulator<3>(c, planes + 1, sum, call.modulator);
+      return write_modulator<bytes, 3>(c, planes + 1, sum, call.modulator);
     default:
-      return any_modulator<0>(c, planes + 1, sum, call.modulator);
+      return write_modulator<bytes, 0>(c, planes + 1, sum, call.modulator);
   }
 }
 
@@ -253,8 +248,9 @@ inline void spatial_run(const Context& c, const void* packed, const ContextCall&
   int64_t floats = spatial_packed_bytes(c) / blocks / static_cast<int64_t>(sizeof(float));
   int64_t begin = part % parts * kPartBlocks;
   int64_t end = begin + kPartBlocks < blocks ? begin + kPartBlocks : blocks;
+  auto* compute = c.output_scale == 0.0f ? spatial_block<false> : spatial_block<true>;
   for (int64_t block = begin; block < end; ++block) {
-    spatial_block(c, static_cast<const float*>(packed) + block * floats, call, part / parts,
+    compute(c, static_cast<const float*>(packed) + block * floats, call, part / parts,
                   block * kLanes, static_cast<float*>(scratch));
   }
 }

@@ -8,6 +8,7 @@
 // mean over the frames follow while it is in the first cache.
 //
 // `Numbers` is the arithmetic of a level:
+//   kBytes            whether it gives bytes
 //   Value, Sum, Out   what is read and handed on, what products are summed in, what comes out
 //   sums              the products of a tile in one frame
 //   floats            a vector of these sums as real numbers, bias included
@@ -132,7 +133,7 @@ DVFL_INLINE void finish_frame(const Block<Numbers>& b, int64_t level, int64_t t,
     for (int v = 0; v < V; ++v) {
       x[v] = numbers.floats(tile + i * kPanel + v * kLanes, t, at.column + v * kLanes);
     }
-    gelu(x);
+    gelu(x, tail_for<Numbers::kBytes>());
     for (int v = 0; v < V; ++v) {
       int64_t offset = v * kLanes, valid = b.c.channels - at.column - offset;
       if (!last) numbers.keep(x[v], b.next.at(t, pixel) + at.column + offset);
@@ -154,7 +155,7 @@ DVFL_INLINE void finish_mean(const Block<Numbers>& b, const Place& at, const Num
     int64_t pixel = at.pixel + i;
     Vec everywhere[V];
     for (int v = 0; v < V; ++v) everywhere[v] = load(mean + i * kPanel + v * kLanes) * share;
-    gelu(everywhere);
+    gelu(everywhere, tail_for<Numbers::kBytes>());
     for (int64_t t = 0; t < b.c.frames; ++t) {
       float gate = b.gate(t, pixel, b.c.levels);
       for (int v = 0; v < V; ++v) {

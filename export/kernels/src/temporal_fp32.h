@@ -63,6 +63,7 @@ struct Fp32Level {
   using Value = float;
   using Sum = float;
   using Out = float;
+  static constexpr bool kBytes = false;
   static constexpr bool kSeparateTotals = false;
 
   const float* bias;  // (T, columns) of the first level

@@ -39,6 +39,7 @@ struct Int8Level {
   using Value = uint8_t;
   using Sum = int32_t;
   using Out = uint8_t;
+  static constexpr bool kBytes = true;
   static constexpr bool kSeparateTotals = true;
 
   const float* bias;  // (T, columns) of the first level

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from emulated import EmulatedPython
 from emulated import Unavailable as NoEmulation
-from kernel_nodes import ROWS, Sizes, context_case, rows_case
+from kernel_nodes import LINEAR, ROWS, Sizes, context_case, linear_case, rows_case
 from kernels_library import LIBRARY
 from packages import build_wheel, new_venv, run
 
@@ -82,6 +82,7 @@ def write_nodes(folder: Path) -> None:
     sizes = Sizes(frames=4, height=6, width=9, channels=24, levels=2)
     cases = [context_case(name, sizes) for name in CONTEXTS]
     cases += [rows_case(name, 7, 33) for name in ROWS]
+    cases += [linear_case(name, 7, 21, 33) for name in LINEAR]
     for case in cases:
         (folder / f"{case.op}.onnx").write_bytes(case.model().SerializeToString())
         np.savez(folder / f"{case.op}.npz", **case.inputs)
@@ -90,9 +91,10 @@ def write_nodes(folder: Path) -> None:
 def check_nodes(shown: str) -> None:
     """Check what kernels_program.py has printed."""
     lines = shown.splitlines()[1:]
-    assert {line.split()[0] for line in lines} == {*CONTEXTS, *ROWS}
+    assert {line.split()[0] for line in lines} == {*CONTEXTS, *ROWS, *LINEAR}
     for op, largest, share in map(str.split, lines):
-        assert float(largest) <= (2 if op.startswith("Q") else 1e-5), op
+        to_bytes = op.startswith("Q") and op != "QLinearBias"
+        assert float(largest) <= (2 if to_bytes else 1e-5), op
         assert float(share) <= 0.01, op
 
 
