@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import logging
 import math
 import os
@@ -15,14 +14,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dvfl_runtime.errors import DvflError, OutputError
+from dvfl_runtime.errors import DvflError
 from dvfl_runtime.errors.addresses import printable, without_secrets
 from dvfl_runtime.errors.checks import MAX_THREADS
+from dvfl_runtime.errors.outputs import DISK_ERRORS, cannot_write
 from dvfl_runtime.errors.packages import import_problem
 from dvfl_runtime.interrupts import Interrupted, Requests, interruptible
 
 BAD_INPUT = 2  # exit status
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 SIGNALLED = 128  # plus the signal's number, as shells report it
 
 
@@ -86,10 +85,10 @@ def run_command(parser: Parser, work: Callable[[Requests], int]) -> int:
     except (DvflError, ImportError) as err:
         return parser.fail(err)
     except OSError as err:
-        if err.errno not in DISK_FULL:
+        if err.errno not in DISK_ERRORS:
             raise
         what = os.fsdecode(err.filename) if err.filename else "a file"
-        return parser.fail(OutputError(f"cannot write {what}: {err.strerror}; make room for it"))
+        return parser.fail(cannot_write(what, err))
     except Interrupted as request:
         return SIGNALLED + request.number
 

@@ -28,8 +28,8 @@ import pyarrow as pa
 from dvfl_runtime.archive.manifest import ID, PATH, RAW, Ids, Manifest, ids_in
 from dvfl_runtime.archive.tables import SCHEMA, open_parquet, write_groups
 from dvfl_runtime.errors import OutputError
+from dvfl_runtime.errors.outputs import cannot_write
 from dvfl_runtime.files import write_json
-from dvfl_runtime.files.places import cannot_write
 
 ABOUT, LISTED, WORK, LOCK = "_archive.json", "_listed", "_work", "_lock"
 PART = re.compile(r"part-(\d{4,})-(\d{6})")

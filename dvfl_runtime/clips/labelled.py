@@ -138,6 +138,10 @@ def find_labelled(
         found = _in_class_folders(place)
         if not found and (place / "index.csv").is_file():
             place = place / "index.csv"
+    elif is_video(place):
+        raise RecipeError(
+            f"{place} is one video; give the folder that has a folder of videos for each class"
+        )
     elif not place.is_file():
         raise RecipeError(f"there is no {place}; give a folder with a folder of videos per class")
     column = ""
@@ -158,7 +162,9 @@ def _in_class_folders(place: Path) -> list[LabelledVideo]:
     try:
         inside = sorted(path for path in place.iterdir() if path.name[0] != ".")
     except OSError as err:
-        raise RecipeError(f"cannot list the folder {place}: {err.strerror}") from err
+        raise RecipeError(
+            f"cannot list the folder {place}: {err.strerror}; check its permissions"
+        ) from err
     found = {path.name: list(videos_below(path)) for path in inside if path.is_dir()}
     empty = [label for label, paths in found.items() if not paths]
     if empty and len(empty) < len(found):

@@ -6,8 +6,9 @@ and each row is on the disk when `RowFile.write` returns. Both follow links, kee
 and write into whatever is no regular file (a device, a pipe, standard output by another name).
 """
 
+from dvfl_runtime.errors.outputs import cannot_write
 from dvfl_runtime.files.cache import cache_folder
-from dvfl_runtime.files.places import PathLike, cannot_write
+from dvfl_runtime.files.places import PathLike
 from dvfl_runtime.files.row_files import RowFile
 from dvfl_runtime.files.text import read_text
 from dvfl_runtime.files.whole_files import Replacement, check_places, replacing, write_json

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import TypeAlias
 
-from dvfl_runtime.errors import OutputError
+from dvfl_runtime.errors.outputs import cannot_write
 from dvfl_runtime.interrupts import asked_to_end
 
 PathLike: TypeAlias = "str | os.PathLike[str]"
@@ -97,14 +97,3 @@ def file_identity(path: PathLike) -> tuple[int, int] | str:
     except (OSError, ValueError):
         return os.path.realpath(path)
     return found.st_dev, found.st_ino
-
-
-def cannot_write(path: PathLike, err: Exception) -> OutputError:
-    """Return the error that tells which file could not be written, why, and what to do."""
-    if isinstance(err, FileExistsError):  # a folder was to be made
-        return OutputError(f"cannot write into {path}: it is no folder; choose another name")
-    reason = getattr(err, "strerror", None) or str(err)
-    return OutputError(
-        f"cannot write {os.fspath(path) or repr('')}: {reason}; choose a path in an existing, "
-        "writable folder"
-    )

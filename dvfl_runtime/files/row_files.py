@@ -11,7 +11,8 @@ import time
 from typing import Protocol
 
 from dvfl_runtime.errors import OutputError
-from dvfl_runtime.files.places import PathLike, Place, cannot_write
+from dvfl_runtime.errors.outputs import cannot_write
+from dvfl_runtime.files.places import PathLike, Place
 from dvfl_runtime.interrupts import asked_to_end, uninterrupted
 
 POLL_MS = 100  # between two checks of whether the process is asked to end

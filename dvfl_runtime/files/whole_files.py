@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from dvfl_runtime.errors import OutputError
-from dvfl_runtime.files.places import PathLike, Place, cannot_write, file_identity
+from dvfl_runtime.errors.outputs import cannot_write
+from dvfl_runtime.files.places import PathLike, Place, file_identity
 from dvfl_runtime.files.row_files import Descriptor
 
 MAX_STEM, MAX_SUFFIX = 24, 10  # of a temporary name, which must fit where the real one does

@@ -34,7 +34,7 @@ class ClipFolder:
         self._path = path
         self._prefix = person or self.label
         try:
-            path.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             names = [other.name for other in path.parent.iterdir() if other.is_dir()]
         except OSError as err:
             raise cannot_write(path, err) from err
@@ -44,6 +44,10 @@ class ClipFolder:
                     f"{path.parent} has a folder {name!r} already, which differs from "
                     f"{path.name!r} in case alone; give the action one name"
                 )
+        try:
+            path.mkdir(exist_ok=True)
+        except OSError as err:
+            raise cannot_write(path, err) from err
 
     def remove_if_empty(self) -> None:
         """Remove the folder again where no clip came into it."""

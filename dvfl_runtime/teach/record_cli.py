@@ -176,7 +176,7 @@ def _run(session: ClipSession, line: _Line, wanted: list[str]) -> None:
     finally:
         line.hide()
         warned = f", {doubtful} of them with a warning" if doubtful else ""
-        say(f"{PROG}: {total} clips recorded{warned}\n")
+        say(f"{PROG}: {total} {'clip' if total == 1 else 'clips'} recorded{warned}\n")
 
 
 class _Line:

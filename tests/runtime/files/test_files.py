@@ -59,7 +59,8 @@ def test_a_folder_in_the_way_is_an_output_error(tmp_path):
 
 
 def test_a_full_disk_is_an_output_error(tmp_path):
-    with pytest.raises(OutputError, match="No space left"), replacing(tmp_path / "out.csv"):
+    full = pytest.raises(OutputError, match="No space left on device; make room for it")
+    with full, replacing(tmp_path / "out.csv"):
         raise OSError(28, "No space left on device")
     assert names(tmp_path) == []
 

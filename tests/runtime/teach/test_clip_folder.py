@@ -63,6 +63,7 @@ def test_names_that_differ_in_case_alone_are_an_error(tmp_path):
     ClipFolder(tmp_path / "wave")
     with pytest.raises(OutputError, match="'wave' already, which differs from 'Wave' in case"):
         ClipFolder(tmp_path / "Wave")
+    assert [path.name for path in tmp_path.iterdir()] == ["wave"]
 
 
 @pytest.mark.parametrize(

@@ -250,6 +250,12 @@ def test_bad_folders_are_one_error(fit, place, tmp_path, names, says):
     assert not (tmp_path / "mine.onnx").exists()
 
 
+def test_one_video_in_place_of_a_folder_is_one_error(fit, place):
+    status, _, err = fit(place / "clips" / "red" / "ben_2.mp4")
+    assert status == 2
+    assert "ben_2.mp4 is one video; give the folder that has a folder of videos for each" in err
+
+
 def test_a_class_of_damaged_clips_alone_is_an_error(fit, place, tmp_path):
     own = copies(place, tmp_path / "own", "red/a.mp4", "red/b.mp4")
     (own / "green").mkdir()

@@ -111,7 +111,7 @@ def test_a_clip_is_half_as_long_again_as_the_window_and_warnings_are_told(
     out, err = capsys.readouterr()
     assert length_s(out) == pytest.approx(1.5 * SPEC.window_s, abs=0.2)  # a busy camera is late
     assert "  WARNING: dark: brightness 9 of 255" in out
-    assert "1 clips recorded, 1 of them with a warning" in err
+    assert "1 clip recorded, 1 of them with a warning" in err
 
 
 def test_a_camera_that_goes_away_ends_it_and_whole_clips_stay(tmp_path, model, plugged_in, capsys):
