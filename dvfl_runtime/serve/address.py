@@ -91,7 +91,8 @@ def listen(address: Address, token: str | None) -> tuple[socket.socket, Address]
         family, *_, where = socket.getaddrinfo(host, address.port, type=socket.SOCK_STREAM)[0]
         opened = socket.create_server(where, family=family, backlog=BACKLOG)
     except (OSError, UnicodeError) as err:
-        reason = getattr(err, "strerror", None) or err
+        # Python adds the address a second time, in brackets
+        reason = str(getattr(err, "strerror", None) or err).partition(" (while ")[0]
         raise DvflError(
             f"cannot serve at {address}: {reason}; choose an address of this machine and a free "
             "port, or port 0 for any free one"

@@ -44,15 +44,17 @@ class ClipFolder:
                     f"{path.parent} has a folder {name!r} already, which differs from "
                     f"{path.name!r} in case alone; give the action one name"
                 )
+        self._made = not path.is_dir()
         try:
             path.mkdir(exist_ok=True)
         except OSError as err:
             raise cannot_write(path, err) from err
 
     def remove_if_empty(self) -> None:
-        """Remove the folder again where no clip came into it."""
-        with suppress(OSError):  # it is not empty, or gone
-            self._path.rmdir()
+        """Remove the folder again if it was made here, and no clip came into it."""
+        if self._made:
+            with suppress(OSError):  # it is not empty, or gone
+                self._path.rmdir()
 
     def count(self) -> int:
         """Return how many clips there are."""

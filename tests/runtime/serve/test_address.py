@@ -57,7 +57,11 @@ def test_a_port_that_is_taken_is_one_line_before_any_work(tmp_path, capsys):
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         words = ["none.mp4", "--model", "none.onnx", "-o", str(tmp_path / "o.jsonl")]
-        is_one_error([*words, "--serve", str(port)], [f"127.0.0.1:{port}", "in use"], capsys)
+        is_one_error(
+            [*words, "--serve", str(port)],
+            [f"127.0.0.1:{port}: Address already in use; choose"],
+            capsys,
+        )
     assert list(tmp_path.iterdir()) == []
 
 

@@ -59,6 +59,12 @@ def test_a_folder_that_is_gone_or_cannot_be_made_is_one_error(tmp_path):
     assert (tmp_path / "full" / "a.mp4").exists()
 
 
+def test_a_folder_that_was_there_stays(tmp_path):
+    first = ClipFolder(tmp_path / "wave")
+    ClipFolder(tmp_path / "wave").remove_if_empty()  # of another command, which ended at once
+    assert first.count() == 0
+
+
 def test_names_that_differ_in_case_alone_are_an_error(tmp_path):
     ClipFolder(tmp_path / "wave")
     with pytest.raises(OutputError, match="'wave' already, which differs from 'Wave' in case"):
