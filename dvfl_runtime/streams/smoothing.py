@@ -10,7 +10,8 @@ window. Slots touch, except at a gap in time, which also ends a segment.
 Slots in a row with the same best label, whose score is at least `leave` in each, are one run. It is
 an action if the score reaches `enter` anywhere in the run, in a window that the model does not call
 unknown; otherwise nothing was certain, and it is resting. So `enter` decides whether there is an
-action, and `leave` from when to when.
+action, and `leave` from when to when. Of two classes one always has half of the score, which is not
+below `leave`: there a window that the model calls unknown ends the run.
 """
 
 from __future__ import annotations
@@ -126,6 +127,7 @@ class Segmenter:
         self._unknown = self.labels.index(UNKNOWN)
         self._resting = self.labels.index("idle") if "idle" in labels else self._unknown
         self._actions = [n for n, label in enumerate(labels) if label not in RESTING]
+        self._always_reach_leave = self.smoothing.leave * len(labels) <= 1  # even scores do
         self._source = ""
         self._last: Prediction | None = None  # its slot's end is not known yet
         self._smoothed: Scores | None = None
@@ -165,7 +167,8 @@ class Segmenter:
         self._last = prediction
         smoothed = self._average(np.asarray(prediction.scores, np.float64))
         best = int(np.argmax(smoothed))
-        label = best if smoothed[best] >= self.smoothing.leave else self._resting
+        goes_on = not (prediction.unknown and self._always_reach_leave)
+        label = best if goes_on and smoothed[best] >= self.smoothing.leave else self._resting
         if label == self._resting and prediction.unknown:
             label = self._unknown
         total = np.append(smoothed, 1 - smoothed[best])

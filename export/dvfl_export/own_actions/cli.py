@@ -140,9 +140,8 @@ def _is_own_clips(args: argparse.Namespace) -> bool:
             f"{option} is for a folder of clips, and {name} is a recipe, whose results are in "
             f"--out; leave it out, or write ./{name} if you mean a folder"
         )
-    raise DvflError(
-        f"there is no folder {name}; give a folder with a folder of videos per class, or a .csv"
-    )
+    what = f"{name} is a file" if place.is_file() else f"there is no folder {name}"
+    raise DvflError(f"{what}; give a folder with a folder of videos per class, or a .csv")
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -137,6 +137,7 @@ WRONG = {
     ("order",): "'order' is a bundled recipe and a folder here; write ./order for the folder",
     ("order", "-o", "m.onnx"): "write ./order for the folder",
     ("nowhere", "-o", "m.onnx"): "there is no folder nowhere",
+    ("film.mp4", "-o", "m.onnx"): "film.mp4 is a file; give a folder with a folder of videos",
     ("nowhere.csv", "-o", "m.onnx"): "there is no nowhere.csv",
     ("./order",): "say where to write: -o FILE.onnx",
     ("./order", "-o", "m.pth"): "-o must end in .onnx, got m.pth",
@@ -159,6 +160,7 @@ def places(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clips(root / "one", "1", labels=("fall",))
     clips(root / "two", "1", "2")
     (root / "mine.toml").touch()
+    (root / "film.mp4").touch()
     return root
 
 

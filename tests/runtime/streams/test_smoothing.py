@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -91,6 +92,17 @@ def test_one_action_gives_way_to_another_where_that_one_is_better():
     unsure = sequence([0, 0.9, 0.1], [0, 0.45, 0.55], [0, 0.45, 0.55], [0, 0.9, 0.1])
     got = list(segments(unsure, LABELS, Smoothing(alpha=1.0, enter=0.8, leave=0.4)))
     assert [s.label for s in got] == ["wave", "idle", "wave"]
+
+
+@pytest.mark.parametrize("alpha", [1.0, Smoothing().alpha])
+def test_of_two_actions_one_ends_where_the_model_calls_windows_unknown(alpha):
+    seen = [[0.01, 0.99]] * 6 + [[0.5, 0.5]] * 8 + [[0.99, 0.01]] * 6
+    rows = [  # even scores are not below the default of `leave`
+        replace(row, class_id=-1, label="unknown") if max(row.scores) == 0.5 else row
+        for row in sequence(*seen)
+    ]
+    got = list(segments(rows, ("bend", "wave"), Smoothing(alpha=alpha)))
+    assert [s.label for s in got] == ["wave", "unknown", "bend"]
 
 
 def test_what_is_no_action_is_idle_or_unknown():
