@@ -121,8 +121,10 @@ def test_of_more_than_four_sources_a_card_shows_less_until_it_is_enlarged(served
     page.set_viewport_size(LAPTOP)
     card = page.get_by_role("article").first
     expect(card.locator(".bars")).to_be_visible()
-    page.evaluate("window.kept = showStates; showStates = () => {}")
-    page.evaluate("document.getElementById('cards').classList.add('many')")
+    page.evaluate(  # and no news about the sources meanwhile
+        "() => { window.kept = showStates; showStates = () => {};"
+        " document.getElementById('cards').classList.add('many'); }"
+    )
     expect(card.locator(".label")).to_be_visible()
     expect(card.locator(".bars")).to_be_hidden()
     assert card.bounding_box()["height"] < 320
@@ -130,8 +132,10 @@ def test_of_more_than_four_sources_a_card_shows_less_until_it_is_enlarged(served
     card.locator(".view").click()
     expect(card.locator(".bars")).to_be_visible()
     page.keyboard.press("Escape")
-    page.evaluate("document.getElementById('cards').classList.remove('many')")
-    page.evaluate("showStates = window.kept")
+    page.evaluate(
+        "() => { showStates = window.kept;"
+        " document.getElementById('cards').classList.remove('many'); }"
+    )
 
 
 def test_names_are_short_and_a_click_on_a_picture_enlarges_it_and_tells_the_path(served, page):
