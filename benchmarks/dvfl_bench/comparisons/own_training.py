@@ -61,7 +61,10 @@ def train(found: LabelledVideos, learnt: list[int], model: Path, folder: Path) -
         csv.writer(file).writerows([["file", "label", "group"], *rows])
     run = folder / "run"
     options = TrainOptions(resume=(run / "recipe.toml").exists())
-    make(OwnActions(index, output, model, (), run, options=options))
+    made = make(OwnActions(index, output, model, (), run, options=options))
+    if made.stopped is not None:  # the next time it goes on
+        output.unlink()
+        raise made.stopped
     return output
 
 

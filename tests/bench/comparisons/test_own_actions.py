@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -80,6 +81,7 @@ def test_training_and_teaching_learn_the_same_clips_and_finished_draws_are_kept(
     def make(actions):  # the training itself takes minutes
         wanted.append(list(csv.DictReader(actions.place.read_text().splitlines())))
         shutil.copy(model, actions.output)
+        return SimpleNamespace(stopped=None)
 
     monkeypatch.setattr(own_training, "make", make)
     words = [index, "--model", model, "--counts", 2, "--draws", 2, "--runs", tmp_path / "runs"]
