@@ -59,6 +59,9 @@ class VideoFile:
             data = None if isinstance(video, Path) else stack.enter_context(closing(video.open()))
             self._container, self._stream = open_video(video, data)
             stack.callback(self._container.close)
+            # workers of an AV1 decoder (dav1d) free packets, for which they wait for Python's lock;
+            # the context is freed under that lock and would wait for them, without an end
+            stack.callback(self._stream.codec_context.flush_buffers)
             self._opened = stack.pop_all()
         self._stream.thread_type = "AUTO" if num_threads > 1 else "NONE"
         self._stream.codec_context.thread_count = num_threads

@@ -1,7 +1,7 @@
 """Quantised `dvfl` nodes that compute the products they read, found in the graph in int8.
 
 A product of bytes ends in float32 values that one node reads: a kernel for both keeps them in the
-cache.
+cache. The head stays as it is: another one may take its place.
 
 x (bytes) -> DequantizeLinear -.
 W (int8)  -> DequantizeLinear ---> MatMul -> QBiasGelu   ->  x, W -> dvfl::QLinearBiasGelu
@@ -49,6 +49,7 @@ class _Graph:
 
     def __init__(self, graph: onnx.GraphProto, zero_point: str) -> None:
         self._zero_point = zero_point
+        self._outputs = {value.name for value in graph.output}
         self._weights = {weight.name: weight for weight in graph.initializer}
         self._makers = {value: node for node in graph.node for value in node.output}
         self._readers: dict[str, int] = {value.name: 1 for value in graph.output}
@@ -58,6 +59,8 @@ class _Graph:
     def linear(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
         """Return the node that computes the same as another one and the products it reads."""
         kind = kind_of(node)
+        if self._outputs.intersection(node.output):
+            return None
         if kind == "Add" and len(self._shape(node.input[1])) == 1:
             return self._node("Bias", node, [*node.input, self._zero_point])
         if node.domain != FUSED_DOMAIN or not kind.startswith("Q"):
