@@ -111,7 +111,7 @@ setup(
         "dvfl_runtime": ["py.typed", "data/*"],
         "dvfl_models": ["py.typed", "recipes/*.toml", "labels/*.json"],
         "dvfl_export": ["py.typed"],
-        "dvfl_bench": ["py.typed", "device/*.c"],
+        "dvfl_bench": ["py.typed"],
     },
     install_requires=[NUMPY],
     extras_require=EXTRAS,

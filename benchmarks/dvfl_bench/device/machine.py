@@ -23,8 +23,6 @@ FLAGS = {
     *("asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve"),  # Arm
 }
 
-HIDDEN_FLAGS = "DVFL_BENCH_HIDDEN_FLAGS"  # variable: what avx2_only.py hides from the engines
-
 
 def installed(package: str) -> str:
     """Return the version of a package, "" if it is not installed."""
@@ -54,7 +52,6 @@ def describe_machine(threads: int, root: Path = Path("/")) -> dict[str, Any]:
         "cpu": fields.get("model name") or platform.processor() or platform.machine(),
         "board": board(root),
         "flags": sorted(flags & FLAGS),
-        "hidden_flags": sorted({*os.environ.get(HIDDEN_FLAGS, "").split(",")} & FLAGS),
         "virtual": "hypervisor" in flags,
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
