@@ -11,7 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from dvfl_models.network.video_focalnet import VideoFocalNet
-from dvfl_models.studies.kept_clips import Clips, RandomForms, centre_clips, normalised
+from dvfl_models.studies.kept_clips import (
+    Clips,
+    RandomForms,
+    bf16_where_fast,
+    centre_clips,
+    normalised,
+)
 
 
 class LastStages(nn.Module):
@@ -50,11 +56,11 @@ class KeptTokens:
     def write(
         model: VideoFocalNet, frozen: int, clips: Clips, forms: RandomForms, views: int, path: Path
     ) -> None:
-        """Compute the tokens of `views` forms of each video after `frozen` stages, in bf16."""
+        """Compute the tokens of `views` forms of each video after `frozen` stages; keep bf16."""
         model.eval()
 
         def tokens(made: Tensor) -> Tensor:
-            with torch.autocast(made.device.type, dtype=torch.bfloat16):
+            with bf16_where_fast(made.device):
                 out = model.patch_embed(normalised(made))
                 for stage in model.layers[:frozen]:
                     out = stage(out)

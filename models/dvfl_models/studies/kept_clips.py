@@ -212,6 +212,13 @@ def centre_clips(clips: Clips, videos: Tensor) -> Tensor:
     return clips.frames[videos][:, picks]
 
 
+def bf16_where_fast(device: torch.device) -> torch.autocast:
+    """Compute in bf16, but for CPUs without AVX512_BF16 or AMX, which take ten times as long."""
+    has = {} if device.type != "cpu" else torch.cpu.get_capabilities()
+    fast = device.type != "cpu" or bool(has.get("avx512_bf16") or has.get("amx_bf16"))
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
+
+
 def normalised(clips: Tensor) -> Tensor:
     """(B, T, H, W, 3) uint8 -> (B, T, 3, H, W) as the network takes it."""
     return normalise(clips.permute(0, 1, 4, 2, 3).float() / 255, ClipSpec()).contiguous()

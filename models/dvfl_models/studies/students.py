@@ -18,7 +18,7 @@ from dvfl_models.network.initialisation import deepened, widened
 from dvfl_models.network.video_focalnet import VideoFocalNet, build_model
 from dvfl_models.recipe.messages import in_words
 from dvfl_models.recipe.tables import OptimTable, Table
-from dvfl_models.studies.kept_clips import Clips, normalised
+from dvfl_models.studies.kept_clips import Clips, bf16_where_fast, normalised
 from dvfl_models.studies.paired import Outcome, Outcomes, difference
 from dvfl_models.training.learner import lr_at, new_optimizer
 from dvfl_runtime.errors import RecipeError
@@ -82,7 +82,7 @@ def train(
     lr: float,
     arm: Arm,
 ) -> Network:
-    """Train by AdamW with a warm-up and a cosine, in bf16; return the averaged weights.
+    """Train by AdamW with a warm-up and a cosine; return the averaged weights.
 
     Args:
         model: changed in place.
@@ -92,7 +92,7 @@ def train(
         arm: the loss.
     """
     model.train()
-    kind = next(model.parameters()).device.type
+    device = next(model.parameters()).device
     optim = OptimTable.model_validate(
         {"steps": steps, "warmup_steps": max(1, steps // 20), "lr": lr}
     )
@@ -103,7 +103,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = lr_at(optim, step)
         clips, targets, wanted = next(batches)
-        with torch.autocast(kind, dtype=torch.bfloat16):
+        with bf16_where_fast(device):
             logits = model(_input(clips))
         loss = (1 - arm.alpha) * F.cross_entropy(logits.float(), targets)
         if arm.alpha:
@@ -126,11 +126,11 @@ def _input(given: Tensor) -> Tensor:
 
 @torch.inference_mode()
 def logits_of(model: nn.Module, given: Tensor, batch: int = 256) -> Tensor:
-    """Inputs of N clips (see `_input`) -> logits (N, num_classes) float32, computed in bf16."""
+    """Inputs of N clips (see `_input`) -> logits (N, num_classes) float32."""
     model.eval()
     out = []
     for some in given.split(batch):
-        with torch.autocast(given.device.type, dtype=torch.bfloat16):
+        with bf16_where_fast(given.device):
             out.append(model(_input(some)).float())
     return torch.cat(out)
 
