@@ -12,7 +12,7 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import ModelFile
+from dvfl_runtime.clips.focus import find_region
+from dvfl_runtime.clips.motion import small_grey
 from dvfl_runtime.clips.picking import Times, pick_frames
-from dvfl_runtime.clips.preprocess import context_frame, focused, preprocess_frame
+from dvfl_runtime.clips.preprocess import aspect_of, context_frame, cut, preprocess_frame
 from dvfl_runtime.clips.sampling import interval_s, nearest, window_targets
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.engines import Engine, open_engine
@@ -33,7 +35,7 @@ from dvfl_runtime.teach.graph import without_head
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1  # of how features are made; another one makes what is kept worthless
+VERSION = 2  # of how features are made; another one makes what is kept worthless
 HOPS = 4  # in a window: from one to the next, as in a stream
 MAX_WINDOWS = 16  # of one video: they lie further apart where it is longer
 WHOLE_SHARE = 0.9  # of a window; of a shorter video little is seen
@@ -187,7 +189,9 @@ def cut_windows(path: Path, spec: ClipSpec) -> tuple[list[Clip], float]:
     """Cut the windows of a video, preprocessed for the model, and tell its length in seconds.
 
     They lie as those of a stream do: a quarter of a window apart, further in long videos, the last
-    one at the end; a video that is shorter than a window has one over its whole length.
+    one at the end; a video that is shorter than a window has one over its whole length. Where a
+    stream, which remembers what moved before, cuts a window otherwise than a clip alone is cut, it
+    is there twice: both are seen when the model is used.
 
     Returns:
         Clips (T, H, W, 3), and the length.
@@ -208,12 +212,25 @@ def cut_windows(path: Path, spec: ClipSpec) -> tuple[list[Clip], float]:
         picked = pick_frames(source, pick, keep)
     finally:
         source.close()
-    clips = [[picked.kept[int(number)] for number in row] for row in picked.numbers]
-    if spec.focus != "frame":
-        clips = [
-            [preprocess_frame(image, spec) for image in focused(clip, spec)[0]] for clip in clips
-        ]
-    return [np.stack(clip) for clip in clips], _length_s(picked.times_s, spec)
+    windows = ([picked.kept[int(number)] for number in row] for row in picked.numbers)
+    if spec.focus == "frame":
+        clips = [np.stack(window) for window in windows]
+    else:
+        ends_s = picked.times_s[picked.numbers[:, -1]].tolist()
+        clips = list(_focused(zip(windows, ends_s, strict=True), spec))
+    return clips, _length_s(picked.times_s, spec)
+
+
+def _focused(windows: Iterable[tuple[list[Image], float]], spec: ClipSpec) -> Iterator[Clip]:
+    """Yield clips of what moves in each window, whose end is given in seconds."""
+    memory = None
+    for images, end_s in windows:
+        greys = [small_grey(image) for image in images]
+        alone, _ = find_region(greys, aspect_of(spec))
+        in_stream, memory = find_region(greys, aspect_of(spec), end_s=end_s, memory=memory)
+        for track in dict.fromkeys((in_stream, alone)):
+            cuts = (cut(image, track.region_at(n)) for n, image in enumerate(images))
+            yield np.stack([preprocess_frame(image, spec) for image in cuts])
 
 
 def _length_s(times: Times, spec: ClipSpec) -> float:

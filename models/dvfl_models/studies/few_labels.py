@@ -23,7 +23,7 @@ import os
 import sys
 import threading
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 
 import torch
@@ -77,7 +77,13 @@ def run_tasks(folder: Path, plan: Plan, tasks: list[Task], jobs: int) -> None:
         (folder / "rows.jsonl").open("a", encoding="utf-8") as file,
     ):
         for number, future in enumerate([pool.submit(_run, task) for task in tasks], 1):
-            row = future.result()
+            try:
+                row = future.result()
+            except BaseException:  # others would wait for its network for ever
+                pool.shutdown(wait=False, cancel_futures=True)
+                for child in active_children():
+                    child.terminate()
+                raise
             file.write(json.dumps(row) + "\n")
             file.flush()
             log.info(

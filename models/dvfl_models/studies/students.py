@@ -120,8 +120,8 @@ def train(
 
 
 def _input(given: Tensor) -> Tensor:
-    """Return what a network takes: clips (B, T, H, W, 3) uint8 normalised, tokens as they are."""
-    return normalised(given) if given.dtype == torch.uint8 else given
+    """Return what a network takes: clips (B, T, H, W, 3) uint8 normalised, or tokens."""
+    return normalised(given) if given.dtype == torch.uint8 else given.float()
 
 
 @torch.inference_mode()

@@ -8,7 +8,8 @@ import pytest
 import torch
 from videos import write_video
 
-from dvfl_models.studies.few_labels import main, read_rows, write_result
+from dvfl_models.network.checkpoint import save_checkpoint
+from dvfl_models.studies.few_labels import main, read_rows, run_tasks, write_result
 from dvfl_models.studies.frozen_stages import KeptTokens, LastStages
 from dvfl_models.studies.kept_clips import (
     Clips,
@@ -16,11 +17,13 @@ from dvfl_models.studies.kept_clips import (
     centre_clips,
     draw_clips,
     normalised,
+    save,
 )
 from dvfl_models.studies.label_curve import curves
 from dvfl_models.studies.label_curve import main as draw_curve
 from dvfl_models.studies.soft_labels import Experiment, Plan, Task, labelled_videos, tasks_of
 from dvfl_models.studies.students import grown_model
+from dvfl_runtime.clips.spec import ClipSpec
 
 CPU = torch.device("cpu")
 PLAN = Plan(members=2, labels=1, steps=2, batch=4, views=1)
@@ -172,3 +175,21 @@ def test_the_command_goes_on_where_it_was(tmp_path: Path) -> None:
     assert [row["arm"] for row in after[len(before) :]] == ["dist", "dist"]
     found = json.loads((tmp_path / "out" / "result.json").read_text())
     assert found["summary"]["folds"]["dist"]["over_alone"]["clips"] == 12
+
+
+@pytest.mark.slow
+def test_the_last_stages_alone_are_trained(tmp_path: Path) -> None:
+    start = str(tmp_path / "start.pth")
+    about = {"variant": "femto", "labels": list("abcde"), "spec": ClipSpec().to_dict()}
+    save_checkpoint(start, grown_model("femto", 5, None, 0.0), about={**about, "training": {}})
+    plan = PLAN.model_copy(update={"frozen": 2, "kept_forms": 2, "start": start})
+    command = [str(tmp_path), "--rendered", "10", "5", "32", "--arms", "kl_z", "--jobs", "1"]
+    assert main([*command, "--plan", plan.model_dump_json()]) == 0
+    assert [row["arm"] for row in read_rows(tmp_path)] == ["alone", "alone", "kl_z"]
+
+
+@pytest.mark.slow
+def test_where_a_network_fails_none_waits_for_it(tmp_path: Path) -> None:
+    save(dark_and_light(), tmp_path / "clips.pt")
+    with pytest.raises(IndexError):  # there is one fold
+        run_tasks(tmp_path, PLAN, [Task(1, "alone", 0), Task(0, "dist", 0)], 1)
