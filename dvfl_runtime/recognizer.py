@@ -199,12 +199,13 @@ class Recognizer:
         """Recognise the one action of a whole trimmed video, by the published protocol.
 
         Frames are picked uniformly over all that can be decoded; the scores of several views are
-        averaged.
+        averaged. So a long video is seen faster than a stream is: `views="windows"` shows a model
+        that has learnt windows what it knows, all windows of the video, as `stream` would.
 
         Args:
             source: a file or its address, bytes, a binary file object, a folder of images, an array
                 or an iterable of frames; not a live source.
-            views: 1, or "4x3" for 4 temporal times 3 spatial views.
+            views: 1, "4x3" for 4 temporal times 3 spatial views, or "windows".
             top_k: how many labels `Prediction.top` lists.
             regions: as for `stream`, in one spatial view; by default the model's focus.
 

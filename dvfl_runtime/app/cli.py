@@ -108,7 +108,10 @@ def _recognise(args: argparse.Namespace, plan: Plan, lasting: ExitStack, request
 def _predictor(args: argparse.Namespace, plan: Plan, recognizer: Recognizer) -> Predict:
     """Return the function that yields the predictions of sources."""
     if args.whole:
-        return lambda sources, *_: (recognizer.classify(one, top_k=args.top_k) for one in sources)
+        views = args.views or 1
+        return lambda sources, *_: (
+            recognizer.classify(one, views=views, top_k=args.top_k) for one in sources
+        )
     return lambda sources, regions, on_empty, on_end: recognizer.stream(
         sources,
         window_s=args.window_s,

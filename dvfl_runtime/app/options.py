@@ -32,7 +32,7 @@ examples:
   dvfl-recognize rtsp://camera/live -o rows.jsonl --append     as a service that is started again
   dvfl-recognize 0 --events events.jsonl             each action when it starts, goes on and ends
   dvfl-recognize 0 --on-event "python alarm.py"      a program that gets each start and end
-  dvfl-recognize --whole --model mine.onnx *.avi     one answer per trimmed video
+  dvfl-recognize --whole --views windows --model mine.onnx *.avi     one answer per video
   dvfl-recognize 0 --focus motion --serve 8000       people who are small in the picture
   dvfl-recognize 0 --roi door=0.1,0.2,0.3,0.5 --roi desk=0.6,0,0.4,1    parts of the picture
   dvfl-recognize frames/ --fps 10                    a folder of images, 10 per second
@@ -64,6 +64,13 @@ def make_parser() -> Parser:
     )
     add("--demo", action="store_true", help="show what the bundled model sees in the bundled clip")
     add("--whole", action="store_true", help="one answer per video, for trimmed videos")
+    add(
+        "--views",
+        metavar="V",
+        help="what --whole averages: 1, one clip with pictures from all of the video (default); "
+        "4x3, 4 such clips in 3 crops; windows, all windows of it, for models of dvfl-teach and "
+        "dvfl-train FOLDER",
+    )
     _add_model(parser)
     timing = parser.add_argument_group("time")
     add = timing.add_argument

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dvfl_runtime.app.options import Roi
 from dvfl_runtime.clips.boxes import fixed_boxes
+from dvfl_runtime.clips.evaluation import Views
 from dvfl_runtime.clips.regions import MAX_REGIONS, Regions
 from dvfl_runtime.console.output import segment_suffix
 from dvfl_runtime.draw.overlay import check_overlay_suffix
@@ -130,6 +131,10 @@ def _check_page_and_whole(args: argparse.Namespace) -> None:
             "--whole has no windows; leave out --segments, --overlay, --events, --on-event, "
             "--record-events, --window-s and --hop-s"
         )
+    if args.views is not None:
+        Views.parse(args.views)  # raises if it is none
+        if not args.whole:
+            raise DvflError("--views is about the one answer of --whole; pass it, too")
     if args.serve and args.whole:
         raise DvflError("--serve shows windows, and --whole has none; leave out one of them")
     if args.linger is not None and not args.serve:

@@ -1,7 +1,8 @@
-"""The clips of the published evaluation protocol, cut from a whole trimmed video."""
+"""The clips of a whole trimmed video: of the published evaluation protocol, or all its windows."""
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Sequence
@@ -11,39 +12,55 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.clips.finder import RegionFinder
-from dvfl_runtime.clips.picking import pick_frames
-from dvfl_runtime.clips.preprocess import context_frame, focused, spatial_views
+from dvfl_runtime.clips.focus import find_region
+from dvfl_runtime.clips.motion import small_grey
+from dvfl_runtime.clips.picking import Times, pick_frames
+from dvfl_runtime.clips.preprocess import (
+    aspect_of,
+    context_frame,
+    cut,
+    focused,
+    preprocess_frame,
+    spatial_views,
+)
 from dvfl_runtime.clips.ring import window_clips
-from dvfl_runtime.clips.sampling import interval_s, uniform_indices
+from dvfl_runtime.clips.sampling import interval_s, nearest, uniform_indices, window_targets
 from dvfl_runtime.clips.spec import Clip, ClipOrigin, ClipSpec
 from dvfl_runtime.errors import ArgumentError, SourceError
 from dvfl_runtime.errors.checks import wrong
 from dvfl_runtime.results import WHOLE, Region, TrackId
 from dvfl_runtime.sources import Frame, Image, Source
 
+HOPS = 4  # of a stream in a window
+MAX_WINDOWS = 16  # of one video: they lie further apart where it is longer
+
 
 @dataclass(frozen=True)
 class Views:
-    """How many views of a video are averaged.
+    """Which clips of a video are averaged.
 
     Attributes:
         temporal: number of clips along time.
         spatial: number of crops of each clip, 1 or 3.
+        windows: all windows of the video instead, as in a stream.
     """
 
     temporal: int = 1
     spatial: int = 1
+    windows: bool = False
 
     @classmethod
     def parse(cls, views: int | str) -> Views:
-        """Parse 1, or "4x3" for 4 temporal times 3 spatial views.
+        """Parse 1, "4x3" for 4 temporal times 3 spatial views, or "windows".
 
         Raises:
-            ArgumentError: if it is neither, or the spatial views are not 1 or 3.
+            ArgumentError: if it is none of them, or the spatial views are not 1 or 3.
         """
+        if views == "windows":
+            return cls(windows=True)
         match = re.fullmatch(r"([1-9][0-9]{0,2})(?:x([13]))?", str(views))
         if match is None:
-            raise wrong("views", '1 or "TxS" with S of 1 or 3, like "4x3"', views)
+            raise wrong("views", '1, "windows" or "TxS" with S of 1 or 3, like "4x3"', views)
         return cls(int(match[1]), int(match[2] or 1))
 
 
@@ -60,10 +77,66 @@ def sample_video(source: Source, spec: ClipSpec, views: Views) -> tuple[list[Cli
         SourceError: if the source is live, or no frame can be decoded.
         ClipError: if a frame is not (H, W, 3) uint8.
     """
+    if views.windows:
+        return sample_windows(source, spec)
     _check_recorded(source)
-    cut = _whole if spec.focus == "frame" else _focused
-    clips, region, times = cut(source, spec, views)
+    sample = _whole if spec.focus == "frame" else _focused
+    clips, region, times = sample(source, spec, views)
     return clips, replace(_origin(source, spec, times), region=region)
+
+
+def sample_windows(source: Source, spec: ClipSpec) -> tuple[list[Clip], ClipOrigin]:
+    """Cut all windows of a video.
+
+    They lie as those of a stream do: a quarter of a window apart, further in long videos, the last
+    one at the end; a video that is shorter than a window has one over its whole length. Where a
+    stream, which remembers what moved before, cuts a window otherwise than a clip alone is cut, it
+    is there twice: both are seen when the model is used.
+
+    Returns:
+        Clips (T, H, W, 3), and where they come from: all of the video.
+
+    Raises:
+        SourceError: if the source is live, or no frame can be decoded.
+        ClipError: if a frame is not (H, W, 3) uint8.
+    """
+    _check_recorded(source)
+
+    def keep(image: Image) -> Image:
+        whole = spec.focus == "frame"
+        return preprocess_frame(image, spec) if whole else context_frame(image, spec)
+
+    def pick(times: Times) -> NDArray[np.int64]:
+        return np.stack([nearest(times, targets) for targets in _window_targets(times, spec)])
+
+    picked = pick_frames(source, pick, keep)
+    origin = _origin(source, spec, picked.times_s.tolist())
+    windows = [[picked.kept[int(number)] for number in row] for row in picked.numbers]
+    if spec.focus == "frame":
+        return [np.stack(window) for window in windows], origin
+    clips: list[Clip] = []
+    regions: list[Region] = []
+    memory = None
+    for images, end_s in zip(windows, picked.times_s[picked.numbers[:, -1]].tolist(), strict=True):
+        greys = [small_grey(image) for image in images]
+        alone, _ = find_region(greys, aspect_of(spec))
+        in_stream, memory = find_region(greys, aspect_of(spec), end_s=end_s, memory=memory)
+        for track in dict.fromkeys((in_stream, alone)):
+            cuts = (cut(image, track.region_at(n)) for n, image in enumerate(images))
+            clips.append(np.stack([preprocess_frame(image, spec) for image in cuts]))
+            regions.append(track.region)
+    return clips, replace(origin, region=_around(regions))
+
+
+def _window_targets(times: Times, spec: ClipSpec) -> list[NDArray[np.float64]]:
+    """Return the (T,) moments, seconds, that each window wants pictures of."""
+    first_s, window_s = float(times[0]), spec.window_s
+    length_s = float(times[-1]) - first_s + interval_s(times, window_s / spec.num_frames)
+    if length_s <= window_s:
+        return [window_targets(first_s, length_s, spec.num_frames)]
+    count = min(MAX_WINDOWS, 1 + math.ceil((length_s - window_s) / window_s * HOPS - 1e-6))
+    starts = np.linspace(first_s, first_s + length_s - window_s, count)
+    return [window_targets(float(start), window_s, spec.num_frames) for start in starts]
 
 
 def sample_regions(
@@ -87,10 +160,10 @@ def sample_regions(
         SourceError: if the source is live, or no frame can be decoded.
         ClipError: if a frame is not (H, W, 3) uint8.
     """
-    if views.spatial != 1:
+    if views.spatial != 1 or views.windows:
         raise ArgumentError(
             f"views must be {views.temporal}x1 with regions=, which are cut in one spatial view, "
-            f"got {views.temporal}x{views.spatial}"
+            f"got {'windows' if views.windows else f'{views.temporal}x{views.spatial}'}"
         )
     _check_recorded(source)
     picked = pick_frames(source, lambda times: _rows(len(times), spec, views), np.copy)
@@ -162,8 +235,8 @@ def _focused(
     for row in picked.numbers:
         images, region = focused([picked.kept[int(number)] for number in row], spec)
         regions.append(region)
-        cut = [spatial_views(image, spec, views.spatial) for image in images]
-        clips += [np.stack([image[s] for image in cut]) for s in range(views.spatial)]
+        crops = [spatial_views(image, spec, views.spatial) for image in images]
+        clips += [np.stack([crop[s] for crop in crops]) for s in range(views.spatial)]
     return clips, _around(regions), picked.times_s.tolist()
 
 

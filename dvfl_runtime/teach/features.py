@@ -10,9 +10,8 @@ import hashlib
 import io
 import json
 import logging
-import math
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,23 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dvfl_runtime.artifact import ModelFile
-from dvfl_runtime.clips.focus import find_region
-from dvfl_runtime.clips.motion import small_grey
-from dvfl_runtime.clips.picking import Times, pick_frames
-from dvfl_runtime.clips.preprocess import aspect_of, context_frame, cut, preprocess_frame
-from dvfl_runtime.clips.sampling import interval_s, nearest, window_targets
+from dvfl_runtime.clips.evaluation import sample_windows
 from dvfl_runtime.clips.spec import Clip, ClipSpec
 from dvfl_runtime.engines import Engine, open_engine
 from dvfl_runtime.engines.cache import private_folder, read_private, write_private
 from dvfl_runtime.errors import ArtifactError, OutputError
-from dvfl_runtime.sources import Image, open_source
+from dvfl_runtime.sources import open_source
 from dvfl_runtime.teach.graph import without_head
 
 logger = logging.getLogger(__name__)
 
 VERSION = 2  # of how features are made; another one makes what is kept worthless
-HOPS = 4  # in a window: from one to the next, as in a stream
-MAX_WINDOWS = 16  # of one video: they lie further apart where it is longer
 WHOLE_SHARE = 0.9  # of a window; of a shorter video little is seen
 
 
@@ -186,65 +179,17 @@ def open_features(file: ModelFile, spec: ClipSpec, choice: EngineChoice) -> Iter
 
 
 def cut_windows(path: Path, spec: ClipSpec) -> tuple[list[Clip], float]:
-    """Cut the windows of a video, preprocessed for the model, and tell its length in seconds.
-
-    They lie as those of a stream do: a quarter of a window apart, further in long videos, the last
-    one at the end; a video that is shorter than a window has one over its whole length. Where a
-    stream, which remembers what moved before, cuts a window otherwise than a clip alone is cut, it
-    is there twice: both are seen when the model is used.
-
-    Returns:
-        Clips (T, H, W, 3), and the length.
+    """Cut the windows of a video (see `sample_windows`), and tell its length in seconds.
 
     Raises:
         SourceError: if no frame can be read.
     """
-
-    def keep(image: Image) -> Image:
-        whole = spec.focus == "frame"
-        return preprocess_frame(image, spec) if whole else context_frame(image, spec)
-
-    def pick(times: Times) -> NDArray[np.int64]:
-        return np.stack([nearest(times, targets) for targets in _targets(times, spec)])
-
     source = open_source(path)
     try:
-        picked = pick_frames(source, pick, keep)
+        clips, origin = sample_windows(source, spec)
     finally:
         source.close()
-    windows = ([picked.kept[int(number)] for number in row] for row in picked.numbers)
-    if spec.focus == "frame":
-        clips = [np.stack(window) for window in windows]
-    else:
-        ends_s = picked.times_s[picked.numbers[:, -1]].tolist()
-        clips = list(_focused(zip(windows, ends_s, strict=True), spec))
-    return clips, _length_s(picked.times_s, spec)
-
-
-def _focused(windows: Iterable[tuple[list[Image], float]], spec: ClipSpec) -> Iterator[Clip]:
-    """Yield clips of what moves in each window, whose end is given in seconds."""
-    memory = None
-    for images, end_s in windows:
-        greys = [small_grey(image) for image in images]
-        alone, _ = find_region(greys, aspect_of(spec))
-        in_stream, memory = find_region(greys, aspect_of(spec), end_s=end_s, memory=memory)
-        for track in dict.fromkeys((in_stream, alone)):
-            cuts = (cut(image, track.region_at(n)) for n, image in enumerate(images))
-            yield np.stack([preprocess_frame(image, spec) for image in cuts])
-
-
-def _length_s(times: Times, spec: ClipSpec) -> float:
-    return float(times[-1] - times[0]) + interval_s(times, spec.window_s / spec.num_frames)
-
-
-def _targets(times: Times, spec: ClipSpec) -> list[NDArray[np.float64]]:
-    """Return the (T,) moments, seconds, that each window wants pictures of."""
-    first_s, length_s, window_s = float(times[0]), _length_s(times, spec), spec.window_s
-    if length_s <= window_s:
-        return [window_targets(first_s, length_s, spec.num_frames)]
-    count = min(MAX_WINDOWS, 1 + math.ceil((length_s - window_s) / window_s * HOPS - 1e-6))
-    starts = np.linspace(first_s, first_s + length_s - window_s, count)
-    return [window_targets(float(start), window_s, spec.num_frames) for start in starts]
+    return clips, origin.end_s - origin.start_s
 
 
 def _recall(path: Path) -> VideoFeatures | None:

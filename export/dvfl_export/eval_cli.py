@@ -50,7 +50,11 @@ def parser() -> Parser:
     out = new_recipe_parser("dvfl-eval", description, EPILOG)
     out.add_argument("model", type=Path, metavar="CHECKPOINT|FILE.onnx")
     out.add_argument("dataset", metavar="DATASET", help="a list, a folder, or a recipe's test sets")
-    out.add_argument("--views", default="1", help="4x3: 4 clips x 3 crops of a video (default 1)")
+    out.add_argument(
+        "--views",
+        default="1",
+        help="4x3: 4 clips x 3 crops of a video; windows: all of its windows (default 1)",
+    )
     out.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     out.add_argument("--confusion", type=Path, metavar="FILE.png", help="draw the confusion matrix")
     out.add_argument(

@@ -47,6 +47,24 @@ def test_views_average_the_scores():
     assert got.scores == pytest.approx([1 / 3, 0.5, 1 / 6])
 
 
+def test_windows_are_seen_at_the_speed_of_a_stream():
+    seen = []
+
+    def scores(clips):
+        seen.append(clips[0, :, 0, 0, 0].tolist())
+        return [[0.2, 0.3, 0.5]]
+
+    images = [np.full((8, 8, 3), n, np.uint8) for n in range(75)]  # 3 s
+    with Recognizer(artifact(), engine=FakeEngine(scores)) as r:
+        got = r.classify(images, views="windows")
+        assert (got.start_s, got.end_s) == (0.0, pytest.approx(3.0))
+        first, *_, last = seen
+        assert first == [3, 9, 16, 22]
+        assert (len(seen), last) == (9, [53, 59, 66, 72])
+        with pytest.raises(ValueError, match="views must be 1x1 with regions=.*got windows"):
+            r.classify(images, views="windows", regions={"left": (0, 0, 0.5, 1)})
+
+
 @pytest.mark.parametrize("views", [0, "4x2", "x", "4x3x1", -1, 1.5])
 def test_wrong_views_are_refused(r, views):
     with pytest.raises(ValueError, match="views must be"):

@@ -1,9 +1,9 @@
 """What `dvfl-train FOLDER` makes of few clips, beside `dvfl-teach fit` on the same clips.
 
 For each set a quarter is held back by whole groups (persons, sequences, scenes), as in
-`own_actions`. Both learn the same clips of each class from the same start, and both files are
-run on what is held back. A draw gives one file, which is kept in --runs, and so is its row: the
-same command goes on where it was ended.
+`own_actions`. Both learn the same clips of each class from the same start, and both are asked about
+the same windows of what is held back. A draw gives one file, which is kept in --runs, and so is its
+row: the same command goes on where it was ended.
 
 python -m dvfl_bench.comparisons.own_training ../shared/data/yoga/index.csv ... --runs runs/own \
     --json models/results/own_actions/training.json
@@ -15,8 +15,12 @@ import argparse
 import csv
 import json
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
 
 from dvfl_bench.comparisons.command import Result, comparison_parser, log, run_comparison
 from dvfl_bench.comparisons.own_actions import TAUGHT as KINDS
@@ -25,13 +29,17 @@ from dvfl_export.own_actions.making import OwnActions, make
 from dvfl_models.studies.paired import Outcome, difference
 from dvfl_models.training.command import wait_passively
 from dvfl_models.training.launch import TrainOptions
-from dvfl_runtime import Recognizer
 from dvfl_runtime.arguments import whole
 from dvfl_runtime.artifact import ModelFile
-from dvfl_runtime.clips.labelled import LabelledVideos, find_labelled
+from dvfl_runtime.clips.labelled import LabelledVideo, LabelledVideos, find_labelled
 from dvfl_runtime.files import replacing, write_json
 from dvfl_runtime.recognizer import BUNDLED_MODEL
-from dvfl_runtime.teach.features import EngineChoice, FeatureReader, read_by_all
+from dvfl_runtime.teach.features import (
+    EngineChoice,
+    FeatureReader,
+    cut_windows,
+    read_by_all,
+)
 from dvfl_runtime.teach.head import Examples, Numbers
 from dvfl_runtime.teach.teaching import open_readers
 
@@ -68,6 +76,16 @@ def train(found: LabelledVideos, learnt: list[int], model: Path, folder: Path) -
     return output
 
 
+def answers(path: Path, videos: Sequence[LabelledVideo], threads: int) -> Iterator[str]:
+    """Yield what a file makes of each video: the best of the mean logits of its windows."""
+    file = ModelFile(path)
+    with closing(EngineChoice("onnxruntime", "cpu", threads).open(file)) as engine:
+        for video in videos:
+            clips, _ = cut_windows(video.path, file.artifact.spec)
+            logits = [engine.run(clip[None])[0] for clip in clips]
+            yield file.artifact.labels[int(np.mean(logits, axis=0).argmax())]
+
+
 def measure_draw(
     name: str, found: LabelledVideos, kinds: Kinds, draw: Draw, args: argparse.Namespace
 ) -> Result:
@@ -81,8 +99,10 @@ def measure_draw(
     taught = [bool(hit) for hit in taught_answers(kinds, learnt, tested)[TAUGHT]]
     videos = [found.videos[v] for v in tested]
     file = train(found, learnt.tolist(), args.model, folder)
-    with Recognizer(file, engine="onnxruntime", num_threads=args.threads) as own:
-        trained = [own.classify(video.path).label == video.label for video in videos]
+    trained = [
+        answer == video.label
+        for answer, video in zip(answers(file, videos, args.threads), videos, strict=True)
+    ]
     row = {**draw._asdict(), "tested": tested.tolist(), TAUGHT: taught, TRAINED: trained}
     write_json(row_path, row)
     log.info("%s: %d and %d of %d", folder.name, sum(taught), sum(trained), len(videos))

@@ -85,6 +85,7 @@ def test_jsonl_has_one_object_a_window(run, folder):
 
 def test_whole_gives_one_answer_a_video(run, folder):
     status, out, _ = run("b.mp4", "b.mp4", "--whole")
+    assert run("b.mp4", "b.mp4", "--whole", "--views", "windows")[:2] == (status, out)
     heads, *rows = out.splitlines()
     assert (status, heads.split()) == (0, ["label", "score", "source"])
     assert [row.split() for row in rows] == [["blue", "1.00", str(folder / "b.mp4")]] * 2
@@ -157,7 +158,6 @@ def test_the_demo_prints_a_timeline_and_says_what_runs(folder, capsys, monkeypat
     assert json.loads(capsys.readouterr().out.splitlines()[0])["label"] == "red"
 
 
-@needs_bf16
 def test_each_source_has_parts_of_its_own(run, tmp_path):
     (tmp_path / "both").mkdir()
     videos = [
@@ -177,6 +177,7 @@ def test_each_source_has_parts_of_its_own(run, tmp_path):
     assert is_one_error(run(videos[2], *same), "two of the --roi of a source", "name of its own")
 
 
+@needs_bf16
 def test_the_demo_in_bf16(folder, capsys, monkeypatch):
     monkeypatch.setattr(recognizer, "BUNDLED_MODEL", folder / "m.onnx")
     monkeypatch.setattr(cli, "DEMO_CLIP", folder / "rg.mp4")
@@ -210,6 +211,8 @@ def test_help_teaches_by_examples(run):
         (("b.mp4", "--segments", "s.txt"), ["s.txt", ".csv, .json, .srt"]),
         (("b.mp4", "b.mp4", "--segments", "s.srt"), ["one video", "--segments s/"]),
         (("b.mp4", "--whole", "--hop-s", "1"), ["--whole has no windows"]),
+        (("b.mp4", "--whole", "--views", "x"), ["views must be", "windows", "'x'"]),
+        (("b.mp4", "--views", "windows"), ["--views is about the one answer of --whole"]),
         (("b.mp4", "--hop-s", "0"), ["--hop-s", "'0'"]),
         (("b.mp4", "--roi", "0.1,0.2,0.3,0.5"), ["--roi", "NAME=LEFT,TOP,WIDTH,HEIGHT"]),
         (("b.mp4", "--roi", "door=0.1,0.2,0.3"), ["--roi", "'door=0.1,0.2,0.3'"]),

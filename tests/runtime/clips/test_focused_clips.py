@@ -12,7 +12,7 @@ from dvfl_models.data.video_clips import VideoClips
 from dvfl_models.recipe.tables import SyntheticTable, VideosTable
 from dvfl_models.rendered.synthetic import render_clip, render_video
 from dvfl_runtime import Recognizer
-from dvfl_runtime.clips.evaluation import Views, sample_video
+from dvfl_runtime.clips.evaluation import Views, sample_video, sample_windows
 from dvfl_runtime.clips.preprocess import focused_clip
 from dvfl_runtime.clips.ring import ContextRing
 from dvfl_runtime.clips.spec import ClipSpec
@@ -115,6 +115,25 @@ def test_without_focus_the_whole_picture_is_seen(frames):
 def test_several_views_have_the_region_of_all(frames, recognizer):
     views = recognizer.classify(np.concatenate([frames, frames]), views="2x3")
     assert shows_the_person(views.region)
+
+
+def test_the_windows_of_a_video_are_those_of_a_stream(recognizer, monkeypatch):
+    timeline = [("jumping_jack", 2.0), ("idle", 3.0), ("wave_one_hand", 3.0)]
+    video = render_video(timeline, seed=2, fps=12.5, size=(128, 128))
+    frames = np.stack(list(in_a_room(video)))
+    found, origin = sample_windows(open_source(frames, fps=12.5), recognizer.spec)
+    assert (origin.start_s, origin.end_s) == (0, pytest.approx(8, abs=0.05))
+    seen, scores = [], recognizer._scorer.scores
+    monkeypatch.setattr(
+        recognizer._scorer, "scores", lambda clips: seen.extend(clips.copy()) or scores(clips)
+    )
+    predicted = list(recognizer.stream(frames, fps=12.5, max_batch=1))
+    in_stream = [p.tobytes() for p in seen]
+    assert len(in_stream) == len(predicted) == 13
+    assert set(in_stream) <= {clip.tobytes() for clip in found}
+    assert len(found) > len(in_stream)  # a window that remembers nothing is cut otherwise
+    whole = recognizer.classify(open_source(frames, fps=12.5), views="windows")
+    assert whole.scores == pytest.approx(scores(np.stack(found)).mean(0), abs=1e-5)
 
 
 def test_a_stream_follows_whoever_stops_and_goes_on(recognizer):
