@@ -61,7 +61,7 @@ def test_windows_are_seen_at_the_speed_of_a_stream():
         first, *_, last = seen
         assert first == [3, 9, 16, 22]
         assert (len(seen), last) == (9, [53, 59, 66, 72])
-        with pytest.raises(ValueError, match="views must be 1x1 with regions=.*got windows"):
+        with pytest.raises(ValueError, match=r"views must be 1x1 with regions=.*got windows"):
             r.classify(images, views="windows", regions={"left": (0, 0, 0.5, 1)})
 
 
