@@ -22,12 +22,19 @@ from typing import Any
 
 from dvfl_export.confidence.calibrating import calibrate_own
 from dvfl_export.deploy.unfolding import restore_checkpoint
-from dvfl_export.evaluation import description_of, open_candidate
+from dvfl_export.evaluation import description_of, evaluate_on, open_candidate
 from dvfl_export.own_actions.gathering import HELD_BACK, TRAIN, Clips, gather
-from dvfl_export.own_actions.recipe import ALL_CLIPS, seconds_per_step, steps_for, write_recipe
+from dvfl_export.own_actions.recipe import (
+    ALL_CLIPS,
+    BATCH_SIZE,
+    seconds_per_step,
+    steps_for,
+    write_recipe,
+)
 from dvfl_export.pipeline import Exported, ExportRequest, export, progress_bar
 from dvfl_export.precision.calibration import calibration_set
 from dvfl_models.data.loader import default_workers
+from dvfl_models.data.video_clips import VideoClips
 from dvfl_models.network.checkpoint import (
     Checkpoint,
     model_of,
@@ -37,11 +44,13 @@ from dvfl_models.network.checkpoint import (
 )
 from dvfl_models.recipe.labels import spec_of
 from dvfl_models.recipe.recipe import read_recipe
+from dvfl_models.recipe.tables import VideosTable
 from dvfl_models.training.confusion import Confusion
 from dvfl_models.training.launch import WORLD_SIZES, TrainOptions
 from dvfl_models.training.stopping import Stopped
 from dvfl_models.training.trainer import Trainer
 from dvfl_runtime.artifact import ConfidenceCalibration, Precision
+from dvfl_runtime.clips.evaluation import MAX_WINDOWS, Views
 from dvfl_runtime.clips.spec import ClipSpec
 from dvfl_runtime.errors import DvflError, OutputError
 
@@ -129,6 +138,9 @@ def make(wanted: OwnActions) -> Made:
     clips = gather(wanted.place, wanted.negatives)
     end_s -= _prepare(wanted, clips, end_s)
     measured, final = _train(wanted, clips, end_s)
+    if measured is not None and measured.confusion is not None:
+        found = _on_windows(measured.checkpoint, wanted.folder / "clips.csv")
+        measured = dataclasses.replace(measured, confusion=found)
     about = _about(clips, measured, on_all=final.confusion is None)
     checkpoint = wanted.folder / "final.pth"
     weights = read_checkpoint(final.checkpoint)
@@ -183,6 +195,8 @@ def _prepare(wanted: OwnActions, clips: Clips, end_s: float) -> float:
     if wanted.minutes < math.inf:
         recipe = read_recipe(folder / "recipe.toml", wanted.settings)
         step_s, planned = seconds_per_step(recipe, cpu=wanted.options.cpu), recipe.optim.steps
+        windows = MAX_WINDOWS * len(clips.part(HELD_BACK))
+        reserve_s += windows * step_s / BATCH_SIZE / 3  # a step goes back, too
         within = _within(end_s - time.monotonic() - reserve_s, step_s, planned)
         if within < planned:
             log.info("--minutes is time for about %d of %d steps", within, planned)
@@ -266,6 +280,15 @@ def _run(
     finally:
         trainer.accelerator.end_training()
     return Trained(checkpoint, confusions.get(HELD_BACK), stopped)
+
+
+def _on_windows(checkpoint: Path, index: Path) -> Confusion:
+    """Return what weights make of the clips held back, by all windows, as dvfl-teach does."""
+    values = {"kind": "videos", "name": HELD_BACK, "index": str(index), "group": "group"}
+    table = VideosTable.model_validate({**values, "only": {"part": [HELD_BACK]}})
+    with open_candidate(checkpoint) as candidate:
+        clips = VideoClips(table, candidate.labels, candidate.spec)
+        return evaluate_on(candidate, clips, Views(windows=True))[0]
 
 
 def _about(clips: Clips, measured: Trained | None, *, on_all: bool) -> dict[str, Any]:
