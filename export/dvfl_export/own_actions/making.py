@@ -27,10 +27,12 @@ from dvfl_export.own_actions.gathering import HELD_BACK, TRAIN, Clips, gather
 from dvfl_export.own_actions.recipe import (
     ALL_CLIPS,
     BATCH_SIZE,
+    device_of,
     seconds_per_step,
     steps_for,
     write_recipe,
 )
+from dvfl_export.own_actions.start import write_start
 from dvfl_export.pipeline import Exported, ExportRequest, export, progress_bar
 from dvfl_export.precision.calibration import calibration_set
 from dvfl_models.data.loader import default_workers
@@ -186,8 +188,7 @@ def _prepare(wanted: OwnActions, clips: Clips, end_s: float) -> float:
     clips.write_index(folder / "clips.csv")
     checkpoint, labels = read_checkpoint(start), clips.videos.labels
     spec = clips.fitted(spec_of(checkpoint))
-    if spec != spec_of(checkpoint):  # the trainings would warn of the difference
-        _rewrite(checkpoint, start, spec, {})
+    write_start(checkpoint, clips, spec, device_of(cpu=wanted.options.cpu), start)
     steps = steps_for(len(clips.videos.videos))
     write_recipe(folder / "recipe.toml", checkpoint, spec, labels, steps)
     if wanted.precision == "int8":  # too few clips are known before the training

@@ -73,7 +73,6 @@ def write_recipe(
         "",
         "[model]",
         *_lines({"variant": variant_of(start), "start": str(start.path.absolute())}),
-        *_lines({"new_head": True}),
         "",
         "[clip]",
         *_lines(clip),
@@ -110,6 +109,11 @@ def _parts(config: VideoFocalNetConfig, spec: ClipSpec) -> int:
     return parts
 
 
+def device_of(*, cpu: bool) -> torch.device:
+    """Return the GPU, if there is one that may be used, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+
+
 def seconds_per_step(recipe: Recipe, *, cpu: bool = False) -> float:
     """Measure a step of a recipe with random pictures, most of which is the network.
 
@@ -117,7 +121,7 @@ def seconds_per_step(recipe: Recipe, *, cpu: bool = False) -> float:
         recipe: of the run.
         cpu: stay on the CPU where there is a GPU.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() and not cpu else "cpu")
+    device = device_of(cpu=cpu)
     network, spec, optim = new_network(recipe).to(device).train(), recipe.spec, recipe.optim
     clips = torch.rand(optim.batch_size // optim.accumulate, spec.num_frames, 3, *spec.size)
     times_s = []

@@ -16,11 +16,13 @@ import pytest
 import torch
 from videos import pictures, write_video
 
+from dvfl_export.evaluation import open_candidate
 from dvfl_export.own_actions import making
 from dvfl_export.own_actions.cli import _folder, main
 from dvfl_export.own_actions.gathering import HELD_BACK, TRAIN, Clips, gather
 from dvfl_export.own_actions.making import OwnActions, Trained, _train, _within, make
 from dvfl_export.own_actions.recipe import ALL_CLIPS, steps_for, write_recipe
+from dvfl_export.own_actions.start import write_start
 from dvfl_models import build_model, read_checkpoint
 from dvfl_models.network.checkpoint import save_checkpoint
 from dvfl_models.recipe.recipe import read_recipe
@@ -31,6 +33,7 @@ from dvfl_models.training.stopping import Stopped
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.artifact import ModelFile
 from dvfl_runtime.errors import DvflError, RecipeError
+from dvfl_runtime.teach.features import cut_windows
 
 SPEC = ClipSpec(num_frames=2, size=(32, 32), crop="letterbox", window_s=0.4)
 
@@ -98,6 +101,26 @@ def test_clips_become_a_verified_file(tmp_path, start, monkeypatch, capsys, capl
     recipe = read_recipe(run / "recipe.toml", ALL_CLIPS)
     assert not recipe.test
     assert recipe.spec == SPEC
+
+
+def test_the_start_has_a_head_that_knows_the_clips_to_train_on(tmp_path, start):
+    for label, level in (("dark", 20), ("light", 220)):
+        for person in ("anna", "ben", "cy"):
+            (tmp_path / label).mkdir(exist_ok=True)
+            images = [np.full((36, 48, 3), level + n, np.uint8) for n in range(12)]
+            write_video(tmp_path / label / f"{person}_1.mp4", images)
+    found = dataclasses.replace(gather(tmp_path, ()), held_back=frozenset({"cy"}))
+    for video in found.part(HELD_BACK):
+        video.path.unlink()  # it is not looked at
+    path = tmp_path / "taught.pth"
+    write_start(read_checkpoint(start), found, SPEC, torch.device("cpu"), path)
+    with open_candidate(path) as candidate:
+        assert candidate.labels == ("dark", "light")
+        for video in found.part(TRAIN):
+            scores = candidate.scores(cut_windows(video.path, SPEC)[0])
+            assert candidate.labels[scores.argmax()] == video.label
+    given, taught = read_checkpoint(start).state_dict, read_checkpoint(path).state_dict
+    assert all(torch.equal(v, taught[k]) for k, v in given.items() if not k.startswith("head."))
 
 
 def test_what_is_stopped_is_kept_and_the_run_can_go_on(tmp_path, start, monkeypatch):
