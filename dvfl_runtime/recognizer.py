@@ -199,8 +199,9 @@ class Recognizer:
         """Recognise the one action of a whole trimmed video, by the published protocol.
 
         Frames are picked uniformly over all that can be decoded; the scores of several views are
-        averaged. So a long video is seen faster than a stream is: `views="windows"` shows a model
-        that has learnt windows what it knows, all windows of the video, as `stream` would.
+        averaged. So a clip of a long video spans more time than a window of a stream. Models of
+        your own actions have learnt windows: ask them with `views="windows"`, which averages up to
+        16 windows all over the video, each as long as those of a stream.
 
         Args:
             source: a file or its address, bytes, a binary file object, a folder of images, an array

@@ -68,8 +68,8 @@ def make_parser() -> Parser:
         "--views",
         metavar="V",
         help="what --whole averages: 1, one clip with pictures from all of the video (default); "
-        "4x3, 4 such clips in 3 crops; windows, all windows of it, for models of dvfl-teach and "
-        "dvfl-train FOLDER",
+        "4x3, 4 such clips in 3 crops; windows, up to 16 windows all over it, for models of "
+        "dvfl-teach and dvfl-train FOLDER",
     )
     _add_model(parser)
     timing = parser.add_argument_group("time")

@@ -32,7 +32,7 @@ from dvfl_runtime.results import WHOLE, Region, TrackId
 from dvfl_runtime.sources import Frame, Image, Source
 
 HOPS = 4  # of a stream in a window
-MAX_WINDOWS = 16  # of one video: they lie further apart where it is longer
+MAX_WINDOWS = 16  # of a video: they lie further apart where it is longer
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Views:
     Attributes:
         temporal: number of clips along time.
         spatial: number of crops of each clip, 1 or 3.
-        windows: all windows of the video instead, as in a stream.
+        windows: windows all over the video instead, see `sample_windows`.
     """
 
     temporal: int = 1
@@ -65,13 +65,13 @@ class Views:
 
 
 def sample_video(source: Source, spec: ClipSpec, views: Views) -> tuple[list[Clip], ClipOrigin]:
-    """Pick frames uniformly over all the frames that can really be decoded.
+    """Pick frames uniformly over all that can really be decoded, or those of windows.
 
     See `pick_frames` for how often a source is read and which of its frames are in memory.
 
     Returns:
-        The temporal x spatial clips, and their common origin: the whole video, which ends when its
-        last frame has been shown.
+        The temporal x spatial clips, or the windows, and their common origin: the whole video,
+        which ends when its last frame has been shown.
 
     Raises:
         SourceError: if the source is live, or no frame can be decoded.
@@ -86,12 +86,12 @@ def sample_video(source: Source, spec: ClipSpec, views: Views) -> tuple[list[Cli
 
 
 def sample_windows(source: Source, spec: ClipSpec) -> tuple[list[Clip], ClipOrigin]:
-    """Cut all windows of a video.
+    """Cut windows all over a video, at most `MAX_WINDOWS`.
 
     They lie as those of a stream do: a quarter of a window apart, further in long videos, the last
-    one at the end; a video that is shorter than a window has one over its whole length. Where a
-    stream, which remembers what moved before, cuts a window otherwise than a clip alone is cut, it
-    is there twice: both are seen when the model is used.
+    one at the end; a video that is shorter than a window has one over its whole length. A stream
+    remembers what moved before, and may cut a window from another part of the picture than a clip
+    alone is cut from. Then both clips are returned, and both count: a model is shown either.
 
     Returns:
         Clips (T, H, W, 3), and where they come from: all of the video.

@@ -53,7 +53,7 @@ def parser() -> Parser:
     out.add_argument(
         "--views",
         default="1",
-        help="4x3: 4 clips x 3 crops of a video; windows: all of its windows (default 1)",
+        help="4x3: 4 clips x 3 crops of a video; windows: up to 16 windows all over it (default 1)",
     )
     out.add_argument("--json", type=Path, metavar="FILE", help="write the results")
     out.add_argument("--confusion", type=Path, metavar="FILE.png", help="draw the confusion matrix")

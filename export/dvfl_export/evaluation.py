@@ -145,7 +145,7 @@ def evaluate_on(
     Args:
         candidate: the model; the clips must have been opened with its labels and its spec.
         clips: the test set. From videos `views` are cut; rendered clips are taken as they are.
-        views: temporal x spatial; the scores are averaged.
+        views: whose scores are averaged.
         progress: whether to show a bar.
 
     Returns:

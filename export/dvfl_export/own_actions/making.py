@@ -26,7 +26,6 @@ from dvfl_export.evaluation import description_of, evaluate_on, open_candidate
 from dvfl_export.own_actions.gathering import HELD_BACK, TRAIN, Clips, gather
 from dvfl_export.own_actions.recipe import (
     ALL_CLIPS,
-    BATCH_SIZE,
     device_of,
     seconds_per_step,
     steps_for,
@@ -140,9 +139,6 @@ def make(wanted: OwnActions) -> Made:
     clips = gather(wanted.place, wanted.negatives)
     end_s -= _prepare(wanted, clips, end_s)
     measured, final = _train(wanted, clips, end_s)
-    if measured is not None and measured.confusion is not None:
-        found = _on_windows(measured.checkpoint, wanted.folder / "clips.csv")
-        measured = dataclasses.replace(measured, confusion=found)
     about = _about(clips, measured, on_all=final.confusion is None)
     checkpoint = wanted.folder / "final.pth"
     weights = read_checkpoint(final.checkpoint)
@@ -196,8 +192,8 @@ def _prepare(wanted: OwnActions, clips: Clips, end_s: float) -> float:
     if wanted.minutes < math.inf:
         recipe = read_recipe(folder / "recipe.toml", wanted.settings)
         step_s, planned = seconds_per_step(recipe, cpu=wanted.options.cpu), recipe.optim.steps
-        windows = MAX_WINDOWS * len(clips.part(HELD_BACK))
-        reserve_s += windows * step_s / BATCH_SIZE / 3  # a step goes back, too
+        windows = 2 * MAX_WINDOWS * len(clips.part(HELD_BACK))  # at most
+        reserve_s += windows * step_s / recipe.optim.batch_size / 3  # a step goes back, too
         within = _within(end_s - time.monotonic() - reserve_s, step_s, planned)
         if within < planned:
             log.info("--minutes is time for about %d of %d steps", within, planned)
@@ -230,6 +226,15 @@ def _train(wanted: OwnActions, clips: Clips, end_s: float) -> tuple[Trained | No
         began_s = time.monotonic()
         measured = _run(wanted, "measured", (), end_s)
         took_s = time.monotonic() - began_s
+        try:
+            found = _on_windows(measured.checkpoint, wanted.folder / "clips.csv")
+        except KeyboardInterrupt as err:
+            if measured.stopped is not None:
+                raise
+            stop = Stopped(getattr(err, "number", 2), "stopped")
+            measured = dataclasses.replace(measured, stopped=stop)
+        else:
+            measured = dataclasses.replace(measured, confusion=found)
         if measured.stopped is not None:
             return measured, measured
         if time.monotonic() + took_s > end_s:
@@ -284,12 +289,13 @@ def _run(
 
 
 def _on_windows(checkpoint: Path, index: Path) -> Confusion:
-    """Return what weights make of the clips held back, by all windows, as dvfl-teach does."""
+    """Return what weights make of the clips held back, by windows all over each."""
     values = {"kind": "videos", "name": HELD_BACK, "index": str(index), "group": "group"}
     table = VideosTable.model_validate({**values, "only": {"part": [HELD_BACK]}})
     with open_candidate(checkpoint) as candidate:
         clips = VideoClips(table, candidate.labels, candidate.spec)
-        return evaluate_on(candidate, clips, Views(windows=True))[0]
+        views, progress = Views(windows=True), sys.stderr.isatty()
+        return evaluate_on(candidate, clips, views, progress=progress)[0]
 
 
 def _about(clips: Clips, measured: Trained | None, *, on_all: bool) -> dict[str, Any]:

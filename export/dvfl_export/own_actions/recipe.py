@@ -1,4 +1,4 @@
-"""The recipe of a run on a user's clips: a small network that is fine-tuned with a new head."""
+"""The recipe of a run on a user's clips: a small network with a taught head is fine-tuned."""
 
 from __future__ import annotations
 

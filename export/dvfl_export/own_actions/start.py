@@ -7,9 +7,13 @@ The head is the one of `dvfl-teach fit`. A random one would first change feature
 from __future__ import annotations
 
 import dataclasses
+import logging
 import sys
+from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -18,10 +22,14 @@ from dvfl_export.own_actions.gathering import TRAIN, Clips
 from dvfl_models.data.clips import to_batch
 from dvfl_models.network.checkpoint import Checkpoint, model_of, save_checkpoint, variant_of
 from dvfl_models.network.video_focalnet import VideoFocalNet
+from dvfl_runtime.clips.labelled import LabelledVideo
 from dvfl_runtime.clips.spec import ClipSpec
+from dvfl_runtime.errors import DvflError, SourceError
 from dvfl_runtime.teach.features import VideoFeatures, cut_windows
 from dvfl_runtime.teach.graph import Head
 from dvfl_runtime.teach.head import Examples, teach_head
+
+log = logging.getLogger(__name__)
 
 MOST_OF_A_CLASS = 12  # clips; with more of them the training itself teaches the head
 
@@ -39,7 +47,7 @@ def write_start(
         path: of the checkpoint.
 
     Raises:
-        SourceError: if a clip cannot be read.
+        DvflError: if no clip of a class can be read, or the features are not finite.
         OutputError: if the checkpoint cannot be written.
     """
     network, labels = model_of(given), clips.videos.labels
@@ -54,11 +62,14 @@ def write_start(
 
 
 def _few_of_each(clips: Clips) -> Clips:
-    """Return the clips to train on, at most a few of each class, from all groups of it."""
-    found = clips.part(TRAIN)
-    each = [[video for video in found if video.label == label] for label in clips.videos.labels]
-    few = [videos[:: -(-len(videos) // MOST_OF_A_CLASS)] for videos in each]
-    videos = tuple(video for some in few for video in some)
+    """Return the clips to train on, at most a few of each class, from its groups in turn."""
+    seen: Counter[tuple[str, str]] = Counter()
+    turns: dict[str, list[tuple[int, LabelledVideo]]] = {label: [] for label in clips.videos.labels}
+    for video in clips.part(TRAIN):
+        turns[video.label].append((seen[video.label, video.group], video))
+        seen[video.label, video.group] += 1
+    few = [sorted(some, key=itemgetter(0))[:MOST_OF_A_CLASS] for some in turns.values()]
+    videos = tuple(video for some in few for _, video in some)
     return dataclasses.replace(clips, videos=dataclasses.replace(clips.videos, videos=videos))
 
 
@@ -66,11 +77,17 @@ def _head(network: VideoFocalNet, clips: Clips, spec: ClipSpec, device: torch.de
     """Return the head that the features of a network teach; the network loses its own."""
     network.head = nn.Identity()  # type: ignore[assignment]
     network.to(device).eval()
+    features: dict[Path, VideoFeatures] = {}
     with tqdm(
         clips.videos.videos, "what the network sees", disable=not sys.stderr.isatty(), leave=False
     ) as videos:
-        features = [_features(network, video.path, spec, device) for video in videos]
-    return teach_head(Examples.of(clips.videos, features))[0]
+        for video in videos:
+            try:
+                features[video.path] = _features(network, video.path, spec, device)
+            except SourceError as err:
+                log.warning("the head does not learn a clip: %s", err)
+    read = clips.videos.without({video.path for video in clips.videos.videos} - features.keys())
+    return teach_head(Examples.of(read, [features[video.path] for video in read.videos]))[0]
 
 
 @torch.inference_mode()
@@ -80,4 +97,6 @@ def _features(
     clips, length_s = cut_windows(path, spec)
     both = [network(to_batch([c, c[:, :, ::-1]], spec).to(device)).float().cpu() for c in clips]
     plain, mirrored = torch.stack(both, dim=1).numpy()
+    if not np.isfinite([plain, mirrored]).all():
+        raise DvflError("the start gives features that are not finite; pass another --model")
     return VideoFeatures(plain, mirrored, length_s)

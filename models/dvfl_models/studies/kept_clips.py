@@ -214,7 +214,10 @@ def centre_clips(clips: Clips, videos: Tensor) -> Tensor:
 
 def bf16_where_fast(device: torch.device) -> torch.autocast:
     """Compute in bf16, but for CPUs without AVX512_BF16 or AMX, which take ten times as long."""
-    has = {} if device.type != "cpu" else torch.cpu.get_capabilities()
+    # PyTorch 2.10 and older cannot tell
+    has: dict[str, object] = (
+        getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
+    )
     fast = device.type != "cpu" or bool(has.get("avx512_bf16") or has.get("amx_bf16"))
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=fast)
 

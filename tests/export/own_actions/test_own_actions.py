@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ from dvfl_export.own_actions.cli import _folder, main
 from dvfl_export.own_actions.gathering import HELD_BACK, TRAIN, Clips, gather
 from dvfl_export.own_actions.making import OwnActions, Trained, _train, _within, make
 from dvfl_export.own_actions.recipe import ALL_CLIPS, steps_for, write_recipe
-from dvfl_export.own_actions.start import write_start
+from dvfl_export.own_actions.start import _few_of_each, write_start
 from dvfl_models import build_model, read_checkpoint
 from dvfl_models.network.checkpoint import save_checkpoint
 from dvfl_models.recipe.recipe import read_recipe
@@ -32,6 +33,7 @@ from dvfl_models.training.learner import Learner
 from dvfl_models.training.stopping import Stopped
 from dvfl_runtime import ClipSpec
 from dvfl_runtime.artifact import ModelFile
+from dvfl_runtime.clips.labelled import LabelledVideo, LabelledVideos
 from dvfl_runtime.errors import DvflError, RecipeError
 from dvfl_runtime.teach.features import cut_windows
 
@@ -121,6 +123,36 @@ def test_the_start_has_a_head_that_knows_the_clips_to_train_on(tmp_path, start):
             assert candidate.labels[scores.argmax()] == video.label
     given, taught = read_checkpoint(start).state_dict, read_checkpoint(path).state_dict
     assert all(torch.equal(v, taught[k]) for k, v in given.items() if not k.startswith("head."))
+
+
+def test_the_head_learns_clips_of_all_groups_and_no_more_than_a_few(tmp_path):
+    names = [f"{person}_{n:02}.mp4" for n in range(10) for person in ("anna", "ben")]
+    videos = [LabelledVideo(tmp_path / n, "wave", n.split("_")[0]) for n in names]
+    videos += [LabelledVideo(tmp_path / "cy_1.mp4", "fall", "cy")]
+    found = LabelledVideos(("fall", "wave"), tuple(videos), "")
+    few = _few_of_each(Clips(found, frozenset(), {})).videos
+    assert len(few.of("fall")) == 1
+    assert Counter(video.group for video in few.of("wave")) == {"anna": 6, "ben": 6}
+
+
+def test_what_is_held_back_is_measured_on_windows(tmp_path, start, monkeypatch):
+    folder, seen = clips(tmp_path / "clips", "anna_1", "ben_1"), []
+    wanted = OwnActions(folder, tmp_path / "m.onnx", start, (), tmp_path / "run", workers=0,
+                        settings=("optim.steps=1", "optim.warmup_steps=1", "optim.batch_size=2"),
+                        options=TrainOptions(cpu=True))  # fmt: skip
+    found = Confusion(("fall", "wave"), np.array([[0, 1], [0, 1]]))
+
+    def evaluated(candidate, given, views, **_):
+        seen.append((sorted(Path(e.path).name for e in given.entries), views.windows))
+        return found, 0.0
+
+    monkeypatch.setattr(making, "evaluate_on", evaluated)
+    monkeypatch.setattr(making, "_export", lambda *given: given)
+    assert make(wanted).confusion is found
+    ((names, windows),) = seen
+    assert windows
+    assert len(names) == 2
+    assert len({name.split("_")[0] for name in names}) == 1
 
 
 def test_what_is_stopped_is_kept_and_the_run_can_go_on(tmp_path, start, monkeypatch):
@@ -287,6 +319,7 @@ def test_the_file_has_the_measured_weights_where_the_second_training_is_cut_off(
     confusion = Confusion(("fall", "wave"), torch.eye(2).numpy())
     first, second = Trained(Path("a"), confusion), Trained(Path("b"), None)
     late = Stopped(0, "")
+    monkeypatch.setattr(making, "_on_windows", lambda *_: confusion)
 
     def runs(*results):
         given = iter(results)
