@@ -6,7 +6,7 @@ the same windows of what is held back. A draw gives one file, which is kept in -
 row: the same command goes on where it was ended.
 
 python -m dvfl_bench.comparisons.own_training ../shared/data/yoga/index.csv ... --runs runs/own \
-    --json models/results/own_actions/training.json
+    --json models/results/own_actions/training_yoga.json
 """
 
 from __future__ import annotations
