@@ -184,11 +184,11 @@ def _prepare(wanted: OwnActions, clips: Clips, end_s: float) -> float:
     clips.write_index(folder / "clips.csv")
     checkpoint, labels = read_checkpoint(start), clips.videos.labels
     spec = clips.fitted(spec_of(checkpoint))
+    if wanted.precision == "int8":  # too few clips are known before the training
+        calibration_set(_paths(clips), spec)
     write_start(checkpoint, clips, spec, device_of(cpu=wanted.options.cpu), start)
     steps = steps_for(len(clips.videos.videos))
     write_recipe(folder / "recipe.toml", checkpoint, spec, labels, steps)
-    if wanted.precision == "int8":  # too few clips are known before the training
-        calibration_set(_paths(clips), spec)
     if wanted.minutes < math.inf:
         recipe = read_recipe(folder / "recipe.toml", wanted.settings)
         step_s, planned = seconds_per_step(recipe, cpu=wanted.options.cpu), recipe.optim.steps

@@ -214,7 +214,7 @@ def centre_clips(clips: Clips, videos: Tensor) -> Tensor:
 
 def bf16_where_fast(device: torch.device) -> torch.autocast:
     """Compute in bf16, but for CPUs without AVX512_BF16 or AMX, which take ten times as long."""
-    # PyTorch 2.10 and older cannot tell
+    # an older PyTorch cannot tell
     has: dict[str, object] = (
         getattr(torch.cpu, "get_capabilities", dict)() if device.type == "cpu" else {}
     )
